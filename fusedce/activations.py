@@ -1,0 +1,135 @@
+"""softmax, sigmoid and their logarithms, stable at every input."""
+
+from typing import Any
+
+import numpy as np
+
+from fusedce import arrays, checks
+
+
+def _activate(name: str, logits: Any, out: Any, axis: int) -> Any:
+    from fusedce.kernels.cpu import execute
+
+    (z,) = checks.read(logits=logits)
+    source = arrays.native(checks.logits(z))
+    if source.ndim == 0:
+        if name.endswith("softmax"):
+            raise ValueError("logits must have a class axis, got a 0-d array")
+        source = source.reshape(1)
+    k = checks.axis(axis, source.ndim)
+    if out is not None:
+        checks.output("out", out, z.shape, source.dtype)
+        checks.overlaps({"out": out}, {"logits": z}, in_place="out")
+    result = np.empty_like(source, subok=False) if out is None else out
+    if source.size:
+        shape = arrays.split_shape(source.shape, k)
+        target = arrays.out3(result.reshape(source.shape), shape)
+        execute.activate(name, arrays.view3(source, shape), target, arrays.compute_type(z.dtype))
+        arrays.written(result, target)
+    return result if out is not None else result.reshape(z.shape)[()]
+
+
+def softmax(logits: Any, *, axis: int = -1, out: Any = None) -> Any:
+    """Softmax exp(z_j) / sum_k exp(z_k) along an axis; each p right to its own size.
+
+    Parameters
+    ----------
+    logits : array of float64, float32, float16 or bfloat16
+        -inf gives 0; a row that is all -inf, or has a NaN, gives NaN.
+    axis : int
+        The class axis.
+    out : array of the shape and dtype of ``logits``, optional
+        Filled and returned; may be ``logits`` itself.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For integer logits, a wrong axis or a wrong ``out``.
+
+    Examples
+    --------
+    >>> import numpy as np, fusedce
+    >>> fusedce.softmax(np.array([1000.0, 1000.0, -np.inf]))
+    array([0.5, 0.5, 0. ])
+    """
+    return _activate("softmax", logits, out, axis)
+
+
+def log_softmax(logits: Any, *, axis: int = -1, out: Any = None) -> Any:
+    """Logarithm of the softmax, z_j - log(sum_k exp(z_k)), without ever forming the softmax.
+
+    Parameters, results and errors as in ``softmax``.
+
+    Examples
+    --------
+    >>> import numpy as np, fusedce
+    >>> fusedce.log_softmax(np.array([0.0, -1000.0]))
+    array([    0., -1000.])
+    """
+    return _activate("log_softmax", logits, out, axis)
+
+
+def sigmoid(logits: Any, *, out: Any = None) -> Any:
+    """Sigmoid 1 / (1 + exp(-z)) of each element, right to its own size at both ends.
+
+    Parameters
+    ----------
+    logits : array of float64, float32, float16 or bfloat16
+    out : array of the shape and dtype of ``logits``, optional
+        Filled and returned; may be ``logits`` itself.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For integer logits or a wrong ``out``.
+
+    Examples
+    --------
+    >>> import numpy as np, fusedce
+    >>> fusedce.sigmoid(np.array([0.0, -50.0]))
+    array([5.00000000e-01, 1.92874985e-22])
+    """
+    return _activate("sigmoid", logits, out, -1)
+
+
+def log_sigmoid(logits: Any, *, out: Any = None) -> Any:
+    """Logarithm of the sigmoid, -log(1 + exp(-z)).
+
+    Parameters, results and errors as in ``sigmoid``.
+
+    Examples
+    --------
+    >>> import numpy as np, fusedce
+    >>> fusedce.log_sigmoid(np.array([-1000.0, 0.0]))
+    array([-1.00000000e+03, -6.93147181e-01])
+    """
+    return _activate("log_sigmoid", logits, out, -1)
+
+
+def prior_bias(pi: float) -> float:
+    """Bias -log((1 - pi) / pi) of a last layer whose sigmoid starts at probability pi.
+
+    Parameters
+    ----------
+    pi : float in (0, 1)
+        Share of positives the untrained model shall predict; RetinaNet takes 0.01.
+
+    Raises
+    ------
+    ValueError
+        For pi outside (0, 1).
+
+    References
+    ----------
+    Lin et al. 2017, arXiv:1708.02002, section 4.1.
+
+    Examples
+    --------
+    >>> import fusedce
+    >>> print(f"{fusedce.prior_bias(0.01):.3f}")
+    -4.595
+    """
+    x = checks.number("pi", pi, 0, 1, open_low=True, allowed="in (0, 1)")
+    if x == 1.0:
+        raise ValueError(f"pi must be in (0, 1), got {pi!r}")
+    return float(np.log(x) - np.log1p(-x))

@@ -1,0 +1,374 @@
+"""One call in order: check, view, launch, reduce, hand back."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypedDict
+
+import numpy as np
+
+from fusedce import arrays, checks
+from fusedce.kernels.problem import Problem
+
+HIGHEST = 2**63 - 1
+
+
+class Options(TypedDict, total=False):
+    """The keyword arguments every loss takes; see the README for each."""
+
+    activation: str | None
+    weight: Any
+    pos_weight: Any
+    sample_weight: Any
+    ignore_index: int
+    label_smoothing: float
+    normalize_targets: bool
+    neg_label: int
+    z_loss: float
+    softcap: float | None
+    logit_scale: float
+    reduction: str
+    denominator: Any
+    axis: int
+    return_grad: bool
+    return_hessian: bool
+    loss_out: Any
+    grad_out: Any
+    hess_out: Any
+    validate: bool | None
+
+
+class Traits(NamedTuple):
+    """What a loss adds to the options of all."""
+
+    name: str  # of the public function, for messages
+    alpha: float | None = None
+    sigmoid_only: bool = False  # the rule tells positive outcomes from negative ones
+    mixed: str | None = None  # the option that makes it a function of both outcomes at once
+
+
+@dataclass(slots=True)
+class _Call:
+    """The arguments of a call after their checks."""
+
+    activation: str | None
+    logits: np.ndarray
+    targets: np.ndarray
+    one_hot: bool
+    axis: int
+    weight: np.ndarray | None
+    pos_weight: np.ndarray | None
+    sample_weight: np.ndarray | None
+    ignore_index: int
+    smoothing: float
+    normalize: bool
+    neg_label: int
+    z_loss: float
+    softcap: float
+    logit_scale: float
+    reduction: str
+    denominator: float | None
+
+    @property
+    def classes(self) -> int:
+        return self.logits.shape[self.axis]
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """The shape without the class axis."""
+        return self.logits.shape[: self.axis] + self.logits.shape[self.axis + 1 :]
+
+    @property
+    def by_row(self) -> bool:
+        """Whether a row of classes has one loss, not one an element."""
+        return self.activation == "softmax" or (self.activation is None and self.one_hot)
+
+    @property
+    def loss_shape(self) -> tuple[int, ...]:
+        """The shape of the unreduced loss."""
+        return self.rows if self.by_row else self.logits.shape
+
+
+def run(
+    params: Any,
+    traits: Traits,
+    logits: Any,
+    targets: Any,
+    *,
+    return_grad: bool = True,
+    return_hessian: bool = False,
+    loss_out: Any = None,
+    grad_out: Any = None,
+    hess_out: Any = None,
+    validate: bool | None = None,
+    **options: Any,
+) -> Any:
+    """Compute a loss and what is asked for of its derivatives; the whole of a public call."""
+    extra = options.keys() - Options.__annotations__.keys()
+    if extra:
+        raise checks.unknown(traits.name, extra)
+    return_grad = checks.flag("return_grad", return_grad)
+    return_hessian = checks.flag("return_hessian", return_hessian)
+    if validate is not None:
+        checks.flag("validate", validate)  # on the CPU labels are always checked
+    call = _check(traits, logits, targets, **options)
+    outputs = _outputs(call, loss_out, grad_out, hess_out, return_grad, return_hessian)
+    given = {"logits": logits, "targets": targets}
+    given |= {name: options.get(name) for name in ("weight", "pos_weight", "sample_weight")}
+    checks.overlaps(outputs, given | {"denominator": options.get("denominator")})
+    loss = _compute(params, traits, call, outputs)
+    wanted = [outputs[name] for name in ("grad_out", "hess_out") if outputs[name] is not None]
+    return (loss, *wanted) if wanted else loss
+
+
+def _check(
+    traits: Traits,
+    logits: Any,
+    targets: Any,
+    *,
+    activation: str | None = "softmax",
+    weight: Any = None,
+    pos_weight: Any = None,
+    sample_weight: Any = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    normalize_targets: bool = False,
+    neg_label: int = 0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    reduction: str = "mean",
+    denominator: Any = None,
+    axis: int = -1,
+) -> _Call:
+    """Arguments into a ``_Call``, or the error that says what is wrong with them."""
+    checks.choice("activation", activation, checks.ACTIVATIONS)
+    checks.choice("reduction", reduction, checks.REDUCTIONS)
+    z, t, w, pw, sw = checks.read(
+        logits=logits, targets=targets, weight=weight, pos_weight=pos_weight,
+        sample_weight=sample_weight,
+    )  # fmt: skip
+    z = checks.logits(z)
+    k = checks.axis(axis, z.ndim)
+    one_hot = checks.target_form(z.shape, t, k, activation)
+    if activation == "softmax" and z.shape[k] == 0:
+        raise ValueError(
+            f"logits must have at least one class, got shape {z.shape} and axis={axis}"
+        )
+    call = _Call(
+        activation=activation,
+        logits=arrays.native(z),
+        targets=arrays.native(t),
+        one_hot=one_hot,
+        axis=k,
+        weight=None if w is None else checks.class_vector("weight", w, z.shape[k]),
+        pos_weight=None
+        if pw is None
+        else checks.class_vector("pos_weight", pw, z.shape[k], scalar=True),
+        sample_weight=None,
+        ignore_index=checks.whole("ignore_index", ignore_index),
+        smoothing=checks.number("label_smoothing", label_smoothing, 0, 1, allowed="in [0, 1]"),
+        normalize=checks.flag("normalize_targets", normalize_targets),
+        neg_label=checks.choice("neg_label", neg_label, (0, -1)),
+        z_loss=checks.number("z_loss", z_loss),
+        softcap=0.0
+        if softcap is None
+        else checks.number("softcap", softcap, 0, open_low=True, allowed="a finite number > 0"),
+        logit_scale=checks.number("logit_scale", logit_scale),
+        reduction=reduction,
+        denominator=None
+        if denominator is None
+        else checks.number(
+            "denominator", denominator, 0, open_low=True, allowed="a finite number > 0"
+        ),
+    )
+    _check_meaning(traits, call)
+    if sw is not None:
+        call.sample_weight = arrays.native(
+            checks.sample_weight(sw, call.loss_shape, call.rows, call.axis)
+        )
+    if activation is None:
+        checks.probabilities(call.logits)
+    return call
+
+
+def _check_meaning(traits: Traits, call: _Call) -> None:
+    """Options that say nothing for this activation or these targets."""
+    where = f"activation={call.activation!r}"
+    if call.activation == "softmax":
+        if traits.sigmoid_only:
+            raise ValueError(f"{traits.name} has no meaning with {where}: classes must not compete")
+        refused = {"pos_weight": call.pos_weight, "alpha": traits.alpha}
+        refused |= {"neg_label": call.neg_label or None, "soft_labels": traits.mixed}
+    else:
+        refused = {"z_loss": call.z_loss or None, "normalize_targets": call.normalize or None}
+        if call.activation is None:
+            refused |= {"softcap": call.softcap or None, "soft_labels": traits.mixed}
+            refused["logit_scale"] = call.logit_scale if call.logit_scale != 1.0 else None
+    _refuse(refused, where)
+    if call.one_hot:
+        where = "class indices"
+        refused = {"normalize_targets": call.normalize or None}
+        refused["neg_label"] = call.neg_label or None
+        if call.activation is None:
+            where = "class indices and activation=None"
+            refused |= {"pos_weight": call.pos_weight, "alpha": traits.alpha}
+            if traits.sigmoid_only:
+                raise ValueError(f"{traits.name} has no meaning with {where}")
+        _refuse(refused, where)
+    if call.denominator is not None and call.reduction != "mean":
+        raise checks.meaningless("denominator", call.denominator, f"reduction={call.reduction!r}")
+
+
+def _refuse(options: dict[str, Any], where: str) -> None:
+    for name, value in options.items():
+        if value is not None:
+            shown = value.tolist() if isinstance(value, np.ndarray) else value
+            raise checks.meaningless(name, shown, where)
+
+
+def _outputs(
+    call: _Call, loss_out: Any, grad_out: Any, hess_out: Any, grad: bool, hess: bool
+) -> dict[str, np.ndarray | None]:
+    """The buffers of the caller, and new ones where there are none."""
+    shape, dtype = call.logits.shape, call.logits.dtype
+    loss_dtype = arrays.loss_dtype(dtype)
+    loss_shape = call.loss_shape if call.reduction == "none" else ()
+    if loss_out is not None:
+        checks.output("loss_out", loss_out, loss_shape, loss_dtype)
+    outputs: dict[str, np.ndarray | None] = {"loss_out": loss_out}
+    for name, buffer, wanted in (("grad_out", grad_out, grad), ("hess_out", hess_out, hess)):
+        if buffer is not None:
+            checks.output(name, buffer, shape, dtype)
+            if not wanted:
+                option = "return_grad" if name == "grad_out" else "return_hessian"
+                raise ValueError(f"{name} was given but {option}=False")
+        outputs[name] = buffer
+        if wanted and buffer is None:
+            outputs[name] = np.empty_like(call.logits, subok=False)
+    return outputs
+
+
+def _factors(traits: Traits, call: _Call) -> tuple[np.ndarray, np.ndarray]:
+    """What multiplies positive and negative outcomes of each class."""
+    both = np.ones(1) if call.weight is None else call.weight
+    up = both if call.pos_weight is None else both * call.pos_weight
+    if traits.alpha is None:
+        return up, both
+    return up * traits.alpha, both * (1.0 - traits.alpha)
+
+
+def _label_map(call: _Call) -> tuple[float, float]:
+    """(factor, shift) from a target to its smoothed mass."""
+    keep = 1.0 - call.smoothing
+    if call.by_row:
+        return keep, call.smoothing / call.classes
+    if call.neg_label == -1:
+        return 0.5 * keep, 0.5 * keep + 0.5 * call.smoothing
+    return keep, 0.5 * call.smoothing
+
+
+def _problem(params: Any, traits: Traits, call: _Call, outputs: dict[str, Any]) -> Problem:
+    """The call as three axes."""
+    shape = arrays.split_shape(call.logits.shape, call.axis)
+    row_shape = (shape[0], 1, shape[2])
+    loss_shape = row_shape if call.by_row else shape
+    up, down = _factors(traits, call)
+    factor, shift = _label_map(call)
+    dense_labels = not call.one_hot and not call.by_row
+    background = call.one_hot and call.activation == "sigmoid"
+    loss = outputs["loss_out"] if call.reduction == "none" else None
+    return Problem(
+        params=params,
+        activation=call.activation,
+        compute=arrays.compute_type(call.logits.dtype),
+        logits=arrays.view3(call.logits, shape),
+        targets=arrays.view3(call.targets, row_shape if call.one_hot else shape),
+        one_hot=call.one_hot,
+        weight=call.weight,
+        up=up,
+        down=down,
+        sample_weight=None
+        if call.sample_weight is None
+        else arrays.view3(call.sample_weight, loss_shape),
+        ignore_index=call.ignore_index,
+        lowest=call.neg_label if dense_labels else 0,
+        highest=2 if dense_labels else call.classes + background,
+        hole=0 if dense_labels and call.neg_label == -1 else HIGHEST,
+        label_factor=factor,
+        label_shift=shift,
+        normalize=call.normalize,
+        z_loss=call.z_loss,
+        softcap=call.softcap,
+        logit_scale=call.logit_scale,
+        scale=1.0,
+        loss=None if loss is None else arrays.out3(loss, loss_shape),
+        grad=None if outputs["grad_out"] is None else arrays.out3(outputs["grad_out"], shape),
+        hess=None if outputs["hess_out"] is None else arrays.out3(outputs["hess_out"], shape),
+    )
+
+
+def _denominator(call: _Call, problem: Problem) -> float:
+    """What the mean divides by; bad labels are found on the way."""
+    from fusedce.kernels.cpu import execute
+
+    count = float(math.prod(call.loss_shape))
+    integers = call.targets.dtype.kind in "iu"
+    if call.one_hot or (integers and not call.by_row):
+        if call.targets.size == 0:
+            return 0.0
+        weights, kept, bad = execute.check_labels(problem)
+        if bad >= 0:
+            allowed = f"0 <= target < {problem.highest}"
+            if not call.one_hot:
+                allowed = f"a label is {call.neg_label} or 1"
+            elif call.activation == "sigmoid":
+                allowed = f"0 <= target <= {call.classes} ({call.classes}: background)"
+            raise checks.bad_label(call.targets, bad, allowed, call.ignore_index)
+        if call.by_row:
+            return weights
+        return float(kept) * (call.classes if call.one_hot else 1)
+    if call.normalize and call.reduction == "mean" and call.denominator is None and count:
+        return float(execute.occupied_rows(problem))
+    return count
+
+
+def _compute(
+    params: Any, traits: Traits, call: _Call, outputs: dict[str, np.ndarray | None]
+) -> Any:
+    """Launch, reduce, hand back."""
+    from fusedce.kernels.cpu import execute
+
+    loss_out = outputs["loss_out"]
+    dtype = arrays.loss_dtype(call.logits.dtype)
+    if call.reduction == "none" and loss_out is None:
+        outputs["loss_out"] = np.empty(call.loss_shape, dtype)
+    problem = _problem(params, traits, call, outputs)
+    denominator = _denominator(call, problem)
+    if call.reduction != "mean":
+        denominator = 1.0
+    elif call.denominator is not None:
+        denominator = call.denominator
+    total = 0.0
+    if denominator == 0.0 or call.logits.size == 0:
+        for name in ("grad_out", "hess_out"):
+            if outputs[name] is not None:
+                outputs[name][...] = 0  # type: ignore[index]
+        total = total / denominator if denominator else math.nan
+        if call.reduction == "none":
+            outputs["loss_out"][...] = 0  # type: ignore[index]
+    else:
+        problem.scale = 1.0 / denominator
+        with np.errstate(invalid="ignore", over="ignore"):
+            total = float(execute.losses(problem).sum()) / denominator
+        for name, view in zip(("loss_out", "grad_out", "hess_out"),
+                              (problem.loss, problem.grad, problem.hess), strict=True):  # fmt: skip
+            if view is not None:
+                arrays.written(outputs[name], view)  # type: ignore[arg-type]
+    if call.reduction == "none":
+        result = outputs["loss_out"]
+        return result if loss_out is not None else result[()]  # type: ignore[index]
+    if loss_out is not None:
+        loss_out[()] = total
+        return loss_out
+    with np.errstate(over="ignore"):
+        return dtype.type(total)

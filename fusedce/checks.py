@@ -1,0 +1,205 @@
+"""Every error text of the package, and the checks that raise them before any work is done."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from fusedce import arrays
+from fusedce.arrays import FLOATS
+
+ACTIVATIONS = ("softmax", "sigmoid", None)
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def read(**named: Any) -> list[Any]:
+    """The named arguments as NumPy arrays; None stays None."""
+    gpu = [name for name, x in named.items() if x is not None and arrays.on_gpu(x)]
+    if gpu:
+        other = [n for n, x in named.items() if x is not None and n not in gpu]
+        cpu = [n for n in other if not np.isscalar(named[n])]
+        if cpu:
+            raise TypeError(
+                f"{gpu[0]} is on a GPU ({arrays.kind(named[gpu[0]])}) and {cpu[0]} is not "
+                f"({arrays.kind(named[cpu[0]])}): move one of them"
+            )
+        raise TypeError(
+            f"{gpu[0]} is on a GPU ({arrays.kind(named[gpu[0]])}); this version computes on the "
+            "CPU only: pass NumPy arrays"
+        )
+    return [None if x is None else np.asarray(x) for x in named.values()]
+
+
+def logits(array: np.ndarray, name: str = "logits") -> np.ndarray:
+    """Floating-point logits."""
+    if array.dtype.newbyteorder("=") not in FLOATS:
+        raise TypeError(f"{name} must be float64, float32, float16 or bfloat16, got {array.dtype}")
+    return array
+
+
+def axis(value: Any, ndim: int) -> int:
+    """The class axis as a number from 0."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"axis must be an int, got {value!r}")
+    if not -ndim <= value < ndim:
+        raise ValueError(f"axis must be between {-ndim} and {ndim - 1}, got {value}")
+    return int(value) % ndim
+
+
+def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, *,
+           open_low: bool = False, allowed: str = "a finite number") -> float:  # fmt: skip
+    """A finite scalar within bounds."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if isinstance(value, bool | str | bytes | complex) or not np.isscalar(value):
+        raise TypeError(f"{name} must be {allowed}, got {value!r}")
+    x = float(value)  # type: ignore[arg-type]
+    if not math.isfinite(x) or not low <= x <= high or (open_low and x == low):
+        raise ValueError(f"{name} must be {allowed}, got {value!r}")
+    return x
+
+
+def choice(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
+    """One of a few words."""
+    if not any(value is a or (isinstance(value, str) and value == a) for a in allowed):
+        words = ", ".join(repr(a) for a in allowed)
+        raise ValueError(f"{name} must be one of {words}, got {value!r}")
+    return value
+
+
+def flag(name: str, value: Any) -> bool:
+    """A yes or no."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def whole(name: str, value: Any) -> int:
+    """An integer."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name} must fit in 64 bits, got {value}")
+    return int(value)
+
+
+def meaningless(option: str, value: Any, where: str) -> ValueError:
+    """An option that says nothing here."""
+    return ValueError(f"{option}={value!r} has no meaning with {where}")
+
+
+def target_form(shape: tuple[int, ...], targets: np.ndarray, axis_: int, activation: Any) -> bool:
+    """Whether targets are class indices (True) or one label for each logit (False)."""
+    rows = shape[:axis_] + shape[axis_ + 1 :]
+    if targets.dtype.kind not in "biuf" and targets.dtype != arrays.BFLOAT16:
+        raise TypeError(f"targets must be integers, booleans or floats, got {targets.dtype}")
+    if targets.shape == shape:
+        return False
+    if shape and targets.shape == rows:
+        if targets.dtype.kind not in "iu":
+            raise TypeError(
+                f"class indices must be integers, got targets of dtype {targets.dtype} "
+                f"and shape {targets.shape}"
+            )
+        return True
+    what = "a distribution" if activation == "softmax" else "a label for each element"
+    raise ValueError(
+        f"targets must have shape {rows} (class indices) or {shape} ({what}) "
+        f"for logits of shape {shape} and axis={axis_}, got {targets.shape}"
+    )
+
+
+def class_vector(name: str, value: np.ndarray, classes: int, *, scalar: bool = False) -> np.ndarray:
+    """A finite vector over classes, or a scalar where allowed, in float64."""
+    wanted = f"({classes},)" + (" or a scalar" if scalar else "")
+    if value.dtype.kind not in "biuf" and value.dtype != arrays.BFLOAT16:
+        raise TypeError(f"{name} must hold real numbers, got {value.dtype}")
+    if value.shape != (classes,) and not (scalar and value.ndim == 0):
+        raise ValueError(f"{name} must have shape {wanted}, got {value.shape}")
+    wide = value.astype(np.float64).reshape(-1)
+    if not np.isfinite(wide).all():
+        position = int(np.flatnonzero(~np.isfinite(wide))[0])
+        raise ValueError(f"{name} must be finite, got {wide[position]} at {position}")
+    return wide
+
+
+def sample_weight(value: np.ndarray, loss: tuple[int, ...], rows: tuple[int, ...],
+                  axis_: int) -> np.ndarray:  # fmt: skip
+    """Sample weights broadcast to the shape of the unreduced loss."""
+    if value.dtype.kind not in "biuf" and value.dtype != arrays.BFLOAT16:
+        raise TypeError(f"sample_weight must hold real numbers, got {value.dtype}")
+    spread = value
+    if loss != rows and value.shape == rows:
+        spread = np.expand_dims(value, axis_)
+    elif value.ndim <= len(loss):
+        spread = value.reshape(value.shape + (1,) * (len(loss) - value.ndim))
+    try:
+        return np.broadcast_to(spread, loss)
+    except ValueError:
+        raise ValueError(
+            f"sample_weight must have shape {loss[:1]} or that of the unreduced loss, {loss}, "
+            f"got {value.shape}"
+        ) from None
+
+
+def output(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """A buffer the caller wants filled."""
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{name} must be a NumPy array, got {arrays.kind(array)}")
+    if array.shape != shape or array.dtype != dtype:
+        raise ValueError(
+            f"{name} must have shape {shape} and dtype {dtype}, got {array.shape} and {array.dtype}"
+        )
+    if not array.flags.writeable:
+        raise ValueError(f"{name} must be writeable, got a read-only array")
+    if any(s == 0 and n > 1 for s, n in zip(array.strides, array.shape, strict=True)):
+        raise ValueError(f"{name} must have a place for each element, got strides {array.strides}")
+    return array
+
+
+def overlaps(outputs: dict[str, Any], inputs: dict[str, Any], in_place: str = "grad_out") -> None:
+    """Outputs lie apart from inputs and each other; grad_out=logits alone is allowed."""
+    outs = [(n, a) for n, a in outputs.items() if isinstance(a, np.ndarray)]
+    ins = [(n, a) for n, a in inputs.items() if isinstance(a, np.ndarray)]
+    for k, (name, out) in enumerate(outs):
+        for other, array in ins + outs[k + 1 :]:
+            if name == in_place and other == "logits" and arrays.same(out, array):
+                continue
+            if arrays.overlap(out, array):
+                raise ValueError(
+                    f"{name} overlaps {other} in memory: only {in_place}=logits, the very same "
+                    "array, may be computed in place"
+                )
+
+
+def bad_label(targets: np.ndarray, position: int, allowed: str, ignore_index: int) -> IndexError:
+    """A label that names no class."""
+    where = np.unravel_index(position, targets.shape)
+    place = tuple(int(k) for k in where)
+    shown = place[0] if len(place) == 1 else place
+    return IndexError(
+        f"target {targets[place]} at position {shown} is out of range: {allowed}, "
+        f"or ignore_index={ignore_index}"
+    )
+
+
+def probabilities(array: np.ndarray) -> None:
+    """Probabilities within [0, 1]; NaN is let through to its own element."""
+    array = np.atleast_1d(array)
+    step = max(1, (1 << 16) * len(array) // max(1, array.size))
+    for start in range(0, len(array), step):
+        part = array[start : start + step]
+        wrong = (part < 0) | (part > 1)
+        if wrong.any():
+            place = tuple(int(k) for k in np.argwhere(wrong)[0])
+            value, place = part[place], (place[0] + start, *place[1:])
+            shown = place[0] if len(place) == 1 else place
+            raise ValueError(
+                f"with activation=None logits are probabilities between 0 and 1, "
+                f"got {value} at position {shown}"
+            )
+
+
+def unknown(function: str, names: set[str]) -> TypeError:
+    """A keyword nobody knows, in Python's own words."""
+    return TypeError(f"{function}() got an unexpected keyword argument {sorted(names)[0]!r}")

@@ -1,0 +1,83 @@
+"""The engine itself, for any rule."""
+
+from typing import Any, Unpack
+
+from fusedce import checks
+from fusedce.call import Options, Traits, run
+from fusedce.kernels.rule import RULES
+
+
+def apply(rule: Any, logits: Any, targets: Any, **options: Unpack[Options]) -> Any:
+    """Loss and gradient of any rule.
+
+    loss of a row or element = sum over outcomes of mass * f(log p), f being the rule's function.
+
+    Parameters
+    ----------
+    rule : NamedTuple of a class registered with ``fusedce.rule``
+        The loss with its parameters.
+    logits, targets
+        As in ``cross_entropy``.
+    activation : {"softmax", "sigmoid", None}
+        How logits become probabilities; None: they are probabilities.
+    weight : array (C,), optional
+        Weight of each class.
+    pos_weight : float or array (C,), optional
+        Weight of positive labels (sigmoid).
+    sample_weight : array (N,) or of the shape of the unreduced loss, optional
+        Any finite numbers; never part of the mean's denominator.
+    ignore_index : int, default -100
+        Class index, or integer label of an element, that counts for nothing.
+    label_smoothing : float in [0, 1], default 0
+        softmax: (1 - eps) y + eps / C; sigmoid: (1 - eps) y + eps / 2.
+    normalize_targets : bool, default False
+        Divide a distribution by its number of nonzero entries (softmax).
+    neg_label : {0, -1}
+        What stands for "no" in labels of single elements.
+    z_loss : float, default 0
+        Adds z_loss * logsumexp(z)**2 (softmax).
+    softcap : float > 0, optional
+        logits <- softcap * tanh(logit_scale * z / softcap).
+    logit_scale : float, default 1
+        Multiplies the logits first.
+    reduction : {"mean", "sum", "none"}
+        "none": the unreduced loss, and each gradient that of its own loss.
+    denominator : float > 0, optional
+        What the mean divides by, instead of torch's choice.
+    axis : int, default -1
+        The class axis.
+    return_grad, return_hessian : bool
+        What to return besides the loss; the Hessian is the exact diagonal.
+    loss_out, grad_out, hess_out : arrays, optional
+        Filled and returned. ``grad_out=logits`` computes in place.
+    validate : bool, optional
+        On the CPU labels are always checked.
+
+    Returns
+    -------
+    loss, grad[, hess]
+        ``grad`` and ``hess`` have the shape and dtype of the logits.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Before any work, naming the argument, its value and what is allowed.
+    IndexError
+        A label out of range, with its position.
+
+    Examples
+    --------
+    >>> import numpy as np, fusedce
+    >>> from fusedce.losses.cross_entropy import CrossEntropy
+    >>> loss, grad = fusedce.apply(CrossEntropy(), np.zeros((1, 2)), np.array([1]))
+    >>> print(f"{loss:.4f}", grad)
+    0.6931 [[ 0.5 -0.5]]
+    """
+    if type(rule) not in RULES:
+        raise TypeError(
+            f"rule must be an instance of a class registered with fusedce.rule, got {rule!r}"
+        )
+    for name, value in zip(rule._fields, rule, strict=True):
+        checks.number(f"{type(rule).__name__}.{name}", value)
+    traits = Traits("apply", sigmoid_only=RULES[type(rule)].negative is not None)
+    return run(rule, traits, logits, targets, **options)

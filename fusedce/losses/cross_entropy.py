@@ -1,0 +1,82 @@
+"""Cross-entropy: the shortest rule, the one to copy for a loss of your own."""
+
+from typing import Any, NamedTuple, Unpack
+
+from fusedce.call import Options, Traits, run
+from fusedce.kernels.rule import rule
+
+
+class CrossEntropy(NamedTuple):
+    """No parameters."""
+
+
+@rule(CrossEntropy)
+def _cross_entropy(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
+    """f = -l."""
+    T = type(p)
+    return -logp, T(-1), T(0)
+
+
+def cross_entropy(logits: Any, targets: Any, **options: Unpack[Options]) -> Any:
+    """Cross-entropy of logits, with its gradient.
+
+    softmax: loss = log(sum_j exp z_j) - z_t, gradient p - onehot(t). sigmoid: loss =
+    log(1 + exp(-z)) for a label 1 and log(1 + exp(z)) for 0, gradient p - y.
+
+    Parameters
+    ----------
+    logits : array (..., C, ...), float64, float32, float16 or bfloat16
+        Any finite or infinite numbers; -inf masks a class. With ``activation=None``
+        probabilities in [0, 1].
+    targets : array of integers (...) or of the logits' shape
+        Class indices in [0, C), or a distribution over classes (softmax) or a label in [0, 1] for
+        each element (sigmoid, None).
+    **options
+        ``activation="softmax"`` and the options every loss shares, see ``fusedce.apply``.
+
+    Returns
+    -------
+    loss, grad : the reduced loss and its derivative by each logit
+        With ``return_hessian=True`` also ``hess``; with ``return_grad=False`` the loss alone.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Before any work, naming the argument, its value and what is allowed.
+    IndexError
+        A label out of range, with its position.
+
+    Notes
+    -----
+    Also known as softmax loss, categorical or multinomial cross-entropy and multinomial logistic
+    loss; the definition is that of ``torch.nn.CrossEntropyLoss``.
+
+    Examples
+    --------
+    >>> import numpy as np, fusedce
+    >>> logits = np.array([[2.0, 0.0, -1.0], [0.0, 3.0, 0.0]])
+    >>> loss, grad = fusedce.cross_entropy(logits, np.array([0, 2]))
+    >>> print(f"{loss:.4f}")
+    1.6324
+    >>> grad.round(3)
+    array([[-0.078,  0.057,  0.021],
+           [ 0.023,  0.455, -0.477]])
+    """
+    return run(CrossEntropy(), Traits("cross_entropy"), logits, targets, **options)
+
+
+def binary_cross_entropy(logits: Any, targets: Any, **options: Unpack[Options]) -> Any:
+    """Binary (sigmoid) cross-entropy of logits, with its gradient p - y.
+
+    ``cross_entropy(logits, targets, activation="sigmoid")`` under the name most people look for:
+    logistic loss, ``torch.nn.BCEWithLogitsLoss``. Arguments, results and errors as there.
+
+    Examples
+    --------
+    >>> import numpy as np, fusedce
+    >>> loss, grad = fusedce.binary_cross_entropy(np.array([0.0, 4.0]), np.array([1, 0]))
+    >>> print(f"{loss:.4f}", grad.round(3))
+    2.3556 [-0.25   0.491]
+    """
+    options.setdefault("activation", "sigmoid")
+    return run(CrossEntropy(), Traits("binary_cross_entropy"), logits, targets, **options)

@@ -1,0 +1,175 @@
+"""Focal loss."""
+
+from typing import Any, NamedTuple, Unpack
+
+from fusedce import checks
+from fusedce.call import Options, Traits, run
+from fusedce.kernels.rule import rule
+from fusedce.kernels.scalar import exp, fma, log, scalar
+from fusedce.losses.cross_entropy import CrossEntropy
+
+# Below this q the ratio l / q is -1 to the last bit, and q itself may be 0.
+_TINY = 1e-37
+
+
+class WholeFocal(NamedTuple):
+    """gamma = ones + 2 twos + 4 fours, each 0 or 1: powers by multiplication."""
+
+    gamma: float
+    ones: float
+    twos: float
+    fours: float
+
+
+class RealFocal(NamedTuple):
+    """Any gamma > 0."""
+
+    gamma: float
+
+
+class MixedFocal(NamedTuple):
+    """Any gamma, with torchvision's p_t for soft labels."""
+
+    gamma: float
+
+
+@scalar
+def _parts(power, logp, p, q, gamma):  # type: ignore[no-untyped-def]
+    """f, f', f'' of -q**gamma l, given q**gamma.
+
+    With r = l / q, which tends to -1 as p tends to 1: f' = q**gamma (gamma p r - 1) and
+    f'' = q**gamma gamma p (2 + r (1 - gamma p)) / q. No power below gamma is formed, so nothing
+    overflows for gamma < 1; p l is 0 at p = 0, where l may be -inf.
+    """
+    T = type(p)
+    floor = T(_TINY)
+    ratio = logp / q if q > floor else T(-1)
+    pr = p * ratio if p > T(0) else T(0)
+    f1 = power * (gamma * pr - T(1))
+    f2 = power * gamma * (T(2) * p + pr * (T(1) - gamma * p)) / (q if q > floor else floor)
+    return -power * logp if power > T(0) else T(0), f1, f2
+
+
+@rule(WholeFocal)
+def _whole(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
+    """f = -(1 - p)**gamma l."""
+    T = type(p)
+    q2 = q * q
+    power = q if params.ones > T(0) else T(1)
+    power = power * q2 if params.twos > T(0) else power
+    power = power * (q2 * q2) if params.fours > T(0) else power
+    return _parts(power, logp, p, q, params.gamma)
+
+
+@scalar
+def _power(logq, gamma):  # type: ignore[no-untyped-def]
+    """exp(gamma log q), the rounding of the product put back in."""
+    T = type(gamma)
+    product = gamma * logq
+    lost = fma(gamma, logq, -product)
+    return exp(product) * (T(1) + lost) if logq > T(-1e6) else T(0)
+
+
+@rule(RealFocal)
+def _real(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
+    """f = -(1 - p)**gamma l."""
+    return _parts(_power(logq, params.gamma), logp, p, q, params.gamma)
+
+
+def _mixed(logp, logq, p, q, y, params):  # type: ignore[no-untyped-def]
+    """f = m**gamma ce by the logit, m = 1 - p_t = p (1 - y) + q y, ce = -y log p - (1-y) log q."""
+    T = type(p)
+    gamma = params.gamma
+    no = T(1) - y
+    yes_term = y * logp if y != T(0) else T(0)
+    no_term = no * logq if no != T(0) else T(0)
+    ce = -(yes_term + no_term)
+    m = p * no + q * y
+    # log m from its larger part: exact for hard labels, where the other part is 0.
+    hard_log = logq if no == T(0) else logp
+    power = _power(hard_log if (no == T(0)) | (y == T(0)) else log(m), gamma)
+    power = T(1) if gamma == T(0) else power
+    floor = T(_TINY)
+    d = (no - y) * p * q / (m if m > floor else floor)  # d log m / dz
+    slope = p * no - q * y  # d ce / dz
+    ce_d = ce * d if d != T(0) else T(0)
+    f1 = power * (gamma * ce_d + slope)
+    bend = gamma * (gamma - T(1)) * d * ce_d + gamma * ce_d * (q - p) + T(2) * gamma * d * slope
+    return power * ce, f1, power * (bend + p * q)
+
+
+@rule(MixedFocal, soft=_mixed)
+def _mixed_hard(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
+    """For hard labels: the plain focal loss."""
+    T = type(p)
+    power = T(1) if params.gamma == T(0) else _power(logq, params.gamma)
+    return _parts(power, logp, p, q, params.gamma)
+
+
+def _params(gamma: float, mixed: bool) -> Any:
+    """The parameter type whose rule is fastest for this gamma."""
+    if gamma == 0.0 and not mixed:
+        return CrossEntropy()
+    if mixed:
+        return MixedFocal(gamma)
+    if gamma.is_integer() and gamma < 8:
+        n = int(gamma)
+        return WholeFocal(gamma, n & 1, n >> 1 & 1, n >> 2)
+    return RealFocal(gamma)
+
+
+def focal(
+    logits: Any,
+    targets: Any,
+    *,
+    gamma: float = 2.0,
+    alpha: float | None = None,
+    soft_labels: str = "split",
+    **options: Unpack[Options],
+) -> Any:
+    """Focal loss of logits, with its gradient.
+
+    loss = -(1 - p)**gamma log p with p the probability of the true outcome; gradient by the logit
+    of a positive label (1 - p)**gamma (gamma p log p + p - 1).
+
+    Parameters
+    ----------
+    logits, targets
+        As in ``cross_entropy``; ``activation`` is "sigmoid" unless given.
+    gamma : float >= 0
+        How much easy examples are turned down; 0 is cross-entropy, bit for bit.
+    alpha : float in [0, 1], optional
+        Weight of positive labels, 1 - alpha of negative ones (sigmoid only).
+    soft_labels : {"split", "torchvision"}
+        For labels strictly between 0 and 1: y f(log p) + (1 - y) f(log(1 - p)), or the definition
+        with p_t = p y + (1 - p)(1 - y). The same for hard labels.
+    **options
+        As in ``fusedce.apply``.
+
+    Returns
+    -------
+    loss, grad : as in ``cross_entropy``
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        As in ``cross_entropy``.
+
+    References
+    ----------
+    Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, arXiv:1708.02002, equations 4, 5.
+
+    Examples
+    --------
+    >>> import numpy as np, fusedce
+    >>> loss, grad = fusedce.focal(np.array([3.0, -1.0, 0.0]), np.array([1, 0, 1]), alpha=0.25)
+    >>> print(f"{loss:.5f}", grad.round(4))
+    0.02002 [-0.0001  0.0299 -0.0249]
+    """
+    gamma = checks.number("gamma", gamma, 0, allowed="a finite number >= 0")
+    if alpha is not None:
+        alpha = checks.number("alpha", alpha, 0, 1, allowed="None or in [0, 1]")
+    mixed = checks.choice("soft_labels", soft_labels, ("split", "torchvision")) == "torchvision"
+    options.setdefault("activation", "sigmoid")
+    traits = Traits("focal", alpha=alpha, mixed=soft_labels if mixed else None)
+    return run(_params(gamma, mixed), traits, logits, targets, **options)

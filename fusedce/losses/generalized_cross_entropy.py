@@ -1,0 +1,66 @@
+"""Generalized cross-entropy."""
+
+from typing import Any, NamedTuple, Unpack
+
+from fusedce import checks
+from fusedce.call import Options, Traits, run
+from fusedce.kernels.rule import rule
+from fusedce.kernels.scalar import exp, expm1
+
+
+class GeneralizedCrossEntropy(NamedTuple):
+    """The exponent."""
+
+    exponent: float
+
+
+@rule(GeneralizedCrossEntropy)
+def _generalized(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
+    """f = (1 - p**k) / k by expm1, f' = -p**k, f'' = -k p**k."""
+    k = params.exponent
+    power = exp(k * logp)
+    return -expm1(k * logp) / k, -power, -k * power
+
+
+def generalized_cross_entropy(
+    logits: Any, targets: Any, *, q: float = 0.7, **options: Unpack[Options]
+) -> Any:
+    """Generalized cross-entropy of logits, with its gradient.
+
+    loss = (1 - p**q) / q with p the probability of the true outcome: between cross-entropy (q to 0)
+    and the mean absolute error (q = 1), to forgive wrong labels. Gradient by the true class's logit
+    (softmax): -p**q (1 - p).
+
+    Parameters
+    ----------
+    logits, targets
+        As in ``cross_entropy``.
+    q : float in (0, 1]
+        The exponent.
+    **options
+        As in ``fusedce.apply``.
+
+    Returns
+    -------
+    loss, grad : as in ``cross_entropy``
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        As in ``cross_entropy``.
+
+    References
+    ----------
+    Zhang and Sabuncu, Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy
+    Labels, NeurIPS 2018, arXiv:1805.07836, equation 6.
+
+    Examples
+    --------
+    >>> import numpy as np, fusedce
+    >>> loss, grad = fusedce.generalized_cross_entropy(np.array([[2.0, 0.0]]), np.array([0]))
+    >>> print(f"{loss:.4f}", grad.round(4))
+    0.1214 [[-0.1091  0.1091]]
+    """
+    q = checks.number("q", q, 0, 1, open_low=True, allowed="in (0, 1]")
+    traits = Traits("generalized_cross_entropy")
+    return run(GeneralizedCrossEntropy(q), traits, logits, targets, **options)

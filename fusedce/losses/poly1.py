@@ -1,0 +1,60 @@
+"""Poly-1 loss."""
+
+from typing import Any, NamedTuple, Unpack
+
+from fusedce import checks
+from fusedce.call import Options, Traits, run
+from fusedce.kernels.rule import rule
+
+
+class Poly1(NamedTuple):
+    """epsilon, and 1 + epsilon as it rounds in double precision."""
+
+    epsilon: float
+    more: float
+
+
+@rule(Poly1)
+def _poly1(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
+    """f = -l + epsilon q, with 1 = p + q in f' = -1 - epsilon p = -q - (1 + epsilon) p."""
+    return -logp + params.epsilon * q, -q - params.more * p, -params.epsilon * p
+
+
+def poly1(logits: Any, targets: Any, *, epsilon: float = 1.0, **options: Unpack[Options]) -> Any:
+    """Poly-1 loss of logits, with its gradient.
+
+    loss = -log p + epsilon (1 - p) with p the probability of the true outcome: cross-entropy with
+    the first coefficient of its expansion in 1 - p changed. Gradient by the true class's logit
+    (softmax): -(1 + epsilon p)(1 - p).
+
+    Parameters
+    ----------
+    logits, targets
+        As in ``cross_entropy``.
+    epsilon : float >= -1
+        What is added to the first coefficient, which is 1.
+    **options
+        As in ``fusedce.apply``.
+
+    Returns
+    -------
+    loss, grad : as in ``cross_entropy``
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        As in ``cross_entropy``.
+
+    References
+    ----------
+    Leng et al., PolyLoss, ICLR 2022, arXiv:2204.12511, equation 6.
+
+    Examples
+    --------
+    >>> import numpy as np, fusedce
+    >>> loss, grad = fusedce.poly1(np.array([[2.0, 0.0]]), np.array([0]), epsilon=2.0)
+    >>> print(f"{loss:.4f}", grad.round(4))
+    0.3653 [[-0.3292  0.3292]]
+    """
+    epsilon = checks.number("epsilon", epsilon, -1, allowed="a finite number >= -1")
+    return run(Poly1(epsilon, 1.0 + epsilon), Traits("poly1"), logits, targets, **options)

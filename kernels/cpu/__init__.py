@@ -1,0 +1,1 @@
+"""The CPU half: blocks of work behind one C signature, run serially or by Numba's threads."""

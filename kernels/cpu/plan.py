@@ -1,0 +1,87 @@
+"""One call as a record in memory: addresses, byte strides, sizes and scalars.
+
+A kernel takes the address of a plan and a range of blocks, ``void(plan, first, last)``: the same
+signature for every loss, dtype and layout, so one driver runs them all, and what does not change
+the inner loop (strides, dtypes of inputs, options) is no reason to compile again.
+"""
+
+import numpy as np
+from numba import from_dtype, types
+from numba.extending import intrinsic
+
+from fusedce.kernels.rule import MAX_PARAMETERS
+
+# An array of three axes (outer, class, inner): the first byte and the step in bytes along each.
+VIEW = np.dtype([("address", "i8"), ("outer", "i8"), ("cls", "i8"), ("inner", "i8")], align=True)
+
+PLAN = np.dtype(
+    [
+        # sizes
+        ("outer", "i8"), ("classes", "i8"), ("inner", "i8"),
+        ("block", "i8"),  # rows, lanes or elements of a block
+        ("width", "i8"),  # classes held in scratch at a time
+        # arrays; address 0: absent
+        ("logits", VIEW), ("targets", VIEW), ("sample_weight", VIEW),
+        ("loss", VIEW), ("grad", VIEW), ("hess", VIEW),
+        ("up", VIEW), ("down", VIEW),  # factors of positive and negative outcomes
+        ("weight", "i8"),  # (C,) in the compute dtype
+        ("partial", "i8"),  # (blocks,) float64 sums of losses
+        ("bad", "i8"),  # (blocks,) int64: first bad label of a block, or -1
+        ("count", "i8"),  # (blocks,) int64: labels that are not ignored
+        # movers: addresses of C functions
+        ("load_logits", "i8"), ("load_targets", "i8"), ("load_sample_weight", "i8"),
+        ("load_factor", "i8"),
+        ("store_loss", "i8"), ("store_grad", "i8"), ("store_hess", "i8"),
+        # switches
+        ("direct_logits", "i8"),  # logits are read where they lie
+        ("direct_grad", "i8"),  # the gradient is written where it lies
+        ("direct_targets", "i8"),
+        ("one_hot", "i8"),  # targets are class indices
+        ("normalize", "i8"),
+        ("class_along", "i8"), ("class_line", "i8"), ("class_outer", "i8"),  # the class axis
+        ("steady", "i8"),  # up and down are the same in every patch
+        ("hard", "i8"),  # every label is known to be yes or no
+        ("ignoring", "i8"),  # a label of +inf stands for ignore_index
+        ("ignore_index", "i8"),
+        ("lowest", "i8"), ("highest", "i8"), ("hole", "i8"),  # labels allowed: the range but the hole
+        # scalars
+        ("scale", "f8"),  # 1 / denominator
+        ("label_factor", "f8"), ("label_shift", "f8"),  # y = label * factor + shift
+        ("z_loss", "f8"), ("softcap", "f8"), ("logit_scale", "f8"),
+        ("params", "f8", (MAX_PARAMETERS,)),
+    ],
+    align=True,
+)  # fmt: skip
+
+_RECORD = from_dtype(PLAN)
+PARAMS_OFFSET = PLAN.fields["params"][1]
+
+
+@intrinsic
+def plan_at(typingctx, address):
+    """The record at an address."""
+
+    def codegen(context, builder, signature, args):
+        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
+    return _RECORD(types.int64), codegen
+
+
+@intrinsic
+def params_at(typingctx, address, cls, dtype):
+    """The rule's parameters, cast to the compute dtype, as the NamedTuple that selects the rule."""
+    T = dtype.dtype if hasattr(dtype, "dtype") else dtype.instance_type
+    names = cls.instance_class._fields
+    params = types.BaseTuple.from_types((T,) * len(names), cls.instance_class)
+
+    def codegen(context, builder, signature, args):
+        double = context.get_value_type(types.float64)
+        start = builder.add(args[0], context.get_constant(types.int64, PARAMS_OFFSET))
+        first = builder.inttoptr(start, double.as_pointer())
+        values = []
+        for k in range(len(names)):
+            wide = builder.load(builder.gep(first, [context.get_constant(types.int64, k)]))
+            values.append(context.cast(builder, wide, types.float64, T))
+        return context.make_tuple(builder, signature.return_type, values)
+
+    return params(types.int64, cls, dtype), codegen

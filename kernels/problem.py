@@ -1,0 +1,36 @@
+"""What a backend is asked to compute, after every check: views of three axes and plain numbers."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(slots=True)
+class Problem:
+    """One call. Arrays are seen as (outer, class, inner); an axis they lack has length 1."""
+
+    params: Any  # the rule's NamedTuple
+    activation: str | None  # "softmax", "sigmoid" or None
+    compute: type  # np.float32 or np.float64
+    logits: np.ndarray  # (outer, C, inner)
+    targets: np.ndarray  # (outer, C, inner), or (outer, 1, inner) class indices
+    one_hot: bool  # targets are class indices
+    weight: np.ndarray | None  # (C,) float64
+    up: np.ndarray  # (1,) or (C,) float64: factor of positive outcomes
+    down: np.ndarray  # (1,) or (C,) float64: factor of negative outcomes
+    sample_weight: np.ndarray | None  # (outer, 1 or C, inner)
+    ignore_index: int
+    lowest: int  # allowed labels: lowest <= label < highest, but hole
+    highest: int
+    hole: int
+    label_factor: float  # y = label * factor + shift
+    label_shift: float
+    normalize: bool
+    z_loss: float
+    softcap: float  # 0: none
+    logit_scale: float
+    scale: float  # 1 / denominator
+    loss: np.ndarray | None  # (outer, 1 or C, inner): unreduced losses, if wanted
+    grad: np.ndarray | None  # (outer, C, inner)
+    hess: np.ndarray | None  # (outer, C, inner)

@@ -1,0 +1,93 @@
+"""A loss is a function of one number: l = log p of the true outcome.
+
+``@rule(Params)`` files the scalar function of a loss under the type of its parameters, and
+``evaluate`` looks it up by that type at compile time: one loop serves every loss, as fast as a
+loop written for it, and the compiled loop can be kept on disk (closures over jitted functions
+cannot). This is the only metaprogramming of the package.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from numba.extending import overload
+
+from fusedce.kernels.scalar import scalar
+
+MAX_PARAMETERS = 8
+
+
+class Rule(NamedTuple):
+    """The compiled scalar functions of one loss."""
+
+    positive: Any  # (logp, logq, p, q, params) -> f, f', f'' for the outcome of probability p
+    negative: Any  # the same for the outcome "no" of a sigmoid, where it is another function
+    soft: Any  # (logp, logq, p, q, y, params) -> loss, its derivatives by the logit, or None
+
+
+RULES: dict[type, Rule] = {}
+
+
+def rule(
+    params: type, *, negative: Callable[..., Any] | None = None, soft: Callable[..., Any] | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a loss: ``params`` is a NamedTuple of floats, the function its rule.
+
+    The function takes ``(logp, logq, p, q, params)`` with q = 1 - p and logq = log q, all exact to
+    their own size, and returns f, df/dlogp and d2f/dlogp2. ``negative`` replaces it for the
+    negative outcome of a sigmoid; ``soft`` replaces the mixture y f(log p) + (1-y) f(log(1-p)).
+    """
+    fields = getattr(params, "_fields", None)
+    if not isinstance(params, type) or fields is None:
+        raise TypeError(f"rule() takes a NamedTuple class, got {params!r}")
+    if len(fields) > MAX_PARAMETERS:
+        raise TypeError(f"{params.__name__} has {len(fields)} fields, at most {MAX_PARAMETERS}")
+
+    def register(fn: Callable[..., Any]) -> Callable[..., Any]:
+        RULES[params] = Rule(
+            scalar(fn),
+            scalar(negative) if negative is not None else None,
+            scalar(soft) if soft is not None else None,
+        )
+        return fn
+
+    return register
+
+
+def evaluate(logp, logq, p, q, params):
+    """f, f', f'' of the rule at log p."""
+    return RULES[type(params)].positive(logp, logq, p, q, params)
+
+
+def evaluate_outcome(positive, logp, logq, p, q, params):
+    """f, f', f'' for a positive or negative outcome of probability p."""
+    found = RULES[type(params)]
+    use = found.positive if positive or found.negative is None else found.negative
+    return use(logp, logq, p, q, params)
+
+
+@overload(evaluate)
+def _evaluate(logp, logq, p, q, params):
+    fn = RULES[params.instance_class].positive
+
+    def body(logp, logq, p, q, params):
+        T = type(p)
+        f, f1, f2 = fn(logp, logq, p, q, params)
+        return T(f), T(f1), T(f2)
+
+    return body
+
+
+@overload(evaluate_outcome)
+def _evaluate_outcome(positive, logp, logq, p, q, params):
+    found = RULES[params.instance_class]
+    if found.negative is None:
+        return lambda positive, logp, logq, p, q, params: evaluate(logp, logq, p, q, params)
+    fn = found.negative
+
+    def both(positive, logp, logq, p, q, params):
+        T = type(p)
+        f, f1, f2 = evaluate(logp, logq, p, q, params)
+        g, g1, g2 = fn(logp, logq, p, q, params)
+        return f if positive else T(g), f1 if positive else T(g1), f2 if positive else T(g2)
+
+    return both
