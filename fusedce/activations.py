@@ -129,7 +129,5 @@ def prior_bias(pi: float) -> float:
     >>> print(f"{fusedce.prior_bias(0.01):.3f}")
     -4.595
     """
-    x = checks.number("pi", pi, 0, 1, open_low=True, allowed="in (0, 1)")
-    if x == 1.0:
-        raise ValueError(f"pi must be in (0, 1), got {pi!r}")
+    x = checks.number("pi", pi, 0, 1, open_low=True, open_high=True, allowed="in (0, 1)")
     return float(np.log(x) - np.log1p(-x))

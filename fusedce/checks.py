@@ -47,14 +47,20 @@ def axis(value: Any, ndim: int) -> int:
 
 
 def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, *,
-           open_low: bool = False, allowed: str = "a finite number") -> float:  # fmt: skip
+           open_low: bool = False, open_high: bool = False,
+           allowed: str = "a finite number") -> float:  # fmt: skip
     """A finite scalar within bounds."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if isinstance(value, bool | str | bytes | complex) or not np.isscalar(value):
         raise TypeError(f"{name} must be {allowed}, got {value!r}")
     x = float(value)  # type: ignore[arg-type]
-    if not math.isfinite(x) or not low <= x <= high or (open_low and x == low):
+    if (
+        not math.isfinite(x)
+        or not low <= x <= high
+        or (open_low and x == low)
+        or (open_high and x == high)
+    ):
         raise ValueError(f"{name} must be {allowed}, got {value!r}")
     return x
 

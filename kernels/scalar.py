@@ -51,3 +51,30 @@ def tanh(x: float) -> float:
 def fma(a: float, b: float, c: float) -> float:
     """a * b + c with one rounding."""
     return a * b + c
+
+
+@scalar
+def tiny(x):
+    """About the smallest normal number of x's type."""
+    T = type(x)
+    return T(1e-37) if T(1e-307) == T(0) else T(1e-307)
+
+
+@scalar
+def whole_power(x, n):
+    """x**n for n in {0, ..., 7}, by multiplication: the choices are made once outside the loop."""
+    T = type(x)
+    bits = int(n)
+    x2 = x * x
+    power = x if bits & 1 else T(1)
+    power = power * x2 if bits & 2 else power
+    return power * (x2 * x2) if bits & 4 else power
+
+
+@scalar
+def real_power(logx, a):
+    """x**a = exp(a log x) for x in [0, 1], a > 0, the rounding of the product put back in."""
+    T = type(a)
+    product = a * logx
+    lost = fma(a, logx, -product)
+    return exp(product) * (T(1) + lost) if logx > T(-1e6) else T(0)

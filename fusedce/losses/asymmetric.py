@@ -5,56 +5,84 @@ from typing import Any, NamedTuple, Unpack
 from fusedce import checks
 from fusedce.call import Options, Traits, run
 from fusedce.kernels.rule import rule
-from fusedce.kernels.scalar import exp, log, log1p
+from fusedce.kernels.scalar import log, log1p, real_power, scalar, tiny, whole_power
+from fusedce.losses.focal import modulated
 
 
-class Asymmetric(NamedTuple):
-    """Focusing of positive and negative labels, and the shift of the latter."""
+class WholeAsymmetric(NamedTuple):
+    """Focusing by whole numbers below 8, and the shift of negative labels."""
 
     gamma_pos: float
     gamma_neg: float
     clip: float
 
 
-def _negative(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
-    """f = -v**gamma log u with u = min(p + clip, 1) and v = 1 - u, p being that of "no".
+class RealAsymmetric(NamedTuple):
+    """Focusing by any numbers."""
+
+    gamma_pos: float
+    gamma_neg: float
+    clip: float
+
+
+@scalar
+def _shifted(power, log_u, u, v, p, gamma):  # type: ignore[no-untyped-def]
+    """f, f', f'' of -v**gamma log u by l = log p, given v**gamma; u = p + clip and v = 1 - u.
 
     With g = df/du: f' = p g and f'' = p g + p**2 dg/du.
     """
     T = type(p)
-    gamma, clip = params.gamma_neg, params.clip
-    v = q - clip
-    free = v > T(0)  # else shifted out: no loss, no gradient
-    v = v if free else T(1)
-    u = p + clip
-    log_u = logp if clip == T(0) else (log1p(-v) if v < T(0.5) else log(u))
-    log_v = logq if clip == T(0) else log(v)
-    power = T(1) if gamma == T(0) else exp(gamma * log_v)
-    some = u > T(0)
-    ratio = log_u / v if some else T(0)
-    inverse = T(1) / u if some else T(0)
-    pu = p * inverse if some else T(1)  # p / u, 1 as clip = 0
-    pg = power * (gamma * p * ratio - pu)
-    bend = gamma * (T(1) - gamma) * p * p * ratio / v + T(2) * gamma * p * pu / v + pu * pu
-    zero = T(0)
-    return (
-        -power * log_u if free else zero,
-        pg if free else zero,
-        pg + power * bend if free else zero,
-    )
+    ratio = log_u / v if v > tiny(v) else T(-1)
+    pr = p * ratio if p > T(0) else T(0)
+    pu = p / u if u > T(0) else T(1)  # u = p = 0
+    g = gamma * pr - pu
+    bend = gamma * p * ((T(1) - gamma) * pr + T(2) * pu) / max(v, tiny(v)) + pu * pu
+    return -power * log_u if power > T(0) else T(0), power * g, power * (g + bend)
 
 
-@rule(Asymmetric, negative=_negative)
-def _positive(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
-    """f = -(1 - p)**gamma l, as focal."""
+@scalar
+def _unshifted(p, q, logp, logq, clip):  # type: ignore[no-untyped-def]
+    """(u, v, log u, log v, whether any loss is left) of the shifted probability."""
+    T = type(p)
+    none = clip == T(0)
+    left = q > clip
+    v = q - clip if left else T(0.5)
+    u = p + clip if left else T(0.5)
+    log_u = logp if none else (log1p(-v) if v < T(0.5) else log(u))
+    return u, v, log_u, logq if none else log(v), left
+
+
+def _whole_negative(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
+    """f = -v**gamma log u for the outcome "no" of probability p."""
+    T = type(p)
+    u, v, log_u, _log_v, left = _unshifted(p, q, logp, logq, params.clip)
+    f, f1, f2 = _shifted(whole_power(v, params.gamma_neg), log_u, u, v, p, params.gamma_neg)
+    return f if left else T(0), f1 if left else T(0), f2 if left else T(0)
+
+
+def _real_negative(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
+    """f = -v**gamma log u for the outcome "no" of probability p."""
+    T = type(p)
+    gamma = params.gamma_neg
+    u, v, log_u, log_v, left = _unshifted(p, q, logp, logq, params.clip)
+    power = real_power(log_v, gamma) if gamma > T(0) else T(1)
+    f, f1, f2 = _shifted(power, log_u, u, v, p, gamma)
+    return f if left else T(0), f1 if left else T(0), f2 if left else T(0)
+
+
+@rule(WholeAsymmetric, negative=_whole_negative)
+def _whole_positive(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
+    """f = -(1 - p)**gamma_pos l, as focal."""
+    return modulated(whole_power(q, params.gamma_pos), logp, p, q, params.gamma_pos)
+
+
+@rule(RealAsymmetric, negative=_real_negative)
+def _real_positive(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
+    """f = -(1 - p)**gamma_pos l, as focal."""
     T = type(p)
     gamma = params.gamma_pos
-    tiny = T(1e-37)
-    power = T(1) if gamma == T(0) else exp(gamma * logq)
-    ratio = logp / q if q > tiny else T(-1)
-    pr = p * ratio if p > T(0) else T(0)
-    f2 = power * gamma * (T(2) * p + pr * (T(1) - gamma * p)) / (q if q > tiny else tiny)
-    return -power * logp if power > T(0) else T(0), power * (gamma * pr - T(1)), f2
+    power = real_power(logq, gamma) if gamma > T(0) else T(1)
+    return modulated(power, logp, p, q, gamma)
 
 
 def asymmetric(
@@ -103,12 +131,12 @@ def asymmetric(
     >>> print(f"{loss:.4f}", grad.round(4))
     """
     bound = "a finite number >= 0"
-    params = Asymmetric(
+    gammas = (
         checks.number("gamma_pos", gamma_pos, 0, allowed=bound),
         checks.number("gamma_neg", gamma_neg, 0, allowed=bound),
-        checks.number("clip", clip, 0, 1, allowed="in [0, 1)"),
     )
-    if params.clip == 1.0:
-        raise ValueError(f"clip must be in [0, 1), got {clip!r}")
+    shift = checks.number("clip", clip, 0, 1, open_high=True, allowed="in [0, 1)")
+    whole = all(gamma.is_integer() and gamma < 8 for gamma in gammas)
+    params = (WholeAsymmetric if whole else RealAsymmetric)(*gammas, shift)
     options.setdefault("activation", "sigmoid")
     return run(params, Traits("asymmetric", sigmoid_only=True), logits, targets, **options)

@@ -5,20 +5,14 @@ from typing import Any, NamedTuple, Unpack
 from fusedce import checks
 from fusedce.call import Options, Traits, run
 from fusedce.kernels.rule import rule
-from fusedce.kernels.scalar import exp, fma, log, scalar
+from fusedce.kernels.scalar import log, real_power, scalar, tiny, whole_power
 from fusedce.losses.cross_entropy import CrossEntropy
-
-# Below this q the ratio l / q is -1 to the last bit, and q itself may be 0.
-_TINY = 1e-37
 
 
 class WholeFocal(NamedTuple):
-    """gamma = ones + 2 twos + 4 fours, each 0 or 1: powers by multiplication."""
+    """gamma in {1, ..., 7}: powers by multiplication."""
 
     gamma: float
-    ones: float
-    twos: float
-    fours: float
 
 
 class RealFocal(NamedTuple):
@@ -34,7 +28,7 @@ class MixedFocal(NamedTuple):
 
 
 @scalar
-def _parts(power, logp, p, q, gamma):  # type: ignore[no-untyped-def]
+def modulated(power, logp, p, q, gamma):  # type: ignore[no-untyped-def]
     """f, f', f'' of -q**gamma l, given q**gamma.
 
     With r = l / q, which tends to -1 as p tends to 1: f' = q**gamma (gamma p r - 1) and
@@ -42,7 +36,7 @@ def _parts(power, logp, p, q, gamma):  # type: ignore[no-untyped-def]
     overflows for gamma < 1; p l is 0 at p = 0, where l may be -inf.
     """
     T = type(p)
-    floor = T(_TINY)
+    floor = tiny(q)
     ratio = logp / q if q > floor else T(-1)
     pr = p * ratio if p > T(0) else T(0)
     f1 = power * (gamma * pr - T(1))
@@ -53,27 +47,13 @@ def _parts(power, logp, p, q, gamma):  # type: ignore[no-untyped-def]
 @rule(WholeFocal)
 def _whole(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
     """f = -(1 - p)**gamma l."""
-    T = type(p)
-    q2 = q * q
-    power = q if params.ones > T(0) else T(1)
-    power = power * q2 if params.twos > T(0) else power
-    power = power * (q2 * q2) if params.fours > T(0) else power
-    return _parts(power, logp, p, q, params.gamma)
-
-
-@scalar
-def _power(logq, gamma):  # type: ignore[no-untyped-def]
-    """exp(gamma log q), the rounding of the product put back in."""
-    T = type(gamma)
-    product = gamma * logq
-    lost = fma(gamma, logq, -product)
-    return exp(product) * (T(1) + lost) if logq > T(-1e6) else T(0)
+    return modulated(whole_power(q, params.gamma), logp, p, q, params.gamma)
 
 
 @rule(RealFocal)
 def _real(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
     """f = -(1 - p)**gamma l."""
-    return _parts(_power(logq, params.gamma), logp, p, q, params.gamma)
+    return modulated(real_power(logq, params.gamma), logp, p, q, params.gamma)
 
 
 def _mixed(logp, logq, p, q, y, params):  # type: ignore[no-untyped-def]
@@ -87,9 +67,9 @@ def _mixed(logp, logq, p, q, y, params):  # type: ignore[no-untyped-def]
     m = p * no + q * y
     # log m from its larger part: exact for hard labels, where the other part is 0.
     hard_log = logq if no == T(0) else logp
-    power = _power(hard_log if (no == T(0)) | (y == T(0)) else log(m), gamma)
+    power = real_power(hard_log if (no == T(0)) | (y == T(0)) else log(m), gamma)
     power = T(1) if gamma == T(0) else power
-    floor = T(_TINY)
+    floor = tiny(p)
     d = (no - y) * p * q / (m if m > floor else floor)  # d log m / dz
     slope = p * no - q * y  # d ce / dz
     ce_d = ce * d if d != T(0) else T(0)
@@ -102,8 +82,8 @@ def _mixed(logp, logq, p, q, y, params):  # type: ignore[no-untyped-def]
 def _mixed_hard(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
     """For hard labels: the plain focal loss."""
     T = type(p)
-    power = T(1) if params.gamma == T(0) else _power(logq, params.gamma)
-    return _parts(power, logp, p, q, params.gamma)
+    power = T(1) if params.gamma == T(0) else real_power(logq, params.gamma)
+    return modulated(power, logp, p, q, params.gamma)
 
 
 def _params(gamma: float, mixed: bool) -> Any:
@@ -113,8 +93,7 @@ def _params(gamma: float, mixed: bool) -> Any:
     if mixed:
         return MixedFocal(gamma)
     if gamma.is_integer() and gamma < 8:
-        n = int(gamma)
-        return WholeFocal(gamma, n & 1, n >> 1 & 1, n >> 2)
+        return WholeFocal(gamma)
     return RealFocal(gamma)
 
 

@@ -149,13 +149,50 @@ def total(a):
     return result
 
 
-@summing
-def total64(a):
-    """The sum of an array, each element widened first: no error that a cancellation could show."""
-    result = 0.0
+@loop
+def height(a):
+    """The largest magnitude; NaN is left to the sum."""
+    T = a.dtype.type
+    top = order_key(T(0))
     for j in range(a.size):
-        result += np.float64(a[j])
-    return result
+        top = larger(top, order_key(abs(a[j])))
+    return from_order_key(top)
+
+
+@scalar
+def split_at(x, top):
+    """(x, 0) below a magnitude, (0, x) at it; see ``_apart``."""
+    below = type(x)(0) if abs(x) >= top else x
+    return below, x - below
+
+
+@summing
+def _split_sums(a, top):
+    T = a.dtype.type
+    below = T(0)
+    tied = T(0)
+    for j in range(a.size):
+        b, t = split_at(a[j], top)
+        below += b
+        tied += t
+    return below, tied
+
+
+@loop
+def split_sums(a, top):
+    """Sums of the elements below a magnitude and of those at it, in float64."""
+    below, tied = 0.0, 0.0
+    for start in range(0, a.size, CHUNK):
+        b, t = _split_sums(a[start : min(a.size, start + CHUNK)], top)
+        below += np.float64(b)
+        tied += np.float64(t)
+    return below, tied
+
+
+@scalar
+def rest_of(x, top, below, tied):
+    """The sum of all other elements: what stands at the top leaves by itself, exactly."""
+    return below + (tied - x) if abs(x) >= top else (below + tied) - x
 
 
 @loop

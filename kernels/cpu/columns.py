@@ -15,7 +15,9 @@ from fusedce.kernels.cpu.blocks import (
     load_labels,
     loop,
     put_partial,
+    rest_of,
     rows_of,
+    split_at,
     total,
 )
 from fusedce.kernels.cpu.machine import call7, peek
@@ -336,49 +338,80 @@ def lane_factors(plan, labels, y, factor):
 
 
 @loop
-def lane_evaluated(params, u, w, m, others, y, loss, s1, s2, b):
-    """One class of each lane: y <- mass f'(l), b <- mass f''(l), and their sums."""
+def lane_evaluated(params, u, w, m, others, y, loss, top, b, top2):
+    """One class of each lane: y <- mass f'(l), b <- mass f''(l), and their largest magnitudes."""
     T = u.dtype.type
     for r in range(b.size):
         log_total = log1p(others[r])
         logp, logq, p, q = softmax_outcome(u[r] - m[r], w[r], others[r], log_total)
         f, f1, f2 = evaluate(logp, logq, p, q, params)
         b[r] = y[r] * f2 if y[r] != T(0) else T(0)
-        s2[r] += np.float64(b[r])
+        top2[r] = max(top2[r], abs(b[r]))
     for r in range(m.size):
         log_total = log1p(others[r])
         logp, logq, p, q = softmax_outcome(u[r] - m[r], w[r], others[r], log_total)
         f, f1, f2 = evaluate(logp, logq, p, q, params)
         loss[r] += y[r] * f if y[r] != T(0) else T(0)
         y[r] = y[r] * f1 if y[r] != T(0) else T(0)
-        s1[r] += np.float64(y[r])
+        top[r] = max(top[r], abs(y[r]))
 
 
 @loop
-def lane_spread(w, a, s1, others, term, slope, b, s2, ridge, h):
-    """One class of each lane: w <- term (a q - p (S - a)) + slope p, and its curvature in h."""
+def lane_split(a, top, below, tied):
+    """One class of each lane, added below its lane's top or at it."""
+    for r in range(a.size):
+        b, t = split_at(a[r], top[r])
+        below[r] += b
+        tied[r] += t
+
+
+@loop
+def lane_spread(w, a, top, below, tied, others, term, slope):
+    """One class of each lane: w <- term (a q - p (S - a)) + slope p."""
+    T = w.dtype.type
+    for r in range(others.size):
+        whole = T(1) + others[r]
+        p = w[r] / whole
+        q = softmax_rest(w[r], others[r], whole) / whole
+        rest = rest_of(a[r], top[r], below[r], tied[r])
+        w[r] = term[r] * (a[r] * q - p * rest) + slope[r] * p
+
+
+@loop
+def lane_spread_curvature(w, b, top, below, tied, others, term, s1, ridge, slope, h):
+    """One class of each lane: h <- term (b q**2 + p**2 (S2 - b) - S p q) + the z-loss's own."""
     T = w.dtype.type
     for r in range(h.size):
         whole = T(1) + others[r]
         p = w[r] / whole
         q = softmax_rest(w[r], others[r], whole) / whole
-        own = b[r] * q * q + p * p * T(s2[r] - np.float64(b[r])) - T(s1[r]) * p * q
+        rest = rest_of(b[r], top[r], below[r], tied[r])
+        own = b[r] * q * q + p * p * rest - s1[r] * p * q
         h[r] = term[r] * own + T(2) * ridge[r] * p * p + slope[r] * p * q
-    for r in range(others.size):
-        whole = T(1) + others[r]
-        p = w[r] / whole
-        q = softmax_rest(w[r], others[r], whole) / whole
-        rest = T(s1[r] - np.float64(a[r]))
-        w[r] = term[r] * (a[r] * q - p * rest) + slope[r] * p
 
 
 @loop
-def distribution_tile(plan, params, outer, start, labels, tiles, arrays, sums):
+def tile_sums(classes, a, top, below, tied, wide):
+    """Sums over the classes of each lane, below the lane's top and at it."""
+    n = top.size
+    below[:] = 0
+    tied[:] = 0
+    wide[:] = 0
+    for j in range(classes):
+        lane_split(a[j * n : (j + 1) * n], top, below, tied)
+        if j % GROUP == GROUP - 1:
+            flush(below, wide)
+    flush(below, wide)
+    for r in range(n):
+        below[r] = wide[r]
+
+
+@loop
+def distribution_tile(plan, params, outer, start, labels, tiles, arrays, wide):
     """As index_tile, every class with a mass of its own."""
     u, w, slopes, y, h, b = tiles
-    (m, below, ties, others, factor, term, slope, ridge), rest = arrays
-    loss, sample, weight, _, _, _, _, _ = rest
-    wide, s1, s2 = sums
+    (m, below, tied, others, factor, term, slope, ridge), rest = arrays
+    loss, sample, top, top2, below2, tied2, s1, _ = rest
     T = u.dtype.type
     n, curved = m.size, h.size > 0
     load_logits(plan, outer, start, n, u, slopes)
@@ -387,15 +420,15 @@ def distribution_tile(plan, params, outer, start, labels, tiles, arrays, sums):
     lane_factors(plan, labels, y, factor)
     lane_masses(plan, labels, factor, y)
     lane_sample(plan, outer, start, sample)
-    fold_tile(plan, u, w, m, below, ties, wide, others)
+    fold_tile(plan, u, w, m, below, tied, wide, others)
     loss[:] = 0
-    s1[:] = 0
-    s2[:] = 0
+    top[:] = 0
+    top2[:] = 0
     for j in range(plan.classes):
         lo, hi = j * n, (j + 1) * n
         lane_evaluated(
-            params, u[lo:hi], w[lo:hi], m, others, y[lo:hi], loss, s1, s2,
-            b[lo if curved else 0 : hi if curved else 0],
+            params, u[lo:hi], w[lo:hi], m, others, y[lo:hi], loss, top,
+            b[lo if curved else 0 : hi if curved else 0], top2,
         )  # fmt: skip
     for r in range(n):
         lse = m[r] + log1p(others[r])
@@ -406,12 +439,18 @@ def distribution_tile(plan, params, outer, start, labels, tiles, arrays, sums):
     if plan.one_hot or plan.normalize:
         silence(labels, plan.ignore_index, 1, loss)
     if plan.grad.address != 0 or curved:
+        tile_sums(plan.classes, y, top, below, tied, wide)
+        if curved:
+            tile_sums(plan.classes, b, top2, below2, tied2, wide)
+            for r in range(n):
+                s1[r] = below[r] + tied[r]
         for j in range(plan.classes):
             lo, hi = j * n, (j + 1) * n
-            low, high = (lo, hi) if curved else (0, 0)
-            lane_spread(
-                w[lo:hi], y[lo:hi], s1, others, term, slope, b[low:high], s2, ridge, h[low:high]
-            )
+            if curved:
+                lane_spread_curvature(
+                    w[lo:hi], b[lo:hi], top2, below2, tied2, others, term, s1, ridge, slope, h[lo:hi]
+                )
+            lane_spread(w[lo:hi], y[lo:hi], top, below, tied, others, term, slope)
         if plan.one_hot or plan.normalize:
             silence(labels, plan.ignore_index, plan.classes, w)
             silence(labels, plan.ignore_index, plan.classes if curved else 0, h)
@@ -427,12 +466,12 @@ def index_columns(Params, T):
         plan = plan_at(address)
         params = params_at(address, Params, T)
         memory = np.empty((TILES * plan.classes + LANE_ARRAYS) * plan.block, T)
-        numbers = np.empty(4 * plan.block, np.float64)
+        numbers = np.empty(2 * plan.block, np.float64)
         for b in range(first, last):
             outer, start, stop = rows_of(plan, b)
-            labels, sums, tiles, arrays = share(plan, memory, numbers, stop - start)
+            labels, wide, tiles, arrays = share(plan, memory, numbers, stop - start)
             load_labels(plan, outer, start, stop - start, labels)
-            loss = index_tile(plan, params, outer, start, labels, tiles, arrays, sums[0])
+            loss = index_tile(plan, params, outer, start, labels, tiles, arrays, wide)
             put_partial(plan, b, loss)
         memory[0], numbers[0] = T(0), 0.0  # a last use: the views above do not keep them alive
 
@@ -446,13 +485,13 @@ def distribution_columns(Params, T):
         plan = plan_at(address)
         params = params_at(address, Params, T)
         memory = np.empty((TILES * plan.classes + LANE_ARRAYS) * plan.block, T)
-        numbers = np.empty(4 * plan.block, np.float64)
+        numbers = np.empty(2 * plan.block, np.float64)
         for b in range(first, last):
             outer, start, stop = rows_of(plan, b)
-            labels, sums, tiles, arrays = share(plan, memory, numbers, stop - start)
+            labels, wide, tiles, arrays = share(plan, memory, numbers, stop - start)
             if plan.one_hot:
                 load_labels(plan, outer, start, stop - start, labels)
-            loss = distribution_tile(plan, params, outer, start, labels, tiles, arrays, sums)
+            loss = distribution_tile(plan, params, outer, start, labels, tiles, arrays, wide)
             put_partial(plan, b, loss)
         memory[0], numbers[0] = T(0), 0.0  # a last use: the views above do not keep them alive
 
@@ -461,7 +500,7 @@ def distribution_columns(Params, T):
 
 @loop
 def share(plan, memory, numbers, n):
-    """Scratch of a tile of n rows: labels, three float64 lanes, tiles and lanes."""
+    """Scratch of a tile of n rows: labels, a float64 lane, tiles and lanes."""
     here, step = address_of(numbers), 8 * n
     tiles = tiles_of(memory, plan.classes * n, plan.hess.address != 0)
     lane_memory = array_at(
@@ -469,9 +508,5 @@ def share(plan, memory, numbers, n):
         LANE_ARRAYS * n,
         memory.dtype,
     )
-    sums = (
-        array_at(here + step, n, np.float64),
-        array_at(here + 2 * step, n, np.float64),
-        array_at(here + 3 * step, n, np.float64),
-    )
-    return array_at(here, n, np.int64), sums, tiles, lanes(lane_memory, n)
+    wide = array_at(here + step, n, np.float64)
+    return array_at(here, n, np.int64), wide, tiles, lanes(lane_memory, n)

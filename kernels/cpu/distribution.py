@@ -1,8 +1,8 @@
 """Softmax rows with a distribution for a target: every class has mass, every class its rule.
 
-With S = sum of mass_k f'(l_k): grad_j = mass_j f'(l_j) (1 - p_j) - p_j (S - mass_j f'(l_j)). The
-rest S - mass_j f' is formed with S in two parts, so a one-hot or nearly one-hot target keeps its
-small components right. Label smoothing of class indices is such a distribution too.
+With a_j = mass_j f'(l_j) and S their sum: grad_j = a_j (1 - p_j) - p_j (S - a_j). The rest S - a_j
+is made with the largest a kept apart from the sum of the others, so a one-hot or nearly one-hot
+target keeps its small components right. Label smoothing of class indices is a distribution too.
 """
 
 import numpy as np
@@ -12,16 +12,18 @@ from fusedce.kernels.cpu.blocks import (
     address_of,
     array_at,
     at,
+    height,
     load_labels,
     loop,
     put_loss,
     put_partial,
+    rest_of,
     rows_of,
     scratch,
     scratch_size,
     slopes_block,
+    split_sums,
     summing,
-    total64,
 )
 from fusedce.kernels.cpu.machine import call7
 from fusedce.kernels.cpu.plan import params_at, plan_at
@@ -119,7 +121,7 @@ def evaluate_block(params, block, w, y, m, others, a, b):
 
 
 @loop
-def spread(w, a, high, low, others, term, slope, g):
+def spread(w, a, top, below, tied, others, term, slope, g):
     """g <- term (a q - p (S - a)) + slope p."""
     T = w.dtype.type
     whole = T(1) + others
@@ -127,11 +129,11 @@ def spread(w, a, high, low, others, term, slope, g):
     for j in range(g.size):
         p = w[j] * inverse
         q = softmax_rest(w[j], others, whole) * inverse
-        g[j] = term * (a[j] * q - p * ((high - a[j]) + low)) + slope * p
+        g[j] = term * (a[j] * q - p * rest_of(a[j], top, below, tied)) + slope * p
 
 
 @loop
-def spread_curvature(w, a, b, s1, s2, others, term, ridge, slope, h):
+def spread_curvature(w, b, top, below, tied, others, term, s1, ridge, slope, h):
     """h <- term (b q**2 + p**2 (S2 - b) - S p q) + the z-loss's own."""
     T = w.dtype.type
     whole = T(1) + others
@@ -139,8 +141,19 @@ def spread_curvature(w, a, b, s1, s2, others, term, ridge, slope, h):
     for j in range(h.size):
         p = w[j] * inverse
         q = softmax_rest(w[j], others, whole) * inverse
-        own = b[j] * q * q + p * p * (s2 - b[j]) - s1 * p * q
+        own = b[j] * q * q + p * p * rest_of(b[j], top, below, tied) - s1 * p * q
         h[j] = term * own + T(2) * ridge * p * p + slope * p * q
+
+
+@loop
+def joined(total, a):
+    """(top, below, tied) of a row so far, with one more block of it."""
+    top, below, tied = total
+    new = max(top, height(a))
+    if new > top:
+        below, tied = below + tied, 0.0
+    b, t = split_sums(a, new)
+    return new, below + b, tied + t
 
 
 @loop
@@ -163,22 +176,22 @@ def distribution_row(plan, params, outer, inner, label, rows):
         return T(0)
     sample = row_weight(plan, outer, inner, pad)
     m, others = fold(plan, source, u, w, pad)
-    loss, s1, s2 = 0.0, 0.0, 0.0
+    loss, first, second = 0.0, (T(0), 0.0, 0.0), (T(0), 0.0, 0.0)
     for start in range(0, plan.classes, plan.width):
         block, e = recall(plan, source, start, m, u, w, pad)
         n = block.size
         masses(plan, target, label, start, n, factor, y)
         bend = b[: n if hess != 0 else 0]
         loss += evaluate_block(params, block, e, y[:n], m, others, a[:n], bend)
-        s1 += total64(a[:n])
-        s2 += total64(bend)
+        first = joined(first, a[:n])
+        second = joined(second, bend)
     lse = m + log1p(others)
     zeta = sample * T(plan.z_loss)
     if grad != 0 or hess != 0:
         term, ridge = sample * T(plan.scale), zeta * T(plan.scale)
         slope = T(2) * ridge * lse
-        high = T(s1)
-        low = T(s1 - np.float64(high)) if abs(s1) < np.inf else T(0)
+        top, below, tied = first[0], T(first[1]), T(first[2])
+        top2, below2, tied2 = second[0], T(second[1]), T(second[2])
         for start in range(0, plan.classes, plan.width):
             block, e = recall(plan, source, start, m, u, w, pad)
             n = block.size
@@ -190,8 +203,10 @@ def distribution_row(plan, params, outer, inner, label, rows):
                 slopes_block(plan, source + start * plan.logits.cls, n, v)
             g = results(plan.direct_grad and grad != 0, grad + start * plan.grad.cls, gs, n)
             h = hs[: bend.size]
-            spread(e, a, high, low, others, term, slope, g)
-            spread_curvature(e, a, bend, high, T(s2), others, term, ridge, slope, h)
+            spread(e, a, top, below, tied, others, term, slope, g)
+            spread_curvature(
+                e, bend, top2, below2, tied2, others, term, below + tied, ridge, slope, h
+            )
             finish(plan, start, grad, hess, block, g, h, v)
     return sample * T(loss) + zeta * lse * lse
 
