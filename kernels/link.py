@@ -10,7 +10,7 @@ from typing import NamedTuple
 from numba.extending import overload
 
 from fusedce.kernels.rule import RULES, evaluate_outcome
-from fusedce.kernels.scalar import exp, log, log1p, scalar
+from fusedce.kernels.scalar import INLINED, choose, exp_down, log, log1p, log1p_unit, scalar
 
 
 class Sigmoid(NamedTuple):
@@ -25,15 +25,15 @@ class Identity(NamedTuple):
 def sigmoid_outcomes(z):
     """(log p, log q, p, q) of p = sigmoid(z), each right to its own size, one exp in all."""
     T = type(z)
-    e = exp(-abs(z))
+    e = exp_down(-abs(z))
     larger = T(1) / (T(1) + e)
     smaller = e * larger
     up = z >= T(0)
-    tail = log1p(e)
+    tail = log1p_unit(e)
     logp = min(z, T(0)) - tail
     logq = min(-z, T(0)) - tail
-    p = larger if up else smaller
-    q = smaller if up else larger
+    p = choose(up, larger, smaller)
+    q = choose(up, smaller, larger)
     return logp, logq, p, q
 
 
@@ -42,7 +42,7 @@ def outcomes(link, z):
     raise NotImplementedError("compiled code only")
 
 
-@overload(outcomes)
+@overload(outcomes, jit_options=INLINED)
 def _outcomes(link, z):
     if link.instance_class is Sigmoid:
 
@@ -69,25 +69,43 @@ def _term(mass, f, f1, f2, slope, bend):
     T = type(mass)
     some = mass != T(0)
     a = mass * f1
-    return (
-        mass * f if some else T(0),
-        a * slope if some else T(0),
-        mass * f2 * slope * slope + a * bend if some else T(0),
-    )
+    loss, first, second = mass * f, a * slope, mass * f2 * slope * slope + a * bend
+    return choose(some, loss, T(0)), choose(some, first, T(0)), choose(some, second, T(0))
 
 
-@scalar
 def hard_cell(link, z, y, up, down, params):
     """Loss, gradient, curvature of one yes/no label, y in {0, 1}: one evaluation of the rule."""
-    T = type(z)
-    logp, logq, p, q, slope_p, bend_p, slope_q, bend_q = outcomes(link, z)
-    yes = y > T(0.5)
-    f, f1, f2 = evaluate_outcome(
-        yes, logp if yes else logq, logq if yes else logp, p if yes else q, q if yes else p, params
-    )
-    slope = slope_p if yes else slope_q
-    bend = bend_p if yes else bend_q
-    return _term(up if yes else down, f, f1, f2, slope, bend)
+    raise NotImplementedError("compiled code only")
+
+
+@overload(hard_cell, jit_options=INLINED)
+def _hard_cell(link, z, y, up, down, params):
+    if link.instance_class is Sigmoid:
+
+        def sigmoid(link, z, y, up, down, params):
+            T = type(z)
+            yes = y > T(0.5)
+            logp, logq, p, q = sigmoid_outcomes(choose(yes, z, -z))
+            f, f1, f2 = evaluate_outcome(yes, logp, logq, p, q, params)
+            return _term(choose(yes, up, down), f, f1, f2, choose(yes, q, -q), -p * q)
+
+        return sigmoid
+
+    def identity(link, z, y, up, down, params):
+        yes = y > type(z)(0.5)
+        logp, logq, p, q, slope_p, bend_p, slope_q, bend_q = outcomes(link, z)
+        f, f1, f2 = evaluate_outcome(
+            yes,
+            choose(yes, logp, logq),
+            choose(yes, logq, logp),
+            choose(yes, p, q),
+            choose(yes, q, p),
+            params,
+        )
+        slope, bend = choose(yes, slope_p, slope_q), choose(yes, bend_p, bend_q)
+        return _term(choose(yes, up, down), f, f1, f2, slope, bend)
+
+    return identity
 
 
 @scalar
@@ -104,7 +122,7 @@ def soft_cell(link, z, y, up, down, params):
     raise NotImplementedError("compiled code only")
 
 
-@overload(soft_cell)
+@overload(soft_cell, jit_options=INLINED)
 def _soft_cell(link, z, y, up, down, params):
     mixed = RULES[params.instance_class].soft
     if mixed is not None:
@@ -115,11 +133,8 @@ def _soft_cell(link, z, y, up, down, params):
             f, f1, f2 = mixed(logp, logq, p, q, y, params)
             mass = up * y + down * (T(1) - y)
             some = mass != T(0)
-            return (
-                mass * T(f) if some else T(0),
-                mass * T(f1) if some else T(0),
-                mass * T(f2) if some else T(0),
-            )
+            loss, first, second = mass * T(f), mass * T(f1), mass * T(f2)
+            return choose(some, loss, T(0)), choose(some, first, T(0)), choose(some, second, T(0))
 
         return one_piece
 
@@ -146,8 +161,8 @@ def softmax_outcome(d, e, others, log_total):
     T = type(d)
     total = T(1) + others
     p = e / total
-    q = (others if d >= T(0) else total - e) / total
-    logq = log(q) if q < T(0.5) else log1p(-p)
+    q = choose(d >= T(0), others, total - e) / total
+    logq = choose(q < T(0.5), log(q), log1p(-p))
     return d - log_total, logq, p, q
 
 
@@ -155,4 +170,4 @@ def softmax_outcome(d, e, others, log_total):
 def softmax_rest(e, others, total):
     """total * (1 - p) of a class with exponential e: as above, from e alone."""
     T = type(e)
-    return others if e >= T(1) else total - e
+    return choose(e >= T(1), others, total - e)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from numba.extending import overload
 
-from fusedce.kernels.scalar import scalar
+from fusedce.kernels.scalar import INLINED, choose, scalar
 
 MAX_PARAMETERS = 8
 
@@ -65,7 +65,7 @@ def evaluate_outcome(positive, logp, logq, p, q, params):
     return use(logp, logq, p, q, params)
 
 
-@overload(evaluate)
+@overload(evaluate, jit_options=INLINED)
 def _evaluate(logp, logq, p, q, params):
     fn = RULES[params.instance_class].positive
 
@@ -77,7 +77,7 @@ def _evaluate(logp, logq, p, q, params):
     return body
 
 
-@overload(evaluate_outcome)
+@overload(evaluate_outcome, jit_options=INLINED)
 def _evaluate_outcome(positive, logp, logq, p, q, params):
     found = RULES[params.instance_class]
     if found.negative is None:
@@ -88,6 +88,6 @@ def _evaluate_outcome(positive, logp, logq, p, q, params):
         T = type(p)
         f, f1, f2 = evaluate(logp, logq, p, q, params)
         g, g1, g2 = fn(logp, logq, p, q, params)
-        return f if positive else T(g), f1 if positive else T(g1), f2 if positive else T(g2)
+        return choose(positive, f, T(g)), choose(positive, f1, T(g1)), choose(positive, f2, T(g2))
 
     return both

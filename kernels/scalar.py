@@ -18,13 +18,25 @@ FASTMATH = {"contract", "nsz"}
 FASTMATH_SUM = FASTMATH | {"reassoc"}
 
 
+# For the bodies registered with @overload, which do not inherit their caller's options.
+INLINED = {"error_model": "numpy", "fastmath": FASTMATH, "forceinline": True}
+
+
 def scalar(fn: Callable[..., Any]) -> Any:
-    """Compile a function of numbers; error_model="numpy" so that x/0 is inf and SIMD is allowed."""
-    return njit(error_model="numpy", fastmath=FASTMATH)(fn)
+    """Compile a function of numbers; error_model="numpy" so that x/0 is inf and SIMD is allowed.
+
+    forceinline: one call left in a loop keeps it scalar, and LLVM stops inlining by size.
+    """
+    return njit(**INLINED)(fn)
 
 
 def exp(x: float) -> float:
     """e**x."""
+    return math.exp(x)
+
+
+def exp_down(x: float) -> float:
+    """e**x for x <= 0, with 0 below the smallest normal number: cheaper than exp."""
     return math.exp(x)
 
 
@@ -43,9 +55,19 @@ def log1p(x: float) -> float:
     return math.log1p(x) if x > -1 else (-math.inf if x == -1 else math.nan)
 
 
+def log1p_unit(x: float) -> float:
+    """log(1 + x) for x in [0, 1]: cheaper than log1p."""
+    return math.log1p(x)
+
+
 def tanh(x: float) -> float:
     """Hyperbolic tangent."""
     return math.tanh(x)
+
+
+def choose(condition: bool, a: float, b: float) -> float:
+    """``a if condition else b`` without a branch: two such on one condition would stay scalar."""
+    return a if condition else b
 
 
 def fma(a: float, b: float, c: float) -> float:
@@ -57,7 +79,7 @@ def fma(a: float, b: float, c: float) -> float:
 def tiny(x):
     """About the smallest normal number of x's type."""
     T = type(x)
-    return T(1e-37) if T(1e-307) == T(0) else T(1e-307)
+    return choose(T(1e-307) == T(0), T(1e-37), T(1e-307))
 
 
 @scalar
@@ -66,9 +88,9 @@ def whole_power(x, n):
     T = type(x)
     bits = int(n)
     x2 = x * x
-    power = x if bits & 1 else T(1)
-    power = power * x2 if bits & 2 else power
-    return power * (x2 * x2) if bits & 4 else power
+    power = choose(bits & 1 != 0, x, T(1))
+    power = choose(bits & 2 != 0, power * x2, power)
+    return choose(bits & 4 != 0, power * (x2 * x2), power)
 
 
 @scalar
@@ -77,4 +99,4 @@ def real_power(logx, a):
     T = type(a)
     product = a * logx
     lost = fma(a, logx, -product)
-    return exp(product) * (T(1) + lost) if logx > T(-1e6) else T(0)
+    return choose(logx > T(-1e6), exp(product) * (T(1) + lost), T(0))

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple, Unpack
 from fusedce import checks
 from fusedce.call import Options, Traits, run
 from fusedce.kernels.rule import rule
-from fusedce.kernels.scalar import log, log1p, real_power, scalar, tiny, whole_power
-from fusedce.losses.focal import modulated
+from fusedce.kernels.scalar import choose, log, log1p, real_power, scalar, tiny, whole_power
+from fusedce.losses.focal import real_focal, whole_focal
 
 
 class WholeAsymmetric(NamedTuple):
@@ -32,12 +32,12 @@ def _shifted(power, log_u, u, v, p, gamma):  # type: ignore[no-untyped-def]
     With g = df/du: f' = p g and f'' = p g + p**2 dg/du.
     """
     T = type(p)
-    ratio = log_u / v if v > tiny(v) else T(-1)
-    pr = p * ratio if p > T(0) else T(0)
-    pu = p / u if u > T(0) else T(1)  # u = p = 0
+    ratio = choose(v > tiny(v), log_u / v, T(-1))
+    pr = choose(p > T(0), p * ratio, T(0))
+    pu = choose(u > T(0), p / u, T(1))  # u = p = 0
     g = gamma * pr - pu
-    bend = gamma * p * ((T(1) - gamma) * pr + T(2) * pu) / max(v, tiny(v)) + pu * pu
-    return -power * log_u if power > T(0) else T(0), power * g, power * (g + bend)
+    bend = gamma * p * ((T(1) - gamma) * pr + T(2) * pu) / choose(v > tiny(v), v, tiny(v)) + pu * pu
+    return choose(power > T(0), -power * log_u, T(0)), power * g, power * (g + bend)
 
 
 @scalar
@@ -46,10 +46,10 @@ def _unshifted(p, q, logp, logq, clip):  # type: ignore[no-untyped-def]
     T = type(p)
     none = clip == T(0)
     left = q > clip
-    v = q - clip if left else T(0.5)
-    u = p + clip if left else T(0.5)
-    log_u = logp if none else (log1p(-v) if v < T(0.5) else log(u))
-    return u, v, log_u, logq if none else log(v), left
+    v = choose(left, q - clip, T(0.5))
+    u = choose(left, p + clip, T(0.5))
+    log_u = choose(none, logp, choose(v < T(0.5), log1p(-v), log(u)))
+    return u, v, log_u, choose(none, logq, log(v)), left
 
 
 def _whole_negative(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
@@ -57,7 +57,7 @@ def _whole_negative(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
     T = type(p)
     u, v, log_u, _log_v, left = _unshifted(p, q, logp, logq, params.clip)
     f, f1, f2 = _shifted(whole_power(v, params.gamma_neg), log_u, u, v, p, params.gamma_neg)
-    return f if left else T(0), f1 if left else T(0), f2 if left else T(0)
+    return choose(left, f, T(0)), choose(left, f1, T(0)), choose(left, f2, T(0))
 
 
 def _real_negative(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
@@ -67,22 +67,25 @@ def _real_negative(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
     u, v, log_u, log_v, left = _unshifted(p, q, logp, logq, params.clip)
     power = real_power(log_v, gamma) if gamma > T(0) else T(1)
     f, f1, f2 = _shifted(power, log_u, u, v, p, gamma)
-    return f if left else T(0), f1 if left else T(0), f2 if left else T(0)
+    return choose(left, f, T(0)), choose(left, f1, T(0)), choose(left, f2, T(0))
 
 
 @rule(WholeAsymmetric, negative=_whole_negative)
 def _whole_positive(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
     """f = -(1 - p)**gamma_pos l, as focal."""
-    return modulated(whole_power(q, params.gamma_pos), logp, p, q, params.gamma_pos)
+    T = type(p)
+    if params.gamma_pos == T(0):
+        return -logp, T(-1), T(0)
+    return whole_focal(logp, p, q, params.gamma_pos)
 
 
 @rule(RealAsymmetric, negative=_real_negative)
 def _real_positive(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
     """f = -(1 - p)**gamma_pos l, as focal."""
     T = type(p)
-    gamma = params.gamma_pos
-    power = real_power(logq, gamma) if gamma > T(0) else T(1)
-    return modulated(power, logp, p, q, gamma)
+    if params.gamma_pos == T(0):
+        return -logp, T(-1), T(0)
+    return real_focal(logp, logq, p, q, params.gamma_pos)
 
 
 def asymmetric(

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Unpack
 from fusedce import checks
 from fusedce.call import Options, Traits, run
 from fusedce.kernels.rule import rule
-from fusedce.kernels.scalar import log, real_power, scalar, tiny, whole_power
+from fusedce.kernels.scalar import choose, log, real_power, scalar, tiny, whole_power
 from fusedce.losses.cross_entropy import CrossEntropy
 
 
@@ -28,32 +28,51 @@ class MixedFocal(NamedTuple):
 
 
 @scalar
-def modulated(power, logp, p, q, gamma):  # type: ignore[no-untyped-def]
-    """f, f', f'' of -q**gamma l, given q**gamma.
+def whole_focal(logp, p, q, gamma):  # type: ignore[no-untyped-def]
+    """f, f', f'' of -q**gamma l for gamma in {1, ..., 7}, with no division and no power below 0.
 
-    With r = l / q, which tends to -1 as p tends to 1: f' = q**gamma (gamma p r - 1) and
-    f'' = q**gamma gamma p (2 + r (1 - gamma p)) / q. No power below gamma is formed, so nothing
-    overflows for gamma < 1; p l is 0 at p = 0, where l may be -inf.
+    f' = q**(gamma-1) (gamma p l - q), f'' = gamma p (2 q**(gamma-1) + q**(gamma-2) (1 - gamma p) l)
+    where for gamma = 1 the last power cancels against 1 - p. p l is 0 at p = 0, l = -inf.
     """
     T = type(p)
+    low = whole_power(q, gamma - T(1))
+    power = low * q
+    pl = choose(p > T(0), p * logp, T(0))
+    loss = choose(power > T(0), -power * logp, T(0))
+    single = gamma == T(1)
+    lower = whole_power(q, choose(single, T(0), gamma - T(2)))
+    factor = choose(single, T(1), lower * (T(1) - gamma * p))
+    f2 = gamma * (T(2) * p * low + factor * pl)
+    return loss, low * (gamma * pl - q), f2
+
+
+@scalar
+def real_focal(logp, logq, p, q, gamma):  # type: ignore[no-untyped-def]
+    """The same for any gamma > 0, in terms of r = l / q, which tends to -1 as p tends to 1.
+
+    f' = q**gamma (gamma p r - 1) and f'' = q**gamma gamma p (2 + r (1 - gamma p)) / q: no power
+    below gamma is formed, so nothing overflows for gamma < 1.
+    """
+    T = type(p)
+    power = real_power(logq, gamma)
     floor = tiny(q)
-    ratio = logp / q if q > floor else T(-1)
-    pr = p * ratio if p > T(0) else T(0)
-    f1 = power * (gamma * pr - T(1))
-    f2 = power * gamma * (T(2) * p + pr * (T(1) - gamma * p)) / (q if q > floor else floor)
-    return -power * logp if power > T(0) else T(0), f1, f2
+    ratio = choose(q > floor, logp / q, T(-1))
+    pr = choose(p > T(0), p * ratio, T(0))
+    loss = choose(power > T(0), -power * logp, T(0))
+    f2 = power * gamma * (T(2) * p + pr * (T(1) - gamma * p)) / choose(q > floor, q, floor)
+    return loss, power * (gamma * pr - T(1)), f2
 
 
 @rule(WholeFocal)
 def _whole(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
     """f = -(1 - p)**gamma l."""
-    return modulated(whole_power(q, params.gamma), logp, p, q, params.gamma)
+    return whole_focal(logp, p, q, params.gamma)
 
 
 @rule(RealFocal)
 def _real(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
     """f = -(1 - p)**gamma l."""
-    return modulated(real_power(logq, params.gamma), logp, p, q, params.gamma)
+    return real_focal(logp, logq, p, q, params.gamma)
 
 
 def _mixed(logp, logq, p, q, y, params):  # type: ignore[no-untyped-def]
@@ -61,18 +80,15 @@ def _mixed(logp, logq, p, q, y, params):  # type: ignore[no-untyped-def]
     T = type(p)
     gamma = params.gamma
     no = T(1) - y
-    yes_term = y * logp if y != T(0) else T(0)
-    no_term = no * logq if no != T(0) else T(0)
-    ce = -(yes_term + no_term)
+    ce = -(choose(y != T(0), y * logp, T(0)) + choose(no != T(0), no * logq, T(0)))
     m = p * no + q * y
     # log m from its larger part: exact for hard labels, where the other part is 0.
-    hard_log = logq if no == T(0) else logp
-    power = real_power(hard_log if (no == T(0)) | (y == T(0)) else log(m), gamma)
-    power = T(1) if gamma == T(0) else power
+    log_m = choose(no == T(0), logq, choose(y == T(0), logp, log(m)))
+    power = choose(gamma == T(0), T(1), real_power(log_m, gamma))
     floor = tiny(p)
-    d = (no - y) * p * q / (m if m > floor else floor)  # d log m / dz
+    d = (no - y) * p * q / choose(m > floor, m, floor)  # d log m / dz
     slope = p * no - q * y  # d ce / dz
-    ce_d = ce * d if d != T(0) else T(0)
+    ce_d = choose(d != T(0), ce * d, T(0))
     f1 = power * (gamma * ce_d + slope)
     bend = gamma * (gamma - T(1)) * d * ce_d + gamma * ce_d * (q - p) + T(2) * gamma * d * slope
     return power * ce, f1, power * (bend + p * q)
@@ -82,8 +98,9 @@ def _mixed(logp, logq, p, q, y, params):  # type: ignore[no-untyped-def]
 def _mixed_hard(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
     """For hard labels: the plain focal loss."""
     T = type(p)
-    power = T(1) if params.gamma == T(0) else real_power(logq, params.gamma)
-    return modulated(power, logp, p, q, params.gamma)
+    if params.gamma == T(0):
+        return -logp, T(-1), T(0)
+    return real_focal(logp, logq, p, q, params.gamma)
 
 
 def _params(gamma: float, mixed: bool) -> Any:

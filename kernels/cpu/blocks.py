@@ -8,7 +8,7 @@ import numpy as np
 from numba import carray, njit
 
 from fusedce.kernels.cpu.machine import call7, from_order_key, larger, order_key, pointer, poke
-from fusedce.kernels.scalar import FASTMATH, FASTMATH_SUM, exp, scalar, tanh
+from fusedce.kernels.scalar import FASTMATH, FASTMATH_SUM, choose, exp_down, scalar, tanh
 
 # Elements added up in the compute dtype before the sum goes on in float64: with 64 partial sums in
 # the lanes that is 16 additions in a row, an error below 2e-6 for the worst data.
@@ -37,6 +37,13 @@ def array_at(address, n, dtype):
 
 
 @loop
+def copied(source, target):
+    """target <- source; a slice assignment compiles to ten times the code, for its error text."""
+    for j in range(target.size):
+        target[j] = source[j]
+
+
+@loop
 def cap(u, scale, softcap):
     """u <- softcap * tanh(scale * u / softcap), or scale * u."""
     T = u.dtype.type
@@ -53,7 +60,7 @@ def cap_slope(v, scale, softcap):
     """v <- d/dv of the above: scale * sech**2, by 4 e / (1 + e)**2 with e = exp(-2|a|)."""
     T = v.dtype.type
     for j in range(v.size):
-        e = exp(T(-2) * abs(scale * v[j] / softcap))
+        e = exp_down(T(-2) * abs(scale * v[j] / softcap))
         v[j] = scale * (T(4) * e / ((T(1) + e) * (T(1) + e)))
 
 
@@ -69,8 +76,8 @@ def peak(u):
 
 @scalar
 def _apart(d, e):
-    """(e, 0) below the maximum, (0, 1) at it; two selects would become a branch and stay scalar."""
-    below = type(e)(0) if d >= type(e)(0) else e
+    """(e, 0) below the maximum, (0, 1) at it."""
+    below = choose(d >= type(e)(0), type(e)(0), e)
     return below, e - below
 
 
@@ -81,7 +88,7 @@ def _exponentials(u, m, w):
     ties = T(0)
     for j in range(u.size):
         d = u[j] - m
-        e = exp(d)
+        e = exp_down(d)
         w[j] = e
         b, t = _apart(d, e)
         below += b
@@ -162,7 +169,7 @@ def height(a):
 @scalar
 def split_at(x, top):
     """(x, 0) below a magnitude, (0, x) at it; see ``_apart``."""
-    below = type(x)(0) if abs(x) >= top else x
+    below = choose(abs(x) >= top, type(x)(0), x)
     return below, x - below
 
 
@@ -192,7 +199,7 @@ def split_sums(a, top):
 @scalar
 def rest_of(x, top, below, tied):
     """The sum of all other elements: what stands at the top leaves by itself, exactly."""
-    return below + (tied - x) if abs(x) >= top else (below + tied) - x
+    return choose(abs(x) >= top, below + (tied - x), (below + tied) - x)
 
 
 @loop

@@ -12,6 +12,7 @@ from fusedce.kernels.cpu.blocks import (
     at,
     cap,
     cap_slope,
+    copied,
     load_labels,
     loop,
     put_partial,
@@ -25,7 +26,7 @@ from fusedce.kernels.cpu.plan import params_at, plan_at
 from fusedce.kernels.cpu.rows import chained, scaled
 from fusedce.kernels.link import softmax_outcome, softmax_rest
 from fusedce.kernels.rule import evaluate
-from fusedce.kernels.scalar import exp, log1p
+from fusedce.kernels.scalar import choose, exp_down, log1p
 
 GROUP = 16  # classes added up in the compute dtype before a lane's sum goes on in float64
 
@@ -34,7 +35,7 @@ GROUP = 16  # classes added up in the compute dtype before a lane's sum goes on 
 def lane_peak(u, m):
     """m <- max(m, u); NaN is left to the sum."""
     for r in range(m.size):
-        m[r] = u[r] if u[r] > m[r] else m[r]
+        m[r] = choose(u[r] > m[r], u[r], m[r])
 
 
 @loop
@@ -43,9 +44,9 @@ def lane_exponentials(u, m, w, below, ties):
     T = u.dtype.type
     for r in range(m.size):
         d = u[r] - m[r]
-        e = exp(d)
+        e = exp_down(d)
         w[r] = e
-        under = T(0) if d >= T(0) else e
+        under = choose(d >= T(0), T(0), e)
         below[r] += under
         ties[r] += e - under
 
@@ -90,7 +91,8 @@ def fold_tile(plan, u, w, m, below, ties, wide, others):
     flush(below, wide)
     for r in range(n):
         # No class at the maximum: the row is all -inf (or NaN).
-        others[r] = T(wide[r] + (np.float64(ties[r]) - 1.0)) if ties[r] > T(0) else T(np.nan)
+        rest = T(wide[r] + (np.float64(ties[r]) - 1.0))
+        others[r] = choose(ties[r] > T(0), rest, T(np.nan))
 
 
 @loop
@@ -109,13 +111,14 @@ def lane_rule(params, d, m, others, weight, sample, zeta0, scale, loss, k, at_ta
     T = d.dtype.type
     for r in range(d.size):
         log_total = log1p(others[r])
-        logp, logq, p, q = softmax_outcome(d[r], exp(d[r]), others[r], log_total)
+        logp, logq, p, q = softmax_outcome(d[r], exp_down(d[r]), others[r], log_total)
         f, f1, f2 = evaluate(logp, logq, p, q, params)
         zeta = zeta0 * sample[r]
         lse = m[r] + log_total
         term = weight[r] * scale
-        slope = T(2) * zeta * scale * lse if zeta != T(0) else T(0)
-        loss[r] = weight[r] * f + (zeta * lse * lse if zeta != T(0) else T(0))
+        lse = choose(zeta != T(0), lse, T(0))
+        slope = T(2) * zeta * scale * lse
+        loss[r] = weight[r] * f + zeta * lse * lse
         k[r] = (slope - term * f1) / (T(1) + others[r])
         at_target[r] = term * f1 * q + slope * p
         square[r] = term * f2 + T(2) * zeta * scale
@@ -155,7 +158,7 @@ def lane_sample(plan, outer, start, sample):
 def lane_weights(plan, outer, start, labels, sample, weight):
     """The sample weight of each lane, and that times the weight of its class."""
     lane_sample(plan, outer, start, sample)
-    weight[:] = sample
+    copied(sample, weight)
     if plan.weight != 0:
         for r in range(sample.size):
             if labels[r] != plan.ignore_index:
@@ -227,7 +230,7 @@ def load_logits(plan, outer, start, n, tile, raw):
     scale, softcap = T(plan.logit_scale), T(plan.softcap)
     load_tile(plan, plan.logits, plan.load_logits, outer, start, n, tile)
     if softcap > T(0):
-        raw[:] = tile
+        copied(tile, raw)
         cap_slope(raw, scale, softcap)
     if softcap > T(0) or scale != T(1):
         cap(tile, scale, softcap)
@@ -331,7 +334,7 @@ def lane_factors(plan, labels, y, factor):
         for j in range(plan.classes):
             line = y[j * n : (j + 1) * n]
             for r in range(n):
-                factor[r] += T(0) if line[r] == T(0) else T(1)
+                factor[r] += choose(line[r] == T(0), T(0), T(1))
         for r in range(n):
             labels[r] = plan.ignore_index if factor[r] == T(0) else 0
             factor[r] = T(plan.label_factor) / factor[r] if factor[r] != T(0) else T(0)
@@ -345,15 +348,17 @@ def lane_evaluated(params, u, w, m, others, y, loss, top, b, top2):
         log_total = log1p(others[r])
         logp, logq, p, q = softmax_outcome(u[r] - m[r], w[r], others[r], log_total)
         f, f1, f2 = evaluate(logp, logq, p, q, params)
-        b[r] = y[r] * f2 if y[r] != T(0) else T(0)
-        top2[r] = max(top2[r], abs(b[r]))
+        b[r] = choose(y[r] != T(0), y[r] * f2, T(0))
+        top2[r] = choose(abs(b[r]) > top2[r], abs(b[r]), top2[r])
     for r in range(m.size):
         log_total = log1p(others[r])
         logp, logq, p, q = softmax_outcome(u[r] - m[r], w[r], others[r], log_total)
         f, f1, f2 = evaluate(logp, logq, p, q, params)
-        loss[r] += y[r] * f if y[r] != T(0) else T(0)
-        y[r] = y[r] * f1 if y[r] != T(0) else T(0)
-        top[r] = max(top[r], abs(y[r]))
+        some = y[r] != T(0)
+        a = choose(some, y[r] * f1, T(0))
+        loss[r] += choose(some, y[r] * f, T(0))
+        y[r] = a
+        top[r] = choose(abs(a) > top[r], abs(a), top[r])
 
 
 @loop

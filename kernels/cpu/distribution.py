@@ -30,7 +30,7 @@ from fusedce.kernels.cpu.plan import params_at, plan_at
 from fusedce.kernels.cpu.rows import finish, fold, recall, results, row_weight, zeros
 from fusedce.kernels.link import softmax_outcome, softmax_rest
 from fusedce.kernels.rule import evaluate
-from fusedce.kernels.scalar import log1p
+from fusedce.kernels.scalar import choose, log1p
 
 
 @summing
@@ -38,7 +38,7 @@ def nonzero(y):
     """The number of nonzero labels (NaN counts)."""
     count = y.dtype.type(0)
     for j in range(y.size):
-        count += y.dtype.type(0) if y[j] == 0 else y.dtype.type(1)
+        count += choose(y[j] == y.dtype.type(0), y.dtype.type(0), y.dtype.type(1))
     return count
 
 
@@ -90,8 +90,8 @@ def evaluated(u, w, y, m, others, log_total, params, a):
         logp, logq, p, q = softmax_outcome(u[j] - m, w[j], others, log_total)
         f, f1, f2 = evaluate(logp, logq, p, q, params)
         some = y[j] != T(0)
-        loss += y[j] * f if some else T(0)
-        a[j] = y[j] * f1 if some else T(0)
+        loss += choose(some, y[j] * f, T(0))
+        a[j] = choose(some, y[j] * f1, T(0))
     return loss
 
 
@@ -102,7 +102,7 @@ def bends(u, w, y, m, others, log_total, params, b):
     for j in range(u.size):
         logp, logq, p, q = softmax_outcome(u[j] - m, w[j], others, log_total)
         f, f1, f2 = evaluate(logp, logq, p, q, params)
-        b[j] = y[j] * f2 if y[j] != T(0) else T(0)
+        b[j] = choose(y[j] != T(0), y[j] * f2, T(0))
 
 
 @loop

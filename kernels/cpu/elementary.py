@@ -13,8 +13,8 @@ from numba import types
 from numba.extending import overload
 
 from fusedce.kernels import scalar as stubs
-from fusedce.kernels.cpu.machine import fused, round_even, scale_by_power, split
-from fusedce.kernels.scalar import scalar
+from fusedce.kernels.cpu.machine import fused, power_of_two, round_even, scale_by_power, select, split
+from fusedce.kernels.scalar import INLINED, scalar
 
 INF, NAN = math.inf, math.nan
 
@@ -22,7 +22,7 @@ INF, NAN = math.inf, math.nan
 def _both(stub, single, double):
     """Register the float32 and the float64 body of an elementary function."""
 
-    @overload(stub, target="cpu")
+    @overload(stub, target="cpu", jit_options=INLINED)
     def _choose(x):
         if x == types.float32:
             return lambda x: single(x)
@@ -70,34 +70,73 @@ def _expm1_reduced64(x):
 def exp32(x):
     """e**x; the clamps keep 2**n in range and let NaN through."""
     T = np.float32
-    x = T(-105.0) if x < T(-105.0) else x
-    x = T(90.0) if x > T(90.0) else x
+    x = select(x < T(-105.0), T(-105.0), x)
+    x = select(x > T(90.0), T(90.0), x)
     m, n = _expm1_reduced32(x)
     return scale_by_power(T(1.0) + m, n)
 
 
 @scalar
 def exp64(x):
-    x = -746.0 if x < -746.0 else x
-    x = 710.0 if x > 710.0 else x
+    x = select(x < -746.0, -746.0, x)
+    x = select(x > 710.0, 710.0, x)
     m, n = _expm1_reduced64(x)
     return scale_by_power(1.0 + m, n)
+
+
+@scalar
+def exp_down32(x):
+    """e**x for x <= 0 with one scaling; 0 below log of the smallest normal number."""
+    T = np.float32
+    n = round_even(x * T(1.44269504))
+    r = x - n * T(0.693359375)
+    r = r - n * T(-2.12194440e-4)
+    w = T(1.381459853e-3)
+    w = w * r + T(8.368716878e-3)
+    w = w * r + T(4.166838805e-2)
+    w = w * r + T(1.666652063e-1)
+    w = w * r + T(4.999999345e-1)
+    y = (w * (r * r) + r + T(1.0)) * power_of_two(n)
+    return select(x < T(-87.33654), T(0.0), y)
+
+
+@scalar
+def exp_down64(x):
+    m, n = _expm1_reduced64(x)
+    y = (1.0 + m) * power_of_two(n)
+    return select(x < -708.3964185322641, 0.0, y)
+
+
+@scalar
+def log1p_unit32(x):
+    """log(1 + x) for x in [0, 1]: one halving brings 1 + x under sqrt(2)."""
+    T = np.float32
+    far = x > T(0.41421356)
+    t = select(far, (x - T(1.0)) * T(0.5), x)
+    return _log_reduced32(t, select(far, T(1.0), T(0.0)))
+
+
+@scalar
+def log1p_unit64(x):
+    far = x > 0.41421356
+    t = select(far, (x - 1.0) * 0.5, x)
+    return _log_reduced64(t, select(far, 1.0, 0.0))
 
 
 @scalar
 def expm1_32(x):
     """2**n ((e**r - 1) + (1 - 2**-n)): no cancellation, since both have the sign of x or n = 0."""
     T = np.float32
-    x = T(-20.0) if x < T(-20.0) else x
-    x = T(90.0) if x > T(90.0) else x
+    x = select(x < T(-20.0), T(-20.0), x)
+    x = select(x > T(90.0), T(90.0), x)
     m, n = _expm1_reduced32(x)
     return scale_by_power(m + (T(1.0) - scale_by_power(T(1.0), -n)), n)
 
 
 @scalar
 def expm1_64(x):
-    x = -40.0 if x < -40.0 else x
-    x = 710.0 if x > 710.0 else x
+    x = select(x < -40.0, -40.0, x)
+    x = select(x > 710.0, 710.0, x)
     m, n = _expm1_reduced64(x)
     return scale_by_power(m + (1.0 - scale_by_power(1.0, -n)), n)
 
@@ -141,24 +180,24 @@ def _log_reduced64(t, k):
 def _log_edges(x, y):
     """y = log x for ordinary x; what x = 0, negative, infinite or NaN need."""
     T = type(x)
-    y = T(-INF) if x == T(0) else y
-    y = x if x == T(INF) else y
-    return y if x >= T(0) else T(NAN)
+    y = select(x == T(0), T(-INF), y)
+    y = select(x == T(INF), x, y)
+    return select(x >= T(0), y, T(NAN))
 
 
 @scalar
 def log32(x):
     T = np.float32
     tiny = x < T(1.17549435e-38)
-    f, k, _ = split(x * T(33554432.0) if tiny else x)
-    return _log_edges(x, _log_reduced32(f - T(1.0), k - T(25.0) if tiny else k))
+    f, k, _ = split(select(tiny, x * T(33554432.0), x))
+    return _log_edges(x, _log_reduced32(f - T(1.0), select(tiny, k - T(25.0), k)))
 
 
 @scalar
 def log64(x):
     tiny = x < 2.2250738585072014e-308
-    f, k, _ = split(x * 18014398509481984.0 if tiny else x)
-    return _log_edges(x, _log_reduced64(f - 1.0, k - 54.0 if tiny else k))
+    f, k, _ = split(select(tiny, x * 18014398509481984.0, x))
+    return _log_edges(x, _log_reduced64(f - 1.0, select(tiny, k - 54.0, k)))
 
 
 @scalar
@@ -166,18 +205,18 @@ def log1p32(x):
     """log u for u = 1 + x, with what the rounding of u lost put back into the reduced argument."""
     T = np.float32
     u = T(1.0) + x
-    lost = x - (u - T(1.0)) if x < T(1.0) else T(1.0) - (u - x)
+    lost = select(x < T(1.0), x - (u - T(1.0)), T(1.0) - (u - x))
     f, k, inverse = split(u)
-    back = T(0.0) if x > T(1e30) else lost * inverse  # 2**-k is out of range at the top
+    back = select(x > T(1e30), T(0.0), lost * inverse)  # 2**-k is out of range at the top
     return _log_edges(u, _log_reduced32((f - T(1.0)) + back, k))
 
 
 @scalar
 def log1p64(x):
     u = 1.0 + x
-    lost = x - (u - 1.0) if x < 1.0 else 1.0 - (u - x)
+    lost = select(x < 1.0, x - (u - 1.0), 1.0 - (u - x))
     f, k, inverse = split(u)
-    back = 0.0 if x > 1e300 else lost * inverse
+    back = select(x > 1e300, 0.0, lost * inverse)
     return _log_edges(u, _log_reduced64((f - 1.0) + back, k))
 
 
@@ -188,24 +227,31 @@ def _tanh_with(reduced):
     def body(x):
         T = type(x)
         far = abs(x) > T(0.55)
-        bounded = T(40.0) if abs(x) > T(40.0) else abs(x)
+        bounded = select(abs(x) > T(40.0), T(40.0), abs(x))
         r, n = reduced(T(-2) * bounded)
         e = scale_by_power(T(1) + r, n)
         m = scale_by_power(r + (T(1) - scale_by_power(T(1), -n)), n)
-        t = (T(2) * e if far else -m) / (T(1) + e if far else T(2) + m)
-        t = T(1) - t if far else t
-        return -t if x < T(0) else t
+        t = select(far, T(2) * e, -m) / select(far, T(1) + e, T(2) + m)
+        t = select(far, T(1) - t, t)
+        return select(x < T(0), -t, t)
 
     return body
 
 
 _both(stubs.exp, exp32, exp64)
+_both(stubs.exp_down, exp_down32, exp_down64)
+_both(stubs.log1p_unit, log1p_unit32, log1p_unit64)
 _both(stubs.expm1, expm1_32, expm1_64)
 _both(stubs.log, log32, log64)
 _both(stubs.log1p, log1p32, log1p64)
 _both(stubs.tanh, _tanh_with(_expm1_reduced32), _tanh_with(_expm1_reduced64))
 
 
-@overload(stubs.fma, target="cpu")
+@overload(stubs.fma, target="cpu", jit_options=INLINED)
 def _fma(a, b, c):
     return lambda a, b, c: fused(a, b, c)
+
+
+@overload(stubs.choose, target="cpu", jit_options=INLINED)
+def _choose(condition, a, b):
+    return lambda condition, a, b: select(condition, a, b)

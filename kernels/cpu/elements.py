@@ -6,11 +6,12 @@ a patch of whole lines, or a part of one long line, and lies contiguous: in plac
 
 import numpy as np
 
-from fusedce.kernels.cpu.blocks import address_of, array_at, cap, cap_slope, loop, summing, total
+from fusedce.kernels.cpu.blocks import address_of, array_at, cap, cap_slope, copied, loop, summing, total
 from fusedce.kernels.cpu.machine import call7, poke
 from fusedce.kernels.cpu.plan import params_at, plan_at
 from fusedce.kernels.cpu.rows import chained, scaled
 from fusedce.kernels.link import hard_cell, soft_cell
+from fusedce.kernels.scalar import choose
 
 
 @loop
@@ -47,20 +48,19 @@ def one_hot(plan, outer, line, along, lines, columns, labels, y):
             call7(plan.load_targets, here, 0, view.cls, 1, columns, address_of(labels), 0)
             cls = outer * plan.class_outer + (line + i) * plan.class_line
             for j in range(columns):
-                hit = T(1) if labels[j] == cls else T(0)
-                row[j] = T(np.inf) if labels[j] == plan.ignore_index else hit
+                hit = choose(labels[j] == cls, T(1), T(0))
+                row[j] = choose(labels[j] == plan.ignore_index, T(np.inf), hit)
 
 
 @summing
-def soft_labels(y, factor, shift, ignored):
-    """How many labels are neither 0 nor 1."""
+def softness(y, factor, shift):
+    """Zero if and only if every label is 0 or 1."""
     T = y.dtype.type
-    count = T(0)
+    total = T(0)
     for j in range(y.size):
         label = y[j] * factor + shift
-        hard = (label == T(0)) | (label == T(1)) | (y[j] == ignored)
-        count += T(0) if hard else T(1)
-    return count
+        total += abs(label * (T(1) - label))
+    return total
 
 
 @loop
@@ -70,8 +70,8 @@ def hard(link, z, y, up, down, params, factor, shift, ignored, scale, loss, g):
     for j in range(z.size):
         a, a1, a2 = hard_cell(link, z[j], y[j] * factor + shift, up[j], down[j], params)
         keep = y[j] != ignored
-        loss[j] = a if keep else T(0)
-        g[j] = a1 * scale if keep else T(0)
+        loss[j] = choose(keep, a, T(0))
+        g[j] = choose(keep, a1 * scale, T(0))
 
 
 @loop
@@ -81,8 +81,8 @@ def soft(link, z, y, up, down, params, factor, shift, ignored, scale, loss, g):
     for j in range(z.size):
         a, a1, a2 = soft_cell(link, z[j], y[j] * factor + shift, up[j], down[j], params)
         keep = y[j] != ignored
-        loss[j] = a if keep else T(0)
-        g[j] = a1 * scale if keep else T(0)
+        loss[j] = choose(keep, a, T(0))
+        g[j] = choose(keep, a1 * scale, T(0))
 
 
 @loop
@@ -91,7 +91,7 @@ def curvature(link, z, y, up, down, params, factor, shift, ignored, scale, h):
     T = z.dtype.type
     for j in range(z.size):
         a, a1, a2 = soft_cell(link, z[j], y[j] * factor + shift, up[j], down[j], params)
-        h[j] = a2 * scale if y[j] != ignored else T(0)
+        h[j] = choose(y[j] != ignored, a2 * scale, T(0))
 
 
 @loop
@@ -134,7 +134,7 @@ def logits_of(plan, outer, line, along, lines, columns, scratch, v):
         patch(plan, plan.logits, plan.load_logits, outer, line, along, lines, columns, scratch, 0)
         scale, softcap = T(plan.logit_scale), T(plan.softcap)
         if softcap > T(0):
-            v[:n] = scratch[:n]
+            copied(scratch, v[:n])
             cap_slope(v[:n], scale, softcap)
         if softcap > T(0) or scale != T(1):
             cap(scratch[:n], scale, softcap)
@@ -168,7 +168,7 @@ def element_block(plan, link, params, outer, line, along, lines, columns, labels
     h = hs[: n if plan.hess.address != 0 else 0]
     if h.size > 0:  # before the gradient, which may lie over the logits
         curvature(link, z, y, up, down, params, factor, shift, ignored, scale, h)
-    if plan.hard or soft_labels(y, factor, shift, ignored) == T(0):
+    if plan.hard or (not plan.ignoring and softness(y, factor, shift) == T(0)):
         hard(link, z, y, up, down, params, factor, shift, ignored, scale, loss[:n], g)
     else:
         soft(link, z, y, up, down, params, factor, shift, ignored, scale, loss[:n], g)

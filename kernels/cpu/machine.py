@@ -51,6 +51,16 @@ def fused(typingctx, a, b, c):
 
 
 @intrinsic
+def select(typingctx, condition, a, b):
+    """a or b, both of one type, without a branch."""
+
+    def codegen(context, builder, signature, args):
+        return builder.select(args[0], args[1], args[2])
+
+    return (a(types.boolean, a, a), codegen) if a == b else None
+
+
+@intrinsic
 def scale_by_power(typingctx, x, n):
     """x * 2**n for a whole number n as a float, |n| < 2 * bias; NaN in n gives any scale.
 
@@ -73,6 +83,20 @@ def scale_by_power(typingctx, x, n):
         return builder.fmul(half, _field_to_power(builder, ty, second))
 
     return x(x, x), codegen
+
+
+@intrinsic
+def power_of_two(typingctx, n):
+    """2**n for a whole number n as a float, -bias < n <= bias; NaN gives any number."""
+
+    def codegen(context, builder, signature, args):
+        ty = signature.args[0]
+        # The lowest bits of n + 1.5 * 2**mantissa + bias are the exponent field.
+        magic = 1.5 * 2.0 ** MANTISSA[ty] + BIAS[ty]
+        shifted = builder.fadd(args[0], ir.Constant(FLOAT[ty], magic))
+        return _field_to_power(builder, ty, builder.bitcast(shifted, INT[ty]))
+
+    return n(n), codegen
 
 
 @intrinsic

@@ -24,6 +24,8 @@ from fusedce.kernels.cpu.machine import (
     single_to_half,
 )
 
+from fusedce.kernels.scalar import INLINED
+
 
 class Plain(NamedTuple):
     """Type tag: a number stored as itself."""
@@ -47,7 +49,7 @@ def narrow(form, x):
     raise NotImplementedError("compiled code only")
 
 
-@overload(widen)
+@overload(widen, jit_options=INLINED)
 def _widen(form, x):
     if form.instance_class is Half:
         return lambda form, x: half_to_single(x)
@@ -56,7 +58,7 @@ def _widen(form, x):
     return lambda form, x: x
 
 
-@overload(narrow)
+@overload(narrow, jit_options=INLINED)
 def _narrow(form, x):
     if form.instance_class is Half:
         return lambda form, x: single_to_half(np.float32(x))

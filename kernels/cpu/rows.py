@@ -28,7 +28,7 @@ from fusedce.kernels.cpu.machine import call7, peek
 from fusedce.kernels.cpu.plan import params_at, plan_at
 from fusedce.kernels.link import softmax_outcome, softmax_rest
 from fusedce.kernels.rule import evaluate
-from fusedce.kernels.scalar import exp, log1p
+from fusedce.kernels.scalar import exp_down, log1p
 
 
 @loop
@@ -43,7 +43,7 @@ def fold(plan, address, u, w, pad):
         block = logits_block(plan, address + start * plan.logits.cls, n, u)
         top = summit(block, pad)
         if top > m:
-            below = (below + ties) * np.float64(exp(m - top))
+            below = (below + ties) * np.float64(exp_down(m - top))
             ties = 0.0
             m = top
         b, t = exponentials(block, m, w, pad)
@@ -146,7 +146,7 @@ def row_weight(plan, outer, inner, scratch):
 def target_logit(plan, address, label, m, u):
     """(z - max, exp of it) of one class."""
     d = logits_block(plan, address + label * plan.logits.cls, 1, u)[0] - m
-    return d, exp(d)
+    return d, exp_down(d)
 
 
 @loop
