@@ -33,7 +33,7 @@ def native(array: np.ndarray) -> np.ndarray:
     return array if array.flags.aligned else array.copy()
 
 
-def compute_type(dtype: np.dtype[Any]) -> type:
+def compute_type(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
     """The type of all arithmetic: float64 for float64, else float32."""
     return np.float64 if dtype == np.float64 else np.float32
 
@@ -77,7 +77,7 @@ def overlap(a: np.ndarray, b: np.ndarray) -> bool:
     if not np.may_share_memory(a, b):
         return False
     try:
-        return np.shares_memory(a, b, max_work=1000)
+        return np.shares_memory(a, b, max_work=1000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True
 

@@ -70,7 +70,7 @@ class _Call:
 
     @property
     def classes(self) -> int:
-        return self.logits.shape[self.axis]
+        return int(self.logits.shape[self.axis])
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -197,7 +197,7 @@ def _check_meaning(traits: Traits, call: _Call) -> None:
     if call.activation == "softmax":
         if traits.sigmoid_only:
             raise ValueError(f"{traits.name} has no meaning with {where}: classes must not compete")
-        refused = {"pos_weight": call.pos_weight, "alpha": traits.alpha}
+        refused: dict[str, Any] = {"pos_weight": call.pos_weight, "alpha": traits.alpha}
         refused |= {"neg_label": call.neg_label or None, "soft_labels": traits.mixed}
     else:
         refused = {"z_loss": call.z_loss or None, "normalize_targets": call.normalize or None}

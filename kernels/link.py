@@ -37,6 +37,14 @@ def sigmoid_outcomes(z):
     return logp, logq, p, q
 
 
+class Slope(NamedTuple):
+    """Type tag: first derivatives are wanted."""
+
+
+class Curvature(NamedTuple):
+    """Type tag: second derivatives too; without it their loops are not even compiled."""
+
+
 def outcomes(link, z):
     """(log p, log q, p, q, dlogp/dz, d2logp/dz2, dlogq/dz, d2logq/dz2)."""
     raise NotImplementedError("compiled code only")

@@ -12,7 +12,7 @@ class Problem:
 
     params: Any  # the rule's NamedTuple
     activation: str | None  # "softmax", "sigmoid" or None
-    compute: type  # np.float32 or np.float64
+    compute: type[np.floating[Any]]  # np.float32 or np.float64
     logits: np.ndarray  # (outer, C, inner)
     targets: np.ndarray  # (outer, C, inner), or (outer, 1, inner) class indices
     one_hot: bool  # targets are class indices

@@ -28,7 +28,10 @@ RULES: dict[type, Rule] = {}
 
 
 def rule(
-    params: type, *, negative: Callable[..., Any] | None = None, soft: Callable[..., Any] | None = None
+    params: Any,
+    *,
+    negative: Callable[..., Any] | None = None,
+    soft: Callable[..., Any] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a loss: ``params`` is a NamedTuple of floats, the function its rule.
 
@@ -37,7 +40,7 @@ def rule(
     negative outcome of a sigmoid; ``soft`` replaces the mixture y f(log p) + (1-y) f(log(1-p)).
     """
     fields = getattr(params, "_fields", None)
-    if not isinstance(params, type) or fields is None:
+    if fields is None or not isinstance(params, type):
         raise TypeError(f"rule() takes a NamedTuple class, got {params!r}")
     if len(fields) > MAX_PARAMETERS:
         raise TypeError(f"{params.__name__} has {len(fields)} fields, at most {MAX_PARAMETERS}")

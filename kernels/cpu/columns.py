@@ -123,9 +123,7 @@ def lane_rule(params, d, m, others, weight, sample, zeta0, scale, loss, k, at_ta
         at_target[r] = term * f1 * q + slope * p
         square[r] = term * f2 + T(2) * zeta * scale
         product[r] = slope - term * f1
-        bend[r] = (
-            term * (f2 * q * q - f1 * p * q) + T(2) * zeta * scale * p * p + slope * p * q
-        )
+        bend[r] = term * (f2 * q * q - f1 * p * q) + T(2) * zeta * scale * p * p + slope * p * q
 
 
 @loop
@@ -453,7 +451,17 @@ def distribution_tile(plan, params, outer, start, labels, tiles, arrays, wide):
             lo, hi = j * n, (j + 1) * n
             if curved:
                 lane_spread_curvature(
-                    w[lo:hi], b[lo:hi], top2, below2, tied2, others, term, s1, ridge, slope, h[lo:hi]
+                    w[lo:hi],
+                    b[lo:hi],
+                    top2,
+                    below2,
+                    tied2,
+                    others,
+                    term,
+                    s1,
+                    ridge,
+                    slope,
+                    h[lo:hi],
                 )
             lane_spread(w[lo:hi], y[lo:hi], top, below, tied, others, term, slope)
         if plan.one_hot or plan.normalize:

@@ -77,7 +77,7 @@ class _Locator(caching._CacheLocator):  # type: ignore[misc]
 
 
 class _CacheImpl(caching.CompileResultCacheImpl):  # type: ignore[misc]
-    _locator_classes = [_Locator]
+    _locator_classes = (_Locator,)
 
 
 class _Cache(caching.FunctionCache):  # type: ignore[misc]
@@ -103,14 +103,16 @@ def _compile(fn: Callable[..., None], signature: str, keep: bool) -> CFunc:
 
 
 @functools.cache
+def _made(factory: Callable[..., Callable[..., None]], types: tuple[Any, ...], kind: str) -> CFunc:
+    owners = {t.__module__.split(".")[0] for t in types if isinstance(t, type)}
+    return _compile(factory(*types), kind, keep=owners <= {"fusedce", "numpy"})
+
+
 def kernel(factory: Callable[..., Callable[..., None]], *types: Any) -> CFunc:
     """The block kernel that a factory makes for these types."""
-    owners = {t.__module__.split(".")[0] for t in types if isinstance(t, type)}
-    keep = owners <= {"fusedce", "numpy"}
-    return _compile(factory(*types), KERNEL, keep)
+    return _made(factory, types, KERNEL)
 
 
-@functools.cache
 def mover(factory: Callable[..., Callable[..., None]], *types: Any) -> int:
     """The address of the mover that a factory makes for these types."""
-    return int(_compile(factory(*types), MOVER, True).address)
+    return int(_made(factory, types, MOVER).address)

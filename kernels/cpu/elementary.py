@@ -13,7 +13,14 @@ from numba import types
 from numba.extending import overload
 
 from fusedce.kernels import scalar as stubs
-from fusedce.kernels.cpu.machine import fused, power_of_two, round_even, scale_by_power, select, split
+from fusedce.kernels.cpu.machine import (
+    fused,
+    power_of_two,
+    round_even,
+    scale_by_power,
+    select,
+    split,
+)
 from fusedce.kernels.scalar import INLINED, scalar
 
 INF, NAN = math.inf, math.nan
@@ -78,6 +85,7 @@ def exp32(x):
 
 @scalar
 def exp64(x):
+    """e**x in float64."""
     x = select(x < -746.0, -746.0, x)
     x = select(x > 710.0, 710.0, x)
     m, n = _expm1_reduced64(x)
@@ -102,6 +110,7 @@ def exp_down32(x):
 
 @scalar
 def exp_down64(x):
+    """The same in float64."""
     m, n = _expm1_reduced64(x)
     y = (1.0 + m) * power_of_two(n)
     return select(x < -708.3964185322641, 0.0, y)
@@ -118,6 +127,7 @@ def log1p_unit32(x):
 
 @scalar
 def log1p_unit64(x):
+    """The same in float64."""
     far = x > 0.41421356
     t = select(far, (x - 1.0) * 0.5, x)
     return _log_reduced64(t, select(far, 1.0, 0.0))
@@ -135,6 +145,7 @@ def expm1_32(x):
 
 @scalar
 def expm1_64(x):
+    """The same in float64."""
     x = select(x < -40.0, -40.0, x)
     x = select(x > 710.0, 710.0, x)
     m, n = _expm1_reduced64(x)
@@ -187,6 +198,7 @@ def _log_edges(x, y):
 
 @scalar
 def log32(x):
+    """log x; subnormals are scaled up first."""
     T = np.float32
     tiny = x < T(1.17549435e-38)
     f, k, _ = split(select(tiny, x * T(33554432.0), x))
@@ -195,6 +207,7 @@ def log32(x):
 
 @scalar
 def log64(x):
+    """The same in float64."""
     tiny = x < 2.2250738585072014e-308
     f, k, _ = split(select(tiny, x * 18014398509481984.0, x))
     return _log_edges(x, _log_reduced64(f - 1.0, select(tiny, k - 54.0, k)))
@@ -213,6 +226,7 @@ def log1p32(x):
 
 @scalar
 def log1p64(x):
+    """The same in float64."""
     u = 1.0 + x
     lost = select(x < 1.0, x - (u - 1.0), 1.0 - (u - x))
     f, k, inverse = split(u)

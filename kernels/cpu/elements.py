@@ -5,13 +5,23 @@ a patch of whole lines, or a part of one long line, and lies contiguous: in plac
 """
 
 import numpy as np
+from numba.extending import overload
 
-from fusedce.kernels.cpu.blocks import address_of, array_at, cap, cap_slope, copied, loop, summing, total
+from fusedce.kernels.cpu.blocks import (
+    address_of,
+    array_at,
+    cap,
+    cap_slope,
+    copied,
+    loop,
+    summing,
+    total,
+)
 from fusedce.kernels.cpu.machine import call7, poke
 from fusedce.kernels.cpu.plan import params_at, plan_at
 from fusedce.kernels.cpu.rows import chained, scaled
-from fusedce.kernels.link import hard_cell, soft_cell
-from fusedce.kernels.scalar import choose
+from fusedce.kernels.link import Slope, hard_cell, soft_cell
+from fusedce.kernels.scalar import INLINED, choose
 
 
 @loop
@@ -85,8 +95,22 @@ def soft(link, z, y, up, down, params, factor, shift, ignored, scale, loss, g):
         g[j] = choose(keep, a1 * scale, T(0))
 
 
+def curvature(order, link, z, y, up, down, params, factor, shift, ignored, scale, h):
+    """The second derivatives of a patch of labels, if the kernel is one for them."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(curvature, jit_options=INLINED)
+def _curvature(order, link, z, y, up, down, params, factor, shift, ignored, scale, h):
+    if order.instance_class is Slope:
+        return lambda order, link, z, y, up, down, params, factor, shift, ignored, scale, h: None
+    return lambda order, link, z, y, up, down, params, factor, shift, ignored, scale, h: bends(
+        link, z, y, up, down, params, factor, shift, ignored, scale, h
+    )
+
+
 @loop
-def curvature(link, z, y, up, down, params, factor, shift, ignored, scale, h):
+def bends(link, z, y, up, down, params, factor, shift, ignored, scale, h):
     """The second derivatives of a patch of labels."""
     T = z.dtype.type
     for j in range(z.size):
@@ -154,7 +178,7 @@ def through_cap(plan, z, v, g, h):
 
 
 @loop
-def element_block(plan, link, params, outer, line, along, lines, columns, labels, s):
+def element_block(plan, order, link, params, outer, line, along, lines, columns, labels, s):
     """The sum of the losses of a patch; what is asked for of it is written."""
     zs, ys, up, down, loss, gs, hs, v, weights = s
     T = zs.dtype.type
@@ -167,7 +191,7 @@ def element_block(plan, link, params, outer, line, along, lines, columns, labels
     g = place(plan, plan.grad, plan.direct_grad, outer, line, along, gs, n)
     h = hs[: n if plan.hess.address != 0 else 0]
     if h.size > 0:  # before the gradient, which may lie over the logits
-        curvature(link, z, y, up, down, params, factor, shift, ignored, scale, h)
+        curvature(order, link, z, y, up, down, params, factor, shift, ignored, scale, h)
     if plan.hard or (not plan.ignoring and softness(y, factor, shift) == T(0)):
         hard(link, z, y, up, down, params, factor, shift, ignored, scale, loss[:n], g)
     else:
@@ -199,13 +223,13 @@ def nine(memory, n):
     )
 
 
-def elements(Params, T, Link):
+def elements(Params, T, Link, Order):
     """The kernel for labels of single elements."""
 
     def elements(address, first, last):
         plan = plan_at(address)
         params = params_at(address, Params, T)
-        link = Link()
+        link, order = Link(), Order()
         memory = np.empty(9 * plan.block, T)
         labels = np.empty(plan.block, np.int64)
         s = nine(memory, plan.block)
@@ -222,7 +246,9 @@ def elements(Params, T, Link):
             outer = b // parts // strips
             high = min(lines, plan.inner - line)
             wide = min(columns, plan.classes - along)
-            loss = element_block(plan, link, params, outer, line, along, high, wide, labels, s)
+            loss = element_block(
+                plan, order, link, params, outer, line, along, high, wide, labels, s
+            )
             poke(plan.partial + 8 * b, loss)
         memory[0] = T(0)  # a last use: the views above do not keep it alive
 

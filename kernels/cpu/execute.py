@@ -19,7 +19,7 @@ from fusedce.kernels.cpu import (
 )
 from fusedce.kernels.cpu.compile import kernel, mover
 from fusedce.kernels.cpu.plan import PLAN
-from fusedce.kernels.link import Identity, Sigmoid
+from fusedce.kernels.link import Curvature, Identity, Sigmoid, Slope
 from fusedce.kernels.problem import Problem
 
 _FORMS: dict[Any, tuple[type, type]] = {
@@ -233,9 +233,7 @@ class _Patches:
         }
         self.lines = max(1, launch.ELEMENTS // self.along)  # of a patch
         self.columns = min(launch.ELEMENTS, self.along)
-        self.blocks = (
-            self.outer * -(-self.inner // self.lines) * -(-self.along // self.columns)
-        )
+        self.blocks = self.outer * -(-self.inner // self.lines) * -(-self.along // self.columns)
 
     def direct(self, name: str, number: type) -> bool:
         """Whether every patch of an array lies contiguous, in the compute dtype."""
@@ -268,7 +266,8 @@ def _label_mover(problem: Problem) -> int:
 def element_losses(problem: Problem) -> np.ndarray:
     """Losses of single elements; their sums by block."""
     T = problem.compute
-    up, down = (f.astype(T).reshape(1, -1, 1) for f in (problem.up, problem.down))
+    up = problem.up.astype(T).reshape(1, -1, 1)
+    down = problem.down.astype(T).reshape(1, -1, 1)
     patches = _Patches(problem, up, down)
     plan = Plan()
     plan.keep += [up, down]
@@ -298,7 +297,8 @@ def element_losses(problem: Problem) -> np.ndarray:
         and patches.steady("up") and patches.steady("down"),
     )  # fmt: skip
     link = Sigmoid if problem.activation == "sigmoid" else Identity
-    made = kernel(elements.elements, type(problem.params), T, link)
+    order = Slope if problem.hess is None else Curvature
+    made = kernel(elements.elements, type(problem.params), T, link, order)
     return plan.run(made, patches.blocks, problem.logits.size)
 
 

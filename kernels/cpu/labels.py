@@ -45,7 +45,7 @@ def labels(T):
             kept, bad = survey(plan, scratch[:n])
             weights = np.float64(kept)
             if plan.weight != 0 and bad < 0:
-                weights = 0.0
+                weights = np.float64(0)
                 for i in range(n):
                     if scratch[i] != plan.ignore_index:
                         weights += np.float64(peek(plan.weight + scratch[i] * size, T))
@@ -66,7 +66,9 @@ def occupied(T):
             outer, start, stop = rows_of(plan, b)
             rows = 0
             for inner in range(start, stop):
-                here = plan.targets.address + outer * plan.targets.outer + inner * plan.targets.inner
+                here = (
+                    plan.targets.address + outer * plan.targets.outer + inner * plan.targets.inner
+                )
                 found = False
                 for j in range(0, plan.classes, plan.width):
                     n = min(plan.width, plan.classes - j)

@@ -23,7 +23,6 @@ from fusedce.kernels.cpu.machine import (
     single_to_bfloat,
     single_to_half,
 )
-
 from fusedce.kernels.scalar import INLINED
 
 

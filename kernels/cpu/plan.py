@@ -43,7 +43,7 @@ PLAN = np.dtype(
         ("hard", "i8"),  # every label is known to be yes or no
         ("ignoring", "i8"),  # a label of +inf stands for ignore_index
         ("ignore_index", "i8"),
-        ("lowest", "i8"), ("highest", "i8"), ("hole", "i8"),  # labels allowed: the range but the hole
+        ("lowest", "i8"), ("highest", "i8"), ("hole", "i8"),  # labels allowed: range but hole
         # scalars
         ("scale", "f8"),  # 1 / denominator
         ("label_factor", "f8"), ("label_shift", "f8"),  # y = label * factor + shift
@@ -54,6 +54,7 @@ PLAN = np.dtype(
 )  # fmt: skip
 
 _RECORD = from_dtype(PLAN)
+assert PLAN.fields is not None
 PARAMS_OFFSET = PLAN.fields["params"][1]
 
 
