@@ -321,7 +321,7 @@ def check_labels(problem: Problem) -> tuple[float, int, int]:
     plan.set(load_targets=_load(rows, np.int64), bad=bad.ctypes.data, count=count.ctypes.data)
     if problem.weight is not None and problem.one_hot:
         plan.array_field("weight", problem.weight.astype(problem.compute))
-    weights = plan.run(kernel(labels.labels, problem.compute), blocks, rows.size)
+    weights = plan.run(kernel(labels.labels, problem.compute), blocks, rows.size // 16)
     wrong = bad[bad >= 0]
     return float(weights.sum()), int(count.sum()), int(wrong[0]) if wrong.size else -1
 
