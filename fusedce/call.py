@@ -106,6 +106,10 @@ def run(
     extra = options.keys() - Options.__annotations__.keys()
     if extra:
         raise checks.unknown(traits.name, extra)
+    if options.get("activation", "softmax") != "softmax" and np.ndim(logits) == np.ndim(targets) == 0:
+        buffers = {"loss_out": loss_out, "grad_out": grad_out, "hess_out": hess_out}
+        options |= {"return_grad": return_grad, "return_hessian": return_hessian}
+        return _run_single(params, traits, logits, targets, buffers, validate=validate, **options)
     return_grad = checks.flag("return_grad", return_grad)
     return_hessian = checks.flag("return_hessian", return_hessian)
     if validate is not None:
@@ -118,6 +122,26 @@ def run(
     loss = _compute(params, traits, call, outputs)
     wanted = [outputs[name] for name in ("grad_out", "hess_out") if outputs[name] is not None]
     return (loss, *wanted) if wanted else loss
+
+
+def _run_single(
+    params: Any, traits: Traits, logits: Any, targets: Any, buffers: dict[str, Any], **options: Any
+) -> Any:
+    """A single logit with a single label, as an array of one."""
+    unreduced = options.get("reduction", "mean") == "none"
+    views = dict(buffers)
+    for name, buffer in buffers.items():
+        if getattr(buffer, "shape", None) == () and (unreduced or name != "loss_out"):
+            views[name] = buffer.reshape(1)
+    z, t = checks.read(logits=logits, targets=targets)
+    result = run(params, traits, z.reshape(1), t.reshape(1), **views, **options)
+    results = result if isinstance(result, tuple) else (result,)
+    wanted = [True, options["return_grad"], options["return_hessian"]]
+    given = [b for b, want in zip(buffers.values(), wanted, strict=True) if want]
+    back = [
+        np.reshape(r, ())[()] if b is None else b for r, b in zip(results, given, strict=True)
+    ]
+    return tuple(back) if len(back) > 1 else back[0]
 
 
 def _check(
