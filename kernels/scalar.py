@@ -19,7 +19,9 @@ FASTMATH_SUM = FASTMATH | {"reassoc"}
 
 
 # For the bodies registered with @overload, which do not inherit their caller's options.
-INLINED = {"error_model": "numpy", "fastmath": FASTMATH, "forceinline": True}
+# Called by compiled code only: a wrapper for Python would cost a fifth of the compilation.
+BARE = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+INLINED = {"error_model": "numpy", "fastmath": FASTMATH, "forceinline": True, **BARE}
 
 
 def scalar(fn: Callable[..., Any]) -> Any:

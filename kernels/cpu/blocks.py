@@ -8,7 +8,7 @@ import numpy as np
 from numba import carray, njit
 
 from fusedce.kernels.cpu.machine import call7, from_order_key, larger, order_key, pointer, poke
-from fusedce.kernels.scalar import FASTMATH, FASTMATH_SUM, choose, exp_down, scalar, tanh
+from fusedce.kernels.scalar import BARE, FASTMATH, FASTMATH_SUM, choose, exp_down, scalar, tanh
 
 # Elements added up in the compute dtype before the sum goes on in float64: with 64 partial sums in
 # the lanes that is 16 additions in a row, an error below 2e-6 for the worst data.
@@ -16,8 +16,8 @@ CHUNK = 1024
 # What LLVM takes at a time on the widest machine: 4 vectors of 16 float32.
 LANES = 64
 
-loop = njit(error_model="numpy", fastmath=FASTMATH)
-summing = njit(error_model="numpy", fastmath=FASTMATH_SUM)
+loop = njit(error_model="numpy", fastmath=FASTMATH, **BARE)
+summing = njit(error_model="numpy", fastmath=FASTMATH_SUM, **BARE)
 
 
 @loop
