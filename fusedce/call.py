@@ -106,7 +106,10 @@ def run(
     extra = options.keys() - Options.__annotations__.keys()
     if extra:
         raise checks.unknown(traits.name, extra)
-    if options.get("activation", "softmax") != "softmax" and np.ndim(logits) == np.ndim(targets) == 0:
+    if (
+        options.get("activation", "softmax") != "softmax"
+        and np.ndim(logits) == np.ndim(targets) == 0
+    ):
         buffers = {"loss_out": loss_out, "grad_out": grad_out, "hess_out": hess_out}
         options |= {"return_grad": return_grad, "return_hessian": return_hessian}
         return _run_single(params, traits, logits, targets, buffers, validate=validate, **options)
@@ -138,9 +141,7 @@ def _run_single(
     results = result if isinstance(result, tuple) else (result,)
     wanted = [True, options["return_grad"], options["return_hessian"]]
     given = [b for b, want in zip(buffers.values(), wanted, strict=True) if want]
-    back = [
-        np.reshape(r, ())[()] if b is None else b for r, b in zip(results, given, strict=True)
-    ]
+    back = [np.reshape(r, ())[()] if b is None else b for r, b in zip(results, given, strict=True)]
     return tuple(back) if len(back) > 1 else back[0]
 
 
@@ -302,9 +303,10 @@ def _problem(params: Any, traits: Traits, call: _Call, outputs: dict[str, Any]) 
     background = call.one_hot and call.activation == "sigmoid"
     loss = outputs["loss_out"] if call.reduction == "none" else None
     return Problem(
-        params=params,
+        params=type(params)(*map(arrays.compute_type(call.logits.dtype), params)),
         activation=call.activation,
-        compute=arrays.compute_type(call.logits.dtype),
+        # Probabilities: f'' - f' cancels near p = 1, so float32 is computed in float64 too.
+        compute=arrays.compute_type(call.logits.dtype) if call.activation else np.float64,
         logits=arrays.view3(call.logits, shape),
         targets=arrays.view3(call.targets, row_shape if call.one_hot else shape),
         one_hot=call.one_hot,

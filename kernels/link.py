@@ -46,7 +46,7 @@ class Curvature(NamedTuple):
 
 
 def outcomes(link, z):
-    """(log p, log q, p, q, dlogp/dz, d2logp/dz2, dlogq/dz, d2logq/dz2)."""
+    """(log p, log q, p, q, dlogp/dz, d2logp/dz2, dlogq/dz, d2logq/dz2); see ``term``."""
     raise NotImplementedError("compiled code only")
 
 
@@ -71,14 +71,30 @@ def _outcomes(link, z):
     return identity
 
 
-@scalar
-def _term(mass, f, f1, f2, slope, bend):
+def term(link, mass, f, f1, f2, slope, bend):
     """mass * f(l(z)) and its derivatives; no mass, no term, even where f is infinite."""
-    T = type(mass)
-    some = mass != T(0)
-    a = mass * f1
-    loss, first, second = mass * f, a * slope, mass * f2 * slope * slope + a * bend
-    return choose(some, loss, T(0)), choose(some, first, T(0)), choose(some, second, T(0))
+    raise NotImplementedError("compiled code only")
+
+
+@overload(term, jit_options=INLINED)
+def _term(link, mass, f, f1, f2, slope, bend):
+    if link.instance_class is Sigmoid:
+
+        def sigmoid(link, mass, f, f1, f2, slope, bend):
+            none = mass == type(mass)(0)
+            a = mass * f1
+            loss, first, second = mass * f, a * slope, mass * f2 * slope * slope + a * bend
+            return choose(none, mass, loss), choose(none, mass, first), choose(none, mass, second)
+
+        return sigmoid
+
+    def identity(link, mass, f, f1, f2, slope, bend):
+        # d2l/dp2 = -(dl/dp)**2: one difference, so that 1 / 0 stays infinite.
+        none = mass == type(mass)(0)
+        loss, first, second = mass * f, mass * f1 * slope, mass * (f2 - f1) * slope * slope
+        return choose(none, mass, loss), choose(none, mass, first), choose(none, mass, second)
+
+    return identity
 
 
 def hard_cell(link, z, y, up, down, params):
@@ -95,7 +111,7 @@ def _hard_cell(link, z, y, up, down, params):
             yes = y > T(0.5)
             logp, logq, p, q = sigmoid_outcomes(choose(yes, z, -z))
             f, f1, f2 = evaluate_outcome(yes, logp, logq, p, q, params)
-            return _term(choose(yes, up, down), f, f1, f2, choose(yes, q, -q), -p * q)
+            return term(link, choose(yes, up, down), f, f1, f2, choose(yes, q, -q), -p * q)
 
         return sigmoid
 
@@ -111,7 +127,7 @@ def _hard_cell(link, z, y, up, down, params):
             params,
         )
         slope, bend = choose(yes, slope_p, slope_q), choose(yes, bend_p, bend_q)
-        return _term(choose(yes, up, down), f, f1, f2, slope, bend)
+        return term(link, choose(yes, up, down), f, f1, f2, slope, bend)
 
     return identity
 
@@ -122,7 +138,7 @@ def probability_cell(p, mass, params):
     link = Identity()
     logp, logq, p, q, slope, bend, slope_q, bend_q = outcomes(link, p)
     f, f1, f2 = evaluate_outcome(True, logp, logq, p, q, params)
-    return _term(mass, f, f1, f2, slope, bend)
+    return term(link, mass, f, f1, f2, slope, bend)
 
 
 def soft_cell(link, z, y, up, down, params):
@@ -151,8 +167,8 @@ def _soft_cell(link, z, y, up, down, params):
         logp, logq, p, q, slope_p, bend_p, slope_q, bend_q = outcomes(link, z)
         f, f1, f2 = evaluate_outcome(True, logp, logq, p, q, params)
         g, g1, g2 = evaluate_outcome(False, logq, logp, q, p, params)
-        a, a1, a2 = _term(up * y, f, f1, f2, slope_p, bend_p)
-        b, b1, b2 = _term(down * (T(1) - y), g, g1, g2, slope_q, bend_q)
+        a, a1, a2 = term(link, up * y, f, f1, f2, slope_p, bend_p)
+        b, b1, b2 = term(link, down * (T(1) - y), g, g1, g2, slope_q, bend_q)
         return a + b, a1 + b1, a2 + b2
 
     return mixture

@@ -38,7 +38,7 @@ def exp(x: float) -> float:
 
 
 def exp_down(x: float) -> float:
-    """e**x for x <= 0, with 0 below the smallest normal number: cheaper than exp."""
+    """e**x for x <= 0: cheaper than exp."""
     return math.exp(x)
 
 
@@ -101,4 +101,4 @@ def real_power(logx, a):
     T = type(a)
     product = a * logx
     lost = fma(a, logx, -product)
-    return choose(logx > T(-1e6), exp(product) * (T(1) + lost), T(0))
+    return choose(logx < T(-1e6), T(0), exp(product) * (T(1) + lost))

@@ -32,12 +32,12 @@ def _shifted(power, log_u, u, v, p, gamma):  # type: ignore[no-untyped-def]
     With g = df/du: f' = p g and f'' = p g + p**2 dg/du.
     """
     T = type(p)
-    ratio = choose(v > tiny(v), log_u / v, T(-1))
-    pr = choose(p > T(0), p * ratio, T(0))
-    pu = choose(u > T(0), p / u, T(1))  # u = p = 0
+    ratio = choose(v <= tiny(v), T(-1), log_u / v)
+    pr = choose(p == T(0), T(0), p * ratio)
+    pu = choose(u == T(0), T(1), p / u)  # u = p = 0
     g = gamma * pr - pu
     bend = gamma * p * ((T(1) - gamma) * pr + T(2) * pu) / choose(v > tiny(v), v, tiny(v)) + pu * pu
-    return choose(power > T(0), -power * log_u, T(0)), power * g, power * (g + bend)
+    return choose(power == T(0), T(0), -power * log_u), power * g, power * (g + bend)
 
 
 @scalar
@@ -45,7 +45,7 @@ def _unshifted(p, q, logp, logq, clip):  # type: ignore[no-untyped-def]
     """(u, v, log u, log v, whether any loss is left) of the shifted probability."""
     T = type(p)
     none = clip == T(0)
-    left = q > clip
+    left = ~(q <= clip)  # NaN is not shifted out
     v = choose(left, q - clip, T(0.5))
     u = choose(left, p + clip, T(0.5))
     log_u = choose(none, logp, choose(v < T(0.5), log1p(-v), log(u)))

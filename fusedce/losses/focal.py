@@ -37,8 +37,8 @@ def whole_focal(logp, p, q, gamma):  # type: ignore[no-untyped-def]
     T = type(p)
     low = whole_power(q, gamma - T(1))
     power = low * q
-    pl = choose(p > T(0), p * logp, T(0))
-    loss = choose(power > T(0), -power * logp, T(0))
+    pl = choose(p == T(0), T(0), p * logp)
+    loss = choose(power == T(0), T(0), -power * logp)
     single = gamma == T(1)
     lower = whole_power(q, choose(single, T(0), gamma - T(2)))
     factor = choose(single, T(1), lower * (T(1) - gamma * p))
@@ -56,9 +56,9 @@ def real_focal(logp, logq, p, q, gamma):  # type: ignore[no-untyped-def]
     T = type(p)
     power = real_power(logq, gamma)
     floor = tiny(q)
-    ratio = choose(q > floor, logp / q, T(-1))
-    pr = choose(p > T(0), p * ratio, T(0))
-    loss = choose(power > T(0), -power * logp, T(0))
+    ratio = choose(q <= floor, T(-1), logp / q)
+    pr = choose(p == T(0), T(0), p * ratio)
+    loss = choose(power == T(0), T(0), -power * logp)
     f2 = power * gamma * (T(2) * p + pr * (T(1) - gamma * p)) / choose(q > floor, q, floor)
     return loss, power * (gamma * pr - T(1)), f2
 

@@ -2,14 +2,15 @@
 
 Kernels and movers are C functions (``numba.cfunc``) made by factories that close over types only.
 Numba keeps such a closure on disk under its bytecode and the types; what it does not see is an
-edit in another file (numba #9316), so here the stamp of every cached function is a hash of all the
-sources of this folder and of Numba's version: after an upgrade or an edit nothing stale is loaded.
+edit in another file (numba #9316), so here the folder and the stamp of every cached function are a
+hash of all the sources and of Numba's version: after an upgrade or an edit nothing stale is loaded.
 A rule registered outside fusedce is compiled anew in each process: its source is not ours to hash.
 """
 
 import functools
 import hashlib
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,30 +31,48 @@ KERNEL = "void(int64, int64, int64)"  # plan, first block, last block
 MOVER = "void(int64, int64, int64, int64, int64, int64, int64)"
 
 
+STAMPS_KEPT = 8
+
+
 @functools.cache
 def _source_stamp() -> str:
     """A hash of everything that decides what a kernel compiles to."""
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
     package = Path(__file__).resolve().parent.parent
-    for folder in (package, Path(__file__).resolve().parents[1] / "../fusedce/losses"):
-        for path in sorted(folder.resolve().rglob("*.py")):
+    # The rules stand beside this folder, installed, or beside it in fusedce/, in a checkout.
+    for folder in (package, package.parent / "losses", package.parent / "fusedce/losses"):
+        for path in sorted(folder.rglob("*.py")):
             digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 
 
 @functools.cache
 def cache_folder() -> str:
-    """Where compiled code is kept: NUMBA_CACHE_DIR, else the user's cache, else temporary."""
-    wanted = os.environ.get("NUMBA_CACHE_DIR") or AppDirs("fusedce", False).user_cache_dir
-    for folder in (os.path.join(wanted, "fusedce"), None):
+    """Where this version's compiled code is kept.
+
+    A folder a stamp, in NUMBA_CACHE_DIR or the user's cache, so that two versions do not overwrite
+    each other; a temporary one where neither can be written. The oldest stamps are removed.
+    """
+    home = os.environ.get("NUMBA_CACHE_DIR") or AppDirs("fusedce", False).user_cache_dir
+    root = os.path.join(home, "fusedce")
+    for path in (os.path.join(root, _source_stamp()[:16]), None):
         try:
-            path = folder or tempfile.mkdtemp(prefix="fusedce-")
-            os.makedirs(path, exist_ok=True)
-            tempfile.TemporaryFile(dir=path).close()
+            folder = path or tempfile.mkdtemp(prefix="fusedce-")
+            os.makedirs(folder, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
         except OSError:
             continue
-        return path
+        if path:
+            _forget_oldest(root)
+        return folder
     raise OSError("no folder can be written, not even a temporary one")
+
+
+def _forget_oldest(root: str) -> None:
+    """Keep the newest stamps; a process that still uses an older one compiles again."""
+    folders = sorted((e for e in os.scandir(root) if e.is_dir()), key=lambda e: e.stat().st_mtime)
+    for entry in folders[:-STAMPS_KEPT]:
+        shutil.rmtree(entry.path, ignore_errors=True)
 
 
 class _Locator(caching._CacheLocator):  # type: ignore[misc]

@@ -15,7 +15,7 @@ from numba.extending import overload
 from fusedce.kernels import scalar as stubs
 from fusedce.kernels.cpu.machine import (
     fused,
-    power_of_two,
+    lifted_power,
     round_even,
     scale_by_power,
     select,
@@ -94,8 +94,9 @@ def exp64(x):
 
 @scalar
 def exp_down32(x):
-    """e**x for x <= 0 with one scaling; 0 below log of the smallest normal number."""
+    """e**x for x <= 0: a power of two that is normal, and one constant that lets it underflow."""
     T = np.float32
+    x = select(x < T(-105.0), T(-105.0), x)
     n = round_even(x * T(1.44269504))
     r = x - n * T(0.693359375)
     r = r - n * T(-2.12194440e-4)
@@ -104,16 +105,15 @@ def exp_down32(x):
     w = w * r + T(4.166838805e-2)
     w = w * r + T(1.666652063e-1)
     w = w * r + T(4.999999345e-1)
-    y = (w * (r * r) + r + T(1.0)) * power_of_two(n)
-    return select(x < T(-87.33654), T(0.0), y)
+    return (w * (r * r) + r + T(1.0)) * lifted_power(n) * T(2.0**-64)
 
 
 @scalar
 def exp_down64(x):
     """The same in float64."""
+    x = select(x < -746.0, -746.0, x)
     m, n = _expm1_reduced64(x)
-    y = (1.0 + m) * power_of_two(n)
-    return select(x < -708.3964185322641, 0.0, y)
+    return (1.0 + m) * lifted_power(n) * 2.0**-512
 
 
 @scalar

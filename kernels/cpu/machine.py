@@ -13,6 +13,7 @@ FLOAT = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
 INT = {types.float32: ir.IntType(32), types.float64: ir.IntType(64)}
 MANTISSA = {types.float32: 23, types.float64: 52}
 BIAS = {types.float32: 127, types.float64: 1023}
+LIFT = {types.float32: 64, types.float64: 512}
 SQRT_HALF_BITS = {types.float32: 0x3F3504F3, types.float64: 0x3FE6A09E667F3BCD}
 ONE_BITS = {types.float32: 0x3F800000, types.float64: 0x3FF0000000000000}
 
@@ -86,13 +87,13 @@ def scale_by_power(typingctx, x, n):
 
 
 @intrinsic
-def power_of_two(typingctx, n):
-    """2**n for a whole number n as a float, -bias < n <= bias; NaN gives any number."""
+def lifted_power(typingctx, n):
+    """2**(n + LIFT) for a whole n <= 0 as a float, n + LIFT > -bias; NaN gives any number."""
 
     def codegen(context, builder, signature, args):
         ty = signature.args[0]
-        # The lowest bits of n + 1.5 * 2**mantissa + bias are the exponent field.
-        magic = 1.5 * 2.0 ** MANTISSA[ty] + BIAS[ty]
+        # The lowest bits of n + LIFT + 1.5 * 2**mantissa + bias are the exponent field.
+        magic = 1.5 * 2.0 ** MANTISSA[ty] + BIAS[ty] + LIFT[ty]
         shifted = builder.fadd(args[0], ir.Constant(FLOAT[ty], magic))
         return _field_to_power(builder, ty, builder.bitcast(shifted, INT[ty]))
 
