@@ -1,0 +1,61 @@
+# Needs python3 (3.11 or newer, with venv) and make. Everything else goes into .venv; nothing outside it changes.
+PYTHON ?= python3
+BIN := .venv/bin
+# PyPI's torch for Linux carries CUDA (2 GB); this index has the CPU wheel of the same version.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH := $(shell grep -o 'torch==[0-9.]*' pyproject.toml)
+
+.PHONY: help demo test check wheel-test clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo | test | check | wheel-test | clean    (README.md says what each does)"
+
+demo: .venv/.bench
+	$(BIN)/python -m benchmarks.digits
+	$(BIN)/python -m benchmarks.throughput
+
+test: .venv/.test
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/.test .venv/.dev
+	$(BIN)/ruff check fusedce kernels tests benchmarks
+	$(BIN)/ruff format --check fusedce kernels tests benchmarks
+	$(BIN)/mypy
+
+# The wheel as a user gets it: a clean environment, a folder that is not the checkout.
+wheel-test: .venv/.pip
+	rm -rf build dist .venv/wheel && $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(PYTHON) -m venv .venv/wheel && .venv/wheel/bin/python -m pip install --quiet dist/*.whl
+	cd / && $(CURDIR)/.venv/wheel/bin/python -c "$$WHEEL_CALL"
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An installed extra leaves a stamp, so a second `make` installs nothing.
+.venv/.%: pyproject.toml | .venv/.pip
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	touch $@
+
+.venv/.test: | .venv/.torch
+
+.venv/.torch: pyproject.toml | .venv/.pip
+	$(BIN)/python -m pip install --quiet --no-deps --retries 0 --extra-index-url $(TORCH_INDEX) $(TORCH)
+	touch $@
+
+.venv/.pip:
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	touch $@
+
+define WHEEL_CALL
+import importlib.metadata, sys
+import numpy as np, fusedce
+assert "site-packages" in fusedce.__file__, fusedce.__file__
+loss, grad = fusedce.cross_entropy(np.zeros((2, 4), np.float32), np.array([0, 3]))
+assert np.isclose(loss, np.log(4)) and np.allclose(grad.sum(axis=1), 0) and grad.dtype == np.float32
+loss, grad = fusedce.focal(np.zeros((2, 4)), np.eye(2, 4))
+assert np.isclose(loss, 0.25 * np.log(2)) and grad.shape == (2, 4)
+print("fusedce", importlib.metadata.version("fusedce"), "from its wheel: ok on Python", sys.version.split()[0])
+endef
+export WHEEL_CALL

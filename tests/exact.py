@@ -1,0 +1,88 @@
+"""Losses, gradients and Hessian diagonals to 60 digits and more, for rows of any width and any logits.
+
+`tests.reference.exact_row` knows nothing but the definition and pays for 1 - p with digits: 9000 of
+them at |z| = 1e4, and C**2 terms. Here u = 1 - p is a sum of its own, so 60 digits are enough for
+everything; derivatives still come from Taylor arithmetic (`Jet`), none is written down. The two are
+held against each other in `test_accuracy.test_the_two_oracles_agree`.
+"""
+
+from __future__ import annotations
+
+import mpmath
+
+from tests.reference import Jet, jet_exp
+
+DIGITS = {"float32": 100, "float64": 370}
+
+
+def jet_log1p(x):
+    return x.through(mpmath.log1p(x.v), 1 / (1 + x.v), -1 / (1 + x.v) ** 2)
+
+
+def jet_expm1(x):
+    e = mpmath.exp(x.v)
+    return x.through(mpmath.expm1(x.v), e, e)
+
+
+def power(u, gamma):
+    return Jet(1) if gamma == 0 else u**gamma
+
+
+def loss_of(rule, logp, u, negative=False):
+    """f of an outcome from l = log p and u = 1 - p."""
+    name, par = rule[0], {k: mpmath.mpf(float(v)) for k, v in rule[1].items()}
+    if name == "cross_entropy":
+        return -logp
+    if name == "focal":
+        return -(power(u, par["gamma"]) * logp)
+    if name == "poly1":
+        return -logp + u * par["epsilon"]
+    if name == "generalized_cross_entropy":
+        return -(jet_expm1(logp * par["q"]) / par["q"])
+    if not negative:
+        return -(power(u, par["gamma_pos"]) * logp)
+    v = u - par["clip"]
+    if v.v <= 0:
+        return Jet(0)
+    return -(power(v, par["gamma_neg"]) * (logp if not par["clip"] else jet_log1p(-v)))
+
+
+def exact_logit(rule, x, pos, neg, dtype="float64"):
+    """pos f(log p) + neg f(log(1 - p)) of p = sigmoid(x): loss, derivative, second derivative."""
+    with mpmath.workdps(DIGITS[dtype]):
+        up, down = jet_exp(Jet(float(x), 1)), jet_exp(Jet(-float(x), -1))
+        p, q = (down + 1) ** -1, (up + 1) ** -1
+        loss = Jet(0)
+        if pos:
+            loss += loss_of(rule, -jet_log1p(down), q) * float(pos)
+        if neg:
+            loss += loss_of(rule, -jet_log1p(up), p, negative=True) * float(neg)
+        return loss.v, loss.d, loss.s
+
+
+def exact_softmax(rule, z, mass, classes, dtype="float64"):
+    """sum_k mass_k f(log softmax(z)_k): loss, derivatives and second derivatives by some logits.
+
+    ``mass`` is {class: mass}. The derivative along class j touches e_j, and the sums it is part of.
+    """
+    with mpmath.workdps(DIGITS[dtype]):
+        z = [float(v) for v in z]
+        top = max(z)
+        e = [mpmath.exp(mpmath.mpf(v) - top) for v in z]
+        total = mpmath.fsum(e)
+        held = {k: float(m) for k, m in mass.items() if m}
+        rest = {k: mpmath.fsum(e[:k] + e[k + 1 :]) if e[k] * 2 > total else total - e[k]
+                for k in held}  # fmt: skip
+        grad, hess = [], []
+        for j in classes:
+            loss, moving = Jet(0), Jet(e[j], e[j], e[j])
+            for k, m in held.items():
+                if not rest[k]:  # C = 1
+                    continue
+                own = moving if j == k else Jet(e[k])
+                others = Jet(rest[k]) if j == k else Jet(rest[k], e[j], e[j])
+                sum_of_all = Jet(total, e[j], e[j])
+                loss += loss_of(rule, -jet_log1p(others / own), others / sum_of_all) * m
+            grad.append(loss.d)
+            hess.append(loss.s)
+        return loss.v, grad, hess

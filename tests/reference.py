@@ -1,0 +1,399 @@
+"""The slow oracle: every loss, gradient and Hessian diagonal, written to be read.
+
+Two halves that share no derivative:
+
+* `reference` computes whole calls with NumPy in `REAL` (float64 or wider) from written-out first
+  and second derivatives, one row at a time, without ever forming 1 - p by subtraction where that
+  loses digits.
+* `exact_row`, `exact_element` compute one softmax row or one sigmoid (or probability) element with
+  mpmath from the definition of the loss alone: the derivatives come from second-order Taylor
+  arithmetic (`Jet`) and the digits that 1 - p loses are bought with precision.
+
+A rule is described as ("focal", {"gamma": 2.0}): its name and all of its parameters, as floats.
+Notation: l = log p of an outcome, u = 1 - p, m = the mass (weight times target) on an outcome.
+"""
+
+from __future__ import annotations
+
+import mpmath
+import numpy as np
+
+REAL = np.longdouble
+
+
+# --------------------------------------------------------------------- rules, derivatives by hand
+# Each returns the value, the two derivatives, and the same three as sums of absolute values: what
+# a rounding of the terms can change is in proportion to the latter.
+
+
+def by_probability(rule, p, u, negative=False):
+    """F(p), F'(p), F''(p), with u = 1 - p; and their scales."""
+    name, par = rule
+    if name == "asymmetric" and negative and par["clip"] > 0:
+        # F(P) = G(min(P + clip, 1)), G the focal rule; v = 1 - P - clip, and zero beyond the kink
+        v = u - REAL(par["clip"])
+        v, inside = np.where(v > 0, v, REAL(0.5)), v > 0
+        focal = ("focal", {"gamma": par["gamma_neg"]})
+        values, scales = by_probability(focal, 1 - v, v)
+        amplified = (u + par["clip"]) / v  # the subtraction in v, seen by everything after it
+        scales = [x * amplified for x in scales]
+        return [[np.where(inside, x, 0) for x in triple] for triple in (values, scales)]
+    logp = np.where(u < 0.5, np.log1p(-u), np.log(p))
+    if name == "generalized_cross_entropy":
+        q = REAL(par["q"])
+        values = [(1 - p**q) / q, -(p ** (q - 1)), (1 - q) * p ** (q - 2)]
+        return values, [(1 + p**q) / q, *np.abs(values[1:])]
+    if name == "poly1":
+        e = REAL(par["epsilon"])
+        values = [-logp + e * u, -1 / p - e, 1 / p**2]
+        return values, [abs(logp) + abs(e) * u, 1 / p + abs(e), values[2]]
+    g = focal_gamma(rule, negative)
+    if g == 0:
+        values = [-logp, -1 / p, 1 / p**2]
+        return values, list(np.abs(values))
+    # F = -u^g log p ; F' = g u^(g-1) log p - u^g / p ; r = log p / u tends to -1 with u
+    r, ug, ug1 = np.where(u == 0, -1, logp / u), u**g, u ** (g - 1)
+    values = [-ug * logp, ug * (g * r - 1 / p), g * ug1 * (2 / p - (g - 1) * r) + ug / p**2]
+    scales = [*np.abs(values[:2]), g * ug1 * (2 / p + abs(g - 1) * abs(r)) + ug / p**2]
+    return values, scales
+
+
+def by_log_probability(rule, logp, p, u, negative=False):
+    """f(l), f'(l) and u^2 f''(l); and their scales. (u^2 f'' stays finite where f'' does not.)"""
+    name, par = rule
+    if name == "asymmetric" and negative and par["clip"] > 0:
+        # p = e^l: f' = p F', f'' = p F' + p^2 F''
+        both = by_probability(rule, p, u, negative)
+        return [[F, p * F1, u**2 * (p * F1 + p**2 * F2)] for F, F1, F2 in both]
+    pl = np.where(p == 0, 0, p * logp)  # p log p tends to 0 with p
+    if name == "generalized_cross_entropy":
+        q = REAL(par["q"])
+        pq = np.exp(q * logp)
+        values = [-np.expm1(q * logp) / q, -pq, -q * pq * u**2]
+        return values, list(np.abs(values))
+    if name == "poly1":
+        e = REAL(par["epsilon"])
+        values = [-logp + e * u, e * u - (1 + e), -e * p * u**2]
+        return values, [abs(logp) + abs(e) * u, 1 + abs(e) * p, abs(values[2])]
+    # f = -u^g l ; f' = u^g (g p l/u - 1) ; f'' = g p u^(g-2) ((1 - g p) l + 2 u)
+    g, plu = focal_gamma(rule, negative), np.where(u == 0, -1, pl / u)
+    ug = u**g
+    values = [-ug * logp, ug * (g * plu - 1), g * ug * ((1 - g * p) * pl + 2 * p * u)]
+    return values, [*np.abs(values[:2]), g * ug * ((1 + g * p) * abs(pl) + 2 * p * u)]
+
+
+def focal_gamma(rule, negative):
+    """The exponent of a rule of the focal family; cross-entropy is its gamma = 0."""
+    name, par = rule
+    own = {"cross_entropy": 0.0, "focal": par.get("gamma")}
+    return REAL(own[name] if name in own else par["gamma_neg" if negative else "gamma_pos"])
+
+
+# --------------------------------------------------------------------- activations, one row each
+# Each returns (loss, grad, hess), (their scales); a mass of zero contributes exactly zero.
+
+
+def weigh(mass, terms):
+    """Mass times each term, zero where the mass is, whatever the term."""
+    return [np.where(mass == 0, 0, mass * t) for t in terms]
+
+
+def softmax_row(rule, x, mass, z_loss):
+    """sum_k m_k f(l_k) + z_loss lse^2, where l_k = x_k - lse.
+
+    dl_k/dx_j = [j=k] - p_j =: D_kj ;  d2l_k/dx_j2 = -p_j u_j ;  |D_kj| <= u_k.
+    """
+    top, at = np.max(x), np.argmax(x)
+    e = np.exp(x - top)
+    others = np.delete(e, at).sum() + 0 * e[at]  # NaN where +inf - inf is
+    p = e / (1 + others)
+    u = 1 - p
+    u[at] = others / (1 + others)
+    logp, lse = (x - top) - np.log1p(others), top + np.log1p(others)
+
+    values, scales = by_log_probability(rule, logp, p, u)
+    (f, f1, f2), (sf, sf1, sf2) = weigh(mass, values), weigh(abs(mass), scales)
+    held = np.flatnonzero(mass)
+    D = np.where(held[:, None] == np.arange(len(x)), u, -p)
+    R = np.where(u[held, None] == 0, 0, D / u[held, None])
+    f1, f2, sf1, sf2 = f1[held], f2[held], sf1[held], sf2[held]
+    values = [f.sum(), f1 @ D, f2 @ R**2 - f1.sum() * p * u]
+    scales = [sf.sum(), sf1 @ abs(D), sf2 @ R**2 + sf1.sum() * p * u]
+    if z_loss:
+        extra = [z_loss * lse**2, 2 * z_loss * lse * p, 2 * z_loss * (p**2 + lse * p * u)]
+        scale = [extra[0], abs(extra[1]), 2 * z_loss * (p**2 + abs(lse) * p * u)]
+        values, scales = add(values, extra), add(scales, scale)
+    return values, scales
+
+
+def sigmoid_row(rule, x, pos, neg, y=None):
+    """Pos f(log p) + neg f(log(1-p)) per element, p = sigmoid(x); d log p/dx = u, d2 = -p u.
+
+    With y given, torchvision's form instead: (pos + neg) (1 - p_t)^gamma BCE(x, y).
+    """
+    e = np.exp(-abs(x))
+    p, u = np.where(x < 0, e, 1) / (1 + e), np.where(x < 0, 1, e) / (1 + e)  # NaN stays NaN
+    logp, logu = np.minimum(x, 0) - np.log1p(e), np.minimum(-x, 0) - np.log1p(e)
+    if y is not None:
+        return torchvision_row(REAL(rule[1]["gamma"]), p, u, logp, logu, pos + neg, y)
+    total = [0, 0, 0], [0, 0, 0]
+    for mass, lo, po, uo, sign in ((pos, logp, p, u, 1), (neg, logu, u, p, -1)):
+        values, scales = by_log_probability(rule, lo, po, uo, negative=sign < 0)
+        (f, f1, f2), (sf, sf1, sf2) = weigh(mass, values), weigh(abs(mass), scales)
+        values, scales = [f, sign * f1 * uo, f2 - f1 * po * uo], [sf, sf1 * uo, sf2 + sf1 * po * uo]
+        total = add(total[0], values), add(total[1], scales)
+    return total
+
+
+def torchvision_row(g, p, u, logp, logu, mass, y):
+    """Mass U^g B, U = y u + (1-y) p, B = -y log p - (1-y) log u, by the product rule."""
+    (b1,), (b0,) = weigh(y, [logp]), weigh(1 - y, [logu])
+    U, U1, U2 = y * u + (1 - y) * p, (1 - 2 * y) * p * u, (1 - 2 * y) * p * u * (u - p)
+    B, B1, B2 = -b1 - b0, (1 - y) * p - y * u, p * u
+    A, A1 = U**g, np.where(U1 == 0, 0, g * U ** (g - 1) * U1)
+    A2 = np.where(U1 == 0, 0, g * U ** (g - 1) * U2 + g * (g - 1) * U ** (g - 2) * U1**2)
+    values = weigh(mass, [A * B, A1 * B + A * B1, A2 * B + 2 * A1 * B1 + A * B2])
+    a2 = np.where(U1 == 0, 0, g * U ** (g - 1) * p * u + g * (g + 1) * U ** (g - 2) * U1**2)
+    b1 = (1 - y) * p + y * u
+    scales = [A * B, abs(A1) * B + A * b1, a2 * B + 2 * abs(A1) * b1 + A * B2]
+    return values, weigh(abs(mass), scales)
+
+
+def probability_row(rule, p, pos, neg):
+    """Pos F(p) + neg F(1-p) per element, derivatives by p itself."""
+    total = [0, 0, 0], [0, 0, 0]
+    for mass, po, uo, sign in ((pos, p, 1 - p, 1), (neg, 1 - p, p, -1)):
+        values, scales = by_probability(rule, po, uo, negative=sign < 0)
+        (f, f1, f2), scales = weigh(mass, values), weigh(abs(mass), scales)
+        total = add(total[0], [f, sign * f1, f2]), add(total[1], scales)
+    return total
+
+
+def add(a, b):
+    return [x + y for x, y in zip(a, b, strict=True)]
+
+
+# --------------------------------------------------------------------- one whole call
+
+
+def cap(z, softcap, logit_scale):
+    """x = softcap tanh(logit_scale z / softcap), dx/dz, d2x/dz2."""
+    if softcap is None:
+        return REAL(logit_scale) * z, np.full_like(z, logit_scale), np.zeros_like(z)
+    th = np.tanh(logit_scale * z / softcap)
+    sech2 = 1 / np.cosh(logit_scale * z / softcap) ** 2
+    return softcap * th, logit_scale * sech2, -2 * REAL(logit_scale) ** 2 / softcap * th * sech2
+
+
+def chain(triple, dx, d2x):  # derivatives by x -> by z
+    loss, grad, hess = triple
+    return [loss, grad * dx, hess * dx**2 + np.where(d2x == 0, 0, grad * d2x)]
+
+
+def spread(sample_weight, loss_shape, row_shape, axis):
+    """Sample_weight as (rows, 1) or (rows, C): trailing 1-axes are appended, then it broadcasts."""
+    s = np.asarray(1.0 if sample_weight is None else sample_weight, REAL)
+    if s.shape == row_shape != loss_shape:
+        s = np.expand_dims(s, axis)
+    s = np.broadcast_to(s.reshape(s.shape + (1,) * (len(loss_shape) - s.ndim)), loss_shape)
+    return s.reshape(-1, 1) if loss_shape == row_shape else rows(s, axis)
+
+
+def rows(a, axis):
+    """The class axis last, everything before it flat."""
+    a = np.moveaxis(np.atleast_1d(a), axis, -1)
+    return a.reshape(-1, a.shape[-1])
+
+
+@np.errstate(all="ignore")
+def reference(rule, logits, targets, *, activation, weight=None, pos_weight=None, alpha=None,
+              sample_weight=None, ignore_index=-100, label_smoothing=0.0, normalize_targets=False,
+              neg_label=0, z_loss=0.0, softcap=None, logit_scale=1.0, reduction="mean",
+              denominator=None, axis=-1, soft_labels="split", scales=False):  # fmt: skip
+    """(loss, grad, hess) in float64; with scales=True: (those three, the scales of the three)."""
+    logits, targets = np.asarray(logits), np.asarray(targets)
+    shape, dense = logits.shape, targets.shape == logits.shape
+    integer = targets.dtype.kind in "iu"
+    full = shape or (1,)
+    row_shape, C = tuple(np.delete(full, axis)), full[axis]
+    z = rows(logits.astype(np.float64).astype(REAL), axis)
+    t = rows(targets, axis) if dense else targets.ravel()
+    one_loss = activation == "softmax" or (activation is None and not dense)  # per row
+
+    s = spread(sample_weight, row_shape if one_loss else full, row_shape, axis)
+    w = np.ones(C, REAL) if weight is None else np.asarray(weight, REAL)
+    pw = REAL(1) if pos_weight is None else np.asarray(pos_weight, REAL)
+    a1, a0 = (w * pw, w) if alpha is None else (w * pw * alpha, w * (1 - REAL(alpha)))
+    eps = REAL(label_smoothing)
+    x, dx, d2x = cap(z, softcap, logit_scale)
+
+    out = [np.zeros((len(z), 1 if one_loss and k % 3 == 0 else C), REAL) for k in range(6)]
+    count = REAL(0)  # what the mean divides by
+    for i in range(len(z)):
+        y = (t[i] if dense else np.arange(C) == t[i]).astype(np.float64).astype(REAL)
+        live = np.ones(C, bool)
+        if not dense or (integer and not one_loss):
+            live &= t[i] != ignore_index
+        if normalize_targets:
+            M = np.count_nonzero(y)
+            live &= M > 0
+            y = y / max(M, 1)
+        if not live.any():
+            continue  # ignored: zeros
+        if one_loss:
+            count += 1 if dense else w[t[i]]
+            mass = w * ((1 - eps) * y + eps / C)
+            if activation == "softmax":
+                values, bounds = softmax_row(rule, x[i], mass, REAL(z_loss))
+            else:
+                values, bounds = probability_row(rule, x[i], mass, 0 * mass)
+                values[0], bounds[0] = values[0].sum(), bounds[0].sum()
+        else:
+            count += live.sum()
+            y = (y + 1) / 2 if neg_label == -1 else y
+            y = y * (1 - eps) + eps / 2
+            pos, neg = a1 * y, a0 * (1 - y)
+            if activation == "sigmoid":
+                other = y if soft_labels == "torchvision" else None
+                values, bounds = sigmoid_row(rule, x[i], pos, neg, other)
+            else:
+                values, bounds = probability_row(rule, x[i], pos, neg)
+        values = chain(values, dx[i], d2x[i]) + chain(bounds, abs(dx[i]), abs(d2x[i]))
+        for k, value in enumerate(values):
+            row = np.where(live, (s[i] if k < 3 else abs(s[i])) * value, 0)
+            out[k][i] = row[:1] if out[k].shape[-1] == 1 else row
+
+    if reduction == "mean":
+        divisor = count if denominator is None else REAL(denominator)
+        out = [a / divisor if divisor else np.zeros_like(a) for a in out]
+    out = [np.moveaxis(a.reshape(*row_shape, a.shape[-1]), -1, axis) for a in out]
+    if reduction == "none":
+        out[::3] = [a.squeeze(axis) if one_loss else a for a in out[::3]]
+    else:
+        out[::3] = [a.sum() for a in out[::3]]
+        if reduction == "mean" and not divisor:
+            out[0] = REAL(np.nan)
+    out = [np.asarray(a if shape else np.squeeze(a), np.float64)[()] for a in out]
+    return (tuple(out[:3]), tuple(abs(a) for a in out[3:])) if scales else tuple(out[:3])
+
+
+# --------------------------------------------------------------------- 50 digits, no derivative
+
+
+class Jet:
+    """v + d h + (s/2) h^2: a value with its first and second derivative in one direction."""
+
+    def __init__(self, v, d=0, s=0):
+        self.v, self.d, self.s = mpmath.mpf(v), mpmath.mpf(d), mpmath.mpf(s)
+
+    def through(self, f, f1, f2):
+        """A function with value f and derivatives f1, f2 at v."""
+        return Jet(f, f1 * self.d, f1 * self.s + f2 * self.d**2)
+
+    def __add__(self, b):
+        b = b if isinstance(b, Jet) else Jet(b)
+        return Jet(self.v + b.v, self.d + b.d, self.s + b.s)
+
+    def __mul__(self, b):
+        if not isinstance(b, Jet):
+            return Jet(self.v * b, self.d * b, self.s * b)
+        cross = 2 * self.d * b.d
+        return Jet(self.v * b.v, self.d * b.v + self.v * b.d, self.s * b.v + cross + self.v * b.s)
+
+    def __neg__(self):
+        return self * -1
+
+    def __sub__(self, b):
+        return self + -b
+
+    def __rsub__(self, b):
+        return -self + b
+
+    def __truediv__(self, b):
+        return self * b**-1 if isinstance(b, Jet) else self * (1 / mpmath.mpf(b))
+
+    def __pow__(self, n):
+        if self.v == 0 and n >= 0:  # only where u = 0 identically: C = 1, or all others masked
+            return Jet(n == 0)
+        v, n = self.v, mpmath.mpf(n)
+        return self.through(v**n, n * v ** (n - 1), n * (n - 1) * v ** (n - 2))
+
+
+def jet_exp(x):
+    return x.through(*[mpmath.exp(x.v)] * 3)
+
+
+def jet_log(x):
+    return x.through(mpmath.log(x.v), 1 / x.v, -1 / x.v**2)
+
+
+def jet_rule(rule, p, negative=False):
+    """f of a probability, from the definition."""
+    name, par = rule[0], {k: mpmath.mpf(float(v)) for k, v in rule[1].items()}
+    if name == "cross_entropy":
+        return -jet_log(p)
+    if name == "focal":
+        return -((1 - p) ** par["gamma"]) * jet_log(p)
+    if name == "poly1":
+        return -jet_log(p) + (1 - p) * par["epsilon"]
+    if name == "generalized_cross_entropy":
+        return (1 - p ** par["q"]) / par["q"]
+    if not negative:
+        return -((1 - p) ** par["gamma_pos"]) * jet_log(p)
+    u = p + par["clip"]
+    return Jet(0) if u.v >= 1 else -((1 - u) ** par["gamma_neg"]) * jet_log(u)
+
+
+def digits(values, softcap, logit_scale):
+    """Decimal digits with which 1 - p keeps 50 of its own."""
+    finite = [abs(float(logit_scale) * float(v)) for v in values if np.isfinite(float(v))] or [0.0]
+    return 80 + int(0.9 * max(finite) * (1 + (2 / softcap if softcap else 0)))
+
+
+def capped(x, softcap, logit_scale):
+    """The logit that the loss sees."""
+    x = x * float(logit_scale)
+    if softcap is None:
+        return x
+    e = jet_exp(x * 2 / float(softcap))
+    return (e - 1) / (e + 1) * float(softcap)
+
+
+def exact_row(rule, z, mass, *, z_loss=0.0, softcap=None, logit_scale=1.0, scale=1.0):
+    """scale * (sum_k mass_k f(log softmax(z)_k) + z_loss lse^2): loss, [gradient], [Hessian]."""
+    with mpmath.workdps(digits(z, softcap, logit_scale)):
+        along = []
+        for j in range(len(z)):
+            x = [capped(Jet(float(v), k == j), softcap, logit_scale) for k, v in enumerate(z)]
+            e = [jet_exp(v) for v in x]
+            total = sum(e, Jet(0))
+            loss = jet_log(total) ** 2 * float(z_loss) if z_loss else Jet(0)
+            for v, m in zip(e, mass, strict=True):
+                loss += jet_rule(rule, v / total) * float(m) if m else Jet(0)
+            along.append(loss * float(scale))
+        return along[0].v, [r.d for r in along], [r.s for r in along]
+
+
+def exact_element(rule, x, pos, neg, *, activation="sigmoid", softcap=None, logit_scale=1.0,
+                  scale=1.0, torchvision_y=None):  # fmt: skip
+    """scale * (pos f(log p) + neg f(log(1-p))): loss, derivative, second derivative by x.
+
+    p is sigmoid(x), or x itself with activation=None. With torchvision_y, the soft label y:
+    scale * (pos + neg) * (1 - p_t)^gamma * BCE(x, y).
+    """
+    size = x if activation else np.log(max(float(x), 1e-308))
+    with mpmath.workdps(digits([size], softcap, logit_scale)):
+        p = Jet(float(x), 1)
+        if activation == "sigmoid":
+            p = (jet_exp(-capped(p, softcap, logit_scale)) + 1) ** -1
+        q = 1 - p
+        if torchvision_y is None:
+            loss = jet_rule(rule, p) * float(pos) if pos else Jet(0)
+            loss += jet_rule(rule, q, negative=True) * float(neg) if neg else Jet(0)
+        else:
+            y = mpmath.mpf(float(torchvision_y))
+            miss = 1 - (p * y + q * (1 - y))
+            bce = -(jet_log(p) * y) - jet_log(q) * (1 - y)
+            loss = miss ** float(rule[1]["gamma"]) * bce * (float(pos) + float(neg))
+        loss = loss * float(scale)
+        return loss.v, loss.d, loss.s

@@ -1,0 +1,303 @@
+"""The bars of the contract (section 3): loss, gradient and Hessian against 60 digits.
+
+The error of a number is relative to itself, "wherever the true value is a normal float32"; below
+that the absolute error is at most the smallest normal. Where the true value is a difference of
+terms that may cancel it is relative to the sum of their magnitudes (`tests.reference`, scales):
+
+* the Hessian, f'' (dl/dz)**2 + f' d2l/dz2, which passes through zero,
+* the gradient of a soft target, p * sum(m f') - m f', which is zero at p = target,
+* everything of the asymmetric loss, whose shifted probability is p - clip,
+* the loss of poly1 with epsilon = -1, -log p - (1 - p).
+
+`tests.reference` gives those sums; the true values come from `tests.exact`. An error below the
+smallest normal number passes there: probabilities underflow gradually, -gamma p log p after them.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import mpmath
+import numpy as np
+import pytest
+
+import fusedce
+from tests.exact import exact_logit, exact_softmax
+from tests.reference import exact_element, exact_row, reference
+
+DTYPES = {"float32": np.float32, "float64": np.float64}
+SINGLE = np.float32(3.7).item()  # the parameter itself must not be what is rounded
+RULES = {
+    "cross_entropy": {},
+    "focal 0": {"gamma": 0.0},
+    "focal 0.5": {"gamma": 0.5},
+    "focal 1": {"gamma": 1.0},
+    "focal 2": {"gamma": 2.0},
+    "focal 3.7": {"gamma": SINGLE},
+    "focal 5": {"gamma": 5.0},
+    "poly1": {"epsilon": 1.0},
+    "poly1 -1": {"epsilon": -1.0},
+    "generalized_cross_entropy": {"q": np.float32(0.7).item()},
+    "asymmetric": {"gamma_pos": 1.0, "gamma_neg": 4.0, "clip": np.float32(0.05).item()},
+    "asymmetric 0": {"gamma_pos": 0.0, "gamma_neg": 2.5, "clip": 0.0},
+}
+COMPETING = [name for name in RULES if not name.startswith("asymmetric")]
+WHAT = ("loss", "grad", "hess")
+
+
+def bar(name, activation, dtype):
+    if dtype == "float64":
+        return 2e-13
+    if any(v % 1 for k, v in RULES[name].items() if k.startswith("gamma")):
+        return 2e-5
+    return 1e-5 if activation == "softmax" else 4e-6
+
+
+@pytest.fixture(scope="module")
+def worst(request):
+    """The largest error, by loss, form of the targets, dtype and result; printed at the end."""
+    found: dict[tuple[str, str, str], dict[str, float]] = {}
+    yield found
+    manager = request.config.pluginmanager.getplugin("capturemanager")
+    with manager.global_and_fixture_disabled():
+        print(f"\n{'worst relative error':49}    loss    grad    hess     bar")
+        for (name, form, dtype), row in sorted(found.items()):
+            limit = bar(name, form.split()[0], dtype)
+            print(f"  {name:25} {form:13} {dtype}", *(f"{row[w]:.1e}" for w in WHAT), limit)
+
+
+def judge(worst, key, what, got, true, scale, z, T):
+    """Record the worst error of these numbers, and hold it against the bar."""
+    name, form, dtype = key
+    smallest = float(np.finfo(T).tiny)
+    limit = bar(name, form.split()[0], dtype)
+    for g, t, s, where in zip(got, true, scale, z, strict=True):
+        differs = s is not None
+        s = max(mpmath.mpf(float(s)), abs(t)) if differs else abs(t)
+        error = abs(mpmath.mpf(float(g)) - t) if np.isfinite(g) else mpmath.inf
+        if error <= smallest and (differs or s < smallest):
+            continue
+        row = worst.setdefault(key, dict.fromkeys(WHAT, 0.0))
+        row[what] = max(row[what], float(error / s))
+        assert error <= limit * s, (
+            f"{what} {g!r}, not {mpmath.nstr(t, 12)}: {mpmath.nstr(error / s, 3)} > {limit}", where
+        )  # fmt: skip
+
+
+def cancels(name, what, form):
+    """Whether a result is a difference of terms, see above."""
+    soft = form.endswith(("soft", "smooth")) and what == "grad"
+    rule = name.startswith("asymmetric") or (name == "poly1 -1" and what == "loss")
+    return what == "hess" or soft or rule
+
+
+def call(name, z, targets, **options):
+    fn = getattr(fusedce, name.split()[0])
+    return fn(z, targets, reduction="none", return_hessian=True, **RULES[name], **options)
+
+
+def scales_of(name, z, targets, **options):
+    public = name.split()[0], RULES[name]
+    return reference(public, z, targets, reduction="none", scales=True, **options)[1]
+
+
+# ------------------------------------------------------------------------------------ sigmoid
+
+
+def element_logits(T):
+    """Both tails to where p underflows and beyond, zero, confident, the bar's |z| of 1e4."""
+    rng = np.random.default_rng(0)
+    confident = [np.log(p / (1 - p)) for p in (0.999999, 1 - 1e-9)]
+    tail = 87.0 if T is np.float32 else 708.0
+    z = [0.0, 1e-30, 1e-8, 0.5, 1.0, 3.0, *confident, 16.6, 17.4, 36.7, 50.0, tail, 1.02 * tail]
+    z += [1.19 * tail, 1000.0, 9999.9, 1e4, np.nextafter(T(0.69314718), T(1))]
+    z = np.array(z).astype(T)
+    return np.concatenate(
+        [z, -z, rng.uniform(-20, 20, 80).astype(T), rng.normal(size=40).astype(T)]
+    )
+
+
+@functools.cache
+def true_elements(name, dtype, soft):
+    z = element_logits(DTYPES[dtype])
+    rng = np.random.default_rng(1)
+    y = rng.uniform(0, 1, z.size).astype(np.float32) if soft else np.arange(z.size) // 2 % 2
+    y[:2] = 0, 1
+    public = name.split()[0], RULES[name]
+    one = mpmath.mpf(1)
+    return (
+        z,
+        y,
+        [exact_logit(public, a, b, one - float(b), dtype) for a, b in zip(z, y, strict=True)],
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize("name", RULES)
+def test_sigmoid(name, soft, dtype, worst):
+    z, y, true = true_elements(name, dtype, soft)
+    form = "sigmoid soft" if soft else "sigmoid"
+    for flip in (False, True):  # every logit meets both labels
+        y = 1 - y if flip else y
+        if flip:
+            if soft:
+                continue
+            public = name.split()[0], RULES[name]
+            true = [
+                exact_logit(public, a, b, 1 - b, dtype) for a, b in zip(z, y.tolist(), strict=True)
+            ]
+        got = call(name, z, y, activation="sigmoid")
+        scales = scales_of(name, z, y, activation="sigmoid")
+        for k, what in enumerate(WHAT):
+            scale = scales[k] if cancels(name, what, form) else [None] * z.size
+            exact, place = [t[k] for t in true], list(zip(z, y, strict=True))
+            key = name, form, dtype
+            judge(worst, key, what, got[k], exact, scale, place, DTYPES[dtype])
+
+
+# ------------------------------------------------------------------------------------ softmax
+
+
+def softmax_rows(C, T):
+    """Logits (rows, C) float, class indices: confident, tied, far apart, huge, ordinary."""
+    rng = np.random.default_rng(C)
+    far = 85.0 if T is np.float32 else 700.0
+    spread = [rng.normal(size=C) * s for s in (1.0, 10.0)]
+    spread += [rng.uniform(-1e4, 1e4, C), 1e4 - rng.uniform(0, 60, C), -1e4 + rng.normal(size=C)]
+    confident = [rng.normal(size=C) * 0.1 for _ in range(3)]
+    for row, p in zip(confident, (0.999999, 1 - 1e-9, 1 - 1e-12), strict=True):
+        row[C // 2] = np.log(p / (1 - p) * max(C - 1, 1))
+    tails = [np.full(C, -far), np.full(C, far), np.zeros(C), np.full(C, 9999.0)]
+    tails[0][C // 2], tails[1][C // 2] = 0.0, 0.0
+    tails[3][C // 2 :] -= 20.0  # all above it tie
+    two = rng.normal(size=C)
+    two[0] = two[-1] = 4.0
+    z = np.array([*spread, *confident, *tails, two]).astype(T)
+    n = len(z)
+    y = [z.argmax(1), z.argmin(1), rng.integers(0, C, n)]
+    if C > 10:  # one target a row
+        return z, np.choose(np.arange(n) % 3, y)
+    return np.concatenate([z, z, z]), np.concatenate(y)
+
+
+def watched(z, y, rng):
+    """The classes of a row that are looked at: target, extremes, ends, some more."""
+    C = len(z)
+    chosen = {int(y), int(z.argmax()), int(z.argmin()), 0, C // 2, C - 1}
+    return sorted(chosen | {int(rng.integers(C))})
+
+
+@functools.cache
+def true_rows(name, dtype, C):
+    z, y = softmax_rows(C, DTYPES[dtype])
+    rng = np.random.default_rng(2)
+    classes = [watched(a, b, rng) for a, b in zip(z, y, strict=True)]
+    public = name.split()[0], RULES[name]
+    true = [
+        exact_softmax(public, a, {int(b): 1}, c, dtype)
+        for a, b, c in zip(z, y, classes, strict=True)
+    ]
+    return z, y, classes, true
+
+
+def judge_rows(worst, key, got, scales, classes, true, z, T):
+    for i, (cs, t) in enumerate(zip(classes, true, strict=True)):
+        place = [(i, c, z.shape) for c in cs]
+        for k, what in enumerate(WHAT):
+            ours = [got[0][i]] if k == 0 else got[k][i, cs]
+            scale = [None] * len(cs)
+            if cancels(*key[:1], what, key[1]):
+                scale = [scales[0][i]] if k == 0 else scales[k][i, cs]
+            exact = [t[0]] if k == 0 else t[k]
+            judge(worst, key, what, ours, exact, scale[: len(ours)], place[: len(ours)], T)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", COMPETING)
+def test_softmax_of_an_index(name, dtype, worst):
+    for C in (1, 2, 3, 10, 100, 200):
+        z, y, classes, true = true_rows(name, dtype, C)
+        got = call(name, z, y, activation="softmax")
+        scales = scales_of(name, z, y, activation="softmax")
+        key = name, "softmax", dtype
+        judge_rows(worst, key, got, scales, classes, true, z, DTYPES[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", ["soft", "smooth"])
+@pytest.mark.parametrize("name", [n for n in COMPETING if n not in ("focal 0", "focal 1")])
+def test_softmax_of_a_distribution(name, form, dtype, worst):
+    rng, T, public = np.random.default_rng(3), DTYPES[dtype], (name.split()[0], RULES[name])
+    for C, few in ((2, 13), (10, 6), (100, 1)):
+        z, y = softmax_rows(C, T)
+        keep = rng.permutation(len(z))[:few]
+        z, y, options = z[keep], y[keep], {}
+        if form == "soft":
+            y = rng.dirichlet(np.full(C, 0.5), len(z)).astype(np.float32).astype(T)
+            y[0] = np.arange(C) == 1  # one-hot
+            masses = [dict(enumerate(row.tolist())) for row in y]
+        else:
+            options = {"label_smoothing": 0.125}
+            masses = [{k: 0.875 * (k == t) + 0.125 / C for k in range(C)} for t in y]
+        classes = [watched(a, a.argmax(), rng)[-5:] for a in z]
+        true = [
+            exact_softmax(public, a, m, c, dtype)
+            for a, m, c in zip(z, masses, classes, strict=True)
+        ]
+        got = call(name, z, y, activation="softmax", **options)
+        scales = scales_of(name, z, y, activation="softmax", **options)
+        key = name, "softmax " + form, dtype
+        judge_rows(worst, key, got, scales, classes, true, z, T)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "focal 2"])
+def test_a_row_wider_than_the_scratch(name, worst):
+    """More than 2**17 classes: blocks with a running maximum, read twice."""
+    C, rng = (1 << 17) + 4099, np.random.default_rng(4)
+    z = rng.normal(size=(2, C)).astype(np.float32)
+    z[0, C - 7], z[1, 3] = 30.0, 25.0  # the maximum in the last block, and in the first
+    y = np.array([C - 7, C // 2])
+    classes = [watched(a, b, rng) for a, b in zip(z, y, strict=True)]
+    public = name.split()[0], RULES[name]
+    true = [
+        exact_softmax(public, a, {int(b): 1}, c, "float32")
+        for a, b, c in zip(z, y, classes, strict=True)
+    ]
+    got = call(name, z, y, activation="softmax")
+    scales = scales_of(name, z, y, activation="softmax")
+    key = name, "softmax wide", "float32"
+    judge_rows(worst, key, got, scales, classes, true, z, np.float32)
+
+
+# ------------------------------------------------------------------------------------ identities
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gamma_zero_is_cross_entropy_bit_for_bit(dtype):
+    rows = [(*softmax_rows(C, DTYPES[dtype]), "softmax") for C in (1, 3, 10, 200)]
+    z = element_logits(DTYPES[dtype])
+    rows += [(z, np.arange(z.size) % 2, "sigmoid"), (z, np.linspace(0, 1, z.size), "sigmoid")]
+    for z, y, activation in rows:
+        pair = (call(name, z, y, activation=activation) for name in ("focal 0", "cross_entropy"))
+        for a, b in zip(*pair, strict=True):
+            assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_two_oracles_agree(name):
+    """This file's 60 digits and the reference's 9000, where the latter can be waited for."""
+    public = name.split()[0], RULES[name]
+    for x, pos, neg in ((0.3, 1, 0), (-40.0, 0.25, 0.75), (1.5, 0, 1), (90.0, 0, 1)):
+        for a, b in zip(exact_logit(public, x, pos, neg), exact_element(public, x, pos, neg),
+                        strict=True):  # fmt: skip
+            assert abs(a - b) <= mpmath.mpf("1e-40") * abs(b)
+    if name in COMPETING:
+        z, mass = [1.0, -30.0, 60.0], [0.0, 0.75, 0.25]
+        ours, theirs = (
+            exact_softmax(public, z, dict(enumerate(mass)), [0, 1, 2]),
+            exact_row(public, z, mass),
+        )
+        assert abs(ours[0] - theirs[0]) <= mpmath.mpf("1e-40") * abs(theirs[0])
+        for a, b in zip(ours[1] + ours[2], theirs[1] + theirs[2], strict=True):
+            assert abs(a - b) <= mpmath.mpf("1e-40") * abs(b)

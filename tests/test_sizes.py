@@ -1,0 +1,195 @@
+"""Sizes at which a loop changes: lanes, tiles, patches, the switch of kernels, rows in blocks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fusedce
+from tests.reference import by_log_probability
+from tests.test_losses import DTYPES, bar, check, make
+
+dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
+forms = pytest.mark.parametrize("form", ["index", "soft"])
+
+
+@dtypes
+@forms
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
+def test_rows(activation, form, dtype):
+    """Rows beside multiples of 16 and 32; a class, two, and on either side of 96."""
+    rng = np.random.default_rng(1)
+    for N in (1, 15, 16, 17, 31, 32, 33, 63, 64, 65):
+        for C in (1, 2, 3):
+            z, t = make(activation, form, dtype, (N, C), rng)
+            check("focal", z, t, dtype, activation=activation, reduction="none")
+    for C in (95, 96, 97, 98):
+        z, t = make(activation, form, dtype, (33 if form == "index" else 5, C), rng)
+        for options in ({}, {"weight": np.arange(1, C + 1) / C, "label_smoothing": 0.1}):
+            check("poly1", z, t, dtype, activation=activation, **options)
+
+
+@dtypes
+@forms
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_tiles(activation, form, dtype):
+    """More than a tile of rows; the class axis before rows of 1, 15, 16, 17 and 300."""
+    rng = np.random.default_rng(2)
+    for N in (255, 256, 257, 1000):
+        z, t = make(activation, form, dtype, (N, 3), rng)
+        s = rng.integers(-3, 9, N) / 4
+        check("focal", z, t, dtype, activation=activation, sample_weight=s)
+    for inner in (1, 15, 16, 17, 300):
+        for C in (3, 100) if inner < 300 else (3,):
+            z, t = make(activation, form, dtype, (2, C, inner), rng, 1)
+            s = rng.integers(-3, 9, (2, inner)) / 4
+            check("focal", z, t, dtype, activation=activation, axis=1, sample_weight=s)
+
+
+def test_many_tiles():
+    """Lanes of every block: thousands of columns, checked against the same rows one at a time."""
+    rng = np.random.default_rng(3)
+    z, t = make("softmax", "index", "float32", (3, 5, 5000), rng, 1)
+    t[:, ::7] = -100
+    a = fusedce.focal(z, t, activation="softmax", axis=1, reduction="none")
+    rows = np.ascontiguousarray(np.moveaxis(z, 1, 2)).reshape(-1, 5)
+    b = fusedce.focal(rows, t.ravel(), activation="softmax", reduction="none")
+    np.testing.assert_allclose(a[0].ravel(), b[0], rtol=1e-6)
+    np.testing.assert_allclose(np.moveaxis(a[1], 1, 2).reshape(-1, 5), b[1], rtol=1e-5, atol=1e-37)
+    some = rng.integers(0, len(rows), 300)
+    check("focal", rows[some], t.ravel()[some], "float32", activation="softmax")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", [(2047,), (2048,), (2049,), (4100,), (683, 3), (26, 80),
+                                   (2, 2049), (1, 2048, 2), (3, 3, 700), (2, 80, 30)])  # fmt: skip
+@pytest.mark.parametrize("form", ["index", "soft", "int", "bool"])
+def test_patches(form, shape, dtype):
+    """Elements around a patch of 2048: factors of a class and of a row in their places."""
+    axis, rng = 1 if len(shape) > 1 else 0, np.random.default_rng(4)
+    z, t = make("sigmoid", form, dtype, shape, rng, axis)
+    C, rows = shape[axis], tuple(np.delete(shape, axis))
+    w, pw = rng.integers(1, 9, C) / 4, rng.integers(1, 9, C) / 2
+    s = rng.integers(-4, 9, rows) / 4
+    if form == "index":
+        t.reshape(-1)[-1:] = C
+        t.reshape(-1)[:: max(7, 2)] = 0
+    if form in ("index", "int") and t.size > 2:
+        t.reshape(-1)[1::5] = -100
+    for options in ({"weight": w, "pos_weight": pw, "sample_weight": s},
+                    {"weight": w, "softcap": 6.0, "label_smoothing": 0.1, "reduction": "none"},
+                    {"sample_weight": rng.integers(-4, 9, shape) / 4, "alpha": 0.25}):  # fmt: skip
+        check("focal", z, t, dtype, activation="sigmoid", axis=axis, **options)
+
+
+def test_patches_under_a_transposed_view():
+    """Patches of arrays that lie in different orders, more than one patch each."""
+    rng = np.random.default_rng(5)
+    z, t = make("sigmoid", "soft", "float32", (130, 90), rng)
+    w, s = rng.integers(1, 9, 90) / 4, rng.integers(-4, 9, 130) / 4
+    for a in (z, np.asfortranarray(z), z[::-1, ::-1]):
+        for b in (t, np.asfortranarray(t), t.astype(np.float32)[:, ::-1]):
+            out = np.full((90, 130), np.nan, np.float32).T
+            options = {"weight": w, "pos_weight": w[::-1], "sample_weight": s}
+            got = check("focal", a, b, "float32", activation="sigmoid", **options)
+            fusedce.focal(a, b, grad_out=out, **options)
+            np.testing.assert_allclose(out, got[1], rtol=1e-6)
+
+
+def wide_row(name, own, z, mass, softcap, logit_scale, z_loss):
+    """Loss, gradient, Hessian of one row in a wider float, in time linear in its classes."""
+    real = np.longdouble
+    v = z.astype(np.float64).astype(real)
+    x = softcap * np.tanh(logit_scale * v / softcap) if softcap else logit_scale * v
+    dx = logit_scale / np.cosh(logit_scale * v / softcap) ** 2 if softcap else logit_scale + 0 * v
+    d2x = -2 * x / softcap**2 * logit_scale * dx if softcap else 0 * v
+    e = np.exp(x - x.max())
+    at = np.argmax(x)
+    others = e.sum() - 1
+    p = e / e.sum()
+    u = 1 - p
+    u[at] = np.delete(e, at).sum() / (1 + others)
+    lse = x.max() + np.log(e.sum())
+    with np.errstate(all="ignore"):
+        (f, f1, f2), _ = by_log_probability((name, own), x - lse, p, u)
+    f, f1, f2 = (np.where(mass == 0, 0, mass * k) for k in (f, f1, f2 / u**2))
+    total, bend = f1.sum(), f2.sum()
+    grad = np.where(mass == 0, 0, f1 * u) - p * (total - f1)
+    hess = f2 * u**2 + p**2 * (bend - f2) - total * p * u
+    loss = f.sum() + z_loss * lse**2
+    grad, hess = grad + 2 * z_loss * lse * p, hess + 2 * z_loss * (p**2 + lse * p * u)
+    size = abs(f1) * u + p * (abs(total - f1) + 2 * z_loss * abs(lse))
+    curve = (
+        abs(f2) * u**2 + p**2 * abs(bend) + abs(total) * p * u + 2 * z_loss * (p + 1) * abs(lse) * p
+    )
+    curve = curve * dx**2 + size * abs(d2x)
+    return (loss, grad * dx, hess * dx**2 + grad * d2x), (abs(loss), size * dx, curve)
+
+
+WIDE = [
+    {}, {"softcap": 6.0, "logit_scale": 1.5}, {"label_smoothing": 0.1}, {"z_loss": 0.01},
+    {"label_smoothing": 0.2, "softcap": 8.0, "weight": True},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["cross_entropy", "focal"])
+@pytest.mark.parametrize("options", WIDE, ids=str)
+def test_rows_wider_than_the_scratch(options, name, dtype):
+    """More than 131072 classes: the row is read twice; the target on every side of the seam."""
+    options, own = dict(options), {"gamma": 2.0} if name == "focal" else {}
+    for C in (131_072, 131_073, 300_001):
+        rng = np.random.default_rng(C)
+        z = rng.normal(size=(4, C)).astype(DTYPES[dtype])
+        z[0, 5] = z[1, C - 1] = 9.0
+        z[2, : min(C - 1, 131_072)] = -np.inf  # the first block all masked
+        t = np.array([5, 131_071, C - 1, C // 2])
+        w = 1 + np.arange(C) % 5 / 4 if options.get("weight") is not None else None
+        k = options | {"weight": w}
+        if "label_smoothing" in k:
+            z[2] = 0.5
+        k |= {"activation": "softmax", "reduction": "none", "return_hessian": True}
+        got = getattr(fusedce, name)(z, t, **own, **k)
+        eps = k.get("label_smoothing", 0.0)
+        rtol = bar("float64" if dtype == "float64" else "float32", "softmax", own) * 2
+        rounding = {"float16": 2.0**-11, "bfloat16": 2.0**-8}.get(dtype, 0)
+        small = {"float16": 2.0**-24}.get(dtype, 1.2e-38)
+        for i in range(4):
+            if C > 140_000 and i % 2:
+                continue  # the oracle is slow
+            mass = ((np.arange(C) == t[i]) * (1 - eps) + eps / C) * (1 if w is None else w)
+            want, scales = wide_row(name, own, z[i], mass, k.get("softcap"),
+                                    k.get("logit_scale", 1.0), k.get("z_loss", 0.0))  # fmt: skip
+            for what, a, b, scale in zip(("loss", "grad", "hess"), got, want, scales, strict=True):
+                r = 0 if what == "loss" else rounding
+                away = abs(a[i].astype(np.float64) - b) - rtol * scale - r * abs(b) - small
+                assert np.all(away <= 0), (what, i, C)
+
+
+@forms
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_wide_distributions_and_elements(form, dtype):
+    """A soft target, a sigmoid and probabilities over a row wider than the scratch."""
+    C = 140_000
+    rng = np.random.default_rng(6)
+    z = rng.normal(size=(2, C)).astype(DTYPES[dtype])
+    q = np.zeros((2, C), np.float32)
+    q[:, [0, 131_071, 131_072, C - 1]] = [0.5, 0.25, 1.0, 2.0]
+    t = np.array([131_072, C - 1]) if form == "index" else q
+    if form == "soft":
+        for name, own in (("cross_entropy", {}), ("focal", {"gamma": 2.0})):
+            for normalize in (False, True):
+                got = getattr(fusedce, name)(z, q, activation="softmax", reduction="none",
+                    normalize_targets=normalize, return_hessian=True, **own)  # fmt: skip
+                for i in range(2):
+                    mass = q[i] / (4 if normalize else 1)
+                    want, scales = wide_row(name, own, z[i], mass, None, 1.0, 0.0)
+                    for k, (a, b, scale) in enumerate(zip(got, want, scales, strict=True)):
+                        room = 2e-5 * scale + (2.0**-24 + 2.0**-11 * abs(b)) * (
+                            dtype != "float32" and k > 0
+                        )
+                        assert np.all(abs(a[i].astype(float) - b) <= room + 1.2e-38)
+    else:
+        p = (1 / (1 + np.exp(-z.astype(float)))).astype(z.dtype)
+        check("focal", p, t, dtype, activation=None, reduction="none")
+    check("focal", z, t, dtype, activation="sigmoid", weight=1 + np.arange(C) % 7 / 8)

@@ -1,0 +1,181 @@
+"""Calls from many threads, in forked and in spawned processes: right, and no hang."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fusedce
+
+ROOT = Path(__file__).resolve().parents[1]
+LIMIT = 120  # seconds; each of these takes a few
+
+
+def bits(result):
+    return [np.asarray(a).tobytes() for a in result]
+
+
+def test_calls_from_eight_threads():
+    """Large calls and small ones at once, 50 from each thread: the bits of calls one by one."""
+    rng = np.random.default_rng(1)
+    jobs = []
+    for shape in ((4, 5), (300, 300), (40_000, 3), (2, 70_000)):
+        z = rng.normal(size=shape).astype(np.float32)
+        t = rng.integers(0, shape[1], shape[0])
+        jobs += [(fusedce.cross_entropy, z, t), (fusedce.focal, z, (z > 1).astype(np.float32))]
+    want = [bits(fn(z, t)) for fn, z, t in jobs]
+
+    def work(first):
+        for k in range(first, first + 50):
+            fn, z, t = jobs[k % len(jobs)]
+            if bits(fn(z, t)) != want[k % len(jobs)]:
+                return k
+        return None
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(work, range(8), timeout=LIMIT)) == [None] * 8
+
+
+def test_first_calls_at_once():
+    """Several threads that compile the same kernel at the same moment."""
+    run_script("""
+        import threading
+        import numpy as np, fusedce
+        z = np.random.default_rng(0).normal(size=(200, 300)).astype(np.float32)
+        t = np.arange(200)
+        results, start = [None] * 6, threading.Barrier(6)
+        def work(k):
+            start.wait()
+            results[k] = fusedce.cross_entropy(z, t)[1].tobytes()
+        threads = [threading.Thread(target=work, args=(k,)) for k in range(6)]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        assert len(set(results)) == 1 and results[0] is not None
+    """)
+
+
+COMMON = """
+import os, signal, sys, time, warnings
+import numpy as np, fusedce
+z = np.random.default_rng(0).normal(size=(400, 300)).astype(np.float32)
+t = np.arange(400) % 300
+def call():
+    loss, grad = fusedce.cross_entropy(z, t)
+    y = fusedce.focal(z, z > 0)[1]
+    return loss.tobytes() + grad.tobytes() + y.tobytes()
+def check(found):
+    x = z.astype(float)
+    p = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
+    grad = np.frombuffer(found[4:480004], np.float32).reshape(400, 300)
+    assert np.allclose(grad * 400, p - (t[:, None] == np.arange(300)), 1e-5, 1e-9)
+def in_fork(work):
+    read, write = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python warns of forks beside threads
+        child = os.fork()
+    if child == 0:
+        signal.alarm(60)  # a hang ends here
+        code = 1
+        try:
+            os.write(write, work())
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(write)
+    out = b""
+    while part := os.read(read, 1 << 16):
+        out += part
+    assert os.waitpid(child, 0)[1] == 0, "the child failed or hung"
+    return out
+"""
+
+
+def run_script(text, before=""):
+    source = before + textwrap.dedent(text)
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, timeout=LIMIT, env=env,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+
+
+@needs_fork
+def test_fork_after_first_use():
+    """The parent has used its threads; the child, its child, and the parent again agree."""
+    run_script("""
+        want = call()
+        check(want)
+        assert in_fork(call) == want
+        assert in_fork(lambda: in_fork(call)) == want
+        assert call() == want
+        assert in_fork(call) == want
+    """, COMMON)  # fmt: skip
+
+
+@needs_fork
+def test_fork_before_first_use():
+    run_script("""
+        want = in_fork(call)
+        check(want)
+        assert call() == want
+        assert in_fork(call) == want
+    """, COMMON)  # fmt: skip
+
+
+@needs_fork
+def test_fork_while_a_thread_is_inside_a_call():
+    """A data loader that forks its workers while another thread trains."""
+    run_script("""
+        import threading
+        want = call()
+        big = np.zeros((4000, 1000), np.float32)
+        stop = []
+        def train():
+            while not stop:
+                fusedce.cross_entropy(big, np.zeros(4000, int))
+        thread = threading.Thread(target=train)
+        thread.start()
+        try:
+            for _ in range(8):
+                assert in_fork(call) == want
+        finally:
+            stop.append(1)
+            thread.join()
+    """, COMMON)  # fmt: skip
+
+
+SPAWNED = """
+import multiprocessing, sys
+import numpy as np, fusedce
+def call(seed):
+    z = np.random.default_rng(seed).normal(size=(400, 300)).astype(np.float32)
+    return fusedce.cross_entropy(z, np.arange(400) % 300)[1].tobytes()
+if __name__ == "__main__":
+    want = [call(k) for k in range(3)]
+    with multiprocessing.get_context(sys.argv[1]).Pool(2) as pool:
+        assert pool.map_async(call, range(3)).get(90) == want
+"""
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+def test_pools(method, tmp_path):
+    if method != "spawn" and not hasattr(os, "fork"):
+        pytest.skip("this platform has no fork")
+    (tmp_path / "pool.py").write_text(SPAWNED)
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "ignore", str(tmp_path / "pool.py"), method]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=LIMIT, env=env, check=False
+    )
+    assert done.returncode == 0, done.stderr
