@@ -16,7 +16,7 @@ demo: .venv/.bench
 	$(BIN)/python -m benchmarks.throughput
 
 test: .venv/.test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto $(ARGS)
 
 check: .venv/.test .venv/.dev
 	$(BIN)/ruff check fusedce kernels tests benchmarks

@@ -14,29 +14,27 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 import fusedce
+from benchmarks.rivals import Floats, blocks, copy_dense, copy_rows, focal_numpy, softmax_numpy
 
-Floats = NDArray[np.float32]
 Array = NDArray[Any]
 Record = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "throughput.json"
 ROUNDS, FEW = 15, 3  # NumPy and fresh outputs are slow enough to be measured by few rounds
-BLOCK = 1 << 16  # elements NumPy works on at a time, so that its temporaries stay in L2
 
 
 class Case(NamedTuple):
@@ -47,65 +45,6 @@ class Case(NamedTuple):
     dense: bool  # targets: one float32 a logit, or one class index a row
     fused: Callable[..., Any]  # (logits, targets, grad_out=) -> loss, grad
     plain: Callable[[Floats, Array, Floats], float]  # fills its last argument
-
-
-def blocks(rows: int, width: int) -> Iterator[slice]:
-    """Slices of the rows, each of about BLOCK elements."""
-    step = max(1, BLOCK // width)
-    return (slice(i, i + step) for i in range(0, rows, step))
-
-
-def softmax_numpy(logits: Floats, targets: Array, grad: Floats) -> float:
-    """Mean softmax cross-entropy, computed within the gradient's memory."""
-    total, scale = 0.0, np.float32(1 / len(targets))
-    for rows in blocks(*logits.shape):
-        z, y, g = logits[rows], targets[rows], grad[rows]
-        i = np.arange(len(y))
-        np.subtract(z, z.max(axis=1, keepdims=True), out=g)
-        shifted = g[i, y]
-        np.exp(g, out=g)
-        sums = g.sum(axis=1)
-        g *= (scale / sums)[:, None]
-        g[i, y] -= scale
-        total += float(np.sum(np.log(sums) - shifted, dtype=np.float64))
-    return total / len(targets)
-
-
-def focal_numpy(logits: Floats, targets: Floats, grad: Floats) -> float:
-    """Mean sigmoid focal loss, gamma = 2, for any target t in [0, 1].
-
-    With q = 1 - p: loss = -t q^2 log p - (1 - t) p^2 log q,
-    gradient = t q^2 (2 p log p - q) - (1 - t) p^2 (2 q log q - p).
-    """
-    total, scale = 0.0, np.float32(1 / logits.size)
-    for part in blocks(logits.size, 1):
-        z, t = logits[part], targets[part]
-        e = np.exp(-np.abs(z))
-        d, ed, log1pe = 1 / (1 + e), e / (1 + e), np.log1p(e)
-        p, q = np.where(z >= 0, d, ed), np.where(z >= 0, ed, d)
-        log_p, log_q = np.minimum(z, 0) - log1pe, np.minimum(-z, 0) - log1pe
-        pos, neg = t * q * q, (1 - t) * p * p
-        total -= float(np.sum(pos * log_p + neg * log_q, dtype=np.float64))
-        grad[part] = (pos * (2 * p * log_p - q) - neg * (2 * q * log_q - p)) * scale
-    return total / logits.size
-
-
-@numba.njit(parallel=True)
-def copy_dense(logits, targets, grad):  # type: ignore[no-untyped-def]
-    """Two reads and one write an element."""
-    for i in prange(logits.size):
-        grad[i] = logits[i] + targets[i]
-
-
-@numba.njit(parallel=True)
-def copy_rows(logits, targets, grad):  # type: ignore[no-untyped-def]
-    """One read and one write an element, one read a row."""
-    for i in prange(logits.size):
-        grad[i] = logits[i]
-    total = 0
-    for i in prange(targets.size):
-        total += targets[i]
-    return total
 
 
 def cases(quick: bool) -> list[Case]:
