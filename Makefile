@@ -18,7 +18,7 @@ demo: .venv/.bench
 test: .venv/.test
 	$(BIN)/python -m pytest -n auto $(ARGS)
 
-check: .venv/.test .venv/.dev
+check: .venv/.dev
 	$(BIN)/ruff check fusedce kernels tests benchmarks
 	$(BIN)/ruff format --check fusedce kernels tests benchmarks
 	$(BIN)/mypy

@@ -24,7 +24,9 @@ def _activate(name: str, logits: Any, out: Any, axis: int) -> Any:
     if source.size:
         shape = arrays.split_shape(source.shape, k)
         target = arrays.out3(result.reshape(source.shape), shape)
-        execute.activate(name, arrays.view3(source, shape), target, arrays.compute_type(z.dtype))
+        execute.activate(
+            name, arrays.view3(source, shape), target, arrays.compute_type(source.dtype)
+        )
         arrays.written(result, target)
     return result if out is not None else result.reshape(z.shape)[()]
 

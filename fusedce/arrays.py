@@ -27,7 +27,9 @@ def kind(x: Any) -> str:
 
 
 def native(array: np.ndarray) -> np.ndarray:
-    """The array itself if kernels can read it, else a copy in native byte order and aligned."""
+    """The array itself if kernels can read it, else a copy: native, aligned, at most 64 bits."""
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        return array.astype(np.float64)
     if not array.dtype.isnative:
         return array.astype(array.dtype.newbyteorder("="))
     return array if array.flags.aligned else array.copy()

@@ -67,6 +67,7 @@ class _Call:
     logit_scale: float
     reduction: str
     denominator: float | None
+    inputs: dict[str, Any]  # as the caller passed them, for what may overlap
 
     @property
     def classes(self) -> int:
@@ -119,9 +120,7 @@ def run(
         checks.flag("validate", validate)  # on the CPU labels are always checked
     call = _check(traits, logits, targets, **options)
     outputs = _outputs(call, loss_out, grad_out, hess_out, return_grad, return_hessian)
-    given = {"logits": logits, "targets": targets}
-    given |= {name: options.get(name) for name in ("weight", "pos_weight", "sample_weight")}
-    checks.overlaps(outputs, given | {"denominator": options.get("denominator")})
+    checks.overlaps(outputs, call.inputs)
     loss = _compute(params, traits, call, outputs)
     wanted = [outputs[name] for name in ("grad_out", "hess_out") if outputs[name] is not None]
     return (loss, *wanted) if wanted else loss
@@ -205,6 +204,14 @@ def _check(
         else checks.number(
             "denominator", denominator, 0, open_low=True, allowed="a finite number > 0"
         ),
+        inputs={
+            "logits": z,
+            "targets": t,
+            "weight": w,
+            "pos_weight": pw,
+            "sample_weight": sw,
+            "denominator": denominator,
+        },
     )
     _check_meaning(traits, call)
     if sw is not None:
@@ -343,6 +350,8 @@ def _denominator(call: _Call, problem: Problem) -> float:
         if call.targets.size == 0:
             return 0.0
         weights, kept, bad = execute.check_labels(problem)
+        if call.targets.dtype == np.uint64 and call.targets.max() > HIGHEST:
+            bad = int(call.targets.argmax())  # as int64 it would be some other label
         if bad >= 0:
             allowed = f"0 <= target < {problem.highest}"
             if not call.one_hot:

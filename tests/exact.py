@@ -1,4 +1,4 @@
-"""Losses, gradients and Hessian diagonals to 60 digits and more, for rows of any width and any logits.
+"""Losses, gradients and Hessian diagonals to 60 digits and more, for rows of any width.
 
 `tests.reference.exact_row` knows nothing but the definition and pays for 1 - p with digits: 9000 of
 them at |z| = 1e4, and C**2 terms. Here u = 1 - p is a sum of its own, so 60 digits are enough for

@@ -284,6 +284,18 @@ def test_gamma_zero_is_cross_entropy_bit_for_bit(dtype):
             assert a.tobytes() == b.tobytes()
 
 
+@pytest.mark.parametrize("C", [10, 200, (1 << 17) + 70])
+def test_a_nan_beside_the_target_spoils_its_row(C):
+    """With class indices the rule never looks at the other classes: only their sum does."""
+    z = np.random.default_rng(5).normal(size=(4, C)).astype(np.float32)
+    calm = call("cross_entropy", z, np.array([1, 1, 1, 1]), activation="softmax")
+    z[1, C - 1], z[2] = np.nan, -np.inf
+    got = call("cross_entropy", z, np.array([1, 1, 1, 1]), activation="softmax")
+    for a, b in zip(got, calm, strict=True):
+        assert np.isnan(a[1:3]).all()
+        assert np.array_equal(a[::3], b[::3])
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_the_two_oracles_agree(name):
     """This file's 60 digits and the reference's 9000, where the latter can be waited for."""

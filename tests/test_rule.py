@@ -93,7 +93,7 @@ def by_hand(rule, z, t, activation):
 def inputs(activation, form, shape=(5, 4)):
     rng = np.random.default_rng(3)
     z = rng.normal(size=shape) * 2
-    z = z if activation else 1 / (1 + np.exp(-z))
+    z = z if activation else 0.2 + 0.6 / (1 + np.exp(-z))
     return z, rng.integers(0, shape[1], shape[0]) if form == "index" else rng.random(shape)
 
 

@@ -96,13 +96,18 @@ def test_patches_under_a_transposed_view():
             np.testing.assert_allclose(out, got[1], rtol=1e-6)
 
 
+@np.errstate(all="ignore")
 def wide_row(name, own, z, mass, softcap, logit_scale, z_loss):
     """Loss, gradient, Hessian of one row in a wider float, in time linear in its classes."""
     real = np.longdouble
     v = z.astype(np.float64).astype(real)
     x = softcap * np.tanh(logit_scale * v / softcap) if softcap else logit_scale * v
-    dx = logit_scale / np.cosh(logit_scale * v / softcap) ** 2 if softcap else logit_scale + 0 * v
-    d2x = -2 * x / softcap**2 * logit_scale * dx if softcap else 0 * v
+    dx = (
+        logit_scale / np.cosh(logit_scale * v / softcap) ** 2
+        if softcap
+        else np.full_like(v, logit_scale)
+    )
+    d2x = -2 * x / softcap**2 * logit_scale * dx if softcap else np.zeros_like(v)
     e = np.exp(x - x.max())
     at = np.argmax(x)
     others = e.sum() - 1
@@ -112,7 +117,7 @@ def wide_row(name, own, z, mass, softcap, logit_scale, z_loss):
     lse = x.max() + np.log(e.sum())
     with np.errstate(all="ignore"):
         (f, f1, f2), _ = by_log_probability((name, own), x - lse, p, u)
-    f, f1, f2 = (np.where(mass == 0, 0, mass * k) for k in (f, f1, f2 / u**2))
+    f, f1, f2 = (np.where(mass == 0, 0, mass * k) for k in (f, f1, np.where(u == 0, 0, f2 / u**2)))
     total, bend = f1.sum(), f2.sum()
     grad = np.where(mass == 0, 0, f1 * u) - p * (total - f1)
     hess = f2 * u**2 + p**2 * (bend - f2) - total * p * u

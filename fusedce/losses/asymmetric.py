@@ -26,18 +26,23 @@ class RealAsymmetric(NamedTuple):
 
 
 @scalar
-def _shifted(power, log_u, u, v, p, gamma):  # type: ignore[no-untyped-def]
+def _shifted(power, log_u, u, v, p, gamma, clip):  # type: ignore[no-untyped-def]
     """f, f', f'' of -v**gamma log u by l = log p, given v**gamma; u = p + clip and v = 1 - u.
 
-    With g = df/du: f' = p g and f'' = p g + p**2 dg/du.
+    With r = log u / v: f' = v**gamma (gamma p r - p / u), and in f'' = f' + p**2 d2f/du2 the terms
+    -p/u + (p/u)**2 are put together as -(p/u) clip/u, which does not cancel.
     """
     T = type(p)
     ratio = choose(v <= tiny(v), T(-1), log_u / v)
     pr = choose(p == T(0), T(0), p * ratio)
     pu = choose(u == T(0), T(1), p / u)  # u = p = 0
-    g = gamma * pr - pu
-    bend = gamma * p * ((T(1) - gamma) * pr + T(2) * pu) / choose(v > tiny(v), v, tiny(v)) + pu * pu
-    return choose(power == T(0), T(0), -power * log_u), power * g, power * (g + bend)
+    bend = gamma * p * ((T(1) - gamma) * pr + T(2) * pu) / choose(v > tiny(v), v, tiny(v))
+    bend -= pu * choose(u == T(0), T(0), clip / u)
+    return (
+        choose(power == T(0), T(0), -power * log_u),
+        power * (gamma * pr - pu),
+        power * (gamma * pr + bend),
+    )
 
 
 @scalar
@@ -56,7 +61,8 @@ def _whole_negative(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
     """f = -v**gamma log u for the outcome "no" of probability p."""
     T = type(p)
     u, v, log_u, _log_v, left = _unshifted(p, q, logp, logq, params.clip)
-    f, f1, f2 = _shifted(whole_power(v, params.gamma_neg), log_u, u, v, p, params.gamma_neg)
+    gamma = params.gamma_neg
+    f, f1, f2 = _shifted(whole_power(v, gamma), log_u, u, v, p, gamma, params.clip)
     return choose(left, f, T(0)), choose(left, f1, T(0)), choose(left, f2, T(0))
 
 
@@ -66,7 +72,7 @@ def _real_negative(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
     gamma = params.gamma_neg
     u, v, log_u, log_v, left = _unshifted(p, q, logp, logq, params.clip)
     power = real_power(log_v, gamma) if gamma > T(0) else T(1)
-    f, f1, f2 = _shifted(power, log_u, u, v, p, gamma)
+    f, f1, f2 = _shifted(power, log_u, u, v, p, gamma, params.clip)
     return choose(left, f, T(0)), choose(left, f1, T(0)), choose(left, f2, T(0))
 
 

@@ -234,19 +234,47 @@ def log1p64(x):
     return _log_edges(u, _log_reduced64((f - 1.0) + back, k))
 
 
-def _tanh_with(reduced):
-    """tanh from e = exp(-2|x|): -m / (2 + m) with m = e - 1 near zero, 1 - 2 e / (1 + e) beyond."""
+@scalar
+def _tanh_near32(x):
+    """(tanh x - x) for x in [0, 0.6]."""
+    T = np.float32
+    z = x * x
+    w = T(-6.26854657e-3)
+    w = w * z + T(2.111059616e-2)
+    w = w * z + T(-5.38738784e-2)
+    w = w * z + T(1.333291494e-1)
+    w = w * z + T(-3.333333033e-1)
+    return w * z * x
+
+
+@scalar
+def _tanh_near64(x):
+    """The same in float64."""
+    z = x * x
+    w = -1.833227433262875422e-5
+    w = w * z + 8.154105979082278161e-5
+    w = w * z + -2.322464518223870942e-4
+    w = w * z + 5.880523149422648555e-4
+    w = w * z + -1.455464358422689269e-3
+    w = w * z + 3.592083100155056662e-3
+    w = w * z + -8.863232107564111412e-3
+    w = w * z + 2.186948838347230851e-2
+    w = w * z + -5.396825396474957562e-2
+    w = w * z + 1.333333333333018808e-1
+    w = w * z + -3.333333333333332866e-1
+    return w * z * x
+
+
+def _tanh_with(near, exp):
+    """x plus a polynomial up to 0.6, 1 - 2 e / (1 + e) with e = exp(-2|x|) beyond."""
 
     @scalar
     def body(x):
         T = type(x)
-        far = abs(x) > T(0.55)
-        bounded = select(abs(x) > T(40.0), T(40.0), abs(x))
-        r, n = reduced(T(-2) * bounded)
-        e = scale_by_power(T(1) + r, n)
-        m = scale_by_power(r + (T(1) - scale_by_power(T(1), -n)), n)
-        t = select(far, T(2) * e, -m) / select(far, T(1) + e, T(2) + m)
-        t = select(far, T(1) - t, t)
+        a = abs(x)
+        e = exp(T(-2) * select(a > T(40.0), T(40.0), a))
+        far = T(1) - T(2) * e / (T(1) + e)
+        t = select(a > T(0.6), far, a + near(a))
         return select(x < T(0), -t, t)
 
     return body
@@ -258,7 +286,7 @@ _both(stubs.log1p_unit, log1p_unit32, log1p_unit64)
 _both(stubs.expm1, expm1_32, expm1_64)
 _both(stubs.log, log32, log64)
 _both(stubs.log1p, log1p32, log1p64)
-_both(stubs.tanh, _tanh_with(_expm1_reduced32), _tanh_with(_expm1_reduced64))
+_both(stubs.tanh, _tanh_with(_tanh_near32, exp_down32), _tanh_with(_tanh_near64, exp_down64))
 
 
 @overload(stubs.fma, target="cpu", jit_options=INLINED)

@@ -10,6 +10,7 @@ from fusedce.kernels.cpu import (
     activations,
     columns,
     distribution,
+    distribution_columns,
     driver,
     elements,
     labels,
@@ -160,7 +161,7 @@ def softmax(problem: Problem) -> np.ndarray:
     untouched = problem.softcap == 0.0 and problem.logit_scale == 1.0
     if few:
         block = launch.lanes_of_block(classes)
-        factory = columns.distribution_columns if spread else columns.index_columns
+        factory = distribution_columns.distribution_columns if spread else columns.index_columns
     else:
         block = launch.rows_of_block(classes)
         factory = distribution.distribution_rows if spread else rows.index_rows
