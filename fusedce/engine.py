@@ -3,8 +3,9 @@
 from typing import Any, Unpack
 
 from fusedce import checks
-from fusedce.call import Options, Traits, run
+from fusedce.call import run
 from fusedce.kernels.rule import RULES
+from fusedce.options import Options, Traits
 
 
 def apply(rule: Any, logits: Any, targets: Any, **options: Unpack[Options]) -> Any:

@@ -251,7 +251,10 @@ def test_masked_class_is_no_class(name, dtype, seed, hard, shape):
 @few(10)
 @given(seeds, st.integers(1, 3000))
 def test_hard_labels_beside_soft_ones(name, dtype, seed, n):
-    """A label of 0 or 1 gives the same bits whether or not a soft one is in its block."""
+    """A label of 0 or 1 gives the same number whether or not a soft one is in its block.
+
+    To 4 ulp: the loops for hard and for soft labels fuse multiplications and additions differently.
+    """
     rng = np.random.default_rng(seed)
     z = (rng.normal(size=n) * 4).astype(dtype)
     y = rng.integers(0, 2, n).astype(dtype)
@@ -260,7 +263,7 @@ def test_hard_labels_beside_soft_ones(name, dtype, seed, n):
     a = call(name, z, y, activation="sigmoid", reduction="none")
     b = call(name, z, mixed, activation="sigmoid", reduction="none")
     for x, y in zip(a, b, strict=True):
-        np.testing.assert_array_equal(x[~soft], y[~soft])
+        np.testing.assert_array_max_ulp(x[~soft], y[~soft], maxulp=4)
 
 
 BIG = [("softmax", (3000, 40)), ("softmax", (200, 1000)), ("softmax", (2, 150_000)),

@@ -3,10 +3,11 @@
 from typing import Any, NamedTuple, Unpack
 
 from fusedce import checks
-from fusedce.call import Options, Traits, run
+from fusedce.call import run
 from fusedce.kernels.rule import rule
 from fusedce.kernels.scalar import choose, log, log1p, real_power, scalar, tiny, whole_power
 from fusedce.losses.focal import real_focal, whole_focal
+from fusedce.options import Options, Traits
 
 
 class WholeAsymmetric(NamedTuple):
@@ -138,6 +139,7 @@ def asymmetric(
     >>> import numpy as np, fusedce
     >>> loss, grad = fusedce.asymmetric(np.array([1.0, 1.0, -4.0]), np.array([1, 0, 0]))
     >>> print(f"{loss:.4f}", grad.round(4))
+    0.1864 [-0.0896  0.1388 -0.    ]
     """
     bound = "a finite number >= 0"
     gammas = (

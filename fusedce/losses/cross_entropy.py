@@ -2,8 +2,9 @@
 
 from typing import Any, NamedTuple, Unpack
 
-from fusedce.call import Options, Traits, run
+from fusedce.call import run
 from fusedce.kernels.rule import rule
+from fusedce.options import Options, Traits
 
 
 class CrossEntropy(NamedTuple):

@@ -3,10 +3,11 @@
 from typing import Any, NamedTuple, Unpack
 
 from fusedce import checks
-from fusedce.call import Options, Traits, run
+from fusedce.call import run
 from fusedce.kernels.rule import rule
 from fusedce.kernels.scalar import choose, log, real_power, scalar, tiny, whole_power
 from fusedce.losses.cross_entropy import CrossEntropy
+from fusedce.options import Options, Traits
 
 
 class WholeFocal(NamedTuple):
@@ -160,7 +161,7 @@ def focal(
     >>> import numpy as np, fusedce
     >>> loss, grad = fusedce.focal(np.array([3.0, -1.0, 0.0]), np.array([1, 0, 1]), alpha=0.25)
     >>> print(f"{loss:.5f}", grad.round(4))
-    0.02002 [-0.0001  0.0299 -0.0249]
+    0.02011 [-0.      0.0131 -0.0249]
     """
     gamma = checks.number("gamma", gamma, 0, allowed="a finite number >= 0")
     if alpha is not None:

@@ -3,9 +3,10 @@
 from typing import Any, NamedTuple, Unpack
 
 from fusedce import checks
-from fusedce.call import Options, Traits, run
+from fusedce.call import run
 from fusedce.kernels.rule import rule
 from fusedce.kernels.scalar import exp, expm1
+from fusedce.options import Options, Traits
 
 
 class GeneralizedCrossEntropy(NamedTuple):
@@ -59,7 +60,7 @@ def generalized_cross_entropy(
     >>> import numpy as np, fusedce
     >>> loss, grad = fusedce.generalized_cross_entropy(np.array([[2.0, 0.0]]), np.array([0]))
     >>> print(f"{loss:.4f}", grad.round(4))
-    0.1214 [[-0.1091  0.1091]]
+    0.1215 [[-0.1091  0.1091]]
     """
     q = checks.number("q", q, 0, 1, open_low=True, allowed="in (0, 1]")
     traits = Traits("generalized_cross_entropy")

@@ -3,8 +3,9 @@
 from typing import Any, NamedTuple, Unpack
 
 from fusedce import checks
-from fusedce.call import Options, Traits, run
+from fusedce.call import run
 from fusedce.kernels.rule import rule
+from fusedce.options import Options, Traits
 
 
 class Poly1(NamedTuple):
