@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fusedce.kernels.cpu.blocks import copied, load_labels, loop, put_partial, rows_of, total
+from fusedce.kernels.cpu.blocks import LANES, copied, load_labels, loop, put_partial, rows_of, total
 from fusedce.kernels.cpu.lanes import (
     LANE_ARRAYS,
     TILES,
@@ -127,7 +127,7 @@ def index_columns(Params, T):
     def index_columns(address, first, last):
         plan = plan_at(address)
         params = params_at(address, Params, T)
-        memory = np.empty((TILES * plan.classes + LANE_ARRAYS) * plan.block, T)
+        memory = np.empty((TILES * plan.classes + LANE_ARRAYS) * plan.block + LANES, T)
         numbers = np.empty(2 * plan.block, np.float64)
         for b in range(first, last):
             outer, start, stop = rows_of(plan, b)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from fusedce.kernels.cpu.blocks import (
+    LANES,
     load_labels,
     loop,
     put_partial,
@@ -212,7 +213,7 @@ def distribution_columns(Params, T):
     def distribution_columns(address, first, last):
         plan = plan_at(address)
         params = params_at(address, Params, T)
-        memory = np.empty((TILES * plan.classes + LANE_ARRAYS) * plan.block, T)
+        memory = np.empty((TILES * plan.classes + LANE_ARRAYS) * plan.block + LANES, T)
         numbers = np.empty(2 * plan.block, np.float64)
         for b in range(first, last):
             outer, start, stop = rows_of(plan, b)

@@ -8,11 +8,13 @@ import numpy as np
 from numba.extending import overload
 
 from fusedce.kernels.cpu.blocks import (
+    LANES,
     address_of,
     array_at,
     cap,
     cap_slope,
     copied,
+    line_of,
     loop,
     summing,
     total,
@@ -209,7 +211,7 @@ def element_block(plan, order, link, params, outer, line, along, lines, columns,
 @loop
 def nine(memory, n):
     """Nine pieces of scratch, uncounted: see ``array_at``."""
-    here, step, dtype = address_of(memory), n * memory.itemsize, memory.dtype
+    here, step, dtype = line_of(memory), n * memory.itemsize, memory.dtype
     return (
         array_at(here, n, dtype),
         array_at(here + step, n, dtype),
@@ -230,7 +232,7 @@ def elements(Params, T, Link, Order):
         plan = plan_at(address)
         params = params_at(address, Params, T)
         link, order = Link(), Order()
-        memory = np.empty(9 * plan.block, T)
+        memory = np.empty(9 * plan.block + LANES, T)
         labels = np.empty(plan.block, np.int64)
         s = nine(memory, plan.block)
         lines = max(1, plan.block // plan.classes)  # of a patch

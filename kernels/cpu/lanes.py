@@ -13,6 +13,7 @@ from fusedce.kernels.cpu.blocks import (
     cap,
     cap_slope,
     copied,
+    line_of,
     loop,
 )
 from fusedce.kernels.cpu.machine import call7
@@ -138,7 +139,7 @@ def lanes(memory, n):
 @loop
 def tiles_of(memory, size, curved):
     """Six tiles in one piece of memory; the last two are empty unless a Hessian is wanted."""
-    here, step, dtype = address_of(memory), size * memory.itemsize, memory.dtype
+    here, step, dtype = line_of(memory), size * memory.itemsize, memory.dtype
     return (
         array_at(here, size, dtype),
         array_at(here + step, size, dtype),
@@ -192,7 +193,7 @@ def share(plan, memory, numbers, n):
     here, step = address_of(numbers), 8 * n
     tiles = tiles_of(memory, plan.classes * n, plan.hess.address != 0)
     lane_memory = array_at(
-        address_of(memory) + TILES * plan.classes * n * memory.itemsize,
+        line_of(memory) + TILES * plan.classes * n * memory.itemsize,
         LANE_ARRAYS * n,
         memory.dtype,
     )
