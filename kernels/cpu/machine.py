@@ -240,6 +240,18 @@ def poke(typingctx, address, x):
     return types.void(types.int64, x), codegen
 
 
+@intrinsic
+def take_number(typingctx, address):
+    """The int64 at an address, which goes up by one: no two threads get the same."""
+
+    def codegen(context, builder, signature, args):
+        i64 = ir.IntType(64)
+        place = builder.inttoptr(args[0], i64.as_pointer())
+        return builder.atomic_rmw("add", place, ir.Constant(i64, 1), "monotonic")
+
+    return types.int64(types.int64), codegen
+
+
 def _call(builder, address, args):
     """Call the C function void(int64, ...) at an address."""
     fn = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * len(args))
