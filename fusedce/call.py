@@ -151,8 +151,8 @@ def _check(
         targets=arrays.native(t),
         one_hot=one_hot,
         axis=k,
-        weight=None if w is None else checks.class_vector("weight", w, z.shape[k]),
-        pos_weight=None
+        weight=w if w is None else checks.class_vector("weight", w, z.shape[k]),
+        pos_weight=pw
         if pw is None
         else checks.class_vector("pos_weight", pw, z.shape[k], scalar=True),
         sample_weight=None,
@@ -161,25 +161,15 @@ def _check(
         normalize=checks.flag("normalize_targets", normalize_targets),
         neg_label=checks.choice("neg_label", neg_label, (0, -1)),
         z_loss=checks.number("z_loss", z_loss),
-        softcap=0.0
-        if softcap is None
-        else checks.number("softcap", softcap, 0, open_low=True, allowed="a finite number > 0"),
+        softcap=checks.positive("softcap", softcap) or 0.0,
         logit_scale=checks.number("logit_scale", logit_scale),
         reduction=reduction,
-        denominator=None
-        if denominator is None
-        else checks.number(
-            "denominator", denominator, 0, open_low=True, allowed="a finite number > 0"
-        ),
+        denominator=checks.positive("denominator", denominator),
         inputs={
-            "logits": z,
-            "targets": t,
-            "weight": w,
-            "pos_weight": pw,
-            "sample_weight": sw,
+            "logits": z, "targets": t, "weight": w, "pos_weight": pw, "sample_weight": sw,
             "denominator": denominator,
         },
-    )
+    )  # fmt: skip
     _check_meaning(traits, call)
     if sw is not None:
         call.sample_weight = arrays.native(

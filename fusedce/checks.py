@@ -65,6 +65,13 @@ def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf
     return x
 
 
+def positive(name: str, value: Any) -> float | None:
+    """A finite scalar above 0, or None."""
+    if value is None:
+        return None
+    return number(name, value, 0, open_low=True, allowed="a finite number > 0")
+
+
 def choice(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
     """One of a few words."""
     if not any(value is a or (isinstance(value, str) and value == a) for a in allowed):
