@@ -1,7 +1,9 @@
-"""Sizes: which kernel, how much a block, whether threads. Each number with what chose it."""
+"""Sizes: which kernel, how much a block, whether threads.
 
-# Below this many elements the call stays in its own thread: waking the others takes about 10 us,
-# one thread works through 2**15 elements in that time.
+First choices from the sizes of the caches; a sweep that measures them is still to be made.
+"""
+
+# Below this many elements, some 20 us of work, the call stays in its own thread.
 SERIAL_BELOW = 1 << 15
 
 # Elements of a patch: logits, labels, loss and gradient of a patch fill half of a 32 KB L1.
@@ -14,7 +16,7 @@ ROWS = 1 << 14
 # Wider rows are read twice.
 WIDTH = 1 << 17
 
-# Few classes: rows in the lanes win up to here.
+# Up to here rows go into the lanes: a row this short leaves most vectors half empty.
 FEW_CLASSES = 96
 
 # Logits of a tile: six tiles of float32 fill 3/4 of a 1 MB L2 at the most.

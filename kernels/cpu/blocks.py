@@ -244,8 +244,7 @@ LINE = 64  # bytes of a cache line
 def line_of(memory):
     """The first cache line of a piece of scratch, at most LINE bytes in.
 
-    A vector across two lines costs twice: with scratch at 32 bytes into a line, as every other
-    allocation is, rows of 1000 classes took twice the time.
+    So that no vector of scratch lies across two lines.
     """
     return (address_of(memory) + (LINE - 1)) // LINE * LINE
 

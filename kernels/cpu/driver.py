@@ -20,8 +20,8 @@ from numba import njit, prange
 from fusedce.kernels.cpu.compile import _Cache
 from fusedce.kernels.cpu.machine import call3, take_number
 
-# Blocks are handed out in so many tasks a thread, to whoever is free: where one of two cores was
-# busy elsewhere, halves fixed beforehand took 45 ms and tasks 26.
+# Blocks are handed out in so many tasks a thread, to whoever is free: on a shared machine halves
+# fixed beforehand took 45 ms for 65536 rows of 1000 classes, tasks 24 to 29.
 TASKS_PER_THREAD = 16
 
 _threads_free = threading.Lock()
