@@ -142,9 +142,7 @@ def _check(
     k = checks.axis(axis, z.ndim)
     one_hot = checks.target_form(z.shape, t, k, activation)
     if activation == "softmax" and z.shape[k] == 0:
-        raise ValueError(
-            f"logits must have at least one class, got shape {z.shape} and axis={axis}"
-        )
+        raise checks.no_classes(z.shape, axis)
     call = _Call(
         activation=activation,
         logits=arrays.native(z),
@@ -185,7 +183,7 @@ def _check_meaning(traits: Traits, call: _Call) -> None:
     where = f"activation={call.activation!r}"
     if call.activation == "softmax":
         if traits.sigmoid_only:
-            raise ValueError(f"{traits.name} has no meaning with {where}: classes must not compete")
+            raise checks.no_competition(traits.name, where)
         refused: dict[str, Any] = {"pos_weight": call.pos_weight, "alpha": traits.alpha}
         refused |= {"neg_label": call.neg_label or None, "soft_labels": traits.mixed}
     else:
@@ -202,7 +200,7 @@ def _check_meaning(traits: Traits, call: _Call) -> None:
             where = "class indices and activation=None"
             refused |= {"pos_weight": call.pos_weight, "alpha": traits.alpha}
             if traits.sigmoid_only:
-                raise ValueError(f"{traits.name} has no meaning with {where}")
+                raise checks.useless(traits.name, where)
         _refuse(refused, where)
     if call.denominator is not None and call.reduction != "mean":
         raise checks.meaningless("denominator", call.denominator, f"reduction={call.reduction!r}")
@@ -230,7 +228,7 @@ def _outputs(
             checks.output(name, buffer, shape, dtype)
             if not wanted:
                 option = "return_grad" if name == "grad_out" else "return_hessian"
-                raise ValueError(f"{name} was given but {option}=False")
+                raise checks.unwanted(name, option)
         outputs[name] = buffer
         if wanted and buffer is None:
             outputs[name] = np.empty_like(call.logits, subok=False)

@@ -101,6 +101,26 @@ def meaningless(option: str, value: Any, where: str) -> ValueError:
     return ValueError(f"{option}={value!r} has no meaning with {where}")
 
 
+def useless(loss: str, where: str) -> ValueError:
+    """A loss that says nothing here."""
+    return ValueError(f"{loss} has no meaning with {where}")
+
+
+def no_competition(loss: str, where: str) -> ValueError:
+    """A loss that tells yes from no, where classes compete."""
+    return ValueError(f"{loss} has no meaning with {where}: classes must not compete")
+
+
+def unwanted(name: str, option: str) -> ValueError:
+    """A buffer for a result that was not asked for."""
+    return ValueError(f"{name} was given but {option}=False")
+
+
+def no_classes(shape: tuple[int, ...], axis: int) -> ValueError:
+    """A softmax over nothing."""
+    return ValueError(f"logits must have at least one class, got shape {shape} and axis={axis}")
+
+
 def target_form(shape: tuple[int, ...], targets: np.ndarray, axis_: int, activation: Any) -> bool:
     """Whether targets are class indices (True) or one label for each logit (False)."""
     rows = shape[:axis_] + shape[axis_ + 1 :]

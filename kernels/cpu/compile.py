@@ -7,6 +7,7 @@ hash of all the sources and of Numba's version: after an upgrade or an edit noth
 A rule registered outside fusedce is compiled anew in each process: its source is not ours to hash.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -70,9 +71,11 @@ def cache_folder() -> str:
 
 def _forget_oldest(root: str) -> None:
     """Keep the newest stamps; a process that still uses an older one compiles again."""
-    folders = sorted((e for e in os.scandir(root) if e.is_dir()), key=lambda e: e.stat().st_mtime)
-    for entry in folders[:-STAMPS_KEPT]:
-        shutil.rmtree(entry.path, ignore_errors=True)
+    with contextlib.suppress(OSError):  # another process may be forgetting the same ones
+        folders = [e for e in os.scandir(root) if e.is_dir()]
+        folders.sort(key=lambda e: e.stat().st_mtime)
+        for entry in folders[:-STAMPS_KEPT]:
+            shutil.rmtree(entry.path, ignore_errors=True)
 
 
 class _Locator(caching._CacheLocator):  # type: ignore[misc]
