@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fusedce import arrays, checks
+from fusedce import arrays, checks, replay
 from fusedce.kernels.problem import Problem
 from fusedce.options import Options, Traits
 
@@ -56,11 +56,25 @@ class _Call:
         return self.rows if self.by_row else self.logits.shape
 
 
-def run(
+def run(params: Any, traits: Traits, logits: Any, targets: Any, /, **options: Any) -> Any:
+    """Compute a loss and what is asked for of its derivatives; the whole of a public call."""
+    key = replay.signature(params, traits, logits, targets, options)
+    if key is not None:
+        prepared = replay.recall(key)
+        if prepared is not None:
+            results = prepared.again(logits, targets, options)
+            if results is not None:
+                return results
+    return _run(params, traits, logits, targets, key, **options)
+
+
+def _run(
     params: Any,
     traits: Traits,
     logits: Any,
     targets: Any,
+    key: Any,
+    /,
     *,
     return_grad: bool = True,
     return_hessian: bool = False,
@@ -70,7 +84,7 @@ def run(
     validate: bool | None = None,
     **options: Any,
 ) -> Any:
-    """Compute a loss and what is asked for of its derivatives; the whole of a public call."""
+    """The ordinary way, with every check."""
     extra = options.keys() - Options.__annotations__.keys()
     if extra:
         raise checks.unknown(traits.name, extra)
@@ -87,10 +101,25 @@ def run(
         checks.flag("validate", validate)  # on the CPU labels are always checked
     call = _check(traits, logits, targets, **options)
     outputs = _outputs(call, loss_out, grad_out, hess_out, return_grad, return_hessian)
-    checks.overlaps(outputs, call.inputs)
-    loss = _compute(params, traits, call, outputs)
-    wanted = [outputs[name] for name in ("grad_out", "hess_out") if outputs[name] is not None]
-    return (loss, *wanted) if wanted else loss
+    given = {"loss_out": loss_out, "grad_out": grad_out, "hess_out": hess_out}
+    checks.overlaps(given, call.inputs)
+    if call.reduction == "none" and loss_out is None:
+        outputs["loss_out"] = np.empty(call.loss_shape, arrays.loss_dtype(call.logits.dtype))
+    problem = _problem(params, traits, call, outputs)
+    _check_unsigned(call, problem)
+    prepared, labels = _prepared(call, problem, traits.alpha)
+    views = (problem.loss, problem.grad, problem.hess)
+    weights = (problem.sample_weight, problem.weight, problem.up, problem.down)
+    used = (problem.logits, problem.targets, *weights, *views)
+    total, bad = prepared.run(labels, used, call.denominator)
+    if bad >= 0:
+        raise _bad_label(call, problem, bad)
+    for array, view in zip(outputs.values(), views, strict=True):
+        if array is not None and view is not None:
+            arrays.written(array, view)
+    if key is not None and _is_plain(call, problem, labels, outputs):
+        replay.keep(key, prepared)
+    return prepared.results(total, loss_out, *outputs.values())
 
 
 def _run_single(
@@ -235,15 +264,6 @@ def _outputs(
     return outputs
 
 
-def _factors(traits: Traits, call: _Call) -> tuple[np.ndarray, np.ndarray]:
-    """What multiplies positive and negative outcomes of each class."""
-    both = np.ones(1) if call.weight is None else call.weight
-    up = both if call.pos_weight is None else both * call.pos_weight
-    if traits.alpha is None:
-        return up, both
-    return up * traits.alpha, both * (1.0 - traits.alpha)
-
-
 def _label_map(call: _Call) -> tuple[float, float]:
     """(factor, shift) from a target to its smoothed mass."""
     keep = 1.0 - call.smoothing
@@ -259,26 +279,29 @@ def _problem(params: Any, traits: Traits, call: _Call, outputs: dict[str, Any]) 
     shape = arrays.split_shape(call.logits.shape, call.axis)
     row_shape = (shape[0], 1, shape[2])
     loss_shape = row_shape if call.by_row else shape
-    up, down = _factors(traits, call)
+    # Probabilities: f'' - f' cancels near p = 1, so float32 is computed in float64 too.
+    compute = arrays.compute_type(call.logits.dtype) if call.activation else np.float64
+    weight, up, down = replay.factors(call.weight, call.pos_weight, traits.alpha, compute)
     factor, shift = _label_map(call)
     dense_labels = not call.one_hot and not call.by_row
     background = call.one_hot and call.activation == "sigmoid"
+    integers = call.targets.dtype.kind in "iu"
     loss = outputs["loss_out"] if call.reduction == "none" else None
     return Problem(
         params=type(params)(*map(arrays.compute_type(call.logits.dtype), params)),
         activation=call.activation,
-        # Probabilities: f'' - f' cancels near p = 1, so float32 is computed in float64 too.
-        compute=arrays.compute_type(call.logits.dtype) if call.activation else np.float64,
+        compute=compute,
         logits=arrays.view3(call.logits, shape),
         targets=arrays.view3(call.targets, row_shape if call.one_hot else shape),
         one_hot=call.one_hot,
-        weight=call.weight,
+        weight=weight,
         up=up,
         down=down,
         sample_weight=None
         if call.sample_weight is None
         else arrays.view3(call.sample_weight, loss_shape),
         ignore_index=call.ignore_index,
+        ignoring=integers and not (call.by_row and not call.one_hot),
         lowest=call.neg_label if dense_labels else 0,
         highest=2 if dense_labels else call.classes + background,
         hole=0 if dense_labels and call.neg_label == -1 else HIGHEST,
@@ -288,77 +311,86 @@ def _problem(params: Any, traits: Traits, call: _Call, outputs: dict[str, Any]) 
         z_loss=call.z_loss,
         softcap=call.softcap,
         logit_scale=call.logit_scale,
-        scale=1.0,
         loss=None if loss is None else arrays.out3(loss, loss_shape),
         grad=None if outputs["grad_out"] is None else arrays.out3(outputs["grad_out"], shape),
         hess=None if outputs["hess_out"] is None else arrays.out3(outputs["hess_out"], shape),
     )
 
 
-def _denominator(call: _Call, problem: Problem) -> float:
-    """What the mean divides by; bad labels are found on the way."""
-    from fusedce.kernels.cpu import execute
+def _has_labels(call: _Call) -> bool:
+    """Whether targets are integers that must name a class, or say yes or no."""
+    return call.one_hot or (call.targets.dtype.kind in "iu" and not call.by_row)
 
+
+def _prepared(
+    call: _Call, problem: Problem, alpha: float | None
+) -> tuple[replay.Prepared, np.ndarray]:
+    """What the call launches, and the targets that are read beforehand."""
+    from fusedce.kernels.cpu import driver, execute
+
+    survey, elements, labels, read = None, 1.0, -1, problem.targets
     count = float(math.prod(call.loss_shape))
-    integers = call.targets.dtype.kind in "iu"
-    if call.one_hot or (integers and not call.by_row):
-        if call.targets.size == 0:
-            return 0.0
-        weights, kept, bad = execute.check_labels(problem)
-        if call.targets.dtype == np.uint64 and call.targets.max() > HIGHEST:
-            bad = int(call.targets.argmax())  # as int64 it would be some other label
-        if bad >= 0:
-            allowed = f"0 <= target < {problem.highest}"
-            if not call.one_hot:
-                allowed = f"a label is {call.neg_label} or 1"
-            elif call.activation == "sigmoid":
-                allowed = f"0 <= target <= {call.classes} ({call.classes}: background)"
-            raise checks.bad_label(call.targets, bad, allowed, call.ignore_index)
-        if call.by_row:
-            return weights
-        return float(kept) * (call.classes if call.one_hot else 1)
-    if call.normalize and call.reduction == "mean" and call.denominator is None and count:
-        return float(execute.occupied_rows(problem))
-    return count
+    if _has_labels(call):
+        if call.one_hot:
+            elements = -1.0 if call.by_row else float(call.classes)
+        if call.targets.size:
+            survey, read = execute.survey(problem)
+            labels = call.targets.size
+        else:
+            count = 0.0
+    elif call.normalize and call.reduction == "mean" and call.denominator is None and count:
+        survey = execute.occupied(problem)
+    losses = execute.losses(problem) if call.logits.size else None
+    weighted = call.weight is not None or call.pos_weight is not None
+    factors = None if weighted else (None, problem.up, problem.down)
+    prepared = replay.Prepared(
+        program=driver.Program(survey, losses, count, elements, labels),
+        factors=factors,
+        alpha=alpha,
+        compute=problem.compute,
+        activation=call.activation,
+        classes=call.classes,
+        reduction=call.reduction,
+        shape=call.loss_shape,
+        dtype=arrays.loss_dtype(call.logits.dtype),
+        grad=problem.grad is not None,
+        hess=problem.hess is not None,
+    )
+    return prepared, read
 
 
-def _compute(
-    params: Any, traits: Traits, call: _Call, outputs: dict[str, np.ndarray | None]
-) -> Any:
-    """Launch, reduce, hand back."""
-    from fusedce.kernels.cpu import execute
+def _check_unsigned(call: _Call, problem: Problem) -> None:
+    """Labels of 2**63 or more, which would be some other label as int64."""
+    unsigned = call.targets.dtype == np.uint64 and call.targets.size > 0
+    if unsigned and _has_labels(call) and call.targets.max() > HIGHEST:
+        raise _bad_label(call, problem, int(call.targets.argmax()))
 
-    loss_out = outputs["loss_out"]
-    dtype = arrays.loss_dtype(call.logits.dtype)
-    if call.reduction == "none" and loss_out is None:
-        outputs["loss_out"] = np.empty(call.loss_shape, dtype)
-    problem = _problem(params, traits, call, outputs)
-    denominator = _denominator(call, problem)
-    if call.reduction != "mean":
-        denominator = 1.0
-    elif call.denominator is not None:
-        denominator = call.denominator
-    total = 0.0
-    if denominator == 0.0 or call.logits.size == 0:
-        for name in ("grad_out", "hess_out"):
-            if outputs[name] is not None:
-                outputs[name][...] = 0  # type: ignore[index]
-        total = total / denominator if denominator else math.nan
-        if call.reduction == "none":
-            outputs["loss_out"][...] = 0  # type: ignore[index]
-    else:
-        problem.scale = 1.0 / denominator
-        with np.errstate(invalid="ignore", over="ignore"):
-            total = float(execute.losses(problem).sum()) / denominator
-        for name, view in zip(("loss_out", "grad_out", "hess_out"),
-                              (problem.loss, problem.grad, problem.hess), strict=True):  # fmt: skip
-            if view is not None:
-                arrays.written(outputs[name], view)  # type: ignore[arg-type]
-    if call.reduction == "none":
-        result = outputs["loss_out"]
-        return result if loss_out is not None else result[()]  # type: ignore[index]
-    if loss_out is not None:
-        loss_out[()] = total
-        return loss_out
-    with np.errstate(over="ignore"):
-        return dtype.type(total)
+
+def _bad_label(call: _Call, problem: Problem, position: int) -> IndexError:
+    """The error that says which labels are allowed."""
+    allowed = f"0 <= target < {problem.highest}"
+    if not call.one_hot:
+        allowed = f"a label is {call.neg_label} or 1"
+    elif call.activation == "sigmoid":
+        allowed = f"0 <= target <= {call.classes} ({call.classes}: background)"
+    return checks.bad_label(call.targets, position, allowed, call.ignore_index)
+
+
+def _is_plain(call: _Call, problem: Problem, labels: np.ndarray, outputs: dict[str, Any]) -> bool:
+    """Whether the kernels work on the caller's very arrays, nothing copied, and they lie apart."""
+    logits, targets, *weights = (
+        call.inputs[name] for name in ("logits", "targets", "weight", "pos_weight", "sample_weight")
+    )
+    views = (problem.logits, problem.targets, labels, problem.sample_weight,
+             problem.loss, problem.grad, problem.hess)  # fmt: skip
+    given = (logits, targets, targets, weights[-1], *outputs.values())
+    return (
+        call.logits.size > 0
+        and targets.dtype != np.uint64  # labels above HIGHEST are looked for here
+        and all(
+            np.may_share_memory(view, array)
+            for view, array in zip(views, given, strict=True)
+            if view is not None
+        )
+        and replay.apart(list(outputs.values()), logits, targets, *weights)
+    )

@@ -32,7 +32,7 @@ def read(**named: Any) -> list[Any]:
 
 def logits(array: np.ndarray, name: str = "logits") -> np.ndarray:
     """Floating-point logits."""
-    if array.dtype.newbyteorder("=") not in FLOATS:
+    if array.dtype not in FLOATS and array.dtype.newbyteorder("=") not in FLOATS:
         raise TypeError(f"{name} must be float64, float32, float16 or bfloat16, got {array.dtype}")
     return array
 
@@ -50,11 +50,13 @@ def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf
            open_low: bool = False, open_high: bool = False,
            allowed: str = "a finite number") -> float:  # fmt: skip
     """A finite scalar within bounds."""
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value[()]
-    if isinstance(value, bool | str | bytes | complex) or not np.isscalar(value):
-        raise TypeError(f"{name} must be {allowed}, got {value!r}")
-    x = float(value)  # type: ignore[arg-type]
+    x: float = value
+    if type(value) is not float:
+        if isinstance(value, np.ndarray) and value.ndim == 0:
+            value = value[()]
+        if isinstance(value, bool | str | bytes | complex) or not np.isscalar(value):
+            raise TypeError(f"{name} must be {allowed}, got {value!r}")
+        x = float(value)  # type: ignore[arg-type]
     if (
         not math.isfinite(x)
         or not low <= x <= high
@@ -74,10 +76,11 @@ def positive(name: str, value: Any) -> float | None:
 
 def choice(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
     """One of a few words."""
-    if not any(value is a or (isinstance(value, str) and value == a) for a in allowed):
-        words = ", ".join(repr(a) for a in allowed)
-        raise ValueError(f"{name} must be one of {words}, got {value!r}")
-    return value
+    for word in allowed:
+        if value is word or (isinstance(value, str) and value == word):
+            return value
+    words = ", ".join(repr(a) for a in allowed)
+    raise ValueError(f"{name} must be one of {words}, got {value!r}")
 
 
 def flag(name: str, value: Any) -> bool:

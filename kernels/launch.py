@@ -3,35 +3,48 @@
 First choices from the sizes of the caches; a sweep that measures them is still to be made.
 """
 
+import numpy as np
+
 # Below this many elements, some 20 us of work, the call stays in its own thread.
 SERIAL_BELOW = 1 << 15
 
-# Elements of a patch: logits, labels, loss and gradient of a patch fill half of a 32 KB L1.
+# Elements of a patch: logits, labels, loss and gradient of a patch fill 2/3 of a 48 KB L1.
 ELEMENTS = 2048
 
-# Logits of a block of rows: some microseconds of work, so that threads share evenly.
-ROWS = 1 << 14
+# Logits of a block of rows: their exponentials wait in the L1.
+ROWS = 1 << 12
+ROWS_MAX = 64
 
 # Classes kept in scratch between the two halves of a row: 512 KB of float32, half of a 1 MB L2.
 # Wider rows are read twice.
 WIDTH = 1 << 17
 
-# Up to here rows go into the lanes: a row this short leaves most vectors half empty.
-FEW_CLASSES = 96
+# Rows shorter than this go into the lanes: most of a vector would be empty.
+FEW_CLASSES = 112
+# And up to here vectors of rows are dealt out to classes by shuffles made for that number.
+INTERLEAVED = 8
 
-# Logits of a tile: six tiles of float32 fill 3/4 of a 1 MB L2 at the most.
-TILE = 1 << 15
-LANES_MIN, LANES_MAX = 16, 256
+# Logits of a tile: two tiles of float32 fill a 48 KB L1.
+TILE = 1 << 12
+LANES_MIN, LANES_MAX = 16, 1024
+
+# Gradients of more bytes than this are stored past the caches: the next reader would not find
+# them there anyway, and a line that is only written need not be read.
+STREAM_ABOVE = 1 << 24
 
 
-def few_classes(classes: int, inner: int) -> bool:
-    """Whether rows go into the lanes; always where the class axis is not the last."""
-    return classes <= FEW_CLASSES or inner > 1
+def few_classes(logits: np.ndarray) -> bool:
+    """Whether (outer, class, inner) rows go into the lanes.
+
+    Short rows, and rows whose neighbours lie closer than their classes.
+    """
+    rows = 0 if logits.shape[2] == 1 else 2
+    return logits.shape[1] < FEW_CLASSES or abs(logits.strides[rows]) < abs(logits.strides[1])
 
 
 def rows_of_block(classes: int) -> int:
-    """Rows worked on in one go, one after the other."""
-    return max(1, ROWS // max(1, classes))
+    """Rows worked on in one go."""
+    return max(1, min(ROWS_MAX, ROWS // max(1, classes)))
 
 
 def lanes_of_block(classes: int) -> int:

@@ -9,8 +9,17 @@ from typing import NamedTuple
 
 from numba.extending import overload
 
-from fusedce.kernels.rule import RULES, evaluate_outcome
-from fusedce.kernels.scalar import INLINED, choose, exp_down, log, log1p, log1p_unit, scalar
+from fusedce.kernels.rule import RULES, evaluate, evaluate_outcome
+from fusedce.kernels.scalar import (
+    INLINED,
+    choose,
+    exp_down,
+    log,
+    log1p,
+    log1p_unit,
+    log1p_up,
+    scalar,
+)
 
 
 class Sigmoid(NamedTuple):
@@ -132,6 +141,31 @@ def _hard_cell(link, z, y, up, down, params):
     return identity
 
 
+def plain_cell(link, z, yes, up, down, params, scale):
+    """(loss, gradient) of a yes/no label, for factors that are not 0 and the same everywhere."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(plain_cell, jit_options=INLINED)
+def _plain_cell(link, z, yes, up, down, params, scale):
+    if link.instance_class is Sigmoid:
+
+        def sigmoid(link, z, yes, up, down, params, scale):
+            logp, logq, p, q = sigmoid_outcomes(choose(yes, z, -z))
+            f, f1, f2 = evaluate_outcome(yes, logp, logq, p, q, params)
+            slope = choose(yes, up * scale, -(down * scale))
+            return choose(yes, up, down) * f, slope * (f1 * q)
+
+        return sigmoid
+
+    def identity(link, z, yes, up, down, params, scale):
+        T = type(z)
+        loss, first, second = hard_cell(link, z, choose(yes, T(1), T(0)), up, down, params)
+        return loss, first * scale
+
+    return identity
+
+
 @scalar
 def probability_cell(p, mass, params):
     """Loss, gradient, curvature of mass * f(log p) by the probability p itself."""
@@ -195,3 +229,31 @@ def softmax_rest(e, others, total):
     """total * (1 - p) of a class with exponential e: as above, from e alone."""
     T = type(e)
     return choose(e >= T(1), others, total - e)
+
+
+@scalar
+def softmax_row(params, d, e, m, others, weight, sample, z_loss, scale):
+    """A row whose target is one class: its loss, and what its derivatives need.
+
+    d = z - max of the target, e = exp(d).
+
+    (loss, k, rest, first, square, product, second): other classes have the gradient k exp(z - max)
+    and the curvature square p**2 + product p (1 - p), the target's own are ``first`` and
+    ``second``. Without z-loss ``first`` is -k rest, with the sum of all other exponentials.
+    """
+    T = type(d)
+    log_total = log1p_up(others)
+    total = T(1) + others
+    logp, logq, p, q = softmax_outcome(d, e, others, log_total)
+    f, f1, f2 = evaluate(logp, logq, p, q, params)
+    zeta = sample * z_loss
+    plain = zeta == T(0)
+    lse = choose(plain, T(0), m + log_total)  # no z-loss: also where m is infinite
+    term, ridge = weight * scale, zeta * scale
+    slope = T(2) * ridge * lse
+    product = slope - term * f1
+    k, rest = product / total, softmax_rest(e, others, total)
+    first = choose(plain, -(k * rest), term * f1 * q + slope * p)
+    square = term * f2 + T(2) * ridge
+    second = term * (f2 * q * q - f1 * p * q) + T(2) * ridge * p * p + slope * p * q
+    return weight * f + zeta * lse * lse, k, rest, first, square, product, second

@@ -16,11 +16,12 @@ class Problem:
     logits: np.ndarray  # (outer, C, inner)
     targets: np.ndarray  # (outer, C, inner), or (outer, 1, inner) class indices
     one_hot: bool  # targets are class indices
-    weight: np.ndarray | None  # (C,) float64
-    up: np.ndarray  # (1,) or (C,) float64: factor of positive outcomes
-    down: np.ndarray  # (1,) or (C,) float64: factor of negative outcomes
+    weight: np.ndarray | None  # (C,) in the compute type
+    up: np.ndarray  # (1,) or (C,) in the compute type: factor of positive outcomes
+    down: np.ndarray  # (1,) or (C,) in the compute type: factor of negative outcomes
     sample_weight: np.ndarray | None  # (outer, 1 or C, inner)
     ignore_index: int
+    ignoring: bool  # integer labels, of which some may be ignored
     lowest: int  # allowed labels: lowest <= label < highest, but hole
     highest: int
     hole: int
@@ -30,7 +31,6 @@ class Problem:
     z_loss: float
     softcap: float  # 0: none
     logit_scale: float
-    scale: float  # 1 / denominator
     loss: np.ndarray | None  # (outer, 1 or C, inner): unreduced losses, if wanted
     grad: np.ndarray | None  # (outer, C, inner)
     hess: np.ndarray | None  # (outer, C, inner)

@@ -12,6 +12,8 @@ from typing import Any
 
 from numba import njit
 
+from fusedce.kernels.inner import BARE
+
 # Never nnan, ninf or afn: NaN and infinities carry meaning here.
 FASTMATH = {"contract", "nsz"}
 # Only for loops that add up: a sum vectorises when its order is free.
@@ -19,8 +21,6 @@ FASTMATH_SUM = FASTMATH | {"reassoc"}
 
 
 # For the bodies registered with @overload, which do not inherit their caller's options.
-# Called by compiled code only: a wrapper for Python would cost a fifth of the compilation.
-BARE = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 INLINED = {"error_model": "numpy", "fastmath": FASTMATH, "forceinline": True, **BARE}
 
 
@@ -59,6 +59,11 @@ def log1p(x: float) -> float:
 
 def log1p_unit(x: float) -> float:
     """log(1 + x) for x in [0, 1]: cheaper than log1p."""
+    return math.log1p(x)
+
+
+def log1p_up(x: float) -> float:
+    """log(1 + x) for x >= 0: cheaper than log1p."""
     return math.log1p(x)
 
 

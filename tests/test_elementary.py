@@ -16,11 +16,12 @@ from numba import njit
 
 from fusedce.kernels import scalar
 from fusedce.kernels.cpu import compile as registered  # noqa: F401  the CPU bodies
+from fusedce.kernels.cpu.vector import itemsize, lanes, load_part, store_part, width
 from fusedce.kernels.scalar import FASTMATH
 
 DTYPES = {"float32": np.float32, "float64": np.float64}
 BITS = {"float32": np.uint32, "float64": np.uint64}
-NAMES = ("exp", "exp_down", "expm1", "log", "log1p", "log1p_unit", "tanh")
+NAMES = ("exp", "exp_down", "expm1", "log", "log1p", "log1p_unit", "log1p_up", "tanh")
 BAR = dict.fromkeys(NAMES, 2.0)
 EXACT = {
     "exp": mpmath.exp,
@@ -29,11 +30,12 @@ EXACT = {
     "log": lambda x: mpmath.log(x) if x > 0 else (-mpmath.inf if x == 0 else mpmath.nan),
     "log1p": lambda x: mpmath.log1p(x) if x > -1 else (-mpmath.inf if x == -1 else mpmath.nan),
     "log1p_unit": mpmath.log1p,
+    "log1p_up": mpmath.log1p,
     "tanh": mpmath.tanh,
 }
 WIDE = {
     "exp": np.exp, "exp_down": np.exp, "expm1": np.expm1, "log": np.log, "log1p": np.log1p,
-    "log1p_unit": np.log1p, "tanh": np.tanh,
+    "log1p_unit": np.log1p, "log1p_up": np.log1p, "tanh": np.tanh,
 }  # fmt: skip
 
 on_each = pytest.mark.parametrize(("name", "dtype"), [(n, d) for n in NAMES for d in DTYPES])
@@ -57,8 +59,11 @@ def compiled(name):
 
     @njit(error_model="numpy", fastmath=FASTMATH)
     def over(x, out):
-        for j in range(x.size):
-            out[j] = fn(x[j])
+        N = lanes(x.dtype.type)
+        here, there = np.int64(x.ctypes.data), np.int64(out.ctypes.data)
+        for j in range(0, x.size, width(N)):
+            y = fn(load_part(here + j * itemsize(N), x.size - j, N(0)))
+            store_part(there + j * itemsize(N), x.size - j, y)
 
     @njit(error_model="numpy", fastmath=FASTMATH)
     def once(x):
@@ -88,6 +93,7 @@ def interesting(name, dtype, rng, count):
         "log": (0.5**0.5, 1.0, 2.0**0.5, 2.0, float(info.tiny), float(info.max)),
         "log1p": (-1.0, 0.5**0.5 - 1, 2.0**0.5 - 1, 1.0, 2.0**25, 2.0**54, float(info.max)),
         "log1p_unit": (2.0**0.5 - 1,),
+        "log1p_up": (2.0**0.5 - 1, 1.0, 3.0, 2.0**25, 2.0**54),
         "tanh": (0.55, 9.02, 19.07, 0.25, 0.275),
     }[name]
     parts = [
@@ -116,6 +122,8 @@ def inside(name, x):
     """Those arguments for which a function is made."""
     if name == "exp_down":
         return x[x <= 0]
+    if name == "log1p_up":
+        return x[x >= 0]
     return x[(x >= 0) & (x <= 1)] if name == "log1p_unit" else x
 
 
@@ -196,6 +204,7 @@ EDGES = {
     "log": {0.0: -INF, 1.0: 0, INF: INF, -INF: NAN, -1.0: NAN, -1e-30: NAN},
     "log1p": {0.0: 0, -1.0: -INF, INF: INF, -INF: NAN, -1.5: NAN, -1e30: NAN},
     "log1p_unit": {0.0: 0},
+    "log1p_up": {0.0: 0, INF: INF},
     "tanh": {0.0: 0, INF: 1, -INF: -1, 1e30: 1, -1e30: -1},
 }
 

@@ -35,16 +35,15 @@ def whole_focal(logp, p, q, gamma):  # type: ignore[no-untyped-def]
     f' = q**(gamma-1) (gamma p l - q), f'' = gamma p (2 q**(gamma-1) + q**(gamma-2) (1 - gamma p) l)
     where for gamma = 1 the last power cancels against 1 - p. p l is 0 at p = 0, l = -inf.
     """
-    T = type(p)
-    low = whole_power(q, gamma - T(1))
+    T, G = type(p), type(gamma)
+    low = whole_power(q, gamma - G(1))
     power = low * q
-    pl = choose(p == T(0), T(0), p * logp)
-    loss = choose(power == T(0), T(0), -power * logp)
-    single = gamma == T(1)
-    lower = whole_power(q, choose(single, T(0), gamma - T(2)))
+    pl = p * max(logp, T(-1e30))
+    single = gamma == G(1)
+    lower = whole_power(q, choose(single, G(0), gamma - G(2)))
     factor = choose(single, T(1), lower * (T(1) - gamma * p))
     f2 = gamma * (T(2) * p * low + factor * pl)
-    return loss, low * (gamma * pl - q), f2
+    return -power * logp, low * (gamma * pl - q), f2
 
 
 @scalar
@@ -99,7 +98,7 @@ def _mixed(logp, logq, p, q, y, params):  # type: ignore[no-untyped-def]
 def _mixed_hard(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
     """For hard labels: the plain focal loss."""
     T = type(p)
-    if params.gamma == T(0):
+    if params.gamma == type(params.gamma)(0):
         return -logp, T(-1), T(0)
     return real_focal(logp, logq, p, q, params.gamma)
 

@@ -2,56 +2,63 @@
 
 import numpy as np
 
-from fusedce.kernels.cpu.blocks import address_of, at, loop, rows_of, scratch, scratch_size
+from fusedce.kernels.cpu.blocks import at, line_of, roomy, rows_of
+from fusedce.kernels.cpu.loops import loop, scaled
 from fusedce.kernels.cpu.machine import call7
 from fusedce.kernels.cpu.plan import plan_at
-from fusedce.kernels.cpu.rows import fold, recall, scaled
+from fusedce.kernels.cpu.rows import STRIP, fold, load_rows, recall, settle, strips_of
+from fusedce.kernels.cpu.vector import itemsize, lanes, load_part, store, width
 from fusedce.kernels.link import sigmoid_outcomes
-from fusedce.kernels.scalar import log1p
+from fusedce.kernels.scalar import log1p_up
 
 
 @loop
-def put(plan, address, start, values):
-    """Store a block of a row."""
+def put_strip(plan, address, start, n, values):
+    """Store a piece of a row."""
     step = plan.grad.cls
-    call7(plan.store_grad, address + start * step, 0, step, 1, values.size, address_of(values), 0)
+    call7(plan.store_grad, address + start * step, 0, step, 1, n, values, 0)
 
 
 @loop
-def shifted(u, k, out):
-    """out <- u - k."""
-    for j in range(out.size):
-        out[j] = u[j] - k
+def log_strip(T, u, n, m, log_total, out):
+    """out <- (u - m) - log_total."""
+    N = lanes(T)
+    for j in range(0, n, width(N)):
+        here = j * itemsize(N)
+        store(out + here, (load_part(u + here, n - j, N(0)) - m) - log_total)
 
 
 @loop
-def softmax_row(plan, outer, inner, rows, logarithm):
-    """One row of softmax or of its logarithm, (z - max) - log1p(others)."""
-    pad, u, w, g, _, _, _, _, _ = rows
-    T = u.dtype.type
+def softmax_row(T, plan, outer, inner, u, w, g, tops, logarithm):
+    """One row of softmax or of its logarithm, (z - max) - log1p_up(others)."""
     source, target = at(plan.logits, outer, inner), at(plan.grad, outer, inner)
-    m, others = fold(plan, source, u, w, pad)
-    for start in range(0, plan.classes, plan.width):
-        block, e = recall(plan, source, start, m, u, w, pad)
-        out = g[: block.size]
+    load_rows(T, plan, outer, inner, 1, u)
+    m, others = fold(T, plan, source, u, w, tops)
+    settle(T, plan, m, w, tops)
+    for start in range(0, plan.classes, STRIP):
+        n = min(STRIP, plan.classes - start)
+        block, e = recall(T, plan, source, start, n, m, u, w)
         if logarithm:
-            shifted(block, m, out)
-            shifted(out, log1p(others), out)
+            log_strip(T, block, n, m, log1p_up(others), g)
         else:
-            scaled(e, T(1) / (T(1) + others), out)
-        put(plan, target, start, out)
+            scaled(T, e, n, T(1) / (T(1) + others), g)
+        put_strip(plan, target, start, n, g)
 
 
 def _rowwise(T, logarithm):
+    item = np.dtype(T).itemsize
+
     def rowwise(address, first, last):
         plan = plan_at(address)
-        memory = np.empty(scratch_size(plan.width), T)
-        rows = scratch(memory, plan.width)
+        row, strip = roomy(max(STRIP, plan.width)) * item, roomy(STRIP) * item
+        memory = np.empty(2 * row + strip + roomy(strips_of(plan)) * item + 64, np.uint8)
+        u = line_of(memory)
+        g = u + 2 * row
         for b in range(first, last):
             outer, start, stop = rows_of(plan, b)
             for inner in range(start, stop):
-                softmax_row(plan, outer, inner, rows, logarithm)
-        memory[0] = T(0)  # a last use: the views above do not keep it alive
+                softmax_row(T, plan, outer, inner, u, u + row, g, g + strip, logarithm)
+        memory[0] = 0  # a last use: addresses do not keep it alive
 
     return rowwise
 
@@ -67,22 +74,22 @@ def log_softmax(T):
 
 
 @loop
-def sigmoid_block(u, logarithm, out):
-    """out <- sigmoid(u), or its logarithm."""
-    if logarithm:
-        for j in range(u.size):
-            logp, logq, p, q = sigmoid_outcomes(u[j])
-            out[j] = logp
-    else:
-        for j in range(u.size):
-            logp, logq, p, q = sigmoid_outcomes(u[j])
-            out[j] = p
+def sigmoid_strip(T, u, n, logarithm):
+    """u <- sigmoid(u), or its logarithm."""
+    N = lanes(T)
+    for j in range(0, n, width(N)):
+        here = u + j * itemsize(N)
+        logp, logq, p, q = sigmoid_outcomes(load_part(here, n - j, N(0)))
+        store(here, logp if logarithm else p)
 
 
 def _elementwise(T, logarithm):
+    item = np.dtype(T).itemsize
+
     def elementwise(address, first, last):
         plan = plan_at(address)
-        memory = np.empty(2 * plan.width, T)
+        memory = np.empty(roomy(plan.width) * item + 64, np.uint8)
+        u = line_of(memory)
         for b in range(first, last):
             outer, start, stop = rows_of(plan, b)
             for inner in range(start, stop):
@@ -90,11 +97,10 @@ def _elementwise(T, logarithm):
                 for j in range(0, plan.classes, plan.width):
                     n = min(plan.width, plan.classes - j)
                     step = plan.logits.cls
-                    here = source + j * step
-                    call7(plan.load_logits, here, 0, step, 1, n, address_of(memory), 0)
-                    out = memory[plan.width : plan.width + n]
-                    sigmoid_block(memory[:n], logarithm, out)
-                    put(plan, target, j, out)
+                    call7(plan.load_logits, source + j * step, 0, step, 1, n, u, 0)
+                    sigmoid_strip(T, u, n, logarithm)
+                    put_strip(plan, target, j, n, u)
+        memory[0] = 0  # a last use: addresses do not keep it alive
 
     return elementwise
 

@@ -2,139 +2,112 @@
 
 import numpy as np
 
-from fusedce.kernels.cpu.blocks import LANES, copied, load_labels, loop, put_partial, rows_of, total
-from fusedce.kernels.cpu.lanes import (
-    LANE_ARRAYS,
-    TILES,
-    finish_tile,
-    fold_tile,
-    lane_sample,
-    load_logits,
-    put_losses,
-    share,
-    silence,
-)
+from fusedce.kernels.cpu.blocks import line_of, put_losses, put_partial, roomy, rows_of
+from fusedce.kernels.cpu.loops import FLUSH, loop
 from fusedce.kernels.cpu.machine import peek
 from fusedce.kernels.cpu.plan import params_at, plan_at
-from fusedce.kernels.link import softmax_outcome, softmax_rest
-from fusedce.kernels.rule import evaluate
-from fusedce.kernels.scalar import choose, exp_down, log1p
+from fusedce.kernels.cpu.tiles import finish_tile, fold_lanes, load_line, load_logits, tile_size
+from fusedce.kernels.cpu.vector import itemsize, load, numbers, store, total, widened, width
+from fusedce.kernels.link import softmax_rest, softmax_row
+from fusedce.kernels.scalar import choose
 
 
 @loop
-def gather(tile, labels, m, ignore_index, d):
-    """d <- logit of the target - maximum, for each lane."""
-    n = m.size
-    for r in range(n):
-        label = labels[r]
-        d[r] = tile[(0 if label == ignore_index else label) * n + r] - m[r]
-
-
-@loop
-def lane_rule(params, d, m, others, weight, sample, zeta0, scale, loss, k, at_target, square,
-              product, bend):  # fmt: skip
-    """The rule on each lane: loss, and what the gradient and Hessian of its classes need."""
-    T = d.dtype.type
-    for r in range(d.size):
-        log_total = log1p(others[r])
-        logp, logq, p, q = softmax_outcome(d[r], exp_down(d[r]), others[r], log_total)
-        f, f1, f2 = evaluate(logp, logq, p, q, params)
-        zeta = zeta0 * sample[r]
-        lse = m[r] + log_total
-        term = weight[r] * scale
-        lse = choose(zeta != T(0), lse, T(0))
-        slope = T(2) * zeta * scale * lse
-        loss[r] = weight[r] * f + zeta * lse * lse
-        k[r] = (slope - term * f1) / (T(1) + others[r])
-        at_target[r] = term * f1 * q + slope * p
-        square[r] = term * f2 + T(2) * zeta * scale
-        product[r] = slope - term * f1
-        bend[r] = term * (f2 * q * q - f1 * p * q) + T(2) * zeta * scale * p * p + slope * p * q
-
-
-@loop
-def lane_scaled(w, k):
-    """w <- k w."""
-    for r in range(k.size):
-        w[r] = k[r] * w[r]
-
-
-@loop
-def lane_curved(w, others, square, product, h):
-    """h <- square p**2 + product p (1 - p)."""
-    T = w.dtype.type
-    for r in range(others.size):
-        whole = T(1) + others[r]
-        p = w[r] / whole
-        h[r] = square[r] * p * p + product[r] * p * (softmax_rest(w[r], others[r], whole) / whole)
-
-
-@loop
-def lane_weights(plan, outer, start, labels, sample, weight):
-    """The sample weight of each lane, and that times the weight of its class."""
-    lane_sample(plan, outer, start, sample)
-    copied(sample, weight)
+def weight_lanes(N, T, plan, label):
+    """The weight of the target class of a vector of rows."""
+    weight = N(1)
     if plan.weight != 0:
-        for r in range(sample.size):
-            if labels[r] != plan.ignore_index:
-                weight[r] *= peek(plan.weight + labels[r] * sample.itemsize, sample.dtype)
-
-
-@loop
-def index_tile(plan, params, outer, start, labels, tiles, arrays, wide):
-    """The sum of the losses of a tile of rows; what is asked for of them is written."""
-    u, w, slopes, _, h, _ = tiles
-    (m, below, ties, others, d, k, at_target, square), rest = arrays
-    product, bend, loss, sample, weight, _, _, _ = rest
-    T = u.dtype.type
-    n = m.size
-    load_logits(plan, outer, start, n, u, slopes)
-    lane_weights(plan, outer, start, labels, sample, weight)
-    fold_tile(plan, u, w, m, below, ties, wide, others)
-    gather(u, labels, m, plan.ignore_index, d)
-    lane_rule(
-        params, d, m, others, weight, sample, T(plan.z_loss), T(plan.scale), loss, k, at_target,
-        square, product, bend,
-    )  # fmt: skip
-    silence(labels, plan.ignore_index, 1, loss)
-    if plan.grad.address != 0 or h.size > 0:
-        for j in range(plan.classes if h.size > 0 else 0):
-            lane_curved(w[j * n : (j + 1) * n], others, square, product, h[j * n : (j + 1) * n])
         for j in range(plan.classes):
-            lane_scaled(w[j * n : (j + 1) * n], k)
-        put_targets(labels, plan.ignore_index, at_target, w)
-        silence(labels, plan.ignore_index, plan.classes, w)
-        if h.size > 0:
-            put_targets(labels, plan.ignore_index, bend, h)
-            silence(labels, plan.ignore_index, plan.classes, h)
-        finish_tile(plan, outer, start, n, u, slopes, w, h)
-    put_losses(plan, outer, start, n, loss)
-    return total(loss)
+            here = plan.weight + j * itemsize(T)
+            weight = choose(label == T(j), N(peek(here, T)), weight)
+    return weight
 
 
 @loop
-def put_targets(labels, ignore_index, values, tile):
-    """The target class of each lane gets a value of its own."""
-    n = labels.size
-    for r in range(n):
-        if labels[r] != ignore_index:
-            tile[labels[r] * n + r] = values[r]
+def write_lanes(N, T, plan, label, keep, w, step, k, first):
+    """w <- the gradients of a vector of rows; zeros in ignored ones, whatever their logits were."""
+    for j in range(plan.classes):
+        g = choose(label == T(j), first, k * load(N, w + j * step))
+        store(w + j * step, choose(keep, g, N(0)))
 
 
-def index_columns(Params, T):
+@loop
+def curve_lanes(N, T, plan, label, keep, w, step, others, square, product, second, h):
+    """h <- the curvatures, before the gradients replace the exponentials."""
+    whole = T(1) + others
+    for j in range(plan.classes):
+        e = load(N, w + j * step)
+        p, q = e / whole, softmax_rest(e, others, whole) / whole
+        x = choose(label == T(j), second, square * p * p + product * p * q)
+        store(h + j * step, choose(keep, x, N(0)))
+
+
+@loop
+def index_lanes(N, T, plan, params, ignored, u, w, h, step, lines, here):
+    """The losses of a vector of rows; their gradients and curvatures in the tiles."""
+    labels, samples, losses = lines
+    label, sample = load(N, labels + here), load(N, samples + here)
+    keep = label != ignored
+    m, others, d, e = fold_lanes(N, T, plan, label, u + here, w + here, step)
+    loss, k, rest, first, square, product, second = softmax_row(
+        params, choose(keep, d, N(0)), choose(keep, e, N(1)), m, others,
+        sample * weight_lanes(N, T, plan, label), sample, T(plan.z_loss), T(plan.scale),
+    )  # fmt: skip
+    loss = choose(keep, loss, N(0))
+    store(losses + here, loss)
+    if h != 0:
+        curve_lanes(
+            N, T, plan, label, keep, w + here, step, others, square, product, second, h + here
+        )
+    if plan.grad.address != 0 or h != 0:
+        write_lanes(N, T, plan, label, keep, w + here, step, k, first)
+    return loss
+
+
+@loop
+def index_tile(N, T, plan, params, outer, start, n, tiles, lines):
+    """The sum of the losses of a tile of rows; what is asked for of them is written."""
+    u, w, slopes, h = tiles
+    labels, samples, losses = lines
+    item = itemsize(T)
+    ignored = T(plan.ignore_index)
+    load_logits(T, plan, outer, start, n, u, slopes)
+    load_line(T, plan, plan.targets, plan.load_targets, outer, start, n, labels, ignored)
+    load_line(T, plan, plan.sample_weight, plan.load_sample_weight, outer, start, n, samples, 1)
+    sums = widened(N(0))
+    for r in range(0, n, FLUSH * width(N)):
+        loss = N(0)
+        for i in range(r, min(n, r + FLUSH * width(N)), width(N)):
+            loss = loss + index_lanes(
+                N, T, plan, params, ignored, u, w, h, plan.block * item, lines, i * item
+            )
+        sums = sums + widened(loss)
+    if plan.grad.address != 0 or h != 0:
+        finish_tile(T, plan, outer, start, n, u, slopes, w, h)
+    put_losses(plan, outer, start, n, losses)
+    return total(sums)
+
+
+def index_columns(Params, T, Lanes):
     """The kernel for class indices with rows in the lanes."""
+    item = np.dtype(T).itemsize
 
     def index_columns(address, first, last):
         plan = plan_at(address)
         params = params_at(address, Params, T)
-        memory = np.empty((TILES * plan.classes + LANE_ARRAYS) * plan.block + LANES, T)
-        numbers = np.empty(2 * plan.block, np.float64)
+        N = numbers(Lanes, T)
+        tile, line = tile_size(plan) * item, roomy(plan.block) * item
+        memory = np.empty(4 * tile + 3 * line + 64, np.uint8)
+        u = line_of(memory)
+        lines = u + 4 * tile
+        h = u + 3 * tile if plan.hess.address != 0 else 0
         for b in range(first, last):
             outer, start, stop = rows_of(plan, b)
-            labels, wide, tiles, arrays = share(plan, memory, numbers, stop - start)
-            load_labels(plan, outer, start, stop - start, labels)
-            loss = index_tile(plan, params, outer, start, labels, tiles, arrays, wide)
+            loss = index_tile(
+                N, T, plan, params, outer, start, stop - start, (u, u + tile, u + 2 * tile, h),
+                (lines, lines + line, lines + 2 * line),
+            )  # fmt: skip
             put_partial(plan, b, loss)
-        memory[0], numbers[0] = T(0), 0.0  # a last use: the views above do not keep them alive
+        memory[0] = 0  # a last use: addresses do not keep it alive
 
     return index_columns

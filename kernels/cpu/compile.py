@@ -22,10 +22,12 @@ import llvmlite
 import numba
 from numba.core import caching
 from numba.core.ccallback import CFunc
+from numba.core.errors import TypingError
 from numba.core.sigutils import normalize_signature
 from numba.misc.appdirs import AppDirs
 
 from fusedce.kernels.cpu import elementary  # noqa: F401  registers the elementary functions
+from fusedce.kernels.cpu.vector import Single, Wide
 from fusedce.kernels.scalar import FASTMATH
 
 KERNEL = "void(int64, int64, int64)"  # plan, first block, last block
@@ -138,3 +140,20 @@ def kernel(factory: Callable[..., Callable[..., None]], *types: Any) -> CFunc:
 def mover(factory: Callable[..., Callable[..., None]], *types: Any) -> int:
     """The address of the mover that a factory makes for these types."""
     return int(_made(factory, types, MOVER).address)
+
+
+_SINGLE: set[type] = set()  # rules with an ``if``, which a vector cannot decide
+
+
+def rule_kernel(
+    factory: Callable[..., Callable[..., None]], rule: type, T: type, *types: Any
+) -> CFunc:
+    """The same for a factory whose loops evaluate a rule: vectors of numbers if it can take them."""
+    if rule not in _SINGLE:
+        try:
+            return kernel(factory, rule, T, Wide, *types)
+        except TypingError:
+            made = kernel(factory, rule, T, Single, *types)
+            _SINGLE.add(rule)
+            return made
+    return kernel(factory, rule, T, Single, *types)

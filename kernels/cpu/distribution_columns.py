@@ -2,226 +2,197 @@
 
 import numpy as np
 
-from fusedce.kernels.cpu.blocks import (
-    LANES,
-    load_labels,
-    loop,
-    put_partial,
-    rest_of,
-    rows_of,
-    split_at,
-    total,
-)
-from fusedce.kernels.cpu.lanes import (
-    GROUP,
-    LANE_ARRAYS,
-    TILES,
-    finish_tile,
-    flush,
-    fold_tile,
-    lane_sample,
-    load_logits,
-    load_tile,
-    put_losses,
-    share,
-    silence,
-)
+from fusedce.kernels.cpu.blocks import line_of, put_losses, put_partial, roomy, rows_of
+from fusedce.kernels.cpu.distribution import massive, rest_of, split_at
+from fusedce.kernels.cpu.loops import filled, loop, upper
 from fusedce.kernels.cpu.machine import peek
 from fusedce.kernels.cpu.plan import params_at, plan_at
-from fusedce.kernels.cpu.rows import scaled
+from fusedce.kernels.cpu.tiles import (
+    GROUP,
+    finish_tile,
+    fold_lanes,
+    load_line,
+    load_logits,
+    load_tile,
+    tile_size,
+)
+from fusedce.kernels.cpu.vector import (
+    itemsize,
+    load,
+    narrowed,
+    numbers,
+    store,
+    total,
+    widened,
+    width,
+)
 from fusedce.kernels.link import softmax_outcome, softmax_rest
 from fusedce.kernels.rule import evaluate
-from fusedce.kernels.scalar import choose, log1p
+from fusedce.kernels.scalar import choose, log1p_up
 
 
 @loop
-def lane_masses(plan, labels, factor, y):
-    """y <- weight_j (factor target_j + shift) for the classes of a tile of rows."""
-    T = y.dtype.type
-    n = factor.size
-    shift = T(plan.label_shift)
+def factor_lanes(N, T, plan, label, y, step):
+    """(factor of the targets, rows that count) of a vector of rows; with normalize 1 / M."""
     if plan.one_hot:
-        y[:] = shift
-        for r in range(n):
-            if labels[r] != plan.ignore_index:
-                y[labels[r] * n + r] += factor[r]
-    else:
-        for j in range(plan.classes):
-            line = y[j * n : (j + 1) * n]
-            for r in range(n):
-                line[r] = factor[r] * line[r] + shift
-    if plan.weight != 0:
-        for j in range(plan.classes):
-            weight = peek(plan.weight + j * y.itemsize, y.dtype)
-            scaled(y[j * n : (j + 1) * n], weight, y[j * n : (j + 1) * n])
-
-
-@loop
-def lane_factors(plan, labels, y, factor):
-    """What multiplies each lane's targets: with normalize 1 / M; labels <- ignored where M = 0."""
-    T = y.dtype.type
-    n = factor.size
-    factor[:] = T(plan.label_factor)
+        return N(plan.label_factor), label != T(plan.ignore_index)
+    found = N(1)
     if plan.normalize:
-        factor[:] = 0
+        found = N(0)
         for j in range(plan.classes):
-            line = y[j * n : (j + 1) * n]
-            for r in range(n):
-                factor[r] += choose(line[r] == T(0), T(0), T(1))
-        for r in range(n):
-            labels[r] = plan.ignore_index if factor[r] == T(0) else 0
-            factor[r] = T(plan.label_factor) / factor[r] if factor[r] != T(0) else T(0)
+            found = choose(load(N, y + j * step) == T(0), found, found + T(1))
+    keep = found != T(0)
+    return choose(keep, T(plan.label_factor) / found, N(0)), keep
 
 
 @loop
-def lane_evaluated(params, u, w, m, others, y, loss, top, b, top2):
-    """One class of each lane: y <- mass f'(l), b <- mass f''(l), and their largest magnitudes."""
-    T = u.dtype.type
-    for r in range(b.size):
-        log_total = log1p(others[r])
-        logp, logq, p, q = softmax_outcome(u[r] - m[r], w[r], others[r], log_total)
-        f, f1, f2 = evaluate(logp, logq, p, q, params)
-        b[r] = choose(y[r] != T(0), y[r] * f2, T(0))
-        top2[r] = choose(abs(b[r]) > top2[r], abs(b[r]), top2[r])
-    for r in range(m.size):
-        log_total = log1p(others[r])
-        logp, logq, p, q = softmax_outcome(u[r] - m[r], w[r], others[r], log_total)
-        f, f1, f2 = evaluate(logp, logq, p, q, params)
-        some = y[r] != T(0)
-        a = choose(some, y[r] * f1, T(0))
-        loss[r] += choose(some, y[r] * f, T(0))
-        y[r] = a
-        top[r] = choose(abs(a) > top[r], abs(a), top[r])
+def mass_lanes(N, T, plan, label, factor, y, step, j):
+    """weight_j (factor target_j + shift) of a vector of rows."""
+    target = choose(label == T(j), N(1), N(0)) if plan.one_hot else load(N, y + j * step)
+    mass = factor * target + T(plan.label_shift)
+    if plan.weight != 0:
+        mass = mass * peek(plan.weight + j * itemsize(T), T)
+    return mass
 
 
 @loop
-def lane_split(a, top, below, tied):
-    """One class of each lane, added below its lane's top or at it."""
-    for r in range(a.size):
-        b, t = split_at(a[r], top[r])
-        below[r] += b
-        tied[r] += t
-
-
-@loop
-def lane_spread(w, a, top, below, tied, others, term, slope):
-    """One class of each lane: w <- term (a q - p (S - a)) + slope p."""
-    T = w.dtype.type
-    for r in range(others.size):
-        whole = T(1) + others[r]
-        p = w[r] / whole
-        q = softmax_rest(w[r], others[r], whole) / whole
-        rest = rest_of(a[r], top[r], below[r], tied[r])
-        w[r] = term[r] * (a[r] * q - p * rest) + slope[r] * p
-
-
-@loop
-def lane_spread_curvature(w, b, top, below, tied, others, term, s1, ridge, slope, h):
-    """One class of each lane: h <- term (b q**2 + p**2 (S2 - b) - S p q) + the z-loss's own."""
-    T = w.dtype.type
-    for r in range(h.size):
-        whole = T(1) + others[r]
-        p = w[r] / whole
-        q = softmax_rest(w[r], others[r], whole) / whole
-        rest = rest_of(b[r], top[r], below[r], tied[r])
-        own = b[r] * q * q + p * p * rest - s1[r] * p * q
-        h[r] = term[r] * own + T(2) * ridge[r] * p * p + slope[r] * p * q
-
-
-@loop
-def tile_sums(classes, a, top, below, tied, wide):
-    """Sums over the classes of each lane, below the lane's top and at it."""
-    n = top.size
-    below[:] = 0
-    tied[:] = 0
-    wide[:] = 0
-    for j in range(classes):
-        lane_split(a[j * n : (j + 1) * n], top, below, tied)
-        if j % GROUP == GROUP - 1:
-            flush(below, wide)
-    flush(below, wide)
-    for r in range(n):
-        below[r] = wide[r]
-
-
-@loop
-def distribution_tile(plan, params, outer, start, labels, tiles, arrays, wide):
-    """As index_tile, every class with a mass of its own."""
-    u, w, slopes, y, h, b = tiles
-    (m, below, tied, others, factor, term, slope, ridge), rest = arrays
-    loss, sample, top, top2, below2, tied2, s1, _ = rest
-    T = u.dtype.type
-    n, curved = m.size, h.size > 0
-    load_logits(plan, outer, start, n, u, slopes)
-    if not plan.one_hot:
-        load_tile(plan, plan.targets, plan.load_targets, outer, start, n, y)
-    lane_factors(plan, labels, y, factor)
-    lane_masses(plan, labels, factor, y)
-    lane_sample(plan, outer, start, sample)
-    fold_tile(plan, u, w, m, below, tied, wide, others)
-    loss[:] = 0
-    top[:] = 0
-    top2[:] = 0
+def evaluate_lanes(N, T, plan, params, label, factor, u, w, y, b, step, m, others):
+    """(sum of mass f(l), largest |a|, largest |b|); y <- a = mass f'(l), b <- mass f''(l)."""
+    log_total = log1p_up(others)
+    loss, top, top2 = N(0), N(0), N(0)
     for j in range(plan.classes):
-        lo, hi = j * n, (j + 1) * n
-        lane_evaluated(
-            params, u[lo:hi], w[lo:hi], m, others, y[lo:hi], loss, top,
-            b[lo if curved else 0 : hi if curved else 0], top2,
+        here = j * step
+        mass = mass_lanes(N, T, plan, label, factor, y, step, j)
+        d, e = load(N, u + here) - m, load(N, w + here)
+        logp, logq, p, q = softmax_outcome(d, e, others, log_total)
+        f, f1, f2 = evaluate(logp, logq, p, q, params)
+        loss = loss + massive(mass, f)
+        first = massive(mass, f1)
+        store(y + here, first)
+        top = upper(top, abs(first))
+        if b != 0:
+            second = massive(mass, f2)
+            store(b + here, second)
+            top2 = upper(top2, abs(second))
+    return loss, top, top2
+
+
+@loop
+def sum_lanes(N, T, plan, a, step, top):
+    """Sums over the classes of each lane, below the lane's top and at it."""
+    below, tied = N(0), N(0)
+    sums = widened(N(0))
+    for j in range(plan.classes):
+        low, high = split_at(load(N, a + j * step), top)
+        below, tied = below + low, tied + high
+        if j % GROUP == GROUP - 1:
+            sums = sums + widened(below)
+            below = N(0)
+    if plan.classes >= GROUP:
+        below = narrowed(N, sums + widened(below))
+    return below, tied
+
+
+@loop
+def spread_lanes(N, T, plan, w, y, b, h, step, keep, others, top, top2, term, ridge, slope):
+    """w <- gradients term (a q - p (S - a)) + slope p; h <- curvatures."""
+    below, tied = sum_lanes(N, T, plan, y, step, top)
+    below2, tied2 = N(0), N(0)
+    if h != 0:
+        below2, tied2 = sum_lanes(N, T, plan, b, step, top2)
+    whole = T(1) + others
+    for j in range(plan.classes):
+        here = j * step
+        e, a = load(N, w + here), load(N, y + here)
+        p, q = e / whole, softmax_rest(e, others, whole) / whole
+        g = term * (a * q - p * rest_of(a, top, below, tied)) + slope * p
+        store(w + here, choose(keep, g, N(0)))
+        if h != 0:
+            x = load(N, b + here)
+            own = x * q * q + p * p * rest_of(x, top2, below2, tied2) - (below + tied) * p * q
+            bend = term * own + T(2) * ridge * p * p + slope * p * q
+            store(h + here, choose(keep, bend, N(0)))
+
+
+@loop
+def distribution_lanes(N, T, plan, params, tiles, step, lines, here):
+    """The losses of a vector of rows; their gradients and curvatures in the tiles."""
+    u, w, y, b, h = tiles
+    labels, samples, losses = lines
+    label, sample = load(N, labels + here), load(N, samples + here)
+    factor, keep = factor_lanes(N, T, plan, label, y, step)
+    m, others, d, e = fold_lanes(N, T, plan, label, u, w, step)
+    loss, top, top2 = evaluate_lanes(N, T, plan, params, label, factor, u, w, y, b, step, m, others)
+    zeta = sample * T(plan.z_loss)
+    lse = choose(zeta != T(0), m + log1p_up(others), N(0))
+    ridge = zeta * T(plan.scale)
+    loss = choose(keep, sample * loss + zeta * lse * lse, N(0))
+    store(losses + here, loss)
+    if plan.grad.address != 0 or h != 0:
+        spread_lanes(
+            N, T, plan, w, y, b, h, step, keep, others, top, top2,
+            sample * T(plan.scale), ridge, T(2) * ridge * lse,
         )  # fmt: skip
-    for r in range(n):
-        lse = m[r] + log1p(others[r])
-        zeta = sample[r] * T(plan.z_loss)
-        term[r], ridge[r] = sample[r] * T(plan.scale), zeta * T(plan.scale)
-        slope[r] = T(2) * ridge[r] * lse if zeta != T(0) else T(0)
-        loss[r] = sample[r] * loss[r] + (zeta * lse * lse if zeta != T(0) else T(0))
-    if plan.one_hot or plan.normalize:
-        silence(labels, plan.ignore_index, 1, loss)
-    if plan.grad.address != 0 or curved:
-        tile_sums(plan.classes, y, top, below, tied, wide)
-        if curved:
-            tile_sums(plan.classes, b, top2, below2, tied2, wide)
-            for r in range(n):
-                s1[r] = below[r] + tied[r]
-        for j in range(plan.classes):
-            lo, hi = j * n, (j + 1) * n
-            if curved:
-                lane_spread_curvature(
-                    w[lo:hi],
-                    b[lo:hi],
-                    top2,
-                    below2,
-                    tied2,
-                    others,
-                    term,
-                    s1,
-                    ridge,
-                    slope,
-                    h[lo:hi],
-                )
-            lane_spread(w[lo:hi], y[lo:hi], top, below, tied, others, term, slope)
-        if plan.one_hot or plan.normalize:
-            silence(labels, plan.ignore_index, plan.classes, w)
-            silence(labels, plan.ignore_index, plan.classes if curved else 0, h)
-        finish_tile(plan, outer, start, n, u, slopes, w, h)
-    put_losses(plan, outer, start, n, loss)
-    return total(loss)
+    return loss
 
 
-def distribution_columns(Params, T):
-    """The kernel for distributions with rows in the lanes."""
+@loop
+def distribution_tile(N, T, plan, params, outer, start, n, tiles, lines):
+    """As index_tile, every class with a mass of its own."""
+    u, w, slopes, y, b, h = tiles
+    labels, samples, losses = lines
+    item = itemsize(T)
+    load_logits(T, plan, outer, start, n, u, slopes)
+    if plan.one_hot:
+        load_line(
+            T, plan, plan.targets, plan.load_targets, outer, start, n, labels, plan.ignore_index
+        )
+    else:
+        filled(T, labels, plan.block, T(0))
+        load_tile(T, plan, plan.targets, plan.load_targets, outer, start, n, y)
+    load_line(T, plan, plan.sample_weight, plan.load_sample_weight, outer, start, n, samples, 1)
+    for r in range(n, plan.block):
+        # Behind the last row: nothing, whatever label smoothing makes of it.
+        store(samples + r * item, T(0))
+    sums = widened(N(0))
+    for r in range(0, n, width(N)):
+        here = r * item
+        curves = b + here if h != 0 else 0, h + here if h != 0 else 0
+        loss = distribution_lanes(
+            N, T, plan, params, (u + here, w + here, y + here, curves[0], curves[1]),
+            plan.block * item, lines, here,
+        )  # fmt: skip
+        sums = sums + widened(loss)
+    if plan.grad.address != 0 or h != 0:
+        finish_tile(T, plan, outer, start, n, u, slopes, w, h)
+    put_losses(plan, outer, start, n, losses)
+    return total(sums)
+
+
+def distribution_columns(Params, T, Lanes):
+    """The kernel for distributions and label smoothing with rows in the lanes."""
+    item = np.dtype(T).itemsize
 
     def distribution_columns(address, first, last):
         plan = plan_at(address)
         params = params_at(address, Params, T)
-        memory = np.empty((TILES * plan.classes + LANE_ARRAYS) * plan.block + LANES, T)
-        numbers = np.empty(2 * plan.block, np.float64)
-        for b in range(first, last):
-            outer, start, stop = rows_of(plan, b)
-            labels, wide, tiles, arrays = share(plan, memory, numbers, stop - start)
-            if plan.one_hot:
-                load_labels(plan, outer, start, stop - start, labels)
-            loss = distribution_tile(plan, params, outer, start, labels, tiles, arrays, wide)
-            put_partial(plan, b, loss)
-        memory[0], numbers[0] = T(0), 0.0  # a last use: the views above do not keep them alive
+        N = numbers(Lanes, T)
+        tile, line = tile_size(plan) * item, roomy(plan.block) * item
+        memory = np.empty(6 * tile + 3 * line + 64, np.uint8)
+        u = line_of(memory)
+        lines = u + 6 * tile
+        curved = plan.hess.address != 0
+        tiles = (
+            u, u + tile, u + 2 * tile, u + 3 * tile,
+            u + 4 * tile if curved else 0, u + 5 * tile if curved else 0,
+        )  # fmt: skip
+        for k in range(first, last):
+            outer, start, stop = rows_of(plan, k)
+            loss = distribution_tile(
+                N, T, plan, params, outer, start, stop - start, tiles,
+                (lines, lines + line, lines + 2 * line),
+            )  # fmt: skip
+            put_partial(plan, k, loss)
+        memory[0] = 0  # a last use: addresses do not keep it alive
 
     return distribution_columns

@@ -15,12 +15,13 @@ from numba.extending import overload
 from fusedce.kernels import scalar as stubs
 from fusedce.kernels.cpu.machine import (
     fused,
-    lifted_power,
     round_even,
     scale_by_power,
+    scaled_down,
     select,
     split,
 )
+from fusedce.kernels.cpu.vector import Vector
 from fusedce.kernels.scalar import INLINED, scalar
 
 INF, NAN = math.inf, math.nan
@@ -31,9 +32,10 @@ def _both(stub, single, double):
 
     @overload(stub, target="cpu", jit_options=INLINED)
     def _choose(x):
-        if x == types.float32:
+        dtype = x.dtype if isinstance(x, Vector) else x
+        if dtype == types.float32:
             return lambda x: single(x)
-        if x == types.float64:
+        if dtype == types.float64:
             return lambda x: double(x)
         return None
 
@@ -59,17 +61,16 @@ def _expm1_reduced64(x):
     n = round_even(x * 1.4426950408889634074)
     r = x - n * 0.6931471804855391383
     r = r - n * 7.44061711001239671613e-11
-    w = 2.091468696808687723e-9
-    w = w * r + 2.510521700472074516e-8
-    w = w * r + 2.755727364311029533e-7
-    w = w * r + 2.755725540020642443e-6
-    w = w * r + 2.480158732554774122e-5
-    w = w * r + 1.984126987482062527e-4
-    w = w * r + 1.38888888888837483e-3
-    w = w * r + 8.333333333326135126e-3
-    w = w * r + 4.166666666666666975e-2
-    w = w * r + 1.666666666666667099e-1
-    w = w * r + 0.5
+    s = r * r
+    s2 = s * s
+    w = (0.5 + 1.666666666666667099e-1 * r) + s * (
+        4.166666666666666975e-2 + 8.333333333326135126e-3 * r
+    )
+    v = (1.38888888888837483e-3 + 1.984126987482062527e-4 * r) + s * (
+        2.480158732554774122e-5 + 2.755725540020642443e-6 * r
+    )
+    x = (2.755727364311029533e-7 + 2.510521700472074516e-8 * r) + s * 2.091468696808687723e-9
+    w = w + s2 * (v + s2 * x)
     return w * (r * r) + r, n
 
 
@@ -100,12 +101,11 @@ def exp_down32(x):
     n = round_even(x * T(1.44269504))
     r = x - n * T(0.693359375)
     r = r - n * T(-2.12194440e-4)
-    w = T(1.381459853e-3)
-    w = w * r + T(8.368716878e-3)
-    w = w * r + T(4.166838805e-2)
-    w = w * r + T(1.666652063e-1)
-    w = w * r + T(4.999999345e-1)
-    return (w * (r * r) + r + T(1.0)) * lifted_power(n) * T(2.0**-64)
+    s = r * r
+    w = (T(4.999999345e-1) + T(1.666652063e-1) * r) + s * (
+        (T(4.166838805e-2) + T(8.368716878e-3) * r) + s * T(1.381459853e-3)
+    )
+    return scaled_down(w * s + r + T(1.0), n)
 
 
 @scalar
@@ -113,16 +113,23 @@ def exp_down64(x):
     """The same in float64."""
     x = select(x < -746.0, -746.0, x)
     m, n = _expm1_reduced64(x)
-    return (1.0 + m) * lifted_power(n) * 2.0**-512
+    return scaled_down(1.0 + m, n)
 
 
 @scalar
 def log1p_unit32(x):
-    """log(1 + x) for x in [0, 1]: one halving brings 1 + x under sqrt(2)."""
+    """log(1 + x) for x in [0, 1]: x - x**2 / 2 + ..., no reduction."""
     T = np.float32
-    far = x > T(0.41421356)
-    t = select(far, (x - T(1.0)) * T(0.5), x)
-    return _log_reduced32(t, select(far, T(1.0), T(0.0)))
+    s = x * x
+    s2 = s * s
+    w = (T(-4.999999698e-1) + T(3.333284189e-1) * x) + s * (
+        T(-2.498652617e-1) + T(1.985410623e-1) * x
+    )
+    v = (T(-1.584756572e-1) + T(1.156184545e-1) * x) + s * (
+        T(-6.675772506e-2) + T(2.522405435e-2) * x
+    )
+    w = w + s2 * (v + s2 * T(-4.466211601e-3))
+    return w * s + x
 
 
 @scalar
@@ -131,6 +138,29 @@ def log1p_unit64(x):
     far = x > 0.41421356
     t = select(far, (x - 1.0) * 0.5, x)
     return _log_reduced64(t, select(far, 1.0, 0.0))
+
+
+@scalar
+def log1p_up32(x):
+    """log(1 + x) for x >= 0: of 1 + x only where its rounding does not show."""
+    T = np.float32
+    near = x < T(0.41421356)
+    f, k, _ = split(T(1.0) + x)
+    half = x < T(1.0)
+    t, k = select(half, (x - T(1.0)) * T(0.5), f - T(1.0)), select(half, T(1.0), k)
+    y = _log_reduced32(select(near, x, t), select(near, T(0.0), k))
+    return select(x < T(INF), y, x)
+
+
+@scalar
+def log1p_up64(x):
+    """The same in float64."""
+    near = x < 0.41421356237309503
+    f, k, _ = split(1.0 + x)
+    half = x < 1.0
+    t, k = select(half, (x - 1.0) * 0.5, f - 1.0), select(half, 1.0, k)
+    y = _log_reduced64(select(near, x, t), select(near, 0.0, k))
+    return select(x < INF, y, x)
 
 
 @scalar
@@ -156,16 +186,15 @@ def expm1_64(x):
 def _log_reduced32(t, k):
     """log(1 + t) + k log 2 for t in [sqrt(1/2) - 1, sqrt(2) - 1)."""
     T = np.float32
-    w = T(6.971620541e-2)
-    w = w * t + T(-1.147974863e-1)
-    w = w * t + T(1.168542357e-1)
-    w = w * t + T(-1.242568569e-1)
-    w = w * t + T(1.424905714e-1)
-    w = w * t + T(-1.666780237e-1)
-    w = w * t + T(2.000071576e-1)
-    w = w * t + T(-2.499999696e-1)
-    w = w * t + T(3.333333118e-1)
     s = t * t
+    s2 = s * s
+    w = (T(3.333333118e-1) + T(-2.499999696e-1) * t) + s * (
+        T(2.000071576e-1) + T(-1.666780237e-1) * t
+    )
+    v = (T(1.424905714e-1) + T(-1.242568569e-1) * t) + s * (
+        T(1.168542357e-1) + T(-1.147974863e-1) * t
+    )
+    w = w + s2 * (v + s2 * T(6.971620541e-2))
     tail = w * t * s + k * T(-2.12194440e-4) - T(0.5) * s
     return (t + tail) + k * T(0.693359375)
 
@@ -283,6 +312,7 @@ def _tanh_with(near, exp):
 _both(stubs.exp, exp32, exp64)
 _both(stubs.exp_down, exp_down32, exp_down64)
 _both(stubs.log1p_unit, log1p_unit32, log1p_unit64)
+_both(stubs.log1p_up, log1p_up32, log1p_up64)
 _both(stubs.expm1, expm1_32, expm1_64)
 _both(stubs.log, log32, log64)
 _both(stubs.log1p, log1p32, log1p64)

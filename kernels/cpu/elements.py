@@ -7,251 +7,325 @@ a patch of whole lines, or a part of one long line, and lies contiguous: in plac
 import numpy as np
 from numba.extending import overload
 
-from fusedce.kernels.cpu.blocks import (
-    LANES,
-    address_of,
-    array_at,
-    cap,
-    cap_slope,
+from fusedce.kernels.cpu.blocks import address_of, line_of, roomy
+from fusedce.kernels.cpu.loops import (
+    FLUSH,
+    cap_slopes,
+    capped,
+    chained,
     copied,
-    line_of,
+    filled,
     loop,
-    summing,
-    total,
+    put,
+    scaled,
+    set_one,
 )
-from fusedce.kernels.cpu.machine import call7, poke
+from fusedce.kernels.cpu.machine import call7, peek, poke
 from fusedce.kernels.cpu.plan import params_at, plan_at
-from fusedce.kernels.cpu.rows import chained, scaled
-from fusedce.kernels.link import Slope, hard_cell, soft_cell
+from fusedce.kernels.cpu.vector import (
+    count,
+    itemsize,
+    lanes,
+    load,
+    load_part,
+    numbers,
+    store,
+    total,
+    widened,
+    width,
+)
+from fusedce.kernels.link import Slope, hard_cell, plain_cell, soft_cell
 from fusedce.kernels.scalar import INLINED, choose
 
 
 @loop
-def patch(plan, view, mover, outer, line, along, lines, columns, scratch, extra):
+def move(mover, view, spot, scratch, extra):
     """Move a patch of a view into or out of scratch."""
+    outer, line, along, lines, columns = spot
     here = view.address + outer * view.outer + line * view.inner + along * view.cls
-    call7(mover, here, view.inner, view.cls, lines, columns, address_of(scratch), extra)
+    call7(mover, here, view.inner, view.cls, lines, columns, scratch, extra)
 
 
 @loop
-def place(plan, view, direct, outer, line, along, scratch, n):
+def place(view, direct, spot, scratch):
     """A patch of a view where it lies, or scratch."""
+    outer, line, along, _, _ = spot
     if direct:
-        here = view.address + outer * view.outer + line * view.inner + along * view.cls
-        return array_at(here, n, scratch.dtype)
-    return scratch[:n]
+        return view.address + outer * view.outer + line * view.inner + along * view.cls
+    return scratch
 
 
 @loop
-def one_hot(plan, outer, line, along, lines, columns, labels, y):
+def one_hot(T, plan, spot, labels, y):
     """y <- label == class; +inf where the label is ignored."""
-    T = y.dtype.type
-    view = plan.targets
+    outer, line, along, lines, columns = spot
+    item, view = itemsize(T), plan.targets
+    here = address_of(labels)
     for i in range(lines):
-        row = y[i * columns : (i + 1) * columns]
-        here = view.address + outer * view.outer + (line + i) * view.inner + along * view.cls
+        row = y + i * columns * item
+        source = view.address + outer * view.outer + (line + i) * view.inner + along * view.cls
         if plan.class_along:
-            call7(plan.load_targets, here, 0, 0, 1, 1, address_of(labels), 0)
-            row[:] = T(np.inf) if labels[0] == plan.ignore_index else T(0)
+            call7(plan.load_targets, source, 0, 0, 1, 1, here, 0)
             k = labels[0] - along
+            filled(T, row, columns, T(np.inf) if labels[0] == plan.ignore_index else T(0))
             if labels[0] != plan.ignore_index and 0 <= k < columns:
-                row[k] = T(1)
+                set_one(T, row, k, T(1))
         else:
-            call7(plan.load_targets, here, 0, view.cls, 1, columns, address_of(labels), 0)
+            call7(plan.load_targets, source, 0, view.cls, 1, columns, here, 0)
             cls = outer * plan.class_outer + (line + i) * plan.class_line
             for j in range(columns):
                 hit = choose(labels[j] == cls, T(1), T(0))
-                row[j] = choose(labels[j] == plan.ignore_index, T(np.inf), hit)
-
-
-@summing
-def softness(y, factor, shift):
-    """Zero if and only if every label is 0 or 1."""
-    T = y.dtype.type
-    total = T(0)
-    for j in range(y.size):
-        label = y[j] * factor + shift
-        total += abs(label * (T(1) - label))
-    return total
+                set_one(T, row, j, choose(labels[j] == plan.ignore_index, T(np.inf), hit))
 
 
 @loop
-def hard(link, z, y, up, down, params, factor, shift, ignored, scale, loss, g):
+def softness(T, y, n, factor, shift):
+    """The number of labels that are neither 0 nor 1."""
+    N = lanes(T)
+    found = 0
+    for j in range(0, n, width(N)):
+        label = load_part(y + j * itemsize(N), n - j, N((T(1) - shift) / factor)) * factor + shift
+        found += count(label * (T(1) - label) != T(0))
+    return found
+
+
+@loop
+def plain(N, T, link, params, n, z, y, low, up, down, scale, loss, g):
+    """Loss and gradient of whole vectors of labels, each 1 or ``low``; how many are neither."""
+    losses = widened(N(0))
+    odd = 0
+    for start in range(0, n, FLUSH * width(N)):
+        sums = N(0)
+        for j in range(start, min(n, start + FLUSH * width(N)), width(N)):
+            here = j * itemsize(N)
+            label = load(N, y + here)
+            odd += count(label * (label - (T(1) + low)) + low != T(0))
+            f, first = plain_cell(link, load(N, z + here), label > T(0), up, down, params, scale)
+            sums = sums + f
+            if loss != 0:
+                store(loss + here, f)
+            store(g + here, first)
+        losses = losses + widened(sums)
+    return total(losses), odd
+
+
+@loop
+def hard(N, T, link, params, n, z, y, up, down, factor, shift, ignored, scale, loss, g):
     """Loss and gradient of a patch of yes/no labels."""
-    T = z.dtype.type
-    for j in range(z.size):
-        a, a1, a2 = hard_cell(link, z[j], y[j] * factor + shift, up[j], down[j], params)
-        keep = y[j] != ignored
-        loss[j] = choose(keep, a, T(0))
-        g[j] = choose(keep, a1 * scale, T(0))
+    losses = widened(N(0))
+    for j in range(0, n, width(N)):
+        here, left = j * itemsize(N), n - j
+        label = load_part(y + here, left, N(0))
+        f, first, second = hard_cell(
+            link, load_part(z + here, left, N(0)), label * factor + shift,
+            load_part(up + here, left, N(0)), load_part(down + here, left, N(0)), params,
+        )  # fmt: skip
+        keep = label != ignored
+        f = choose(keep, f, N(0))
+        losses = losses + widened(f)
+        store(loss + here, f)
+        store(g + here, choose(keep, first * scale, N(0)))
+    return total(losses)
 
 
 @loop
-def soft(link, z, y, up, down, params, factor, shift, ignored, scale, loss, g):
+def soft(N, T, link, params, n, z, y, up, down, factor, shift, ignored, scale, loss, g):
     """Loss and gradient of a patch of labels in [0, 1]."""
-    T = z.dtype.type
-    for j in range(z.size):
-        a, a1, a2 = soft_cell(link, z[j], y[j] * factor + shift, up[j], down[j], params)
-        keep = y[j] != ignored
-        loss[j] = choose(keep, a, T(0))
-        g[j] = choose(keep, a1 * scale, T(0))
+    losses = widened(N(0))
+    for j in range(0, n, width(N)):
+        here, left = j * itemsize(N), n - j
+        label = load_part(y + here, left, N(0))
+        f, first, second = soft_cell(
+            link, load_part(z + here, left, N(0)), label * factor + shift,
+            load_part(up + here, left, N(0)), load_part(down + here, left, N(0)), params,
+        )  # fmt: skip
+        keep = label != ignored
+        f = choose(keep, f, N(0))
+        losses = losses + widened(f)
+        store(loss + here, f)
+        store(g + here, choose(keep, first * scale, N(0)))
+    return total(losses)
 
 
-def curvature(order, link, z, y, up, down, params, factor, shift, ignored, scale, h):
+def curvature(order, N, T, link, params, n, z, y, up, down, factor, shift, ignored, scale, h):
     """The second derivatives of a patch of labels, if the kernel is one for them."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(curvature, jit_options=INLINED)
-def _curvature(order, link, z, y, up, down, params, factor, shift, ignored, scale, h):
+def _curvature(order, N, T, link, params, n, z, y, up, down, factor, shift, ignored, scale, h):
     if order.instance_class is Slope:
-        return lambda order, link, z, y, up, down, params, factor, shift, ignored, scale, h: None
-    return lambda order, link, z, y, up, down, params, factor, shift, ignored, scale, h: bends(
-        link, z, y, up, down, params, factor, shift, ignored, scale, h
+        return (
+            lambda order, N, T, link, params, n, z, y, up, down, factor, shift, ignored, scale, h: (
+                None
+            )
+        )
+    return lambda order, N, T, link, params, n, z, y, up, down, factor, shift, ignored, scale, h: (
+        bends(N, T, link, params, n, z, y, up, down, factor, shift, ignored, scale, h)
     )
 
 
 @loop
-def bends(link, z, y, up, down, params, factor, shift, ignored, scale, h):
+def bends(N, T, link, params, n, z, y, up, down, factor, shift, ignored, scale, h):
     """The second derivatives of a patch of labels."""
-    T = z.dtype.type
-    for j in range(z.size):
-        a, a1, a2 = soft_cell(link, z[j], y[j] * factor + shift, up[j], down[j], params)
-        h[j] = choose(y[j] != ignored, a2 * scale, T(0))
+    for j in range(0, n, width(N)):
+        here, left = j * itemsize(N), n - j
+        label = load_part(y + here, left, N(0))
+        f, first, second = soft_cell(
+            link, load_part(z + here, left, N(0)), label * factor + shift,
+            load_part(up + here, left, N(0)), load_part(down + here, left, N(0)), params,
+        )  # fmt: skip
+        store(h + here, choose(label != ignored, second * scale, N(0)))
 
 
 @loop
-def factors(plan, outer, line, along, lines, columns, up, down, s):
+def weighed(T, n, up, down, s):
+    """Both factors times the sample weights."""
+    N = lanes(T)
+    for j in range(0, n, width(N)):
+        here = j * itemsize(N)
+        sample = load(N, s + here)
+        store(up + here, load(N, up + here) * sample)
+        store(down + here, load(N, down + here) * sample)
+
+
+@loop
+def factors(T, plan, spot, up, down, s):
     """Masses of the two outcomes of a patch, sample weights included."""
-    n = lines * columns
     if not plan.steady:
-        patch(plan, plan.up, plan.load_factor, outer, line, along, lines, columns, up, 0)
-        patch(plan, plan.down, plan.load_factor, outer, line, along, lines, columns, down, 0)
+        move(plan.load_factor, plan.up, spot, up, 0)
+        move(plan.load_factor, plan.down, spot, down, 0)
     if plan.sample_weight.address != 0:
-        patch(
-            plan, plan.sample_weight, plan.load_sample_weight,
-            outer, line, along, lines, columns, s, 0,
-        )  # fmt: skip
-        for j in range(n):
-            up[j] *= s[j]
-            down[j] *= s[j]
+        move(plan.load_sample_weight, plan.sample_weight, spot, s, 0)
+        weighed(T, spot[3] * spot[4], up, down, s)
 
 
 @loop
-def labels_of(plan, outer, line, along, lines, columns, labels, scratch):
-    """The labels of a patch as numbers."""
-    n = lines * columns
+def labels_of(T, plan, spot, labels, scratch):
+    """Where the labels of a patch are, as numbers."""
     if plan.one_hot:
-        one_hot(plan, outer, line, along, lines, columns, labels, scratch)
+        one_hot(T, plan, spot, labels, scratch)
     elif not plan.direct_targets:
-        patch(
-            plan, plan.targets, plan.load_targets,
-            outer, line, along, lines, columns, scratch, plan.ignore_index,
-        )  # fmt: skip
-    return place(plan, plan.targets, plan.direct_targets, outer, line, along, scratch, n)
+        move(plan.load_targets, plan.targets, spot, scratch, plan.ignore_index * plan.ignoring)
+    return place(plan.targets, plan.direct_targets, spot, scratch)
 
 
 @loop
-def logits_of(plan, outer, line, along, lines, columns, scratch, v):
-    """The logits of a patch, capped; with a softcap their slopes in v."""
-    T = scratch.dtype.type
-    n = lines * columns
+def logits_of(T, plan, spot, scratch, v):
+    """Where the logits of a patch are, capped; with a softcap their slopes in v."""
+    n = spot[3] * spot[4]
     if not plan.direct_logits:
-        patch(plan, plan.logits, plan.load_logits, outer, line, along, lines, columns, scratch, 0)
+        move(plan.load_logits, plan.logits, spot, scratch, 0)
         scale, softcap = T(plan.logit_scale), T(plan.softcap)
         if softcap > T(0):
-            copied(scratch, v[:n])
-            cap_slope(v[:n], scale, softcap)
+            copied(T, scratch, n, v)
+            cap_slopes(T, v, n, scale, softcap)
         if softcap > T(0) or scale != T(1):
-            cap(scratch[:n], scale, softcap)
-    return place(plan, plan.logits, plan.direct_logits, outer, line, along, scratch, n)
+            capped(T, scratch, n, scale, softcap)
+    return place(plan.logits, plan.direct_logits, spot, scratch)
 
 
 @loop
-def through_cap(plan, z, v, g, h):
+def through_cap(T, plan, n, z, v, g, h):
     """The chain rule through scale and softcap."""
-    T = g.dtype.type
     scale = T(plan.logit_scale)
     if plan.softcap > 0.0:
-        chained(g, h, z, v[: g.size], scale, T(plan.softcap))
+        chained(T, n, g, h, z, v, scale, T(plan.softcap))
     elif plan.logit_scale != 1.0:
-        scaled(g, scale, g)
-        scaled(h, scale * scale, h)
+        scaled(T, g, n, scale, g)
+        if h != 0:
+            scaled(T, h, n, scale * scale, h)
 
 
 @loop
-def element_block(plan, order, link, params, outer, line, along, lines, columns, labels, s):
-    """The sum of the losses of a patch; what is asked for of it is written."""
-    zs, ys, up, down, loss, gs, hs, v, weights = s
-    T = zs.dtype.type
-    n = lines * columns
-    ignored = T(np.inf) if plan.ignoring else T(np.nan)
+def element_losses(N, T, plan, order, link, params, n, z, y, up, down, loss, g, h):
+    """The sum of the losses of a patch, its losses, gradients and, if h is not 0, curvatures."""
+    item = itemsize(T)
     factor, shift, scale = T(plan.label_factor), T(plan.label_shift), T(plan.scale)
-    z = logits_of(plan, outer, line, along, lines, columns, zs, v)
-    y = labels_of(plan, outer, line, along, lines, columns, labels, ys)
-    factors(plan, outer, line, along, lines, columns, up, down, weights)
-    g = place(plan, plan.grad, plan.direct_grad, outer, line, along, gs, n)
-    h = hs[: n if plan.hess.address != 0 else 0]
-    if h.size > 0:  # before the gradient, which may lie over the logits
-        curvature(order, link, z, y, up, down, params, factor, shift, ignored, scale, h)
-    if plan.hard or (not plan.ignoring and softness(y, factor, shift) == T(0)):
-        hard(link, z, y, up, down, params, factor, shift, ignored, scale, loss[:n], g)
-    else:
-        soft(link, z, y, up, down, params, factor, shift, ignored, scale, loss[:n], g)
-    through_cap(plan, z, v, g, h)
-    if plan.grad.address != 0 and not plan.direct_grad:
-        patch(plan, plan.grad, plan.store_grad, outer, line, along, lines, columns, gs, 0)
-    if plan.hess.address != 0:
-        patch(plan, plan.hess, plan.store_hess, outer, line, along, lines, columns, hs, 0)
-    if plan.loss.address != 0:
-        patch(plan, plan.loss, plan.store_loss, outer, line, along, lines, columns, loss, 0)
-    return total(loss[:n])
+    ignored = T(np.inf) if plan.ignoring else T(np.nan)
+    if h != 0:
+        curvature(order, N, T, link, params, n, z, y, up, down, factor, shift, ignored, scale, h)
+    done, losses = 0, 0.0
+    if plan.plain:
+        whole = n // width(N) * width(N)
+        losses, odd = plain(
+            N, T, link, params, whole, z, y, (T(0) - shift) / factor, peek(up, T), peek(down, T),
+            scale, loss if plan.loss.address != 0 else 0, g,
+        )  # fmt: skip
+        done = whole if odd == 0 else 0
+        losses = losses if odd == 0 else 0.0
+    if done < n:
+        past, left = done * item, n - done
+        z, y, up, down = z + past, y + past, up + past, down + past
+        if plan.hard or (not plan.ignoring and softness(T, y, left, factor, shift) == 0):
+            losses += hard(
+                N, T, link, params, left, z, y, up, down, factor, shift, ignored, scale,
+                loss + past, g + past,
+            )  # fmt: skip
+        else:
+            losses += soft(
+                N, T, link, params, left, z, y, up, down, factor, shift, ignored, scale,
+                loss + past, g + past,
+            )  # fmt: skip
+    return losses
 
 
 @loop
-def nine(memory, n):
-    """Nine pieces of scratch, uncounted: see ``array_at``."""
-    here, step, dtype = line_of(memory), n * memory.itemsize, memory.dtype
-    return (
-        array_at(here, n, dtype),
-        array_at(here + step, n, dtype),
-        array_at(here + 2 * step, n, dtype),
-        array_at(here + 3 * step, n, dtype),
-        array_at(here + 4 * step, n, dtype),
-        array_at(here + 5 * step, n, dtype),
-        array_at(here + 6 * step, n, dtype),
-        array_at(here + 7 * step, n, dtype),
-        array_at(here + 8 * step, n, dtype),
-    )
+def element_block(N, T, plan, order, link, params, spot, labels, s):
+    """The sum of the losses of a patch; what is asked for of it is written."""
+    zs, ys, up, down, loss, g, hs, v, weights = s
+    n = spot[3] * spot[4]
+    h = hs if plan.hess.address != 0 else 0
+    z = logits_of(T, plan, spot, zs, v)
+    y = labels_of(T, plan, spot, labels, ys)
+    factors(T, plan, spot, up, down, weights)
+    losses = element_losses(N, T, plan, order, link, params, n, z, y, up, down, loss, g, h)
+    through_cap(T, plan, n, z, v, g, h)
+    if plan.grad.address != 0:
+        if plan.direct_grad:
+            put(T, g, n, place(plan.grad, True, spot, g), T(1), plan.stream != 0)
+        else:
+            move(plan.store_grad, plan.grad, spot, g, 0)
+    if plan.hess.address != 0:
+        move(plan.store_hess, plan.hess, spot, h, 0)
+    if plan.loss.address != 0:
+        move(plan.store_loss, plan.loss, spot, loss, 0)
+    return losses
 
 
-def elements(Params, T, Link, Order):
+def elements(Params, T, Lanes, Link, Order):
     """The kernel for labels of single elements."""
+    item = np.dtype(T).itemsize
 
     def elements(address, first, last):
         plan = plan_at(address)
         params = params_at(address, Params, T)
-        link, order = Link(), Order()
-        memory = np.empty(9 * plan.block + LANES, T)
+        N, link, order = numbers(Lanes, T), Link(), Order()
+        piece = roomy(plan.block) * item
+        memory = np.empty(9 * piece + 64, np.uint8)
         labels = np.empty(plan.block, np.int64)
-        s = nine(memory, plan.block)
+        a = line_of(memory)
+        up, down = a + 2 * piece, a + 3 * piece
+        s = (
+            a, a + piece, up, down, a + 4 * piece, a + 5 * piece, a + 6 * piece, a + 7 * piece,
+            a + 8 * piece,
+        )  # fmt: skip
         lines = max(1, plan.block // plan.classes)  # of a patch
         columns = min(plan.block, plan.classes)
         parts = (plan.classes + columns - 1) // columns
         strips = (plan.inner + lines - 1) // lines
         if plan.steady:  # the factors of every patch are those of the first
-            patch(plan, plan.up, plan.load_factor, 0, 0, 0, lines, columns, s[2], 0)
-            patch(plan, plan.down, plan.load_factor, 0, 0, 0, lines, columns, s[3], 0)
+            move(plan.load_factor, plan.up, (0, 0, 0, lines, columns), up, 0)
+            move(plan.load_factor, plan.down, (0, 0, 0, lines, columns), down, 0)
         for b in range(first, last):
             along = (b % parts) * columns
             line = (b // parts % strips) * lines
-            outer = b // parts // strips
-            high = min(lines, plan.inner - line)
-            wide = min(columns, plan.classes - along)
-            loss = element_block(
-                plan, order, link, params, outer, line, along, high, wide, labels, s
-            )
+            spot = (
+                b // parts // strips, line, along,
+                min(lines, plan.inner - line), min(columns, plan.classes - along),
+            )  # fmt: skip
+            loss = element_block(N, T, plan, order, link, params, spot, labels, s)
             poke(plan.partial + 8 * b, loss)
-        memory[0] = T(0)  # a last use: the views above do not keep it alive
+        memory[0] = 0  # a last use: addresses do not keep it alive
 
     return elements

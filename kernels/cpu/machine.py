@@ -9,7 +9,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-FLOAT = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
+from fusedce.kernels.cpu.vector import FLOAT, Mask, Vector, common, elementwise
+
 INT = {types.float32: ir.IntType(32), types.float64: ir.IntType(64)}
 MANTISSA = {types.float32: 23, types.float64: 52}
 BIAS = {types.float32: 127, types.float64: 1023}
@@ -18,13 +19,42 @@ SQRT_HALF_BITS = {types.float32: 0x3F3504F3, types.float64: 0x3FE6A09E667F3BCD}
 ONE_BITS = {types.float32: 0x3F800000, types.float64: 0x3FF0000000000000}
 
 
+def _of(table, ty):
+    """What a table by float type says of a type, also for each lane of a vector."""
+    return table[ty.dtype if isinstance(ty, Vector) else ty]
+
+
+def _wide(element, ty):
+    """An LLVM type, or as many of it as there are lanes."""
+    return ir.VectorType(element, ty.width) if isinstance(ty, Vector) else element
+
+
+def _spread(ty, constant):
+    """A constant, or the same in every lane."""
+    if isinstance(ty, Vector):
+        return ir.Constant(_wide(constant.type, ty), [constant] * ty.width)
+    return constant
+
+
+def _float(ty):
+    return _wide(_of(FLOAT, ty), ty)
+
+
+def _int(ty):
+    return _wide(_of(INT, ty), ty)
+
+
 def _const(ty, value: int):
-    return ir.Constant(INT[ty], value)
+    return _spread(ty, ir.Constant(_of(INT, ty), value))
+
+
+def _real(ty, value: float):
+    return _spread(ty, ir.Constant(_of(FLOAT, ty), value))
 
 
 def _field_to_power(builder, ty, field):
     """The float 2**(field - bias), from its exponent field."""
-    return builder.bitcast(builder.shl(field, _const(ty, MANTISSA[ty])), FLOAT[ty])
+    return builder.bitcast(builder.shl(field, _const(ty, _of(MANTISSA, ty))), _float(ty))
 
 
 @intrinsic
@@ -32,9 +62,7 @@ def round_even(typingctx, x):
     """The nearest whole number, ties to even."""
 
     def codegen(context, builder, signature, args):
-        ty = FLOAT[signature.args[0]]
-        fn = builder.module.declare_intrinsic("llvm.rint", [ty], ir.FunctionType(ty, [ty]))
-        return builder.call(fn, args)
+        return elementwise(builder, "llvm.rint", *args)
 
     return x(x), codegen
 
@@ -44,11 +72,10 @@ def fused(typingctx, a, b, c):
     """a * b + c with one rounding."""
 
     def codegen(context, builder, signature, args):
-        ty = FLOAT[signature.args[0]]
-        fn = builder.module.declare_intrinsic("llvm.fma", [ty], ir.FunctionType(ty, [ty] * 3))
-        return builder.call(fn, args)
+        return elementwise(builder, "llvm.fma", *args)
 
-    return a(a, a, a), codegen
+    ty = common((a, b, c)) or a
+    return ty(ty, ty, ty), codegen
 
 
 @intrinsic
@@ -56,9 +83,13 @@ def select(typingctx, condition, a, b):
     """a or b, both of one type, without a branch."""
 
     def codegen(context, builder, signature, args):
-        return builder.select(args[0], args[1], args[2])
+        return builder.select(*args)
 
-    return (a(types.boolean, a, a), codegen) if a == b else None
+    if isinstance(condition, Mask):
+        result = common((a, b)) or Vector(a, condition.width)
+        return result(condition, result, result), codegen
+    result = common((a, b)) or (a if a == b else None)
+    return (result(types.boolean, result, result), codegen) if result else None
 
 
 @intrinsic
@@ -71,33 +102,50 @@ def scale_by_power(typingctx, x, n):
 
     def codegen(context, builder, signature, args):
         ty = signature.args[0]
-        magic = 1.5 * 2.0 ** MANTISSA[ty]
-        shifted = builder.fadd(args[1], ir.Constant(FLOAT[ty], magic))
+        magic = 1.5 * 2.0 ** _of(MANTISSA, ty)
+        shifted = builder.fadd(args[1], _real(ty, magic))
         whole = builder.sub(
-            builder.bitcast(shifted, INT[ty]),
-            builder.bitcast(ir.Constant(FLOAT[ty], magic), INT[ty]),
+            builder.bitcast(shifted, _int(ty)),
+            builder.bitcast(_real(ty, magic), _int(ty)),
         )
-        field = builder.add(whole, _const(ty, 2 * BIAS[ty]))
+        field = builder.add(whole, _const(ty, 2 * _of(BIAS, ty)))
         first = builder.lshr(field, _const(ty, 1))
         second = builder.sub(field, first)
         half = builder.fmul(args[0], _field_to_power(builder, ty, first))
         return builder.fmul(half, _field_to_power(builder, ty, second))
 
-    return x(x, x), codegen
+    ty = common((x, n)) or x
+    return ty(ty, ty), codegen
 
 
 @intrinsic
-def lifted_power(typingctx, n):
-    """2**(n + LIFT) for a whole n <= 0 as a float, n + LIFT > -bias; NaN gives any number."""
+def scaled_down(typingctx, x, n):
+    """x * 2**n for a whole n <= 0 as a float, n + LIFT > -bias; NaN in x stays NaN.
+
+    One instruction where the machine has it; else a power of two that is normal, and one constant
+    that lets the product underflow.
+    """
 
     def codegen(context, builder, signature, args):
         ty = signature.args[0]
+        if isinstance(ty, Vector) and "+avx512f" in context.codegen()._tm_features:
+            return _scalef(builder, ty, *args)
         # The lowest bits of n + LIFT + 1.5 * 2**mantissa + bias are the exponent field.
-        magic = 1.5 * 2.0 ** MANTISSA[ty] + BIAS[ty] + LIFT[ty]
-        shifted = builder.fadd(args[0], ir.Constant(FLOAT[ty], magic))
-        return _field_to_power(builder, ty, builder.bitcast(shifted, INT[ty]))
+        magic = 1.5 * 2.0 ** _of(MANTISSA, ty) + _of(BIAS, ty) + _of(LIFT, ty)
+        shifted = builder.fadd(args[1], _real(ty, magic))
+        power = _field_to_power(builder, ty, builder.bitcast(shifted, _int(ty)))
+        return builder.fmul(builder.fmul(args[0], power), _real(ty, 2.0 ** -_of(LIFT, ty)))
 
-    return n(n), codegen
+    return x(x, x), codegen
+
+
+def _scalef(builder, ty, x, n):
+    """AVX-512's x * 2**floor(n), on vectors of 64 bytes."""
+    name = "llvm.x86.avx512.mask.scalef." + ("ps.512" if ty.dtype == types.float32 else "pd.512")
+    mask, i32 = ir.IntType(ty.width), ir.IntType(32)
+    fnty = ir.FunctionType(x.type, [x.type, x.type, x.type, mask, i32])
+    fn = builder.module.globals.get(name) or ir.Function(builder.module, fnty, name)
+    return builder.call(fn, [x, n, x, ir.Constant(mask, -1), ir.Constant(i32, 4)])
 
 
 @intrinsic
@@ -106,14 +154,14 @@ def split(typingctx, x):
 
     def codegen(context, builder, signature, args):
         ty = signature.args[0]
-        mantissa = _const(ty, MANTISSA[ty])
-        bits = builder.bitcast(args[0], INT[ty])
-        moved = builder.add(bits, _const(ty, ONE_BITS[ty] - SQRT_HALF_BITS[ty]))
+        mantissa = _const(ty, _of(MANTISSA, ty))
+        bits = builder.bitcast(args[0], _int(ty))
+        moved = builder.add(bits, _const(ty, _of(ONE_BITS, ty) - _of(SQRT_HALF_BITS, ty)))
         field = builder.lshr(moved, mantissa)
-        fraction = builder.and_(moved, _const(ty, (1 << MANTISSA[ty]) - 1))
-        f = builder.bitcast(builder.add(fraction, _const(ty, SQRT_HALF_BITS[ty])), FLOAT[ty])
-        k = builder.sitofp(builder.sub(field, _const(ty, BIAS[ty])), FLOAT[ty])
-        inverse = _field_to_power(builder, ty, builder.sub(_const(ty, 2 * BIAS[ty]), field))
+        fraction = builder.and_(moved, _const(ty, (1 << _of(MANTISSA, ty)) - 1))
+        f = builder.bitcast(builder.add(fraction, _const(ty, _of(SQRT_HALF_BITS, ty))), _float(ty))
+        k = builder.sitofp(builder.sub(field, _const(ty, _of(BIAS, ty))), _float(ty))
+        inverse = _field_to_power(builder, ty, builder.sub(_const(ty, 2 * _of(BIAS, ty)), field))
         return context.make_tuple(builder, signature.return_type, (f, k, inverse))
 
     return types.UniTuple(x, 3)(x), codegen
@@ -121,8 +169,8 @@ def split(typingctx, x):
 
 def _order_bits(builder, ty, bits):
     """Float order as signed integer order; its own inverse."""
-    sign = builder.ashr(bits, _const(ty, INT[ty].width - 1))
-    mask = builder.and_(sign, _const(ty, (1 << (INT[ty].width - 1)) - 1))
+    sign = builder.ashr(bits, _const(ty, _of(INT, ty).width - 1))
+    mask = builder.and_(sign, _const(ty, (1 << (_of(INT, ty).width - 1)) - 1))
     return builder.xor(bits, mask)
 
 
@@ -132,7 +180,7 @@ def order_key(typingctx, x):
 
     def codegen(context, builder, signature, args):
         ty = signature.args[0]
-        return _order_bits(builder, ty, builder.bitcast(args[0], INT[ty]))
+        return _order_bits(builder, ty, builder.bitcast(args[0], _int(ty)))
 
     return (types.int32 if x == types.float32 else types.int64)(x), codegen
 

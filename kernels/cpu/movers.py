@@ -1,123 +1,181 @@
-"""Loads and stores: the only code that knows dtypes and strides.
+"""Movers: the only code that knows dtypes and strides.
 
-A mover copies a (rows, columns) patch between an array of any strides and dtype and contiguous
-scratch of the compute dtype, in one call: ``void(address, row_stride, column_stride, rows,
-columns, scratch, extra)``. Kernels call movers by address, so a float16 or strided input costs no
-new compilation of a kernel. Half precision travels as the bits it is stored in: int16 stands for
-float16, uint16 for bfloat16 (``BITS`` in arrays.py).
+A mover copies a (rows, columns) patch between an array of any strides and dtype and scratch of the
+compute dtype, in one call: ``void(address, row_stride, column_stride, rows, columns, scratch,
+pitch)``. Kernels call movers by address, so a float16 or strided input costs no new compilation of
+a kernel. ``pitch`` is the length of a row of scratch, 0 for ``columns``.
 """
 
 import math
-from typing import NamedTuple
 
 import numpy as np
-from numba import carray
-from numba.extending import overload
 
-from fusedce.kernels.cpu.machine import (
-    bfloat_to_single,
-    half_to_single,
-    peek,
-    pointer,
-    poke,
-    single_to_bfloat,
-    single_to_half,
+from fusedce.kernels.cpu.blocks import array_at
+from fusedce.kernels.cpu.formats import (
+    load_as,
+    load_interleaved,
+    load_square,
+    narrow,
+    store_as,
+    store_interleaved,
+    store_square,
+    widen,
 )
-from fusedce.kernels.scalar import INLINED
+from fusedce.kernels.cpu.loops import loop
+from fusedce.kernels.cpu.machine import peek, poke
+from fusedce.kernels.cpu.vector import itemsize, lanes, load_part, prefetch, store_part, width
+from fusedce.kernels.scalar import choose
 
 
-class Plain(NamedTuple):
-    """Type tag: a number stored as itself."""
+@loop
+def load_patch(form, stored, T, address, row_stride, column_stride, rows, columns, scratch, pitch):
+    """scratch <- patch: line by line, in squares of vectors, or one by one."""
+    N, size, item = lanes(T), itemsize(stored), itemsize(T)
+    if column_stride == size or columns == 1:
+        ahead = max(rows * row_stride, columns * size)  # the next patch, most likely
+        for i in range(rows):
+            source, target = address + i * row_stride, scratch + i * pitch
+            for j in range(0, columns, width(N)):
+                prefetch(source + ahead + j * size)
+                x = load_as(form, stored, N, source + j * size, columns - j)
+                store_part(target + j * item, columns - j, x)
+    elif row_stride == size:
+        for j in range(0, columns, width(N)):
+            for i in range(0, rows, width(N)):
+                load_square(
+                    form, stored, N, address + j * column_stride + i * size, column_stride,
+                    columns - j, rows - i, scratch + i * pitch + j * item, pitch,
+                )  # fmt: skip
+    else:
+        for i in range(rows):
+            source, target = address + i * row_stride, scratch + i * pitch
+            for j in range(columns):
+                x = T(widen(form, peek(source + j * column_stride, stored)))
+                poke(target + j * item, x)
 
 
-class Half(NamedTuple):
-    """Type tag: float16 in the bits of an int16."""
-
-
-class Bfloat(NamedTuple):
-    """Type tag: bfloat16 in the bits of a uint16."""
-
-
-def widen(form, x):
-    """The number of a stored value."""
-    raise NotImplementedError("compiled code only")
-
-
-def narrow(form, x):
-    """The stored value of a number."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(widen, jit_options=INLINED)
-def _widen(form, x):
-    if form.instance_class is Half:
-        return lambda form, x: half_to_single(x)
-    if form.instance_class is Bfloat:
-        return lambda form, x: bfloat_to_single(x)
-    return lambda form, x: x
-
-
-@overload(narrow, jit_options=INLINED)
-def _narrow(form, x):
-    if form.instance_class is Half:
-        return lambda form, x: single_to_half(np.float32(x))
-    if form.instance_class is Bfloat:
-        return lambda form, x: single_to_bfloat(np.float32(x))
-    return lambda form, x: x
+@loop
+def store_patch(form, stored, T, address, row_stride, column_stride, rows, columns, scratch, pitch):
+    """Patch <- scratch."""
+    N, size, item = lanes(T), itemsize(stored), itemsize(T)
+    if column_stride == size or columns == 1:
+        for i in range(rows):
+            target, source = address + i * row_stride, scratch + i * pitch
+            for j in range(0, columns, width(N)):
+                x = load_part(source + j * item, columns - j, N(0))
+                store_as(form, stored, target + j * size, columns - j, x)
+    elif row_stride == size:
+        for j in range(0, columns, width(N)):
+            for i in range(0, rows, width(N)):
+                store_square(
+                    form, stored, N, scratch + i * pitch + j * item, pitch, rows - i, columns - j,
+                    address + j * column_stride + i * size, column_stride,
+                )  # fmt: skip
+    else:
+        for i in range(rows):
+            target, source = address + i * row_stride, scratch + i * pitch
+            for j in range(columns):
+                x = narrow(form, peek(source + j * item, T))
+                poke(target + j * column_stride, stored(x))
 
 
 def load(Form, stored, T):
     """The mover from stored values to numbers of type T."""
-    size = np.dtype(stored).itemsize
+    item = np.dtype(T).itemsize
 
-    def load(address, row_stride, column_stride, rows, columns, scratch, extra):
-        form = Form()
-        out = carray(pointer(scratch, T), (rows * columns,))
-        for i in range(rows):
-            target = out[i * columns : (i + 1) * columns]
-            line = carray(pointer(address + i * row_stride, stored), (columns,))
-            if column_stride == size:
-                for j in range(columns):
-                    target[j] = T(widen(form, line[j]))
-            else:
-                place = address + i * row_stride
-                for j in range(columns):
-                    target[j] = T(widen(form, peek(place + j * column_stride, stored)))
+    def load(address, row_stride, column_stride, rows, columns, scratch, pitch):
+        step = (pitch if pitch > 0 else columns) * item
+        load_patch(
+            Form(), stored, T, address, row_stride, column_stride, rows, columns, scratch, step
+        )
 
     return load
 
 
-def load_labels(stored, T):
-    """The mover from integer yes/no labels to numbers; ``extra`` (ignore_index) becomes +inf."""
-    ignored = math.inf
+def store(Form, stored, T):
+    """The mover from numbers of type T to stored values."""
+    item = np.dtype(T).itemsize
 
-    def load_labels(address, row_stride, column_stride, rows, columns, scratch, extra):
-        out = carray(pointer(scratch, T), (rows * columns,))
+    def store(address, row_stride, column_stride, rows, columns, scratch, pitch):
+        step = (pitch if pitch > 0 else columns) * item
+        store_patch(
+            Form(), stored, T, address, row_stride, column_stride, rows, columns, scratch, step
+        )
+
+    return store
+
+
+def load_few(Form, stored, T, classes):
+    """The same for rows of so few classes, one behind the other: vectors are dealt out."""
+    item = np.dtype(T).itemsize
+
+    def load_few(address, row_stride, column_stride, rows, columns, scratch, pitch):
+        N, form = lanes(T), Form()
+        step = (pitch if pitch > 0 else columns) * item
+        whole = columns // width(N) * width(N)
+        for j in range(0, whole, width(N)):
+            here = address + j * column_stride
+            load_interleaved(form, stored, N, classes, here, scratch + j * item, step)
+        load_patch(
+            form, stored, T, address + whole * column_stride, row_stride, column_stride, rows,
+            columns - whole, scratch + whole * item, step,
+        )  # fmt: skip
+
+    return load_few
+
+
+def store_few(Form, stored, T, classes):
+    """The same the other way round."""
+    item = np.dtype(T).itemsize
+
+    def store_few(address, row_stride, column_stride, rows, columns, scratch, pitch):
+        N, form = lanes(T), Form()
+        step = (pitch if pitch > 0 else columns) * item
+        whole = columns // width(N) * width(N)
+        for j in range(0, whole, width(N)):
+            there = address + j * column_stride
+            store_interleaved(form, stored, N, classes, scratch + j * item, step, there)
+        store_patch(
+            form, stored, T, address + whole * column_stride, row_stride, column_stride, rows,
+            columns - whole, scratch + whole * item, step,
+        )  # fmt: skip
+
+    return store_few
+
+
+def load_labels(stored, T):
+    """The mover from integer yes/no labels to numbers; ``ignored`` becomes +inf."""
+    nothing, size, item = math.inf, np.dtype(stored).itemsize, np.dtype(T).itemsize
+
+    def load_labels(address, row_stride, column_stride, rows, columns, scratch, ignored):
         for i in range(rows):
-            place = address + i * row_stride
-            for j in range(columns):
-                label = peek(place + j * column_stride, stored)
-                out[i * columns + j] = T(ignored) if np.int64(label) == extra else T(label)
+            place, target = address + i * row_stride, scratch + i * columns * item
+            if column_stride == size:
+                line = array_at(place, columns, stored)
+                out = array_at(target, columns, T)
+                for j in range(columns):
+                    out[j] = choose(np.int64(line[j]) == ignored, T(nothing), T(line[j]))
+            else:
+                for j in range(columns):
+                    label = peek(place + j * column_stride, stored)
+                    x = choose(np.int64(label) == ignored, T(nothing), T(label))
+                    poke(target + j * item, x)
 
     return load_labels
 
 
-def store(Form, stored, T):
-    """The mover from numbers of type T to stored values."""
+def load_indices(stored):
+    """The mover from integers of any width to int64."""
     size = np.dtype(stored).itemsize
 
-    def store(address, row_stride, column_stride, rows, columns, scratch, extra):
-        form = Form()
-        source = carray(pointer(scratch, T), (rows * columns,))
-        for i in range(rows):
-            origin = source[i * columns : (i + 1) * columns]
-            line = carray(pointer(address + i * row_stride, stored), (columns,))
-            if column_stride == size:
-                for j in range(columns):
-                    line[j] = stored(narrow(form, origin[j]))
-            else:
-                place = address + i * row_stride
-                for j in range(columns):
-                    poke(place + j * column_stride, stored(narrow(form, origin[j])))
+    def load_indices(address, row_stride, column_stride, rows, columns, scratch, pitch):
+        out = array_at(scratch, columns, np.int64)
+        if column_stride == size:
+            line = array_at(address, columns, stored)
+            for j in range(columns):
+                out[j] = np.int64(line[j])
+        else:
+            for j in range(columns):
+                out[j] = np.int64(peek(address + j * column_stride, stored))
 
-    return store
+    return load_indices

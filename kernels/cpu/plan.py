@@ -5,11 +5,17 @@ signature for every loss, dtype and layout, so one driver runs them all, and wha
 the inner loop (strides, dtypes of inputs, options) is no reason to compile again.
 """
 
+import struct
+from typing import Any
+
 import numpy as np
 from numba import from_dtype, types
 from numba.extending import intrinsic
 
 from fusedce.kernels.rule import MAX_PARAMETERS
+
+# In place of the address of an array that each call brings: not 0, which means there is none.
+PRESENT = 1
 
 # An array of three axes (outer, class, inner): the first byte and the step in bytes along each.
 VIEW = np.dtype([("address", "i8"), ("outer", "i8"), ("cls", "i8"), ("inner", "i8")], align=True)
@@ -36,13 +42,18 @@ PLAN = np.dtype(
         ("direct_logits", "i8"),  # logits are read where they lie
         ("direct_grad", "i8"),  # the gradient is written where it lies
         ("direct_targets", "i8"),
+        ("adjacent", "i8"),  # gradients of a block lie one behind the other, and nothing else is due
+        ("stream", "i8"),  # gradients are stored past the caches
         ("one_hot", "i8"),  # targets are class indices
         ("normalize", "i8"),
         ("class_along", "i8"), ("class_line", "i8"), ("class_outer", "i8"),  # the class axis
         ("steady", "i8"),  # up and down are the same in every patch
+        ("plain", "i8"),  # yes/no labels, none ignored; up and down the same everywhere, not 0
         ("hard", "i8"),  # every label is known to be yes or no
         ("ignoring", "i8"),  # a label of +inf stands for ignore_index
         ("ignore_index", "i8"),
+        # what takes the place of these, with ignoring = 0, once no label has been found ignored
+        ("plain_kept", "i8"), ("load_targets_kept", "i8"),
         ("lowest", "i8"), ("highest", "i8"), ("hole", "i8"),  # labels allowed: range but hole
         # scalars
         ("scale", "f8"),  # 1 / denominator
@@ -56,6 +67,29 @@ PLAN = np.dtype(
 _RECORD = from_dtype(PLAN)
 assert PLAN.fields is not None
 PARAMS_OFFSET = PLAN.fields["params"][1]
+SLOTS = PLAN.itemsize // 8
+SLOT = {name: field[1] // 8 for name, field in PLAN.fields.items()}  # where each field starts
+_FIELDS = struct.Struct(
+    "".join(
+        (field[0].itemsize // 8) * ("d" if field[0].base == np.float64 else "q")
+        for field in PLAN.fields.values()
+    )
+)
+
+
+def packed(fields: dict[str, Any]) -> bytes:
+    """The record of these fields, zeros elsewhere; views and parameters are tuples.
+
+    All at once: one assignment to a field of a NumPy record takes 1 us.
+    """
+    slots = [0] * SLOTS
+    for name, value in fields.items():
+        start = SLOT[name]
+        if type(value) is tuple:
+            slots[start : start + len(value)] = value
+        else:
+            slots[start] = value
+    return _FIELDS.pack(*slots)
 
 
 @intrinsic

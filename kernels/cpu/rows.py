@@ -1,225 +1,414 @@
 """Softmax rows: the class axis lies close together, one row at a time.
 
 A row is read once, its exponentials wait in scratch (in the cache), the gradient is written once.
-Rows wider than ``plan.width`` go in blocks with a running maximum and are read again to write.
+A block is a few rows, so that the rule is evaluated for all of them in the lanes of one vector.
+Rows wider than ``plan.width`` come alone, in pieces with a running maximum, and are read again.
 """
 
 import numpy as np
 
 from fusedce.kernels.cpu.blocks import (
-    address_of,
-    array_at,
     at,
-    exponentials,
+    line_of,
     load_labels,
     logits_block,
-    loop,
-    one_number,
-    pad_tail,
-    put_loss,
+    put_losses,
     put_partial,
+    roomy,
     rows_of,
-    scratch,
-    scratch_size,
     slopes_block,
-    summit,
+)
+from fusedce.kernels.cpu.loops import (
+    capped,
+    chained,
+    copied,
+    curved,
+    exponentials,
+    filled,
+    loop,
+    peak,
+    put,
+    scaled,
+    set_one,
 )
 from fusedce.kernels.cpu.machine import call7, peek
 from fusedce.kernels.cpu.plan import params_at, plan_at
-from fusedce.kernels.link import softmax_outcome, softmax_rest
-from fusedce.kernels.rule import evaluate
-from fusedce.kernels.scalar import exp_down, log1p
+from fusedce.kernels.cpu.vector import (
+    BYTES,
+    itemsize,
+    load,
+    load_part,
+    numbers,
+    store,
+    total,
+    widened,
+    width,
+)
+from fusedce.kernels.link import softmax_row
+from fusedce.kernels.scalar import exp_down
+
+# Classes worked on in one go: a strip of logits and one of exponentials fit the L1, and while one
+# strip is computed the next comes from memory.
+STRIP = 2048
+# From here on rows are stored one by one: their ragged ends are few.
+LONG = 512
+# The arrays over the rows of a block.
+(
+    MAXIMA, OTHERS, TARGETS, WEIGHTS, SAMPLES, LOSSES, FACTORS, RESTS, OWN, SQUARES, PRODUCTS,
+    BENDS, ARRAYS,
+) = range(13)  # fmt: skip
 
 
 @loop
-def fold(plan, address, u, w, pad):
-    """(maximum, sum of exponentials - 1) of a row; w holds the exponentials of its last block."""
-    T = u.dtype.type
+def strips_of(plan):
+    """Strips of a row."""
+    return (plan.classes + STRIP - 1) // STRIP
+
+
+@loop
+def shrink(T, top, m):
+    """exp(top - m), the difference without rounding; 0 for a strip of nothing but -inf."""
+    return T(exp_down(np.float64(top) - np.float64(m)))
+
+
+@loop
+def kept(plan):
+    """Whether the exponentials of a whole row stay in scratch."""
+    return plan.classes <= plan.width
+
+
+@loop
+def load_rows(T, plan, outer, start, n, u):
+    """The logits of n rows into scratch, capped, unless they are read where they lie."""
+    if not plan.direct_logits and kept(plan):
+        here = at(plan.logits, outer, start)
+        call7(plan.load_logits, here, plan.logits.inner, plan.logits.cls, n, plan.classes, u, 0)
+        if plan.softcap > 0.0 or plan.logit_scale != 1.0:
+            capped(T, u, n * plan.classes, T(plan.logit_scale), T(plan.softcap))
+
+
+@loop
+def strip_at(T, plan, source, start, n, u):
+    """Where n logits of a row are; ``load_rows`` has been there."""
+    if plan.direct_logits:
+        return source + start * itemsize(T)
+    if kept(plan):
+        return u + start * itemsize(T)
+    return logits_block(T, plan, source + start * plan.logits.cls, n, u)
+
+
+@loop
+def others_of(T, below, ties):
+    """The sum of exponentials - 1; NaN without a class at the maximum: all are -inf (or NaN)."""
+    return T(below + (ties - 1.0)) if ties > 0 else T(np.nan)
+
+
+@loop
+def fold(T, plan, source, u, w, tops):
+    """(maximum, sum of exponentials - 1) of a row.
+
+    w gets exp(z - top) by strips, each with its own maximum in ``tops``, if they are to be kept.
+    """
     m = T(-np.finfo(T).max)
-    below = 0.0
-    ties = 0.0
-    for start in range(0, plan.classes, plan.width):
-        n = min(plan.width, plan.classes - start)
-        block = logits_block(plan, address + start * plan.logits.cls, n, u)
-        top = summit(block, pad)
+    below, ties = 0.0, 0
+    for s in range(strips_of(plan)):
+        start = s * STRIP
+        n = min(STRIP, plan.classes - start)
+        block = strip_at(T, plan, source, start, n, u)
+        top = peak(T, block, n)
+        e = w + start * itemsize(T) if kept(plan) else w
+        b, t = exponentials(T, block, n, top, e, n * itemsize(T))
         if top > m:
-            below = (below + ties) * np.float64(exp_down(m - top))
-            ties = 0.0
+            below, ties = (below + ties) * np.float64(shrink(np.float64, m, top)), 0
             m = top
-        b, t = exponentials(block, m, w, pad)
-        below += b
-        ties += t
-    # No class at the maximum: the row is all -inf (or NaN).
-    return m, T(below + (ties - 1.0)) if ties > 0.0 else T(np.nan)
+        if top < m:
+            below += (b + t) * np.float64(shrink(np.float64, top, m))
+        else:
+            below += b
+            ties += t
+        set_one(T, tops, s, top)
+    return m, others_of(T, below, ties)
 
 
 @loop
-def recall(plan, address, start, m, u, w, pad):
-    """The logits and exponentials of the block at ``start``, computed again if not the last one."""
-    n = min(plan.width, plan.classes - start)
-    block = logits_block(plan, address + start * plan.logits.cls, n, u)
-    if plan.classes > plan.width:
-        pad_tail(block, pad)
-        exponentials(block, m, w, pad)
-    return block, w[:n]
+def settle(T, plan, m, w, tops):
+    """w <- exp(z - m), where strips have other maxima."""
+    for s in range(strips_of(plan) if kept(plan) else 0):
+        top = peek(tops + s * itemsize(T), T)
+        if top != m:
+            e = w + s * STRIP * itemsize(T)
+            scaled(T, e, min(STRIP, plan.classes - s * STRIP), shrink(T, top, m), e)
 
 
 @loop
-def results(direct, address, scratch, n):
-    """Where n results are written: at their address, or in scratch until they are stored."""
-    if direct:
-        return array_at(address, n, scratch.dtype)
-    return scratch[:n]
+def recall(T, plan, source, start, n, m, u, w):
+    """(logits, exponentials) of a strip of a settled row; computed again if they were not kept."""
+    block = strip_at(T, plan, source, start, n, u)
+    if kept(plan):
+        return block, w + start * itemsize(T)
+    exponentials(T, block, n, m, w, 0)
+    return block, w
 
 
 @loop
-def zeros(plan, grad, hess, scratch):
+def target_logit(T, plan, source, label, u):
+    """The logit of one class."""
+    return peek(strip_at(T, plan, source, label, 1, u), T)
+
+
+@loop
+def store_strip(T, plan, n, grad, hess, source, u, g, h, v):
+    """The chain rule through scale and softcap, then n results home from g and h."""
+    scale, softcap = T(plan.logit_scale), T(plan.softcap)
+    if plan.softcap > 0.0:
+        slopes_block(T, plan, source, n, v)
+        chained(T, n, g, h if hess != 0 else 0, u, v, scale, softcap)
+    elif plan.logit_scale != 1.0:
+        scaled(T, g, n, scale, g)
+        if hess != 0:
+            scaled(T, h, n, scale * scale, h)
+    if grad != 0:
+        if plan.direct_grad:
+            put(T, g, n, grad, T(1), plan.stream != 0)
+        else:
+            call7(plan.store_grad, grad, 0, plan.grad.cls, 1, n, g, 0)
+    if hess != 0:
+        call7(plan.store_hess, hess, 0, plan.hess.cls, 1, n, h, 0)
+
+
+@loop
+def zeros(T, plan, grad, hess, g):
     """An ignored row is written, never skipped."""
-    scratch[:] = 0
-    here = address_of(scratch)
-    for start in range(0, plan.classes, plan.width):
-        n = min(plan.width, plan.classes - start)
+    filled(T, g, min(STRIP, plan.classes), T(0))
+    for start in range(0, plan.classes, STRIP):
+        n = min(STRIP, plan.classes - start)
         if grad != 0:
             step = plan.grad.cls
-            call7(plan.store_grad, grad + start * step, 0, step, 1, n, here, 0)
+            call7(plan.store_grad, grad + start * step, 0, step, 1, n, g, 0)
         if hess != 0:
             step = plan.hess.cls
-            call7(plan.store_hess, hess + start * step, 0, step, 1, n, here, 0)
+            call7(plan.store_hess, hess + start * step, 0, step, 1, n, g, 0)
 
 
 @loop
-def scaled(w, k, g):
-    """g <- k w."""
-    for j in range(w.size):
-        g[j] = k * w[j]
-
-
-@loop
-def curved(w, others, square, product, h):
-    """h <- square p**2 + product p (1 - p)."""
-    T = w.dtype.type
-    whole = T(1) + others
-    inverse = T(1) / whole
-    for j in range(w.size):
-        p = w[j] * inverse
-        h[j] = square * p * p + product * p * (softmax_rest(w[j], others, whole) * inverse)
-
-
-@loop
-def chained(g, h, u, v, scale, softcap):
-    """Through the softcap: g <- g v, h <- h v**2 + g dv/dz; u capped logits, v their slopes."""
-    T = g.dtype.type
-    for j in range(h.size):
-        bend = T(-2) * (u[j] / softcap) / softcap * scale * v[j]
-        h[j] = h[j] * v[j] * v[j] + g[j] * bend
-    for j in range(g.size):
-        g[j] = g[j] * v[j]
-
-
-@loop
-def finish(plan, start, grad, hess, block, g, h, v):
-    """The chain rule through scale and softcap, then the stores that are still due."""
-    T = g.dtype.type
-    scale = T(plan.logit_scale)
-    if plan.softcap > 0.0:
-        chained(g, h, block, v[: g.size], scale, T(plan.softcap))
-    elif plan.logit_scale != 1.0:
-        scaled(g, scale, g)
-        scaled(h, scale * scale, h)
-    if grad != 0 and not plan.direct_grad:
-        step = plan.grad.cls
-        call7(plan.store_grad, grad + start * step, 0, step, 1, g.size, address_of(g), 0)
-    if hess != 0:
-        step = plan.hess.cls
-        call7(plan.store_hess, hess + start * step, 0, step, 1, h.size, address_of(h), 0)
-
-
-@loop
-def row_weight(plan, outer, inner, scratch):
-    """The sample weight of a row, 1 if there are none."""
-    if plan.sample_weight.address == 0:
-        return scratch.dtype.type(1)
-    return one_number(plan.load_sample_weight, at(plan.sample_weight, outer, inner), scratch)
-
-
-@loop
-def target_logit(plan, address, label, m, u):
-    """(z - max, exp of it) of one class."""
-    d = logits_block(plan, address + label * plan.logits.cls, 1, u)[0] - m
-    return d, exp_down(d)
-
-
-@loop
-def index_row(plan, params, outer, inner, label, rows):
-    """Loss of one row with a class index; its gradient and Hessian are written."""
-    pad, u, w, gs, hs, v, _, _, _ = rows
-    T = u.dtype.type
-    source = at(plan.logits, outer, inner)
-    grad = at(plan.grad, outer, inner) if plan.grad.address != 0 else 0
-    hess = at(plan.hess, outer, inner) if plan.hess.address != 0 else 0
-    if label == plan.ignore_index:
-        zeros(plan, grad, hess, gs)
-        return T(0)
-    sample = row_weight(plan, outer, inner, pad)
-    weight = sample
-    if plan.weight != 0:
-        weight *= peek(plan.weight + label * u.itemsize, u.dtype)
-    m, others = fold(plan, source, u, w, pad)
-    log_total = log1p(others)
-    if plan.classes > plan.width or plan.direct_logits:
-        d, e = target_logit(plan, source, label, m, pad)
+def samples(T, plan, outer, start, n, sample):
+    """The sample weight of each row of a block, 1 if there are none."""
+    if plan.sample_weight.address != 0:
+        here, step = at(plan.sample_weight, outer, start), plan.sample_weight.inner
+        call7(plan.load_sample_weight, here, 0, step, 1, n, sample, 0)
     else:
-        d, e = u[label] - m, w[label]
-    logp, logq, p, q = softmax_outcome(d, e, others, log_total)
-    f, f1, f2 = evaluate(logp, logq, p, q, params)
-    lse = m + log_total
-    zeta = sample * T(plan.z_loss)
-    if grad != 0 or hess != 0:
-        scale = T(plan.scale)
-        term, ridge = weight * scale, zeta * scale
-        inverse = T(1) / (T(1) + others)
-        slope = T(2) * ridge * lse
-        k = (slope - term * f1) * inverse
-        square, product = term * f2 + T(2) * ridge, slope - term * f1
-        for start in range(0, plan.classes, plan.width):
-            block, e_block = recall(plan, source, start, m, u, w, pad)
-            n = block.size
-            if plan.softcap > 0.0:
-                slopes_block(plan, source + start * plan.logits.cls, n, v)
-            g = results(plan.direct_grad and grad != 0, grad + start * plan.grad.cls, gs, n)
-            h = hs[: n if hess != 0 else 0]
-            scaled(e_block, k, g)
-            if start <= label < start + n:
-                g[label - start] = term * f1 * q + slope * p
-            if hess != 0:
-                curved(e_block, others, square, product, h)
-                if start <= label < start + n:
-                    h[label - start] = term * (f2 * q * q - f1 * p * q) + (
-                        T(2) * ridge * p * p + slope * p * q
-                    )
-            finish(plan, start, grad, hess, block, g, h, v)
-    return weight * f + zeta * lse * lse
+        filled(T, sample, n, T(1))
 
 
-def index_rows(Params, T):
+@loop
+def read_rows(T, plan, outer, start, n, labels, u, w, rows, size):
+    """Maximum and others of each row of a block; w gets the exponentials.
+
+    All maxima first: the next row's does not wait for this row's exponentials.
+    """
+    row = plan.classes * itemsize(T)
+    for r in range(n):
+        if labels[r] != plan.ignore_index:
+            source = at(plan.logits, outer, start + r)
+            block = strip_at(T, plan, source, 0, plan.classes, u + r * row)
+            set_one(T, rows + MAXIMA * size, r, peak(T, block, plan.classes))
+    ahead = plan.block * plan.logits.inner if plan.direct_logits else 0
+    for r in range(n):
+        if labels[r] != plan.ignore_index:
+            source = at(plan.logits, outer, start + r)
+            block = strip_at(T, plan, source, 0, plan.classes, u + r * row)
+            m = peek(rows + MAXIMA * size + r * itemsize(T), T)
+            below, ties = exponentials(T, block, plan.classes, m, w + r * row, ahead)
+            set_one(T, rows + OTHERS * size, r, others_of(T, below, ties))
+
+
+@loop
+def weigh_rows(T, plan, outer, start, n, labels, u, rows, size):
+    """Target logit and weight of each row of a block; neutral numbers for ignored rows."""
+    row = plan.classes * itemsize(T)
+    samples(T, plan, outer, start, n, rows + SAMPLES * size)
+    copied(T, rows + SAMPLES * size, n, rows + WEIGHTS * size)
+    for r in range(n):
+        label = labels[r]
+        if label == plan.ignore_index:
+            set_one(T, rows + SAMPLES * size, r, T(0))
+            set_one(T, rows + WEIGHTS * size, r, T(0))
+            set_one(T, rows + MAXIMA * size, r, T(0))
+            set_one(T, rows + OTHERS * size, r, T(1))
+            set_one(T, rows + TARGETS * size, r, T(0))
+        else:
+            source = at(plan.logits, outer, start + r)
+            z = target_logit(T, plan, source, label, u + r * row)
+            m = peek(rows + MAXIMA * size + r * itemsize(T), T)
+            set_one(T, rows + TARGETS * size, r, z - m)
+            if plan.weight != 0:
+                weight = peek(plan.weight + label * itemsize(T), T)
+                sample = peek(rows + SAMPLES * size + r * itemsize(T), T)
+                set_one(T, rows + WEIGHTS * size, r, sample * weight)
+
+
+@loop
+def evaluate_rows(N, T, plan, params, n, rows, size):
+    """The rule on the rows of a block, a vector of rows at a time; the sum of their losses."""
+    z_loss, scale = T(plan.z_loss), T(plan.scale)
+    losses = widened(N(0))
+    for r in range(0, n, width(N)):
+        here, left = rows + r * itemsize(T), n - r
+        d = load_part(here + TARGETS * size, left, N(0))
+        loss, k, rest, first, square, product, second = softmax_row(
+            params,
+            d,
+            exp_down(d),
+            load(N, here + MAXIMA * size),
+            load_part(here + OTHERS * size, left, N(1)),
+            load_part(here + WEIGHTS * size, left, N(0)),
+            load_part(here + SAMPLES * size, left, N(0)),
+            z_loss,
+            scale,
+        )
+        losses = losses + widened(loss)
+        store(here + LOSSES * size, loss)
+        store(here + FACTORS * size, k)
+        store(here + RESTS * size, rest)
+        store(here + OWN * size, first)
+        store(here + SQUARES * size, square)
+        store(here + PRODUCTS * size, product)
+        store(here + BENDS * size, second)
+    return total(losses)
+
+
+@loop
+def write_row(T, plan, source, grad, hess, label, u, w, row, size, strips):
+    """Gradient and Hessian of a settled row."""
+    g, h, v = strips
+    m, others, k = peek(row, T), peek(row + OTHERS * size, T), peek(row + FACTORS * size, T)
+    first, second = peek(row + OWN * size, T), peek(row + BENDS * size, T)
+    square, product = peek(row + SQUARES * size, T), peek(row + PRODUCTS * size, T)
+    for start in range(0, plan.classes, STRIP):
+        n = min(STRIP, plan.classes - start)
+        block, e = recall(T, plan, source, start, n, m, u, w)
+        hit = start <= label < start + n
+        scaled(T, e, n, k, g)
+        if hit:
+            set_one(T, g, label - start, first)
+        if hess != 0:
+            curved(T, e, n, others, square, product, h)
+            if hit:
+                set_one(T, h, label - start, second)
+        store_strip(
+            T, plan, n,
+            grad + start * plan.grad.cls if grad != 0 else 0,
+            hess + start * plan.hess.cls if hess != 0 else 0,
+            source + start * plan.logits.cls, block, g, h, v,
+        )  # fmt: skip
+
+
+@loop
+def write_short(T, plan, outer, start, n, labels, w, rows, size):
+    """Gradients of whole rows that lie one behind the other; in place, then in one piece if short.
+
+    With -rest for the target's exponential the gradient is k times what is in scratch.
+    """
+    past = plan.stream != 0
+    for r in range(n):
+        e, k = w + r * plan.classes * itemsize(T), T(0)
+        if labels[r] == plan.ignore_index:
+            filled(T, e, plan.classes, T(0))
+        else:
+            k = peek(rows + FACTORS * size + r * itemsize(T), T)
+            set_one(T, e, labels[r], -peek(rows + RESTS * size + r * itemsize(T), T))
+        if plan.classes >= LONG:
+            put(T, e, plan.classes, at(plan.grad, outer, start + r), k, past)
+        else:
+            scaled(T, e, plan.classes, k, e)
+    if plan.classes < LONG:
+        put(T, w, n * plan.classes, at(plan.grad, outer, start), T(1), past)
+
+
+@loop
+def write_long(T, plan, grad, label, w, row, size, tops, g):
+    """The gradient of a row of many strips, each with a maximum of its own."""
+    m, k = peek(row, T), peek(row + FACTORS * size, T)
+    for s in range(strips_of(plan)):
+        start = s * STRIP
+        n, e = min(STRIP, plan.classes - start), w + start * itemsize(T)
+        factor = k * shrink(T, peek(tops + s * itemsize(T), T), m)
+        there = grad + start * itemsize(T)
+        if start <= label < start + n:
+            scaled(T, e, n, factor, g)
+            set_one(T, g, label - start, peek(row + OWN * size, T))
+            put(T, g, n, there, T(1), plan.stream != 0)
+        else:
+            put(T, e, n, there, factor, plan.stream != 0)
+
+
+@loop
+def write_rows(T, plan, outer, start, n, labels, u, w, rows, size, strips):
+    """Gradients and Hessians of a block of rows, whatever is asked for."""
+    row = plan.classes * itemsize(T)
+    for r in range(n):
+        grad = at(plan.grad, outer, start + r) if plan.grad.address != 0 else 0
+        hess = at(plan.hess, outer, start + r) if plan.hess.address != 0 else 0
+        if labels[r] == plan.ignore_index:
+            zeros(T, plan, grad, hess, strips[0])
+        else:
+            write_row(
+                T, plan, at(plan.logits, outer, start + r), grad, hess, labels[r],
+                u + r * row, w + r * row, rows + r * itemsize(T), size, strips,
+            )  # fmt: skip
+
+
+@loop
+def index_block(N, T, plan, params, outer, start, n, labels, u, w, rows, size, strips, tops):
+    """The sum of the losses of a block of rows; what is asked for of them is written."""
+    source, long = at(plan.logits, outer, start), plan.classes > STRIP
+    ignored = labels[0] == plan.ignore_index
+    load_rows(T, plan, outer, start, n, u)
+    if not long:
+        read_rows(T, plan, outer, start, n, labels, u, w, rows, size)
+    elif not ignored:
+        m, others = fold(T, plan, source, u, w, tops)
+        set_one(T, rows, 0, m)
+        set_one(T, rows + OTHERS * size, 0, others)
+    weigh_rows(T, plan, outer, start, n, labels, u, rows, size)
+    loss = evaluate_rows(N, T, plan, params, n, rows, size)
+    if plan.adjacent and not long:
+        write_short(T, plan, outer, start, n, labels, w, rows, size)
+    elif plan.adjacent and not ignored:
+        write_long(T, plan, at(plan.grad, outer, start), labels[0], w, rows, size, tops, strips[0])
+    elif plan.grad.address != 0 or plan.hess.address != 0:
+        if long and not ignored:
+            settle(T, plan, peek(rows, T), w, tops)
+        write_rows(T, plan, outer, start, n, labels, u, w, rows, size, strips)
+    put_losses(plan, outer, start, n, rows + LOSSES * size)
+    return loss
+
+
+def index_rows(Params, T, Lanes):
     """The kernel for class indices: the rule is evaluated once a row."""
+    item = np.dtype(T).itemsize
 
     def index_rows(address, first, last):
         plan = plan_at(address)
         params = params_at(address, Params, T)
-        memory = np.empty(scratch_size(plan.width), T)
-        rows = scratch(memory, plan.width)
+        N = numbers(Lanes, T)
+        block = roomy(plan.block * plan.width) * item
+        strip, row = roomy(STRIP) * item, roomy(plan.block) * item
+        memory = np.empty(
+            2 * block + 3 * strip + ARRAYS * row + roomy(strips_of(plan)) * item + BYTES, np.uint8
+        )
+        u = line_of(memory)
+        g = u + 2 * block
+        rows = g + 3 * strip
         labels = np.empty(plan.block, np.int64)
         for b in range(first, last):
             outer, start, stop = rows_of(plan, b)
             load_labels(plan, outer, start, stop - start, labels)
-            losses = 0.0
-            for inner in range(start, stop):
-                y = labels[inner - start]
-                loss = index_row(plan, params, outer, inner, y, rows)
-                losses += np.float64(loss)
-                put_loss(plan, outer, inner, loss, rows[0])
+            losses = index_block(
+                N, T, plan, params, outer, start, stop - start, labels, u, u + block, rows, row,
+                (g, g + strip, g + 2 * strip), rows + ARRAYS * row,
+            )  # fmt: skip
             put_partial(plan, b, losses)
-        memory[0] = T(0)  # a last use: the views above do not keep it alive
+        memory[0] = 0  # a last use: addresses do not keep it alive
 
     return index_rows

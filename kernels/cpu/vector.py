@@ -1,0 +1,411 @@
+"""A number of several lanes: the type a loop works in, so that a scalar function becomes SIMD.
+
+``Vector`` is 64 bytes of float32 or float64, one LLVM vector; a machine with narrower registers
+splits it. Arithmetic, comparisons (to a ``Mask``), abs, min, max and ``choose`` work as they do on
+numbers, and a number meets a vector as the same number in every lane, so the scalar functions of
+rules and links compile for vectors as they stand. What a vector cannot do is decide a Python
+``if``. LLVM's own vectoriser needs no such type, but falls back to one lane whenever a loop is not
+to its taste, and cannot stream stores or mask a tail.
+"""
+
+import operator
+from typing import NamedTuple
+
+from llvmlite import ir
+from numba import types
+from numba.core.imputils import lower_cast
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
+
+BYTES = 64
+FLOAT = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
+I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+
+
+class Vector(types.Number):
+    """``width`` floats side by side."""
+
+    def __init__(self, dtype, width):
+        self.dtype, self.width = dtype, width
+        super().__init__(name=f"Vector({dtype}, {width})")
+
+    @property
+    def key(self):
+        """What tells two of these types apart."""
+        return self.dtype, self.width
+
+
+class Mask(types.Type):
+    """A yes or no in each lane."""
+
+    def __init__(self, width):
+        self.width = width
+        super().__init__(name=f"Mask({width})")
+
+    @property
+    def key(self):
+        """What tells two of these types apart."""
+        return self.width
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, dmm, fe_type):
+        super().__init__(dmm, fe_type, ir.VectorType(FLOAT[fe_type.dtype], fe_type.width))
+
+
+@register_model(Mask)
+class _MaskModel(models.PrimitiveModel):
+    def __init__(self, dmm, fe_type):
+        super().__init__(dmm, fe_type, ir.VectorType(I1, fe_type.width))
+
+
+def splat(builder, value, width):
+    """The same value in every lane."""
+    vector = ir.VectorType(value.type, width)
+    undefined = ir.Constant(vector, ir.Undefined)
+    one = builder.insert_element(undefined, value, ir.Constant(I32, 0))
+    return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(I32, width), None))
+
+
+@lower_cast(types.Number, Vector)
+@lower_cast(types.Boolean, Vector)
+def _to_vector(context, builder, fromty, toty, value):
+    if isinstance(fromty, Vector):
+        if fromty == toty:
+            return value
+        raise NotImplementedError(f"{fromty} to {toty}")
+    return splat(builder, context.cast(builder, value, fromty, toty.dtype), toty.width)
+
+
+@lower_cast(types.Boolean, Mask)
+def _to_mask(context, builder, fromty, toty, value):
+    return splat(builder, value, toty.width)
+
+
+def common(args):
+    """The vector type among some types, or None."""
+    found = {a for a in args if isinstance(a, Vector)}
+    rest = [a for a in args if not isinstance(a, types.Number | types.Boolean)]
+    return found.pop() if len(found) == 1 and not rest else None
+
+
+def _operator(names, emit, result=lambda v: v):
+    """Give operators a meaning for vectors: all arguments become one type, ``emit`` computes."""
+    for name in names:
+
+        class Template(AbstractTemplate):
+            key = name
+
+            def generic(self, args, kws):
+                vector = common(args)
+                return signature(result(vector), *[vector] * len(args)) if vector else None
+
+        infer_global(name)(Template)
+        lower_builtin(name, Vector)(_lowered(emit))
+        lower_builtin(name, Vector, Vector)(_lowered(emit))
+
+
+def _lowered(emit):
+    return lambda context, builder, sig, args: emit(builder, *args)
+
+
+def elementwise(builder, name, *args):
+    """Call an LLVM intrinsic that works lane by lane."""
+    ty = args[0].type
+    suffix = (
+        f"v{ty.count}{ty.element.intrinsic_name}" if hasattr(ty, "count") else ty.intrinsic_name
+    )
+    fnty = ir.FunctionType(ty, [ty] * len(args))
+    full = f"{name}.{suffix}"
+    fn = builder.module.globals.get(full) or ir.Function(builder.module, fnty, full)
+    return builder.call(fn, args)
+
+
+def _compare(symbol):
+    return lambda builder, a, b: builder.fcmp_ordered(symbol, a, b)
+
+
+_operator([operator.add, operator.iadd], lambda b, x, y: b.fadd(x, y))
+_operator([operator.sub, operator.isub], lambda b, x, y: b.fsub(x, y))
+_operator([operator.mul, operator.imul], lambda b, x, y: b.fmul(x, y))
+_operator([operator.truediv, operator.itruediv], lambda b, x, y: b.fdiv(x, y))
+_operator([operator.neg], lambda b, x: b.fneg(x))
+_operator([operator.pos], lambda b, x: x)
+_operator([abs], lambda b, x: elementwise(b, "llvm.fabs", x))
+# As in Python: the first argument unless the second is beyond it.
+_operator([min], lambda b, x, y: b.select(b.fcmp_ordered("<", y, x), y, x))
+_operator([max], lambda b, x, y: b.select(b.fcmp_ordered(">", y, x), y, x))
+for _name, _symbol in (("lt", "<"), ("le", "<="), ("gt", ">"), ("ge", ">="), ("eq", "==")):
+    _operator([getattr(operator, _name)], _compare(_symbol), lambda v: Mask(v.width))
+_operator([operator.ne], lambda b, x, y: b.fcmp_unordered("!=", x, y), lambda v: Mask(v.width))
+
+
+def _mask_operator(names, emit):
+    for name in names:
+
+        class Template(AbstractTemplate):
+            key = name
+
+            def generic(self, args, kws):
+                masks = [a for a in args if isinstance(a, Mask)]
+                fine = all(isinstance(a, Mask | types.Boolean) for a in args)
+                return signature(masks[0], *[masks[0]] * len(args)) if masks and fine else None
+
+        infer_global(name)(Template)
+        lower_builtin(name, Mask, Mask)(_lowered(emit))
+
+
+_mask_operator([operator.and_, operator.iand], lambda b, x, y: b.and_(x, y))
+_mask_operator([operator.or_, operator.ior], lambda b, x, y: b.or_(x, y))
+_mask_operator([operator.xor, operator.ixor, operator.ne], lambda b, x, y: b.xor(x, y))
+
+
+@lower_builtin(operator.invert, Mask)
+def _not(context, builder, sig, args):
+    return builder.not_(args[0])
+
+
+@infer_global(operator.invert)
+class _Invert(AbstractTemplate):
+    key = operator.invert
+
+    def generic(self, args, kws):
+        return signature(*args, *args) if isinstance(args[0], Mask) else None
+
+
+def _nothing(context, builder, sig, args):
+    return context.get_dummy_value()
+
+
+@intrinsic
+def lanes(typingctx, dtype):
+    """The vector type of a float type."""
+    T = dtype.instance_type
+    return types.NumberClass(Vector(T, BYTES * 8 // T.bitwidth))(dtype), _nothing
+
+
+class Wide(NamedTuple):
+    """Type tag: loops that evaluate a rule take a vector at a time."""
+
+
+class Single(NamedTuple):
+    """Type tag: one number at a time, for a rule that has an ``if``."""
+
+
+@intrinsic
+def numbers(typingctx, tag, dtype):
+    """The number type of a loop over floats."""
+    T = dtype.instance_type
+    wide = tag.instance_class is Wide
+    number = Vector(T, BYTES * 8 // T.bitwidth) if wide else T
+    return types.NumberClass(number)(tag, dtype), _nothing
+
+
+@intrinsic
+def width(typingctx, number):
+    """Lanes of a number type."""
+    value = getattr(number.instance_type, "width", 1)
+    return types.int64(number), lambda context, builder, sig, args: ir.Constant(I64, value)
+
+
+@intrinsic
+def itemsize(typingctx, number):
+    """Bytes of one lane."""
+    value = _lane(number.instance_type).bitwidth // 8
+    return types.int64(number), lambda context, builder, sig, args: ir.Constant(I64, value)
+
+
+def _lane(ty):
+    return ty.dtype if isinstance(ty, Vector) else ty
+
+
+def _place(context, builder, address, number):
+    return builder.inttoptr(address, context.get_value_type(number).as_pointer())
+
+
+def _align(number):
+    return _lane(number).bitwidth // 8
+
+
+@intrinsic
+def load(typingctx, number, address):
+    """The number (of one lane or more) at an address."""
+    ty = number.instance_type
+
+    def codegen(context, builder, sig, args):
+        return builder.load(_place(context, builder, args[1], ty), align=_align(ty))
+
+    return ty(number, types.int64), codegen
+
+
+@intrinsic
+def store(typingctx, address, x):
+    """Store a number of one lane or more."""
+
+    def codegen(context, builder, sig, args):
+        builder.store(args[1], _place(context, builder, args[0], x), align=_align(x))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, x), codegen
+
+
+@intrinsic
+def stream(typingctx, address, x):
+    """Store a vector past the caches, at a multiple of 64 bytes: its line is not read first."""
+
+    def codegen(context, builder, sig, args):
+        put = builder.store(args[1], _place(context, builder, args[0], x), align=BYTES)
+        put.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(I32, 1)]))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, x), codegen
+
+
+@intrinsic
+def prefetch(typingctx, address):
+    """Ask for the cache line of an address, which need not be ours."""
+
+    def codegen(context, builder, sig, args):
+        place = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+        fnty = ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32])
+        name = "llvm.prefetch.p0"
+        fn = builder.module.globals.get(name) or ir.Function(builder.module, fnty, name)
+        builder.call(fn, [place, *(ir.Constant(I32, k) for k in (0, 3, 1))])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
+def first_lanes(builder, count, width):
+    """The mask of the first ``count`` lanes."""
+    index = ir.Constant(ir.VectorType(I32, width), [ir.Constant(I32, k) for k in range(width)])
+    full = ir.Constant(I64, width)
+    fewer = builder.select(builder.icmp_signed("<", count, full), count, full)
+    return builder.icmp_signed("<", index, splat(builder, builder.trunc(fewer, I32), width))
+
+
+def masked_load(builder, place, mask, fill, align):
+    """The lanes of a mask from memory, ``fill`` in the others; theirs is not touched."""
+    element = fill.type.element
+    fnty = ir.FunctionType(fill.type, [place.type, I32, mask.type, fill.type])
+    name = f"llvm.masked.load.v{fill.type.count}{element.intrinsic_name}.p0"
+    fn = builder.module.globals.get(name) or ir.Function(builder.module, fnty, name)
+    return builder.call(fn, [place, ir.Constant(I32, align), mask, fill])
+
+
+def masked_store(builder, value, place, mask, align):
+    """Store the lanes of a mask."""
+    fnty = ir.FunctionType(ir.VoidType(), [value.type, place.type, I32, mask.type])
+    name = f"llvm.masked.store.v{value.type.count}{value.type.element.intrinsic_name}.p0"
+    fn = builder.module.globals.get(name) or ir.Function(builder.module, fnty, name)
+    builder.call(fn, [value, place, ir.Constant(I32, align), mask])
+
+
+@intrinsic
+def load_part(typingctx, address, count, fill):
+    """The first ``count`` lanes from an address, ``fill`` in the others."""
+
+    def codegen(context, builder, sig, args):
+        address, count, filled = args
+        place = _place(context, builder, address, fill)
+        if not isinstance(fill, Vector):
+            return builder.load(place)
+        return masked_load(
+            builder, place, first_lanes(builder, count, fill.width), filled, _align(fill)
+        )
+
+    return fill(types.int64, types.int64, fill), codegen
+
+
+@intrinsic
+def store_part(typingctx, address, count, x):
+    """Store the first ``count`` lanes."""
+
+    def codegen(context, builder, sig, args):
+        address, count, value = args
+        place = _place(context, builder, address, x)
+        if isinstance(x, Vector):
+            masked_store(builder, value, place, first_lanes(builder, count, x.width), _align(x))
+        else:
+            builder.store(value, place)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, x), codegen
+
+
+def _folded(builder, x, combine):
+    """Halves combined until one lane is left: a fixed order."""
+    if not isinstance(x.type, ir.VectorType):
+        return x
+    width = x.type.count
+    while width > 1:
+        width //= 2
+        lower, upper = (
+            ir.Constant(ir.VectorType(I32, width), [ir.Constant(I32, k) for k in half])
+            for half in (range(width), range(width, 2 * width))
+        )
+        x = combine(builder.shuffle_vector(x, x, lower), builder.shuffle_vector(x, x, upper))
+    return builder.extract_element(x, ir.Constant(I32, 0))
+
+
+@intrinsic
+def total(typingctx, x):
+    """The sum of the lanes."""
+
+    def codegen(context, builder, sig, args):
+        return _folded(builder, args[0], builder.fadd)
+
+    return _lane(x)(x), codegen
+
+
+@intrinsic
+def largest(typingctx, x):
+    """The largest lane; a NaN may be passed over."""
+
+    def codegen(context, builder, sig, args):
+        def larger(a, b):
+            return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+        return _folded(builder, args[0], larger)
+
+    return _lane(x)(x), codegen
+
+
+@intrinsic
+def widened(typingctx, x):
+    """The lanes in float64."""
+    wide = Vector(types.float64, x.width) if isinstance(x, Vector) else types.float64
+
+    def codegen(context, builder, sig, args):
+        if _lane(x) == types.float64:
+            return args[0]
+        return builder.fpext(args[0], context.get_value_type(wide))
+
+    return wide(x), codegen
+
+
+@intrinsic
+def count(typingctx, condition):
+    """The number of lanes that say yes."""
+
+    def codegen(context, builder, sig, args):
+        if isinstance(condition, types.Boolean):
+            return builder.zext(args[0], I64)
+        bits = builder.bitcast(args[0], ir.IntType(condition.width))
+        return builder.zext(builder.ctpop(bits), I64)
+
+    return types.int64(condition), codegen
+
+
+@intrinsic
+def narrowed(typingctx, number, x):
+    """The lanes of float64 as numbers of a type."""
+    N = number.instance_type
+
+    def codegen(context, builder, sig, args):
+        if _lane(N) == types.float64:
+            return args[1]
+        return builder.fptrunc(args[1], context.get_value_type(N))
+
+    return N(number, x), codegen
