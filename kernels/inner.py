@@ -36,7 +36,8 @@ class Inner(Compiler):  # type: ignore[misc]
         if state.targetctx.codegen()._library_class is JITCodeLibrary:
             state.library = _Material(state.targetctx.codegen(), func.__qualname__)
         made = super().compile_extra(func)
-        key = [].append  # some C function of its own: callers look the code up under it
+        nothing: list[Any] = []
+        key = nothing.append  # some C function of its own: callers look the code up under it
         state.targetctx.insert_user_function(key, made.fndesc, [made.library])
         return made._replace(entry_point=key)
 

@@ -16,7 +16,8 @@ from numba import njit
 
 from fusedce.kernels import scalar
 from fusedce.kernels.cpu import compile as registered  # noqa: F401  the CPU bodies
-from fusedce.kernels.cpu.vector import itemsize, lanes, load_part, store_part, width
+from fusedce.kernels.cpu.memory import load_part, store_part
+from fusedce.kernels.cpu.vector import itemsize, lanes, width
 from fusedce.kernels.scalar import FASTMATH
 
 DTYPES = {"float32": np.float32, "float64": np.float64}

@@ -11,9 +11,10 @@ import contextlib
 import functools
 import hashlib
 import os
+import pickle
 import shutil
-import tempfile
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ import llvmlite
 import numba
 from numba.core import caching
 from numba.core.ccallback import CFunc
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.errors import TypingError
+from numba.core.serialize import dumps
 from numba.core.sigutils import normalize_signature
 from numba.misc.appdirs import AppDirs
 
@@ -51,24 +54,15 @@ def _source_stamp() -> str:
 
 @functools.cache
 def cache_folder() -> str:
-    """Where this version's compiled code is kept.
+    """Where this version's compiled code is kept: in NUMBA_CACHE_DIR or the user's cache.
 
-    A folder a stamp, in NUMBA_CACHE_DIR or the user's cache, so that two versions do not overwrite
-    each other; a temporary one where neither can be written. The oldest stamps are removed.
+    A folder a stamp, so that two versions do not overwrite each other; the oldest are removed. It
+    need not be there, nor be writable: what cannot be kept is compiled in each process.
     """
     home = os.environ.get("NUMBA_CACHE_DIR") or AppDirs("fusedce", False).user_cache_dir
     root = os.path.join(home, "fusedce")
-    for path in (os.path.join(root, _source_stamp()[:16]), None):
-        try:
-            folder = path or tempfile.mkdtemp(prefix="fusedce-")
-            os.makedirs(folder, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
-        except OSError:
-            continue
-        if path:
-            _forget_oldest(root)
-        return folder
-    raise OSError("no folder can be written, not even a temporary one")
+    _forget_oldest(root)
+    return os.path.join(root, _source_stamp()[:16])
 
 
 def _forget_oldest(root: str) -> None:
@@ -83,9 +77,6 @@ def _forget_oldest(root: str) -> None:
 class _Locator(caching._CacheLocator):  # type: ignore[misc]
     """One folder for the whole package, and one stamp."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-
     def get_cache_path(self) -> str:
         return cache_folder()
 
@@ -97,7 +88,7 @@ class _Locator(caching._CacheLocator):  # type: ignore[misc]
 
     @classmethod
     def from_function(cls, py_func: Any, py_file: str) -> "_Locator":
-        return cls(py_func.__qualname__)
+        return cls()
 
 
 class _CacheImpl(caching.CompileResultCacheImpl):  # type: ignore[misc]
@@ -105,7 +96,49 @@ class _CacheImpl(caching.CompileResultCacheImpl):  # type: ignore[misc]
 
 
 class _Cache(caching.FunctionCache):  # type: ignore[misc]
+    """A file for each kernel, named by its key and sealed with a hash of its contents.
+
+    Numba numbers the files and lists them in an index: of two processes that add to it at once, one
+    finds the other's code under its own entry. Here a file is there whole, or it does not count.
+    """
+
     _impl_class = _CacheImpl
+
+    def _path(self, sig: Any, codegen: Any) -> str:
+        key = hashlib.sha256(repr(self._index_key(sig, codegen)).encode()).hexdigest()
+        return os.path.join(self.cache_path, f"{self._impl.filename_base}-{key[:32]}")
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """The compiled function on disk, or None."""
+        target_context.refresh()
+        try:
+            with open(self._path(sig, target_context.codegen()), "rb") as f:
+                seal, data = f.read(32), f.read()
+        except OSError:
+            return None
+        if hashlib.sha256(data).digest() != seal:
+            return None
+        return self._impl.rebuild(target_context, pickle.loads(data))
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep a compiled function, where there is a place for it."""
+        if not self._impl.check_cachable(data):
+            return
+        try:
+            payload = dumps(self._impl.reduce(data))
+        except RuntimeError:  # Ctrl-C inside LLVM's callback is swallowed, and the object code lost
+            return
+        path = self._path(sig, data.codegen)
+        part = f"{path}.{uuid.uuid4().hex}"
+        with contextlib.suppress(OSError):
+            os.makedirs(self.cache_path, exist_ok=True)
+            try:
+                with open(part, "xb") as f:
+                    f.write(hashlib.sha256(payload).digest() + payload)
+                os.replace(part, path)
+            except BaseException:
+                os.unlink(part)
+                raise
 
 
 class Compiled(list):  # type: ignore[type-arg]
@@ -113,6 +146,14 @@ class Compiled(list):  # type: ignore[type-arg]
 
 
 COMPILED = Compiled()
+
+# A child forked while another thread compiles inherits a lock that nobody will open: forks wait.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
 
 
 def _compile(fn: Callable[..., None], signature: str, keep: bool) -> CFunc:
@@ -148,7 +189,7 @@ _SINGLE: set[type] = set()  # rules with an ``if``, which a vector cannot decide
 def rule_kernel(
     factory: Callable[..., Callable[..., None]], rule: type, T: type, *types: Any
 ) -> CFunc:
-    """The same for a factory whose loops evaluate a rule: vectors of numbers if it can take them."""
+    """The same where loops evaluate a rule: on vectors, if the rule can take them."""
     if rule not in _SINGLE:
         try:
             return kernel(factory, rule, T, Wide, *types)

@@ -19,6 +19,7 @@ from fusedce.kernels.cpu.blocks import (
 )
 from fusedce.kernels.cpu.loops import FLUSH, filled, loop, set_one, upper
 from fusedce.kernels.cpu.machine import call7
+from fusedce.kernels.cpu.memory import load, load_part, prefetch, store
 from fusedce.kernels.cpu.plan import params_at, plan_at
 from fusedce.kernels.cpu.rows import (
     STRIP,
@@ -37,11 +38,7 @@ from fusedce.kernels.cpu.vector import (
     itemsize,
     lanes,
     largest,
-    load,
-    load_part,
     numbers,
-    prefetch,
-    store,
     total,
     widened,
     width,

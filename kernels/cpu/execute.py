@@ -13,10 +13,10 @@ from fusedce.kernels.cpu import (
     distribution,
     distribution_columns,
     elements,
+    index_rows,
     labels,
     movers,
     probabilities,
-    rows,
 )
 from fusedce.kernels.cpu.compile import kernel, mover, rule_kernel
 from fusedce.kernels.cpu.driver import Launch, Program
@@ -107,11 +107,9 @@ def _row_plan(problem: Problem, number: type) -> tuple[Plan, tuple[int, int, int
 
 def _plain(array: np.ndarray | None, problem: Problem, axis: int) -> bool:
     """Whether an array is of the compute dtype and contiguous along an axis."""
-    return (
-        array is not None
-        and array.dtype == problem.compute
-        and (array.shape[axis] == 1 or array.strides[axis] == array.itemsize)
-    )
+    if array is None or array.dtype != problem.compute:
+        return False
+    return bool(array.shape[axis] == 1 or array.strides[axis] == array.itemsize)
 
 
 def softmax(problem: Problem) -> Launch:
@@ -142,7 +140,7 @@ def softmax(problem: Problem) -> Launch:
         factory = distribution.distribution_rows
     else:
         block = min(inner, launch.rows_of_block(classes))
-        factory = rows.index_rows
+        factory = index_rows.index_rows
         single = problem.z_loss == 0.0 and classes <= launch.WIDTH
         plan.set(adjacent=tight and direct_grad and not options and single)
     plan.set(block=block)
@@ -160,16 +158,11 @@ def _tight(array: np.ndarray | None) -> bool:
 
 def _deal(plan: Plan, problem: Problem) -> None:
     """Movers for rows of very few classes."""
-    marks = (0,) * problem.logits.shape[1]
-    T = problem.compute
-    plan.record["load_logits"] = mover(movers.load_few, *form(problem.logits.dtype), T, marks)
-    if _interleaved(problem.grad):
-        plan.record["store_grad"] = mover(
-            movers.store_few,
-            *form(problem.grad.dtype),
-            T,
-            marks,  # type: ignore[union-attr]
-        )
+    marks, grad = (0,) * problem.logits.shape[1], problem.grad
+    deal = (*form(problem.logits.dtype), problem.compute, marks)
+    plan.record["load_logits"] = mover(movers.load_few, *deal)
+    if grad is not None and _interleaved(grad):
+        plan.record["store_grad"] = mover(movers.store_few, *deal)
 
 
 def probability_index(problem: Problem) -> Launch:

@@ -17,14 +17,8 @@ from fusedce.kernels.cpu.machine import (
     single_to_bfloat,
     single_to_half,
 )
-from fusedce.kernels.cpu.vector import (
-    FLOAT,
-    I32,
-    I64,
-    first_lanes,
-    masked_load,
-    masked_store,
-)
+from fusedce.kernels.cpu.memory import first_lanes, masked_load, masked_store
+from fusedce.kernels.cpu.vector import FLOAT, I32, I64
 from fusedce.kernels.scalar import INLINED
 
 

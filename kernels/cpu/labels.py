@@ -6,7 +6,8 @@ the mean's denominator is known when the first gradient is.
 
 import numpy as np
 
-from fusedce.kernels.cpu.blocks import address_of, loop, rows_of
+from fusedce.kernels.cpu.blocks import address_of, rows_of
+from fusedce.kernels.cpu.loops import loop
 from fusedce.kernels.cpu.machine import call7, peek, poke
 from fusedce.kernels.cpu.plan import plan_at
 

@@ -11,24 +11,11 @@ import numpy as np
 from numba import njit, types
 
 from fusedce.kernels.cpu.machine import poke
-from fusedce.kernels.cpu.vector import (
-    BYTES,
-    count,
-    itemsize,
-    lanes,
-    largest,
-    load,
-    load_part,
-    prefetch,
-    store,
-    store_part,
-    stream,
-    total,
-    widened,
-    width,
-)
+from fusedce.kernels.cpu.memory import load, load_part, prefetch, store, store_part, stream
+from fusedce.kernels.cpu.vector import BYTES, count, itemsize, lanes, largest, total, widened, width
+from fusedce.kernels.inner import BARE
 from fusedce.kernels.link import softmax_rest
-from fusedce.kernels.scalar import BARE, FASTMATH, choose, exp_down, tanh
+from fusedce.kernels.scalar import FASTMATH, choose, exp_down, tanh
 
 # Vectors added up lane by lane before the sums go on in float64: 32 additions in a row have an
 # error below 2e-6 for the worst data.

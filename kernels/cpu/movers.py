@@ -23,8 +23,16 @@ from fusedce.kernels.cpu.formats import (
 )
 from fusedce.kernels.cpu.loops import loop
 from fusedce.kernels.cpu.machine import peek, poke
-from fusedce.kernels.cpu.vector import itemsize, lanes, load_part, prefetch, store_part, width
+from fusedce.kernels.cpu.memory import load_part, prefetch, store_part
+from fusedce.kernels.cpu.vector import itemsize, lanes, width
 from fusedce.kernels.scalar import choose
+
+
+@loop
+def fetch(address, size):
+    """Ask for the cache lines of some bytes."""
+    for k in range(0, size, 64):
+        prefetch(address + k)
 
 
 @loop
@@ -32,7 +40,8 @@ def load_patch(form, stored, T, address, row_stride, column_stride, rows, column
     """scratch <- patch: line by line, in squares of vectors, or one by one."""
     N, size, item = lanes(T), itemsize(stored), itemsize(T)
     if column_stride == size or columns == 1:
-        ahead = max(rows * row_stride, columns * size)  # the next patch, most likely
+        # The next patch, most likely.
+        ahead = columns * size * (rows if row_stride == columns * size else 1)
         for i in range(rows):
             source, target = address + i * row_stride, scratch + i * pitch
             for j in range(0, columns, width(N)):
@@ -41,6 +50,7 @@ def load_patch(form, stored, T, address, row_stride, column_stride, rows, column
                 store_part(target + j * item, columns - j, x)
     elif row_stride == size:
         for j in range(0, columns, width(N)):
+            fetch(address + (columns + j) * column_stride, width(N) * column_stride)
             for i in range(0, rows, width(N)):
                 load_square(
                     form, stored, N, address + j * column_stride + i * size, column_stride,
@@ -115,6 +125,7 @@ def load_few(Form, stored, T, classes):
         whole = columns // width(N) * width(N)
         for j in range(0, whole, width(N)):
             here = address + j * column_stride
+            fetch(here + columns * column_stride, width(N) * column_stride)
             load_interleaved(form, stored, N, classes, here, scratch + j * item, step)
         load_patch(
             form, stored, T, address + whole * column_stride, row_stride, column_stride, rows,

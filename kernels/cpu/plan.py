@@ -42,7 +42,7 @@ PLAN = np.dtype(
         ("direct_logits", "i8"),  # logits are read where they lie
         ("direct_grad", "i8"),  # the gradient is written where it lies
         ("direct_targets", "i8"),
-        ("adjacent", "i8"),  # gradients of a block lie one behind the other, and nothing else is due
+        ("adjacent", "i8"),  # gradients lie one behind the other, nothing else is due
         ("stream", "i8"),  # gradients are stored past the caches
         ("one_hot", "i8"),  # targets are class indices
         ("normalize", "i8"),

@@ -20,7 +20,8 @@ from fusedce.kernels.cpu.loops import (
     upper,
 )
 from fusedce.kernels.cpu.machine import call7
-from fusedce.kernels.cpu.vector import itemsize, load, narrowed, store, widened
+from fusedce.kernels.cpu.memory import load, store
+from fusedce.kernels.cpu.vector import itemsize, narrowed, widened
 from fusedce.kernels.scalar import choose, exp_down
 
 GROUP = 16  # classes added up in the compute dtype before a lane's sum goes on in float64

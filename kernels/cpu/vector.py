@@ -22,7 +22,7 @@ FLOAT = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
 I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
 
-class Vector(types.Number):
+class Vector(types.Number):  # type: ignore[misc]
     """``width`` floats side by side."""
 
     def __init__(self, dtype, width):
@@ -35,7 +35,7 @@ class Vector(types.Number):
         return self.dtype, self.width
 
 
-class Mask(types.Type):
+class Mask(types.Type):  # type: ignore[misc]
     """A yes or no in each lane."""
 
     def __init__(self, width):
@@ -49,13 +49,13 @@ class Mask(types.Type):
 
 
 @register_model(Vector)
-class _VectorModel(models.PrimitiveModel):
+class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, dmm, fe_type):
         super().__init__(dmm, fe_type, ir.VectorType(FLOAT[fe_type.dtype], fe_type.width))
 
 
 @register_model(Mask)
-class _MaskModel(models.PrimitiveModel):
+class _MaskModel(models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, dmm, fe_type):
         super().__init__(dmm, fe_type, ir.VectorType(I1, fe_type.width))
 
@@ -94,7 +94,7 @@ def _operator(names, emit, result=lambda v: v):
     """Give operators a meaning for vectors: all arguments become one type, ``emit`` computes."""
     for name in names:
 
-        class Template(AbstractTemplate):
+        class Template(AbstractTemplate):  # type: ignore[misc]
             key = name
 
             def generic(self, args, kws):
@@ -144,7 +144,7 @@ _operator([operator.ne], lambda b, x, y: b.fcmp_unordered("!=", x, y), lambda v:
 def _mask_operator(names, emit):
     for name in names:
 
-        class Template(AbstractTemplate):
+        class Template(AbstractTemplate):  # type: ignore[misc]
             key = name
 
             def generic(self, args, kws):
@@ -167,7 +167,7 @@ def _not(context, builder, sig, args):
 
 
 @infer_global(operator.invert)
-class _Invert(AbstractTemplate):
+class _Invert(AbstractTemplate):  # type: ignore[misc]
     key = operator.invert
 
     def generic(self, args, kws):
@@ -212,126 +212,13 @@ def width(typingctx, number):
 @intrinsic
 def itemsize(typingctx, number):
     """Bytes of one lane."""
-    value = _lane(number.instance_type).bitwidth // 8
+    value = lane_of(number.instance_type).bitwidth // 8
     return types.int64(number), lambda context, builder, sig, args: ir.Constant(I64, value)
 
 
-def _lane(ty):
+def lane_of(ty):
+    """The type of one lane."""
     return ty.dtype if isinstance(ty, Vector) else ty
-
-
-def _place(context, builder, address, number):
-    return builder.inttoptr(address, context.get_value_type(number).as_pointer())
-
-
-def _align(number):
-    return _lane(number).bitwidth // 8
-
-
-@intrinsic
-def load(typingctx, number, address):
-    """The number (of one lane or more) at an address."""
-    ty = number.instance_type
-
-    def codegen(context, builder, sig, args):
-        return builder.load(_place(context, builder, args[1], ty), align=_align(ty))
-
-    return ty(number, types.int64), codegen
-
-
-@intrinsic
-def store(typingctx, address, x):
-    """Store a number of one lane or more."""
-
-    def codegen(context, builder, sig, args):
-        builder.store(args[1], _place(context, builder, args[0], x), align=_align(x))
-        return context.get_dummy_value()
-
-    return types.void(types.int64, x), codegen
-
-
-@intrinsic
-def stream(typingctx, address, x):
-    """Store a vector past the caches, at a multiple of 64 bytes: its line is not read first."""
-
-    def codegen(context, builder, sig, args):
-        put = builder.store(args[1], _place(context, builder, args[0], x), align=BYTES)
-        put.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(I32, 1)]))
-        return context.get_dummy_value()
-
-    return types.void(types.int64, x), codegen
-
-
-@intrinsic
-def prefetch(typingctx, address):
-    """Ask for the cache line of an address, which need not be ours."""
-
-    def codegen(context, builder, sig, args):
-        place = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
-        fnty = ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32])
-        name = "llvm.prefetch.p0"
-        fn = builder.module.globals.get(name) or ir.Function(builder.module, fnty, name)
-        builder.call(fn, [place, *(ir.Constant(I32, k) for k in (0, 3, 1))])
-        return context.get_dummy_value()
-
-    return types.void(types.int64), codegen
-
-
-def first_lanes(builder, count, width):
-    """The mask of the first ``count`` lanes."""
-    index = ir.Constant(ir.VectorType(I32, width), [ir.Constant(I32, k) for k in range(width)])
-    full = ir.Constant(I64, width)
-    fewer = builder.select(builder.icmp_signed("<", count, full), count, full)
-    return builder.icmp_signed("<", index, splat(builder, builder.trunc(fewer, I32), width))
-
-
-def masked_load(builder, place, mask, fill, align):
-    """The lanes of a mask from memory, ``fill`` in the others; theirs is not touched."""
-    element = fill.type.element
-    fnty = ir.FunctionType(fill.type, [place.type, I32, mask.type, fill.type])
-    name = f"llvm.masked.load.v{fill.type.count}{element.intrinsic_name}.p0"
-    fn = builder.module.globals.get(name) or ir.Function(builder.module, fnty, name)
-    return builder.call(fn, [place, ir.Constant(I32, align), mask, fill])
-
-
-def masked_store(builder, value, place, mask, align):
-    """Store the lanes of a mask."""
-    fnty = ir.FunctionType(ir.VoidType(), [value.type, place.type, I32, mask.type])
-    name = f"llvm.masked.store.v{value.type.count}{value.type.element.intrinsic_name}.p0"
-    fn = builder.module.globals.get(name) or ir.Function(builder.module, fnty, name)
-    builder.call(fn, [value, place, ir.Constant(I32, align), mask])
-
-
-@intrinsic
-def load_part(typingctx, address, count, fill):
-    """The first ``count`` lanes from an address, ``fill`` in the others."""
-
-    def codegen(context, builder, sig, args):
-        address, count, filled = args
-        place = _place(context, builder, address, fill)
-        if not isinstance(fill, Vector):
-            return builder.load(place)
-        return masked_load(
-            builder, place, first_lanes(builder, count, fill.width), filled, _align(fill)
-        )
-
-    return fill(types.int64, types.int64, fill), codegen
-
-
-@intrinsic
-def store_part(typingctx, address, count, x):
-    """Store the first ``count`` lanes."""
-
-    def codegen(context, builder, sig, args):
-        address, count, value = args
-        place = _place(context, builder, address, x)
-        if isinstance(x, Vector):
-            masked_store(builder, value, place, first_lanes(builder, count, x.width), _align(x))
-        else:
-            builder.store(value, place)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, x), codegen
 
 
 def _folded(builder, x, combine):
@@ -356,7 +243,7 @@ def total(typingctx, x):
     def codegen(context, builder, sig, args):
         return _folded(builder, args[0], builder.fadd)
 
-    return _lane(x)(x), codegen
+    return lane_of(x)(x), codegen
 
 
 @intrinsic
@@ -369,7 +256,7 @@ def largest(typingctx, x):
 
         return _folded(builder, args[0], larger)
 
-    return _lane(x)(x), codegen
+    return lane_of(x)(x), codegen
 
 
 @intrinsic
@@ -378,7 +265,7 @@ def widened(typingctx, x):
     wide = Vector(types.float64, x.width) if isinstance(x, Vector) else types.float64
 
     def codegen(context, builder, sig, args):
-        if _lane(x) == types.float64:
+        if lane_of(x) == types.float64:
             return args[0]
         return builder.fpext(args[0], context.get_value_type(wide))
 
@@ -404,7 +291,7 @@ def narrowed(typingctx, number, x):
     N = number.instance_type
 
     def codegen(context, builder, sig, args):
-        if _lane(N) == types.float64:
+        if lane_of(N) == types.float64:
             return args[1]
         return builder.fptrunc(args[1], context.get_value_type(N))
 
