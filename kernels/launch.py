@@ -11,8 +11,12 @@ SERIAL_BELOW = 1 << 15
 # Elements of a patch: logits, labels, loss and gradient of a patch fill 2/3 of a 48 KB L1.
 ELEMENTS = 2048
 
+# Classes worked on in one go: a strip of logits and one of exponentials fit the L1, and while one
+# strip is computed the next comes from memory. Longer rows come alone.
+STRIP = 2048
+
 # Logits of a block of rows: their exponentials wait in the L1.
-ROWS = 1 << 12
+ROWS = 1 << 14
 ROWS_MAX = 64
 
 # Classes kept in scratch between the two halves of a row: 512 KB of float32, half of a 1 MB L2.
@@ -20,12 +24,12 @@ ROWS_MAX = 64
 WIDTH = 1 << 17
 
 # Rows shorter than this go into the lanes: most of a vector would be empty.
-FEW_CLASSES = 112
+FEW_CLASSES = 64
 # And up to here vectors of rows are dealt out to classes by shuffles made for that number.
 INTERLEAVED = 8
 
 # Logits of a tile: two tiles of float32 fill a 48 KB L1.
-TILE = 1 << 12
+TILE = 1 << 13
 LANES_MIN, LANES_MAX = 16, 1024
 
 # Gradients of more bytes than this are stored past the caches: the next reader would not find
@@ -44,7 +48,7 @@ def few_classes(logits: np.ndarray) -> bool:
 
 def rows_of_block(classes: int) -> int:
     """Rows worked on in one go."""
-    return max(1, min(ROWS_MAX, ROWS // max(1, classes)))
+    return 1 if classes > STRIP else max(1, min(ROWS_MAX, ROWS // max(1, classes)))
 
 
 def lanes_of_block(classes: int) -> int:

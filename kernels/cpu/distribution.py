@@ -22,7 +22,6 @@ from fusedce.kernels.cpu.machine import call7
 from fusedce.kernels.cpu.memory import load, load_part, prefetch, store
 from fusedce.kernels.cpu.plan import params_at, plan_at
 from fusedce.kernels.cpu.rows import (
-    STRIP,
     fold,
     kept,
     load_rows,
@@ -43,6 +42,7 @@ from fusedce.kernels.cpu.vector import (
     widened,
     width,
 )
+from fusedce.kernels.launch import STRIP
 from fusedce.kernels.link import softmax_outcome, softmax_rest
 from fusedce.kernels.rule import evaluate
 from fusedce.kernels.scalar import choose, log1p_up, scalar

@@ -127,7 +127,7 @@ def softmax(problem: Problem) -> Launch:
         direct_logits=not options and _plain(problem.logits, problem, 1),
         direct_targets=not problem.one_hot and _plain(problem.targets, problem, 1),
         direct_grad=direct_grad,
-        stream=direct_grad and large,
+        stream=large and (direct_grad or (not few and _half(problem.grad))),
     )
     if few:
         block = launch.lanes_of_block(classes)
@@ -146,6 +146,11 @@ def softmax(problem: Problem) -> Launch:
     plan.set(block=block)
     made = rule_kernel(factory, type(problem.params), T)
     return plan.launch(made, _slices(outer, inner, block), problem.logits.size)
+
+
+def _half(array: np.ndarray | None) -> bool:
+    """Whether classes are 16-bit numbers, one behind the other."""
+    return array is not None and array.itemsize == 2 == array.strides[1]
 
 
 def _tight(array: np.ndarray | None) -> bool:
@@ -302,6 +307,8 @@ def survey(problem: Problem) -> tuple[Launch, np.ndarray]:
     _options(plan, problem)
     plan.set(outer=outer, inner=inner, block=block, targets=view(rows))
     plan.set(load_targets=load(rows, np.int64))
+    if rows.strides[2] == rows.itemsize and rows.dtype != np.uint64:
+        plan.set(bytes=rows.itemsize)
     if problem.weight is not None and problem.one_hot:
         plan.set(weight=PRESENT)
     made = kernel(labels.labels, problem.compute)

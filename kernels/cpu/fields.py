@@ -28,12 +28,12 @@ def form(dtype: np.dtype[Any]) -> tuple[type, type]:
 def _load_mover(dtype: np.dtype[Any], number: type) -> int:
     if number is np.int64:
         return mover(movers.load_indices, dtype.type)
-    return mover(movers.load, *form(dtype), number)
+    return mover(movers.loads, *form(dtype), number)
 
 
 @functools.cache
 def _store_mover(dtype: np.dtype[Any], number: type) -> int:
-    return mover(movers.store, *form(dtype), number)
+    return mover(movers.stores, *form(dtype), number)
 
 
 def load(array: np.ndarray, number: type) -> int:

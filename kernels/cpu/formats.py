@@ -96,20 +96,30 @@ def _encode(builder, form, stored, number, x):
 
 
 def read_lanes(builder, form, stored, number, address, count):
-    """The first ``count`` stored values from an address as numbers, zeros in the other lanes."""
+    """The first ``count`` stored values from an address as numbers, zeros in the other lanes.
+
+    All of them, and no mask, if ``count`` is None.
+    """
     vector = ir.VectorType(_element(stored), number.width)
     place = builder.inttoptr(address, vector.as_pointer())
+    align = stored.bitwidth // 8
+    if count is None:
+        return _decode(builder, form, stored, number, builder.load(place, align=align))
     mask = first_lanes(builder, count, number.width)
-    bits = masked_load(builder, place, mask, ir.Constant(vector, None), stored.bitwidth // 8)
+    bits = masked_load(builder, place, mask, ir.Constant(vector, None), align)
     return _decode(builder, form, stored, number, bits)
 
 
 def write_lanes(builder, form, stored, number, address, count, x):
-    """Store the first ``count`` lanes of numbers."""
+    """Store the first ``count`` lanes of numbers, or all."""
     bits = _encode(builder, form, stored, number, x)
     place = builder.inttoptr(address, bits.type.as_pointer())
-    mask = first_lanes(builder, count, number.width)
-    masked_store(builder, bits, place, mask, stored.bitwidth // 8)
+    align = stored.bitwidth // 8
+    if count is None:
+        builder.store(bits, place, align=align)
+    else:
+        mask = first_lanes(builder, count, number.width)
+        masked_store(builder, bits, place, mask, align)
 
 
 def widen(form, x):
@@ -144,27 +154,36 @@ def _stored(ty):
     return ty.dtype if hasattr(ty, "dtype") else ty.instance_type
 
 
+def _count(ty, value):
+    """How many lanes, None for all."""
+    return None if isinstance(ty, types.NoneType) else value
+
+
 @intrinsic
 def load_as(typingctx, form, stored, number, address, count):
-    """The first ``count`` stored values from an address as numbers, zeros in the other lanes."""
+    """The first ``count`` stored values from an address as numbers; None: all."""
     kind, element, N = form.instance_class, _stored(stored), number.instance_type
 
     def codegen(context, builder, sig, args):
-        return read_lanes(builder, kind, element, N, args[3], args[4])
+        return read_lanes(builder, kind, element, N, args[3], _count(count, args[4]))
 
-    return N(form, stored, number, types.int64, types.int64), codegen
+    return N(form, stored, number, types.int64, _whole_or(count)), codegen
 
 
 @intrinsic
 def store_as(typingctx, form, stored, address, count, x):
-    """Store the first ``count`` lanes."""
+    """Store the first ``count`` lanes; None: all."""
     kind, element = form.instance_class, _stored(stored)
 
     def codegen(context, builder, sig, args):
-        write_lanes(builder, kind, element, x, args[2], args[3], args[4])
+        write_lanes(builder, kind, element, x, args[2], _count(count, args[3]), args[4])
         return context.get_dummy_value()
 
-    return types.void(form, stored, types.int64, types.int64, x), codegen
+    return types.void(form, stored, types.int64, _whole_or(count), x), codegen
+
+
+def _whole_or(count):
+    return types.none if isinstance(count, types.NoneType) else types.int64
 
 
 def _shuffle(builder, a, b, picks):
@@ -240,6 +259,54 @@ def store_square(typingctx, form, stored, number, source, pitch, rows, columns, 
     return types.void(form, stored, number, *[types.int64] * 6), codegen
 
 
+@intrinsic
+def load_full_square(typingctx, form, stored, number, source, step, columns, target, pitch):
+    """The same without masks: whole vectors are read, ``columns`` of them written.
+
+    Reads beyond ``columns`` where that is less than a vector: the next row must be there.
+    """
+    kind, element, N = form.instance_class, _stored(stored), number.instance_type
+
+    def codegen(context, builder, sig, args):
+        source, step, columns, target, pitch = args[3:]
+        lines = [
+            read_lanes(builder, kind, element, N, _strided(builder, source, step, k), None)
+            for k in range(N.width)
+        ]
+        for k, x in enumerate(_transposed(builder, lines)):
+            with builder.if_then(builder.icmp_signed("<", ir.Constant(I64, k), columns)):
+                place = _strided(builder, target, pitch, k)
+                write_lanes(builder, Plain, N.dtype, N, place, None, x)
+        return context.get_dummy_value()
+
+    return types.void(form, stored, number, *[types.int64] * 5), codegen
+
+
+@intrinsic
+def store_full_square(typingctx, form, stored, number, source, pitch, rows, target, step):
+    """The same without masks: whole vectors are written, in rising order.
+
+    Writes beyond ``rows`` where that is less than a vector: what is there must be written later.
+    A masked store would be slower by far: it waits for its line to come from memory.
+    """
+    kind, element, N = form.instance_class, _stored(stored), number.instance_type
+
+    def codegen(context, builder, sig, args):
+        source, pitch, rows, target, step = args[3:]
+        last = builder.sub(rows, ir.Constant(I64, 1))
+        lines = []
+        for k in range(N.width):
+            index = ir.Constant(I64, k)
+            index = builder.select(builder.icmp_signed("<", index, last), index, last)
+            place = builder.add(source, builder.mul(pitch, index))
+            lines.append(read_lanes(builder, Plain, N.dtype, N, place, None))
+        for k, x in enumerate(_transposed(builder, lines)):
+            write_lanes(builder, kind, element, N, _strided(builder, target, step, k), None, x)
+        return context.get_dummy_value()
+
+    return types.void(form, stored, number, *[types.int64] * 5), codegen
+
+
 def _picked(builder, vectors, n, place):
     """The vector whose lane r is lane place(r) % n of vector place(r) // n."""
     out = vectors[0]
@@ -262,15 +329,14 @@ def load_interleaved(typingctx, form, stored, number, classes, source, target, p
 
     def codegen(context, builder, sig, args):
         source, target, pitch = args[4:]
-        full = ir.Constant(I64, N.width)
         vectors = [
             read_lanes(builder, kind, element, N, builder.add(source, ir.Constant(I64, k * size)),
-                       full)
+                       None)
             for k in range(C)
         ]  # fmt: skip
         for j in range(C):
             x = _picked(builder, vectors, N.width, lambda r, j=j: r * C + j)
-            write_lanes(builder, Plain, N.dtype, N, _strided(builder, target, pitch, j), full, x)
+            write_lanes(builder, Plain, N.dtype, N, _strided(builder, target, pitch, j), None, x)
         return context.get_dummy_value()
 
     return types.void(form, stored, number, classes, *[types.int64] * 3), codegen
@@ -286,9 +352,8 @@ def store_interleaved(typingctx, form, stored, number, classes, source, pitch, t
 
     def codegen(context, builder, sig, args):
         source, pitch, target = args[4:]
-        full = ir.Constant(I64, N.width)
         vectors = [
-            read_lanes(builder, Plain, N.dtype, N, _strided(builder, source, pitch, j), full)
+            read_lanes(builder, Plain, N.dtype, N, _strided(builder, source, pitch, j), None)
             for j in range(C)
         ]
         for k in range(C):
@@ -299,7 +364,7 @@ def store_interleaved(typingctx, form, stored, number, classes, source, pitch, t
 
             x = _picked(builder, vectors, N.width, place)
             there = builder.add(target, ir.Constant(I64, k * size))
-            write_lanes(builder, kind, element, N, there, full, x)
+            write_lanes(builder, kind, element, N, there, None, x)
         return context.get_dummy_value()
 
     return types.void(form, stored, number, classes, *[types.int64] * 3), codegen

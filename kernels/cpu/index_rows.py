@@ -30,7 +30,6 @@ from fusedce.kernels.cpu.machine import call7, peek
 from fusedce.kernels.cpu.memory import load, load_part, store
 from fusedce.kernels.cpu.plan import params_at, plan_at
 from fusedce.kernels.cpu.rows import (
-    STRIP,
     fold,
     load_rows,
     others_of,
@@ -43,6 +42,7 @@ from fusedce.kernels.cpu.rows import (
     zeros,
 )
 from fusedce.kernels.cpu.vector import BYTES, itemsize, numbers, total, widened, width
+from fusedce.kernels.launch import STRIP
 from fusedce.kernels.link import softmax_row
 from fusedce.kernels.scalar import exp_down
 

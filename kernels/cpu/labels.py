@@ -6,10 +6,11 @@ the mean's denominator is known when the first gradient is.
 
 import numpy as np
 
-from fusedce.kernels.cpu.blocks import address_of, rows_of
+from fusedce.kernels.cpu.blocks import address_of, array_at, at, rows_of
 from fusedce.kernels.cpu.loops import loop
 from fusedce.kernels.cpu.machine import call7, peek, poke
 from fusedce.kernels.cpu.plan import plan_at
+from fusedce.kernels.cpu.vector import itemsize
 
 
 @loop
@@ -30,29 +31,56 @@ def survey(plan, labels):
     return kept, -1
 
 
+@loop
+def all_yes_or_no(plan, address, n):
+    """Whether labels are 0 and 1 at a glance: none of their other bits is set."""
+    if plan.bytes == 0 or address % 8 != 0 or n * plan.bytes % 8 != 0:
+        return False
+    if plan.lowest != 0 or plan.highest != 2 or 0 <= plan.ignore_index < 2:
+        return False
+    ones = np.int64(1)
+    for k in range(8 * plan.bytes, 64, 8 * plan.bytes):
+        ones |= np.int64(1) << k
+    found = np.int64(0)
+    words = array_at(address, n * plan.bytes // 8, np.int64)
+    for word in words:
+        found |= word
+    return found & ~ones == 0
+
+
+@loop
+def weigh(plan, labels, T):
+    """The sum of weight[label] over the labels that are not ignored."""
+    total = np.float64(0)
+    for label in labels:
+        if label != plan.ignore_index:
+            total += np.float64(peek(plan.weight + label * itemsize(T), T))
+    return total
+
+
 def labels(T):
     """The kernel over integer labels; ``partial`` gets the sum of weight[label]."""
-    size = np.dtype(T).itemsize
 
     def labels(address, first, last):
         plan = plan_at(address)
         scratch = np.empty(plan.block, np.int64)
         for b in range(first, last):
             outer, start, stop = rows_of(plan, b)
-            n = stop - start
-            here = plan.targets.address + outer * plan.targets.outer + start * plan.targets.inner
-            step = plan.targets.inner
-            call7(plan.load_targets, here, 0, step, 1, n, address_of(scratch), 0)
-            kept, bad = survey(plan, scratch[:n])
-            weights = np.float64(kept)
-            if plan.weight != 0 and bad < 0:
-                weights = np.float64(0)
-                for i in range(n):
-                    if scratch[i] != plan.ignore_index:
-                        weights += np.float64(peek(plan.weight + scratch[i] * size, T))
+            n, step = stop - start, plan.targets.inner
+            here = at(plan.targets, outer, start)
+            kept, bad, weights = n, -1, np.float64(n)
+            if not all_yes_or_no(plan, here, n):
+                found = array_at(here if plan.bytes == 8 else address_of(scratch), n, np.int64)
+                if plan.bytes != 8:
+                    call7(plan.load_targets, here, 0, step, 1, n, address_of(scratch), 0)
+                kept, bad = survey(plan, found)
+                weights = np.float64(kept)
+                if plan.weight != 0 and bad < 0:
+                    weights = weigh(plan, found, T)
             poke(plan.partial + 8 * b, weights)
             poke(plan.count + 8 * b, np.int64(kept))
             poke(plan.bad + 8 * b, np.int64(outer * plan.inner + start + bad if bad >= 0 else -1))
+        scratch[0] = 0  # a last use: addresses do not keep it alive
 
     return labels
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
-from fusedce.kernels.cpu.machine import poke
+from fusedce.kernels.cpu.machine import peek, poke
 from fusedce.kernels.cpu.memory import load, load_part, prefetch, store, store_part, stream
 from fusedce.kernels.cpu.vector import BYTES, count, itemsize, lanes, largest, total, widened, width
 from fusedce.kernels.inner import BARE
@@ -111,13 +111,23 @@ def filled(T, g, n, x):
 
 
 @loop
+def put_few(T, source, n, target, k):
+    """target <- k source, for less than a vector.
+
+    Not by a masked store: that waits for its line to come from memory, 100 ns.
+    """
+    for j in range(n):
+        here = j * itemsize(T)
+        store(target + here, load(T, source + here) * k)
+
+
+@loop
 def put(T, source, n, target, k, past):
     """target <- k source, past the caches if so wished."""
     N = lanes(T)
     step = width(N) * itemsize(N)
     head = min(n, (-target % BYTES) // itemsize(N)) if past else 0
-    if head > 0:
-        store_part(target, head, load_part(source, head, N(0)) * k)
+    put_few(T, source, head, target, k)
     here, there = source + head * itemsize(N), target + head * itemsize(N)
     whole = (n - head) // width(N)
     if past:
@@ -127,9 +137,21 @@ def put(T, source, n, target, k, past):
         for j in range(whole):
             store(there + j * step, load(N, here + j * step) * k)
     rest = n - head - whole * width(N)
-    if rest > 0:
-        x = load_part(here + whole * step, rest, N(0))
-        store_part(there + whole * step, rest, x * k)
+    put_few(T, here + whole * step, rest, there + whole * step, k)
+
+
+@loop
+def put_bytes(source, n, target):
+    """target <- source past the caches, for n bytes of 16-bit numbers."""
+    N = lanes(np.float32)
+    head = min(n, -target % BYTES)
+    for j in range(0, head, 2):
+        poke(target + j, peek(source + j, np.int16))
+    whole = (n - head) // BYTES * BYTES
+    for j in range(head, head + whole, BYTES):
+        stream(target + j, load(N, source + j))
+    for j in range(head + whole, n, 2):
+        poke(target + j, peek(source + j, np.int16))
 
 
 @loop

@@ -13,17 +13,19 @@ import numpy as np
 from fusedce.kernels.cpu.blocks import array_at
 from fusedce.kernels.cpu.formats import (
     load_as,
+    load_full_square,
     load_interleaved,
     load_square,
     narrow,
     store_as,
+    store_full_square,
     store_interleaved,
     store_square,
     widen,
 )
 from fusedce.kernels.cpu.loops import loop
 from fusedce.kernels.cpu.machine import peek, poke
-from fusedce.kernels.cpu.memory import load_part, prefetch, store_part
+from fusedce.kernels.cpu.memory import load, prefetch, store, store_part
 from fusedce.kernels.cpu.vector import itemsize, lanes, width
 from fusedce.kernels.scalar import choose
 
@@ -36,6 +38,47 @@ def fetch(address, size):
 
 
 @loop
+def load_squares(form, stored, T, address, step, rows, columns, scratch, pitch):
+    """scratch <- patch whose columns lie close together, in squares of vectors."""
+    N, size, item = lanes(T), itemsize(stored), itemsize(T)
+    for j in range(0, columns, width(N)):
+        source, target = address + j * step, scratch + j * item
+        fetch(source + columns * step, width(N) * step)
+        if j + width(N) < columns or (j + width(N) == columns and rows >= width(N)):
+            for i in range(0, rows, width(N)):
+                k = max(0, min(i, rows - width(N)))  # the last square may overlap
+                load_full_square(
+                    form, stored, N, source + k * size, step, rows, target + k * pitch, pitch
+                )
+        else:
+            for i in range(0, rows, width(N)):
+                load_square(
+                    form, stored, N, source + i * size, step, columns - j, rows - i,
+                    target + i * pitch, pitch,
+                )  # fmt: skip
+
+
+@loop
+def store_squares(form, stored, T, address, step, rows, columns, scratch, pitch):
+    """Patch whose columns lie close together <- scratch."""
+    N, size, item = lanes(T), itemsize(stored), itemsize(T)
+    for j in range(0, columns, width(N)):
+        target, source = address + j * step, scratch + j * item
+        if j + width(N) < columns or (j + width(N) == columns and rows >= width(N)):
+            for i in range(0, rows, width(N)):
+                k = max(0, min(i, rows - width(N)))
+                store_full_square(
+                    form, stored, N, source + k * pitch, pitch, rows, target + k * size, step
+                )
+        else:
+            for i in range(0, rows, width(N)):
+                store_square(
+                    form, stored, N, source + i * pitch, pitch, rows - i, columns - j,
+                    target + i * size, step,
+                )  # fmt: skip
+
+
+@loop
 def load_patch(form, stored, T, address, row_stride, column_stride, rows, columns, scratch, pitch):
     """scratch <- patch: line by line, in squares of vectors, or one by one."""
     N, size, item = lanes(T), itemsize(stored), itemsize(T)
@@ -44,18 +87,16 @@ def load_patch(form, stored, T, address, row_stride, column_stride, rows, column
         ahead = columns * size * (rows if row_stride == columns * size else 1)
         for i in range(rows):
             source, target = address + i * row_stride, scratch + i * pitch
-            for j in range(0, columns, width(N)):
+            whole = columns // width(N) * width(N)
+            for j in range(0, whole, width(N)):
                 prefetch(source + ahead + j * size)
-                x = load_as(form, stored, N, source + j * size, columns - j)
-                store_part(target + j * item, columns - j, x)
+                store(target + j * item, load_as(form, stored, N, source + j * size, None))
+            if whole < columns:
+                rest = columns - whole
+                x = load_as(form, stored, N, source + whole * size, rest)
+                store_part(target + whole * item, rest, x)
     elif row_stride == size:
-        for j in range(0, columns, width(N)):
-            fetch(address + (columns + j) * column_stride, width(N) * column_stride)
-            for i in range(0, rows, width(N)):
-                load_square(
-                    form, stored, N, address + j * column_stride + i * size, column_stride,
-                    columns - j, rows - i, scratch + i * pitch + j * item, pitch,
-                )  # fmt: skip
+        load_squares(form, stored, T, address, column_stride, rows, columns, scratch, pitch)
     else:
         for i in range(rows):
             source, target = address + i * row_stride, scratch + i * pitch
@@ -71,16 +112,13 @@ def store_patch(form, stored, T, address, row_stride, column_stride, rows, colum
     if column_stride == size or columns == 1:
         for i in range(rows):
             target, source = address + i * row_stride, scratch + i * pitch
-            for j in range(0, columns, width(N)):
-                x = load_part(source + j * item, columns - j, N(0))
-                store_as(form, stored, target + j * size, columns - j, x)
+            whole = columns // width(N) * width(N)
+            for j in range(0, whole, width(N)):
+                store_as(form, stored, target + j * size, None, load(N, source + j * item))
+            for j in range(whole, columns):
+                poke(target + j * size, stored(narrow(form, peek(source + j * item, T))))
     elif row_stride == size:
-        for j in range(0, columns, width(N)):
-            for i in range(0, rows, width(N)):
-                store_square(
-                    form, stored, N, scratch + i * pitch + j * item, pitch, rows - i, columns - j,
-                    address + j * column_stride + i * size, column_stride,
-                )  # fmt: skip
+        store_squares(form, stored, T, address, column_stride, rows, columns, scratch, pitch)
     else:
         for i in range(rows):
             target, source = address + i * row_stride, scratch + i * pitch
@@ -89,30 +127,30 @@ def store_patch(form, stored, T, address, row_stride, column_stride, rows, colum
                 poke(target + j * column_stride, stored(x))
 
 
-def load(Form, stored, T):
+def loads(Form, stored, T):
     """The mover from stored values to numbers of type T."""
     item = np.dtype(T).itemsize
 
-    def load(address, row_stride, column_stride, rows, columns, scratch, pitch):
+    def loads(address, row_stride, column_stride, rows, columns, scratch, pitch):
         step = (pitch if pitch > 0 else columns) * item
         load_patch(
             Form(), stored, T, address, row_stride, column_stride, rows, columns, scratch, step
         )
 
-    return load
+    return loads
 
 
-def store(Form, stored, T):
+def stores(Form, stored, T):
     """The mover from numbers of type T to stored values."""
     item = np.dtype(T).itemsize
 
-    def store(address, row_stride, column_stride, rows, columns, scratch, pitch):
+    def stores(address, row_stride, column_stride, rows, columns, scratch, pitch):
         step = (pitch if pitch > 0 else columns) * item
         store_patch(
             Form(), stored, T, address, row_stride, column_stride, rows, columns, scratch, step
         )
 
-    return store
+    return stores
 
 
 def load_few(Form, stored, T, classes):

@@ -54,6 +54,7 @@ PLAN = np.dtype(
         ("ignore_index", "i8"),
         # what takes the place of these, with ignoring = 0, once no label has been found ignored
         ("plain_kept", "i8"), ("load_targets_kept", "i8"),
+        ("bytes", "i8"),  # of a label where labels lie one behind the other, else 0
         ("lowest", "i8"), ("highest", "i8"), ("hole", "i8"),  # labels allowed: range but hole
         # scalars
         ("scale", "f8"),  # 1 / denominator

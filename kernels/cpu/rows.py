@@ -19,16 +19,14 @@ from fusedce.kernels.cpu.loops import (
     loop,
     peak,
     put,
+    put_bytes,
     scaled,
     set_one,
 )
 from fusedce.kernels.cpu.machine import call7, peek
 from fusedce.kernels.cpu.vector import itemsize
+from fusedce.kernels.launch import STRIP
 from fusedce.kernels.scalar import exp_down
-
-# Classes worked on in one go: a strip of logits and one of exponentials fit the L1, and while one
-# strip is computed the next comes from memory.
-STRIP = 2048
 
 
 @loop
@@ -136,6 +134,9 @@ def store_strip(T, plan, n, grad, hess, source, u, g, h, v):
     if grad != 0:
         if plan.direct_grad:
             put(T, g, n, grad, T(1), plan.stream != 0)
+        elif plan.stream:  # half precision: rounded in scratch, then past the caches
+            call7(plan.store_grad, v, 0, plan.grad.cls, 1, n, g, 0)
+            put_bytes(v, n * plan.grad.cls, grad)
         else:
             call7(plan.store_grad, grad, 0, plan.grad.cls, 1, n, g, 0)
     if hess != 0:
