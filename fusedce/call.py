@@ -377,13 +377,13 @@ def _bad_label(call: _Call, problem: Problem, position: int) -> IndexError:
 
 
 def _is_plain(call: _Call, problem: Problem, labels: np.ndarray, outputs: dict[str, Any]) -> bool:
-    """Whether the kernels work on the caller's very arrays, nothing copied, and they lie apart."""
-    logits, targets, *weights = (
-        call.inputs[name] for name in ("logits", "targets", "weight", "pos_weight", "sample_weight")
+    """Whether the kernels work on the caller's very arrays, with nothing copied."""
+    logits, targets, sample_weight = (
+        call.inputs[name] for name in ("logits", "targets", "sample_weight")
     )
     views = (problem.logits, problem.targets, labels, problem.sample_weight,
              problem.loss, problem.grad, problem.hess)  # fmt: skip
-    given = (logits, targets, targets, weights[-1], *outputs.values())
+    given = (logits, targets, targets, sample_weight, *outputs.values())
     return (
         call.logits.size > 0
         and targets.dtype != np.uint64  # labels above HIGHEST are looked for here
@@ -392,5 +392,4 @@ def _is_plain(call: _Call, problem: Problem, labels: np.ndarray, outputs: dict[s
             for view, array in zip(views, given, strict=True)
             if view is not None
         )
-        and replay.apart(list(outputs.values()), logits, targets, *weights)
     )

@@ -52,6 +52,9 @@ def _source_stamp() -> str:
     return digest.hexdigest()
 
 
+_source_stamp()  # at import: what is hashed must be what runs, not what an editor saves meanwhile
+
+
 @functools.cache
 def cache_folder() -> str:
     """Where this version's compiled code is kept: in NUMBA_CACHE_DIR or the user's cache.

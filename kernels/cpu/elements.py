@@ -180,11 +180,20 @@ def weighed(T, n, up, down, s):
 
 
 @loop
+def factor(T, plan, view, spot, target):
+    """One factor of a patch: moved, or the same number everywhere."""
+    if plan.load_factor != 0:
+        move(plan.load_factor, view, spot, target, 0)
+    else:
+        filled(T, target, spot[3] * spot[4], peek(view.address, T))
+
+
+@loop
 def factors(T, plan, spot, up, down, s):
     """Masses of the two outcomes of a patch, sample weights included."""
     if not plan.steady:
-        move(plan.load_factor, plan.up, spot, up, 0)
-        move(plan.load_factor, plan.down, spot, down, 0)
+        factor(T, plan, plan.up, spot, up)
+        factor(T, plan, plan.down, spot, down)
     if plan.sample_weight.address != 0:
         move(plan.load_sample_weight, plan.sample_weight, spot, s, 0)
         weighed(T, spot[3] * spot[4], up, down, s)
@@ -300,13 +309,13 @@ def elements(Params, T, Lanes, Link, Order):
             a, a + piece, up, down, a + 4 * piece, a + 5 * piece, a + 6 * piece, a + 7 * piece,
             a + 8 * piece,
         )  # fmt: skip
-        lines = max(1, plan.block // plan.classes)  # of a patch
+        lines = min(plan.inner, max(1, plan.block // plan.classes))  # of a patch
         columns = min(plan.block, plan.classes)
         parts = (plan.classes + columns - 1) // columns
         strips = (plan.inner + lines - 1) // lines
         if plan.steady:  # the factors of every patch are those of the first
-            move(plan.load_factor, plan.up, (0, 0, 0, lines, columns), up, 0)
-            move(plan.load_factor, plan.down, (0, 0, 0, lines, columns), down, 0)
+            factor(T, plan, plan.up, (0, 0, 0, lines, columns), up)
+            factor(T, plan, plan.down, (0, 0, 0, lines, columns), down)
         for b in range(first, last):
             along = (b % parts) * columns
             line = (b // parts % strips) * lines

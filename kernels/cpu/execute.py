@@ -69,19 +69,21 @@ def _options(plan: Plan, problem: Problem) -> None:
     )
 
 
-def _outputs(plan: Plan, problem: Problem, swap: bool) -> None:
-    """Where losses, gradient and Hessian go."""
+def _outputs(plan: Plan, problem: Problem, swap: bool, direct_grad: bool) -> None:
+    """Where losses, gradient and Hessian go; a mover that is not needed is not compiled."""
     for name in ("loss", "grad", "hess"):
         array = getattr(problem, name)
         if array is not None:
             plan.record[name] = view(_blocked(array, swap))
-            plan.record["store_" + name] = store(array, problem.compute)
+            if name != "grad" or not direct_grad:
+                plan.record["store_" + name] = store(array, problem.compute)
 
 
-def _inputs(plan: Plan, problem: Problem, swap: bool, number: type) -> None:
+def _inputs(plan: Plan, problem: Problem, swap: bool, number: type, direct_logits: bool) -> None:
     """Where logits, targets and weights come from."""
     plan.record["logits"] = view(_blocked(problem.logits, swap))
-    plan.record["load_logits"] = load(problem.logits, problem.compute)
+    if not direct_logits:
+        plan.record["load_logits"] = load(problem.logits, problem.compute)
     plan.record["targets"] = view(_blocked(problem.targets, swap))
     plan.record["load_targets"] = load(problem.targets, number)
     if problem.sample_weight is not None:
@@ -91,7 +93,9 @@ def _inputs(plan: Plan, problem: Problem, swap: bool, number: type) -> None:
         plan.set(weight=PRESENT)
 
 
-def _row_plan(problem: Problem, number: type) -> tuple[Plan, tuple[int, int, int], bool]:
+def _row_plan(
+    problem: Problem, number: type, *, direct_logits: bool = False, direct_grad: bool = False
+) -> tuple[Plan, tuple[int, int, int], bool]:
     """A plan for rows of classes, and its (outer, classes, inner)."""
     outer, classes, inner = problem.logits.shape
     swap = inner == 1
@@ -100,8 +104,9 @@ def _row_plan(problem: Problem, number: type) -> tuple[Plan, tuple[int, int, int
     plan = Plan()
     plan.set(outer=outer, classes=classes, inner=inner, width=min(classes, launch.WIDTH))
     _options(plan, problem)
-    _inputs(plan, problem, swap, number)
-    _outputs(plan, problem, swap)
+    _inputs(plan, problem, swap, number, direct_logits)
+    _outputs(plan, problem, swap, direct_grad)
+    plan.set(direct_logits=direct_logits, direct_grad=direct_grad)
     return plan, (outer, classes, inner), swap
 
 
@@ -118,15 +123,18 @@ def softmax(problem: Problem) -> Launch:
     spread = not problem.one_hot or problem.label_shift != 0.0
     few = launch.few_classes(problem.logits)
     number = np.int64 if problem.one_hot and not few else T
-    plan, (outer, classes, inner), swap = _row_plan(problem, number)
     options = problem.softcap != 0.0 or problem.logit_scale != 1.0
-    direct_grad = _plain(problem.grad, problem, 2 if few and not swap else 1)
-    tight = swap and outer == 1 and problem.hess is None and _tight(problem.grad)
+    by_row = problem.logits.shape[2] == 1
+    direct_grad = _plain(problem.grad, problem, 1 if by_row or not few else 2)
+    plan, (outer, classes, inner), _ = _row_plan(
+        problem, number, direct_grad=direct_grad and not few,
+        direct_logits=not (few or options) and _plain(problem.logits, problem, 1),
+    )  # fmt: skip
+    tight = by_row and problem.hess is None and _tight(problem.grad)
     large = problem.grad is not None and problem.grad.nbytes > launch.STREAM_ABOVE
     plan.set(
-        direct_logits=not options and _plain(problem.logits, problem, 1),
-        direct_targets=not problem.one_hot and _plain(problem.targets, problem, 1),
         direct_grad=direct_grad,
+        direct_targets=not problem.one_hot and _plain(problem.targets, problem, 1),
         stream=large and (direct_grad or (not few and _half(problem.grad))),
     )
     if few:
@@ -150,7 +158,7 @@ def softmax(problem: Problem) -> Launch:
 
 def _half(array: np.ndarray | None) -> bool:
     """Whether classes are 16-bit numbers, one behind the other."""
-    return array is not None and array.itemsize == 2 == array.strides[1]
+    return array is not None and (array.itemsize, array.strides[1]) == (2, 2)
 
 
 def _tight(array: np.ndarray | None) -> bool:
@@ -158,7 +166,7 @@ def _tight(array: np.ndarray | None) -> bool:
     if array is None:
         return False
     rows, classes, _ = array.shape
-    return rows == 1 or array.strides[0] == classes * array.itemsize
+    return rows == 1 or bool(array.strides[0] == classes * array.itemsize)
 
 
 def _deal(plan: Plan, problem: Problem) -> None:
@@ -260,21 +268,20 @@ def element_losses(problem: Problem) -> Launch:
     for name, (address, outer, line, along) in patches.views.items():
         plan.record[name] = (address, outer, along, line)  # in the order of VIEW
     for name in ("loss", "grad", "hess"):
-        if name in patches.arrays:
+        if name in patches.arrays and not (name == "grad" and patches.direct("grad", T)):
             plan.record["store_" + name] = store(patches.arrays[name], T)
     if problem.sample_weight is not None:
         plan.set(load_sample_weight=load(problem.sample_weight, T))
     whole_labels = problem.one_hot or problem.targets.dtype.kind in "iu"
     untouched = problem.softcap == 0.0 and problem.logit_scale == 1.0
+    direct_logits = untouched and patches.direct("logits", T)
+    direct_targets = not problem.one_hot and patches.direct("targets", T)
     yes_or_no = (problem.label_factor, problem.label_shift) in _YES_OR_NO
     uniform = up.size == down.size == 1 and problem.sample_weight is None and bool(up * down != 0)
     plan.set(
         outer=patches.outer, classes=patches.along, inner=patches.inner, block=launch.ELEMENTS,
         class_outer=patches.cls[0], class_line=patches.cls[1], class_along=patches.cls[2],
-        load_logits=load(problem.logits, T),
-        load_factor=load(up, T),
-        direct_logits=untouched and patches.direct("logits", T),
-        direct_targets=not problem.one_hot and patches.direct("targets", T),
+        direct_logits=direct_logits, direct_targets=direct_targets,
         direct_grad=patches.direct("grad", T),
         plain=yes_or_no and uniform and not problem.ignoring, plain_kept=yes_or_no and uniform,
         hard=(whole_labels or problem.targets.dtype == bool) and yes_or_no,
@@ -282,8 +289,13 @@ def element_losses(problem: Problem) -> Launch:
         and patches.steady("up") and patches.steady("down"),
         stream=problem.grad is not None and problem.grad.nbytes > launch.STREAM_ABOVE,
     )  # fmt: skip
-    kept = load(problem.targets, np.int64 if problem.one_hot else T)
-    plan.set(load_targets=kept, load_targets_kept=kept)
+    if not direct_logits:
+        plan.set(load_logits=load(problem.logits, T))
+    if up.size * down.size > 1:
+        plan.set(load_factor=load(up, T))
+    if not direct_targets:
+        kept = load(problem.targets, np.int64 if problem.one_hot else T)
+        plan.set(load_targets=kept, load_targets_kept=kept)
     if problem.ignoring and not problem.one_hot:
         plan.set(load_targets=mover(movers.load_labels, problem.targets.dtype.type, T))
     link = Sigmoid if problem.activation == "sigmoid" else Identity

@@ -126,6 +126,7 @@ def put(T, source, n, target, k, past):
     """target <- k source, past the caches if so wished."""
     N = lanes(T)
     step = width(N) * itemsize(N)
+    past = past and target % itemsize(N) == 0  # else no element begins a line
     head = min(n, (-target % BYTES) // itemsize(N)) if past else 0
     put_few(T, source, head, target, k)
     here, there = source + head * itemsize(N), target + head * itemsize(N)

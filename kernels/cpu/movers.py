@@ -38,13 +38,20 @@ def fetch(address, size):
 
 
 @loop
+def inside(N, size, j, step, rows, columns):
+    """Whether whole vectors from column j on end within the patch, the last of them too."""
+    end = (j + width(N) - 1) * step + max(rows, width(N)) * size
+    return end <= (columns - 1) * step + rows * size
+
+
+@loop
 def load_squares(form, stored, T, address, step, rows, columns, scratch, pitch):
     """scratch <- patch whose columns lie close together, in squares of vectors."""
     N, size, item = lanes(T), itemsize(stored), itemsize(T)
     for j in range(0, columns, width(N)):
         source, target = address + j * step, scratch + j * item
         fetch(source + columns * step, width(N) * step)
-        if j + width(N) < columns or (j + width(N) == columns and rows >= width(N)):
+        if j + width(N) <= columns and inside(N, size, j, step, rows, columns):
             for i in range(0, rows, width(N)):
                 k = max(0, min(i, rows - width(N)))  # the last square may overlap
                 load_full_square(
@@ -64,7 +71,8 @@ def store_squares(form, stored, T, address, step, rows, columns, scratch, pitch)
     N, size, item = lanes(T), itemsize(stored), itemsize(T)
     for j in range(0, columns, width(N)):
         target, source = address + j * step, scratch + j * item
-        if j + width(N) < columns or (j + width(N) == columns and rows >= width(N)):
+        tight = rows >= width(N) or step == rows * size  # what spills over is written later
+        if tight and j + width(N) <= columns and inside(N, size, j, step, rows, columns):
             for i in range(0, rows, width(N)):
                 k = max(0, min(i, rows - width(N)))
                 store_full_square(

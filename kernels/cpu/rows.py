@@ -134,7 +134,7 @@ def store_strip(T, plan, n, grad, hess, source, u, g, h, v):
     if grad != 0:
         if plan.direct_grad:
             put(T, g, n, grad, T(1), plan.stream != 0)
-        elif plan.stream:  # half precision: rounded in scratch, then past the caches
+        elif plan.stream and grad % 2 == 0:  # half precision: rounded in scratch, then past the caches
             call7(plan.store_grad, v, 0, plan.grad.cls, 1, n, g, 0)
             put_bytes(v, n * plan.grad.cls, grad)
         else:
@@ -151,7 +151,10 @@ def zeros(T, plan, grad, hess, g):
         n = min(STRIP, plan.classes - start)
         if grad != 0:
             step = plan.grad.cls
-            call7(plan.store_grad, grad + start * step, 0, step, 1, n, g, 0)
+            if plan.direct_grad:
+                put(T, g, n, grad + start * step, T(1), False)
+            else:
+                call7(plan.store_grad, grad + start * step, 0, step, 1, n, g, 0)
         if hess != 0:
             step = plan.hess.cls
             call7(plan.store_hess, hess + start * step, 0, step, 1, n, g, 0)

@@ -1,0 +1,160 @@
+"""What is installed, found and used, on one screen: ``python -m fusedce doctor``.
+
+Compilers and frameworks are asked for by name, and only here: nothing is imported for a library's
+sake, and a GPU is looked for through its driver alone.
+"""
+
+import ctypes
+import importlib
+import importlib.util
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fusedce
+from fusedce.kernels.cpu.compile import cache_folder
+from fusedce.warmup import writable
+
+LAYERS = {"tbb": "tbbpool", "omp": "omppool", "workqueue": "workqueue"}
+WIDTHS = {"avx512f": 512, "avx2": 256, "avx": 256, "sse2": 128, "neon": 128}
+Facts = Iterator[tuple[str, str]]
+
+
+def versions() -> Facts:
+    """Of fusedce and what it stands on."""
+    yield "fusedce", f"{fusedce.__version__} in {Path(fusedce.__file__).parent}"
+    yield "Python", f"{platform.python_version()} on {platform.platform()}"
+    for name in ("numpy", "numba", "llvmlite", "ml_dtypes"):
+        yield name, str(importlib.import_module(name).__version__)
+
+
+def cpu() -> Facts:
+    """The processor, as the kernels see it."""
+    llvm = importlib.import_module("llvmlite.binding")
+    yield "CPU", f"{_cpu_name()} ({llvm.get_host_cpu_name()})"
+    try:
+        features = llvm.get_host_cpu_features()
+    except RuntimeError:
+        features = {}
+    name = next((f for f in WIDTHS if features.get(f)), None)
+    width = f"{WIDTHS[name]} bits ({name}), {WIDTHS[name] // 32} float32" if name else "unknown"
+    yield "vectors", width
+    affinity = getattr(os, "sched_getaffinity", None)  # not on every platform
+    usable = len(affinity(0)) if affinity else os.cpu_count()
+    yield "cores", f"{os.cpu_count()}, {usable} of them for this process"
+
+
+def _cpu_name() -> str:
+    """What the maker calls it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def layers() -> Facts:
+    """The threads of a large call, the layer that runs them, and the layers there are."""
+    numba = importlib.import_module("numba")
+    try:
+        number = numba.get_num_threads()  # the question starts the threads
+        yield "threads", f"{number}, of the layer {numba.threading_layer()}"
+    except ValueError as error:  # NUMBA_THREADING_LAYER asks for a layer that is not there
+        yield "threads", f"none: {' '.join(str(error).split())}"
+    lacks = {name: _lack(name) for name in LAYERS}
+    yield "layers", ", ".join(name for name, lack in lacks.items() if lack is None)
+    for name, lack in lacks.items():
+        if lack is not None:
+            yield "", f"not {name}: {lack}"
+
+
+def _lack(layer: str) -> str | None:
+    """Why a threading layer cannot be loaded; None where it can."""
+    try:
+        importlib.import_module(f"numba.np.ufunc.{LAYERS[layer]}")
+    except ImportError as error:
+        if layer != "tbb":
+            return str(error)
+        library = Path(sys.prefix, "lib", "libtbb.so.12")  # pip puts it where no loader looks
+        return f"{error}; " + (
+            f"it is in {library.parent}: put that on LD_LIBRARY_PATH"
+            if library.exists()
+            else "pip install tbb (optional)"
+        )
+    return None
+
+
+def cache() -> Facts:
+    """Where compiled code is kept."""
+    folder = Path(cache_folder())
+    here = writable(str(folder))
+    sizes = [p.stat().st_size for p in folder.glob("*") if p.is_file()] if folder.exists() else []
+    yield "cache", str(folder)
+    yield "", f"{len(sizes)} files, {sum(sizes) / 1e6:.1f} MB" + (
+        "" if here else "; cannot be written, so that every process compiles anew: "
+        "set NUMBA_CACHE_DIR to a folder that can"
+    )  # fmt: skip
+
+
+def gpu() -> Facts:
+    """GPUs and what a GPU would need."""
+    found, version = _devices()
+    if not found:
+        yield "GPU", f"none: {version}"
+        return
+    for k, name in enumerate(found):
+        yield "GPU" if k == 0 else "", name
+    extra = "cuda13" if int(version.split(".")[0]) >= 13 else "cuda12"
+    missing = [name for name in ("numba_cuda", "cupy") if importlib.util.find_spec(name) is None]
+    lack = f"; {' and '.join(missing)} missing: pip install 'fusedce[{extra}]'" if missing else ""
+    yield "CUDA driver", f"{version}{lack}"
+
+
+def _devices() -> tuple[list[str], str]:
+    """(names of the GPUs, the driver's CUDA version); without any, ([], what is missing)."""
+    library = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(library)
+    except OSError:
+        return [], f"no NVIDIA driver ({library} is not there)"
+    if code := driver.cuInit(0):
+        return [], f"the NVIDIA driver finds no device (cuInit: error {code})"
+    number, name = ctypes.c_int(), ctypes.create_string_buffer(100)
+    driver.cuDriverGetVersion(ctypes.byref(number))
+    version = f"{number.value // 1000}.{number.value % 1000 // 10}"
+    driver.cuDeviceGetCount(ctypes.byref(number))
+    found = []
+    for device in range(number.value):
+        driver.cuDeviceGetName(name, len(name), device)
+        found.append(name.value.decode())
+    return found, version
+
+
+def facts() -> list[tuple[str, str]]:
+    """Everything, in the order of the screen; an empty name goes on with the one above."""
+    return [fact for part in (versions, cpu, layers, cache, gpu) for fact in part()]
+
+
+def main() -> int:
+    """Print what there is to say; the exit status, always 0."""
+    found = facts()
+    try:
+        _print_table(found)
+    except ImportError:
+        for name, fact in found:
+            print(f"{name + ':' if name else '':12} {fact}")
+    return 0
+
+
+def _print_table(found: list[tuple[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, title="fusedce doctor")
+    for name, fact in found:
+        table.add_row(name, fact)
+    Console(markup=False, highlight=False).print(table)
