@@ -16,10 +16,6 @@ from fusedce.kernels.inner import BARE
 
 # Never nnan, ninf or afn: NaN and infinities carry meaning here.
 FASTMATH = {"contract", "nsz"}
-# Only for loops that add up: a sum vectorises when its order is free.
-FASTMATH_SUM = FASTMATH | {"reassoc"}
-
-
 # For the bodies registered with @overload, which do not inherit their caller's options.
 INLINED = {"error_model": "numpy", "fastmath": FASTMATH, "forceinline": True, **BARE}
 

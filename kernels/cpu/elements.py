@@ -51,21 +51,24 @@ def one_hot(T, plan, spot, labels, y):
     outer, line, along, lines, columns = spot
     item, view = itemsize(T), plan.targets
     here = address_of(labels)
-    for i in range(lines):
-        row = y + i * columns * item
-        source = view.address + outer * view.outer + (line + i) * view.inner + along * view.cls
-        if plan.class_along:
-            call7(plan.load_targets, source, 0, 0, 1, 1, here, 0)
-            k = labels[0] - along
-            filled(T, row, columns, T(np.inf) if labels[0] == plan.ignore_index else T(0))
-            if labels[0] != plan.ignore_index and 0 <= k < columns:
-                set_one(T, row, k, T(1))
-        else:
-            call7(plan.load_targets, source, 0, view.cls, 1, columns, here, 0)
+    source = view.address + outer * view.outer + line * view.inner + along * view.cls
+    if plan.class_along:
+        call7(plan.load_targets, source, 0, view.inner, 1, lines, here, 0)
+        filled(T, y, lines * columns, T(0))
+        for i in range(lines):
+            k = labels[i] - along
+            if labels[i] == plan.ignore_index:
+                filled(T, y + i * columns * item, columns, T(np.inf))
+            elif 0 <= k < columns:
+                set_one(T, y, i * columns + k, T(1))
+    else:
+        for i in range(lines):
+            call7(plan.load_targets, source + i * view.inner, 0, view.cls, 1, columns, here, 0)
             cls = outer * plan.class_outer + (line + i) * plan.class_line
             for j in range(columns):
                 hit = choose(labels[j] == cls, T(1), T(0))
-                set_one(T, row, j, choose(labels[j] == plan.ignore_index, T(np.inf), hit))
+                label = choose(labels[j] == plan.ignore_index, T(np.inf), hit)
+                set_one(T, y, i * columns + j, label)
 
 
 @loop

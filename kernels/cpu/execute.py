@@ -138,7 +138,7 @@ def softmax(problem: Problem) -> Launch:
         stream=large and (direct_grad or (not few and _half(problem.grad))),
     )
     if few:
-        block = launch.lanes_of_block(classes)
+        block = min(launch.lanes_of_block(classes), -(-inner // 16) * 16)  # whole vectors
         factory = distribution_columns.distribution_columns if spread else columns.index_columns
         plan.set(adjacent=tight and direct_grad and large)
         if _interleaved(problem.logits):

@@ -167,45 +167,6 @@ def split(typingctx, x):
     return types.UniTuple(x, 3)(x), codegen
 
 
-def _order_bits(builder, ty, bits):
-    """Float order as signed integer order; its own inverse."""
-    sign = builder.ashr(bits, _const(ty, _of(INT, ty).width - 1))
-    mask = builder.and_(sign, _const(ty, (1 << (_of(INT, ty).width - 1)) - 1))
-    return builder.xor(bits, mask)
-
-
-@intrinsic
-def order_key(typingctx, x):
-    """An integer that sorts as the float does: an integer maximum vectorises, a float one not."""
-
-    def codegen(context, builder, signature, args):
-        ty = signature.args[0]
-        return _order_bits(builder, ty, builder.bitcast(args[0], _int(ty)))
-
-    return (types.int32 if x == types.float32 else types.int64)(x), codegen
-
-
-@intrinsic
-def from_order_key(typingctx, key):
-    """The float of an order_key."""
-    x = types.float32 if key == types.int32 else types.float64
-
-    def codegen(context, builder, signature, args):
-        return builder.bitcast(_order_bits(builder, x, args[0]), FLOAT[x])
-
-    return x(key), codegen
-
-
-@intrinsic
-def larger(typingctx, a, b):
-    """The larger of two integers of one type, without promotion."""
-
-    def codegen(context, builder, signature, args):
-        return builder.select(builder.icmp_signed(">", args[0], args[1]), args[0], args[1])
-
-    return a(a, a), codegen
-
-
 @intrinsic
 def half_to_single(typingctx, bits):
     """The float32 of a float16's bits (int16)."""

@@ -134,7 +134,7 @@ def store_strip(T, plan, n, grad, hess, source, u, g, h, v):
     if grad != 0:
         if plan.direct_grad:
             put(T, g, n, grad, T(1), plan.stream != 0)
-        elif plan.stream and grad % 2 == 0:  # half precision: rounded in scratch, then past the caches
+        elif plan.stream and grad % 2 == 0:  # half precision: rounded in scratch first
             call7(plan.store_grad, v, 0, plan.grad.cls, 1, n, g, 0)
             put_bytes(v, n * plan.grad.cls, grad)
         else:
