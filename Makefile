@@ -5,18 +5,28 @@ BIN := .venv/bin
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := $(shell grep -o 'torch==[0-9.]*' pyproject.toml)
 
-.PHONY: help demo test check wheel-test clean
+.PHONY: help demo bench readme test soak check wheel-test clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo | test | check | wheel-test | clean    (README.md says what each does)"
+	@echo "make demo | bench | readme | test | soak | check | wheel-test | clean    (README.md says what each does)"
 
 demo: .venv/.bench
 	$(BIN)/python -m benchmarks.digits
-	$(BIN)/python -m benchmarks.throughput
+	$(BIN)/python -m benchmarks --quick
+
+bench: .venv/.bench
+	$(BIN)/python -m benchmarks $(ARGS)
+
+readme: .venv/.bench
+	$(BIN)/python -m benchmarks --readme
 
 test: .venv/.test
 	$(BIN)/python -m pytest -n auto $(ARGS)
+
+# Ten minutes of mixed calls; fails where memory grows.
+soak: .venv/.test
+	$(BIN)/python -m tests.soak $(ARGS)
 
 check: .venv/.dev
 	$(BIN)/ruff check fusedce kernels tests benchmarks

@@ -1,1 +1,1 @@
-"""What fusedce is for (digits) and what it costs (throughput), each run as ``python -m``."""
+"""What fusedce is for: ``python -m benchmarks.digits``. What it costs: ``python -m benchmarks``."""

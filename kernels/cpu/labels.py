@@ -34,7 +34,7 @@ def survey(plan, labels):
 @loop
 def all_yes_or_no(plan, address, n):
     """Whether labels are 0 and 1 at a glance: none of their other bits is set."""
-    if plan.bytes == 0 or address % 8 != 0 or n * plan.bytes % 8 != 0:
+    if plan.weight != 0 or plan.bytes == 0 or address % 8 != 0 or n * plan.bytes % 8 != 0:
         return False
     if plan.lowest != 0 or plan.highest != 2 or 0 <= plan.ignore_index < 2:
         return False

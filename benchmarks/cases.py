@@ -1,0 +1,278 @@
+"""What is measured, as data: a loss, the arrays it works on, and the bar it is held to.
+
+The bars are ratios of times taken in the same run: to a loop that moves the same bytes and does
+nothing else, to another call of fusedce, and to the fastest rival.
+"""
+
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from math import prod
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+import fusedce
+
+DTYPES: dict[str, Any] = {
+    "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32,
+    "float64": np.float64, "uint8": np.uint8, "bool": np.bool_, "index": np.int64,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The mean of a loss, with the gradient by every logit unless ``grad`` says no.
+
+    ``gamma`` 0 is cross-entropy, anything else focal loss.
+    """
+
+    activation: str = "softmax"
+    gamma: float = 0.0
+    alpha: float | None = None
+    smoothing: float = 0.0
+    weighted: bool = False  # one weight a class
+    grad: bool = True
+
+    def __call__(self, logits: Any, targets: Any, weight: Any, axis: int, **more: Any) -> Any:
+        """What fusedce makes of it."""
+        options: dict[str, Any] = {
+            "activation": self.activation,
+            "axis": axis,
+            "return_grad": self.grad,
+        }
+        options |= more
+        if self.weighted:
+            options["weight"] = weight
+        if self.smoothing:
+            options["label_smoothing"] = self.smoothing
+        if self.gamma:
+            return fusedce.focal(logits, targets, gamma=self.gamma, alpha=self.alpha, **options)
+        return fusedce.cross_entropy(logits, targets, **options)
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """The logits and the targets.
+
+    ``targets`` is "index" (int64, one a row), "distribution" (float32, each row sums to 1), or the
+    dtype of one label for each logit, of which 5% are 1.
+    """
+
+    shape: tuple[int, ...]
+    targets: str = "index"
+    dtype: str = "float32"
+    axis: int = -1
+    layout: str = "C"  # or "F", "every other column", "every other row"
+
+    @property
+    def logits_bytes(self) -> int:
+        """The bytes of the logits, and of their gradient."""
+        return prod(self.shape) * int(np.dtype(DTYPES[self.dtype]).itemsize)
+
+    @property
+    def targets_bytes(self) -> int:
+        """The bytes of the targets."""
+        count = prod(self.shape)
+        if self.targets == "index":
+            count //= self.shape[self.axis]
+        return count * int(np.dtype(DTYPES.get(self.targets, np.float32)).itemsize)
+
+    def other(self, of: str) -> "Arrays":
+        """The arrays that a bar other than the copy refers to."""
+        if of == "C order":
+            shape = list(self.shape)
+            shape.append(shape.pop(self.axis))
+            return replace(self, shape=tuple(shape), axis=-1, layout="C")
+        return replace(self, dtype="float32") if of == "float32" else self
+
+    def divided(self, by: int) -> "Arrays":
+        """The same with fewer rows, not less than one on each axis; classes stay."""
+        shape = list(self.shape)
+        for k in range(len(shape)):
+            if k != self.axis % len(shape) or len(shape) == 1:
+                kept = max(1, shape[k] // by)
+                by, shape[k] = max(1, by * kept // shape[k]), kept
+        return replace(self, shape=tuple(shape))
+
+
+@dataclass(frozen=True)
+class Bar:
+    """The time may be ``limit`` times that of the copy of the same bytes, or of another call.
+
+    ``of`` is "copy", or what is different about the other call of fusedce on the same numbers:
+    "float32", "C order" or "1 thread".
+    """
+
+    limit: float
+    of: str = "copy"
+
+
+QUICK, USUAL, ALL = range(3)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table."""
+
+    name: str
+    title: str
+    arrays: Arrays
+    loss: Loss = Loss()
+    bar: Bar | None = None
+    reads: int = 1  # of the loop that moves the same bytes: 1 the logits, 2 the targets too
+    writes: int = 1
+    faster: float | None = None  # than the fastest rival, at least
+    group: str = "size"
+    level: int = ALL  # the smallest selection it is part of
+
+    @property
+    def bytes_read(self) -> int:
+        """What has to come from memory: logits and targets, once."""
+        return self.arrays.logits_bytes + self.arrays.targets_bytes
+
+    @property
+    def bytes_written(self) -> int:
+        """What has to go to memory: the gradient, once."""
+        return self.arrays.logits_bytes if self.loss.grad else 0
+
+    @property
+    def curve(self) -> bool:
+        """Whether it is one point of a curve."""
+        return self.group in ("classes", "rows")
+
+    @property
+    def small(self) -> bool:
+        """Whether it is over before a loop in two threads has begun."""
+        return prod(self.arrays.shape) <= 1 << 18
+
+    @property
+    def alone(self) -> bool:
+        """Whether it compares fusedce with itself only."""
+        return self.group in ("layout", "threads")
+
+    def divided(self, by: int) -> "Case":
+        """The same on fewer rows, where there are many."""
+        return self if self.small else replace(self, arrays=self.arrays.divided(by))
+
+
+IMAGENET = 65_536, 1000
+DENSE = (64 << 20,)  # 64 M labels
+CE, BCE = Loss(), Loss("sigmoid")
+FOCAL, SOFT_FOCAL = Loss("sigmoid", gamma=2.0), Loss("softmax", gamma=2.0)
+
+
+def _softmax(rows: int, classes: int, bar: Bar, reads: int, faster: float, **more: Any) -> Case:
+    name, title = f"softmax-{rows}x{classes}", f"softmax {rows:,} × {classes:,}"
+    arrays = Arrays((rows, classes))
+    return Case(name, title, arrays, CE, bar, reads, faster=faster, **more)
+
+
+def _dense(name: str, title: str, loss: Loss, targets: str, limit: float, **more: Any) -> Case:
+    return Case(name, title, Arrays(DENSE, targets), loss, Bar(limit), 2, **more)
+
+
+def _imagenet(name: str, title: str, bar: Bar, loss: Loss = CE, **more: Any) -> Case:
+    return Case(name, title, Arrays(IMAGENET), loss, bar, **more)
+
+
+def _dtype(dtype: str, limit: float, **more: Any) -> Case:
+    arrays = Arrays(IMAGENET, dtype=dtype)
+    title = f"{dtype} 65,536 × 1,000"
+    return Case(dtype, title, arrays, CE, Bar(limit, "float32"), group="dtype", **more)
+
+
+def _layout(name: str, title: str, arrays: Arrays, **more: Any) -> Case:
+    return Case(name, title, arrays, CE, Bar(2.0, "C order"), group="layout", **more)
+
+
+def _small(rows: int, classes: int) -> Case:
+    arrays = Arrays((rows, classes))
+    name, title = f"small-{rows}x{classes}", f"softmax {rows} × {classes:,}"
+    return Case(name, title, arrays, CE, faster=1.0, group="small", level=QUICK)
+
+
+def _classes(classes: int) -> Case:
+    """The same number of logits, in rows of every length."""
+    arrays = Arrays((16_000_000 // classes, classes))
+    name, title = f"classes-{classes}", f"16 M in {classes:,} classes"
+    return Case(name, title, arrays, reads=2, group="classes", level=USUAL)
+
+
+def _rows(rows: int) -> Case:
+    """The same classes, any number of rows."""
+    name, title = f"rows-{rows}", f"{rows:,} × 100"
+    return Case(name, title, Arrays((rows, 100)), reads=2, group="rows", level=USUAL)
+
+
+TWO = Bar(2.0)
+MIXED = Bar(1.3)
+THREADS = Bar(1 / 1.7, "1 thread")
+SEGMENTS = Arrays((8, 21, 512, 512), axis=1)
+ANCHORS = Loss("sigmoid", gamma=2.0, alpha=0.25)
+
+CASES: tuple[Case, ...] = (
+    _softmax(4096, 32_000, Bar(1.25), 1, 5, level=QUICK),  # a language model's vocabulary
+    _softmax(1024, 128_256, Bar(1.25), 1, 5),  # a row is half of a 1 MB L2
+    _softmax(65_536, 1000, Bar(1.25), 1, 5, level=QUICK),  # ImageNet: a row fits L1
+    _softmax(200_000, 80, Bar(1.25), 1, 5, level=QUICK),  # COCO: a row is five cache lines
+    _softmax(2_000_000, 10, TWO, 2, 5, level=QUICK),  # digits: a row is shorter than a vector
+    _softmax(8_000_000, 2, TWO, 2, 1),
+    _softmax(4_000_000, 3, TWO, 2, 1),
+    _softmax(1_000_000, 21, TWO, 2, 1),
+    Case("segmentation", "8 × 21 × 512 × 512, axis=1", SEGMENTS, CE, Bar(1.6), faster=1,
+         level=USUAL),
+    Case(
+        "distribution", "soft labels 65,536 × 1,000", Arrays(IMAGENET, "distribution"), CE,
+        MIXED, 2, faster=1, level=USUAL,
+    ),
+    _imagenet("smoothing", "smoothing 65,536 × 1,000", MIXED, loss=Loss(smoothing=0.1)),
+    _imagenet("weights", "weights 65,536 × 1,000", MIXED, loss=Loss(weighted=True)),
+    _dense("sigmoid-bce", "sigmoid BCE 64 M", BCE, "float32", 1.2, faster=1),
+    _dense("sigmoid-focal", "sigmoid focal 64 M", FOCAL, "float32", 1.2, faster=4, level=QUICK),
+    _dense("bce-uint8", "BCE 64 M, uint8 targets", BCE, "uint8", 1.2, faster=1),
+    _dense("bce-bool", "BCE 64 M, bool targets", BCE, "bool", 1.2, faster=1),
+    _dense("focal-uint8", "focal 64 M, uint8 targets", FOCAL, "uint8", 1.2, faster=4),
+    _dense("focal-bool", "focal 64 M, bool targets", FOCAL, "bool", 1.2, faster=4),
+    _dense("focal-1.5", "sigmoid focal 64 M, γ = 1.5", Loss("sigmoid", gamma=1.5), "float32", 1.8,
+           faster=4),
+    _imagenet("softmax-focal", "softmax focal 65,536 × 1,000", MIXED, loss=SOFT_FOCAL),
+    Case(
+        "retinanet", "RetinaNet 100,000 × 80", Arrays((100_000, 80)), ANCHORS,
+        Bar(1.4), faster=4, level=USUAL,
+    ),
+    _imagenet("loss-only", "loss alone 65,536 × 1,000", Bar(1.2), loss=Loss(grad=False),
+                   writes=0, level=USUAL),
+    _dtype("float16", 0.75, level=USUAL),
+    _dtype("bfloat16", 0.75, level=USUAL),
+    _dtype("float64", 2.2),
+    _layout("columns", "every other column", Arrays(IMAGENET, layout="every other column"),
+            level=USUAL),
+    _layout("rows", "every other row", Arrays(IMAGENET, layout="every other row")),
+    _layout("transposed", "transposed, axis=0", Arrays(IMAGENET[::-1], axis=0)),
+    _layout("fortran", "Fortran order", Arrays(IMAGENET, layout="F"), level=USUAL),
+    _imagenet("threads-softmax", "2 threads, softmax", THREADS, group="threads", level=USUAL),
+    Case("threads-focal", "2 threads, sigmoid focal", Arrays(DENSE, "float32"), FOCAL, THREADS, 2,
+         group="threads"),
+    *(_small(*shape) for shape in ((1, 2), (32, 10), (256, 1000))),
+    *map(_classes, (2, 4, 10, 32, 100, 320, 1000, 10_000, 100_000)),
+    *map(_rows, (1, 10, 100, 1000, 10_000, 100_000, 1_000_000)),
+)  # fmt: skip
+
+
+def selected(names: list[str], patterns: list[str]) -> list[str]:
+    """The names that a pattern picks: the name itself, a glob, or a part of it."""
+    found: set[str] = set()
+    for pattern in (p.lower() for p in patterns):
+        exact = [n for n in names if n.lower() == pattern]
+        parts = [n for n in names if fnmatch(n.lower(), pattern) or pattern in n.lower()]
+        found.update(exact or parts)
+    return [n for n in names if n in found]
+
+
+def chosen(level: int, patterns: list[str]) -> list[Case]:
+    """The cases whose names are picked; without patterns those of a level and below."""
+    if not patterns:
+        return [case for case in CASES if case.level <= level]
+    names = selected([case.name for case in CASES], patterns)
+    return [case for case in CASES if case.name in names]

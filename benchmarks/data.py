@@ -1,0 +1,123 @@
+"""The arrays of a case: made once, shared by all who are timed on it.
+
+Their rows repeat after a block of a million logits, which is far longer than any branch predictor
+remembers and larger than L2. So whoever knows loss and gradient of one block knows them all.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.cases import DTYPES, Arrays, Case
+
+Array = NDArray[Any]
+BLOCK = 1 << 20
+POSITIVES = 0.05  # of dense labels
+BACKGROUND = 0.9  # of the anchors of a detector
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A case with its arrays; ``grad`` is a buffer whose pages are there."""
+
+    case: Case
+    logits: Array
+    targets: Array
+    weight: Array  # (C,)
+    grad: Array
+    block: tuple[Array, Array]  # the rows that repeat, class axis last
+
+    @property
+    def axis(self) -> int:
+        """The class axis of the logits."""
+        return self.case.arrays.axis
+
+    @cached_property
+    def rows(self) -> int:
+        """Entries of the outermost axis of ``logits``, the class axis not counted."""
+        return int(last(self.logits, self.axis).shape[0])
+
+    def fused(self, grad_out: Array | None) -> Any:
+        """Call fusedce; without ``grad_out`` into new memory."""
+        more = {} if grad_out is None else {"grad_out": grad_out}
+        return self.case.loss(self.logits, self.targets, self.weight, self.axis, **more)
+
+
+def last(a: Array, axis: int) -> Array:
+    """The class axis last."""
+    return np.moveaxis(a, axis, -1)
+
+
+def allocate(shape: tuple[int, ...], dtype: Any, layout: str) -> Array:
+    """An array of zeros, every page touched."""
+    if layout == "every other column":
+        a = np.empty((*shape[:-1], 2 * shape[-1]), dtype)[..., ::2]
+    elif layout == "every other row":
+        a = np.empty((2 * shape[0], *shape[1:]), dtype)[::2]
+    else:
+        a = np.empty(shape, dtype, order="F" if layout == "F" else "C")
+    a[...] = 0
+    return a
+
+
+def draw(case: Case, rows: tuple[int, ...], rng: np.random.Generator) -> tuple[Array, Array]:
+    """One block: logits of standard deviation 3 (rows, C), and targets."""
+    arrays = case.arrays
+    shape = rows if len(arrays.shape) == 1 else (*rows, arrays.shape[arrays.axis])
+    drawn: Array = np.asarray(rng.standard_normal(shape, np.float32))
+    drawn *= 3
+    logits = drawn.astype(DTYPES[arrays.dtype])
+    if arrays.targets == "index":
+        classes = shape[-1]
+        targets = rng.integers(0, classes, rows)
+        if case.loss.activation == "sigmoid":  # an index past the classes is background
+            targets[rng.random(rows) < BACKGROUND] = classes
+        return logits, targets
+    if arrays.targets == "distribution":
+        mass = rng.random(shape, np.float32)
+        return logits, mass / mass.sum(axis=-1, keepdims=True)
+    return logits, (rng.random(shape, np.float32) < POSITIVES).astype(DTYPES[arrays.targets])
+
+
+def repeat(block: Array, out: Array) -> Array:
+    """Fill ``out`` with copies of a block of its rows, the last one cut."""
+    for start in range(0, len(out), len(block)):
+        part = out[start : start + len(block)]
+        part[...] = block[: len(part)]
+    return out
+
+
+def make(case: Case) -> Problem:
+    """The arrays of a case, the same in each run."""
+    arrays, rng = case.arrays, np.random.default_rng(0)
+    logits = allocate(arrays.shape, DTYPES[arrays.dtype], arrays.layout)
+    rows = last(logits, arrays.axis)  # a view
+    length = min(len(rows), max(1, BLOCK // prod(rows.shape[1:])))
+    row_shape = (length, *rows.shape[1:-1])
+    block = draw(case, row_shape, rng)
+    repeat(block[0], rows)
+    if arrays.targets == "index":
+        targets = repeat(block[1], np.empty(rows.shape[:-1], np.int64))
+    else:
+        targets = allocate(arrays.shape, block[1].dtype, arrays.layout)
+        repeat(block[1], last(targets, arrays.axis))
+    classes = int(rows.shape[-1])
+    weight = rng.uniform(0.5, 1.5, classes).astype(np.float32)
+    grad = np.empty_like(logits)  # of the layout that fusedce would choose
+    grad[...] = 0
+    return Problem(case, logits, targets, weight, grad, block)
+
+
+def other(problem: Problem) -> Problem | None:
+    """The problem that the case's bar refers to; the same if only the threads differ."""
+    bar = problem.case.bar
+    if bar is None or bar.of == "copy":
+        return None
+    arrays: Arrays = problem.case.arrays.other(bar.of)
+    if arrays == problem.case.arrays:
+        return problem
+    return make(replace(problem.case, arrays=arrays))
