@@ -24,7 +24,7 @@ import numba
 from numba.core import caching
 from numba.core.ccallback import CFunc
 from numba.core.compiler_lock import global_compiler_lock
-from numba.core.errors import TypingError
+from numba.core.errors import NumbaError
 from numba.core.serialize import dumps
 from numba.core.sigutils import normalize_signature
 from numba.misc.appdirs import AppDirs
@@ -196,7 +196,7 @@ def rule_kernel(
     if rule not in _SINGLE:
         try:
             return kernel(factory, rule, T, Wide, *types)
-        except TypingError:
+        except (NumbaError, NotImplementedError):
             made = kernel(factory, rule, T, Single, *types)
             _SINGLE.add(rule)
             return made

@@ -4,6 +4,9 @@ What is chosen here must follow from dtypes, shapes, strides and scalars alone, 
 numbers in an array or from where it lies: a launch serves later calls too.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from fusedce.kernels import launch
@@ -137,6 +140,8 @@ def softmax(problem: Problem) -> Launch:
         direct_targets=not problem.one_hot and _plain(problem.targets, problem, 1),
         stream=large and (direct_grad or (not few and _half(problem.grad))),
     )
+    factory: Callable[..., Any]
+    extra: tuple[type, ...] = ()
     if few:
         block = min(launch.lanes_of_block(classes), -(-inner // 16) * 16)  # whole vectors
         factory = distribution_columns.distribution_columns if spread else columns.index_columns
@@ -149,10 +154,12 @@ def softmax(problem: Problem) -> Launch:
     else:
         block = min(inner, launch.rows_of_block(classes))
         factory = index_rows.index_rows
-        single = problem.z_loss == 0.0 and classes <= launch.WIDTH
-        plan.set(adjacent=tight and direct_grad and not options and single)
+        whole = tight and direct_grad and problem.z_loss == 0.0 and classes <= launch.WIDTH
+        nothing = problem.grad is None and problem.hess is None
+        plain = not options and (whole or nothing)
+        extra = (index_rows.Whole if plain else index_rows.Pieces,)
     plan.set(block=block)
-    made = rule_kernel(factory, type(problem.params), T)
+    made = rule_kernel(factory, type(problem.params), T, *extra)
     return plan.launch(made, _slices(outer, inner, block), problem.logits.size)
 
 

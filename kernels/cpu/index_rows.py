@@ -4,7 +4,10 @@ A block is a few rows, so that the rule is evaluated for all of them in the lane
 rows of more than a strip come alone.
 """
 
+from typing import NamedTuple
+
 import numpy as np
+from numba.extending import overload
 
 from fusedce.kernels.cpu.blocks import (
     at,
@@ -44,7 +47,7 @@ from fusedce.kernels.cpu.rows import (
 from fusedce.kernels.cpu.vector import BYTES, itemsize, numbers, total, widened, width
 from fusedce.kernels.launch import STRIP
 from fusedce.kernels.link import softmax_row
-from fusedce.kernels.scalar import exp_down
+from fusedce.kernels.scalar import INLINED, exp_down
 
 # From here on rows are stored one by one: their ragged ends are few.
 LONG = 512
@@ -229,40 +232,72 @@ def write_rows(T, plan, outer, start, n, labels, u, w, rows, size, strips):
             )  # fmt: skip
 
 
+class Whole(NamedTuple):
+    """Type tag: gradients of whole rows one behind the other, or nothing but the loss."""
+
+
+class Pieces(NamedTuple):
+    """Type tag: whatever is asked for, strip by strip."""
+
+
 @loop
-def index_block(N, T, plan, params, outer, start, n, labels, u, w, rows, size, strips, tops):
+def write_whole(T, plan, outer, start, n, labels, u, w, rows, size, strips, tops):
+    """The gradients of a block, if wanted."""
+    grad = at(plan.grad, outer, start)
+    if plan.grad.address != 0:
+        if plan.classes <= STRIP:
+            write_short(T, plan, outer, start, n, labels, w, rows, size)
+        elif labels[0] == plan.ignore_index:
+            filled(T, grad, plan.classes, T(0))
+        else:
+            write_long(T, plan, grad, labels[0], w, rows, size, tops, strips[0])
+
+
+@loop
+def write_pieces(T, plan, outer, start, n, labels, u, w, rows, size, strips, tops):
+    """Gradients and Hessians of a block, whatever is asked for."""
+    if plan.grad.address != 0 or plan.hess.address != 0:
+        if plan.classes > STRIP and labels[0] != plan.ignore_index:
+            settle(T, plan, peek(rows, T), w, tops)
+        write_rows(T, plan, outer, start, n, labels, u, w, rows, size, strips)
+
+
+def write(way, *block):
+    """One of the two; the other is not even compiled."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(write, jit_options=INLINED)
+def _write(way, *block):
+    chosen = write_whole if way.instance_class is Whole else write_pieces
+    return lambda way, *block: chosen(*block)
+
+
+@loop
+def index_block(N, T, way, plan, params, outer, start, n, labels, u, w, rows, size, strips, tops):
     """The sum of the losses of a block of rows; what is asked for of them is written."""
-    source, long = at(plan.logits, outer, start), plan.classes > STRIP
-    ignored = labels[0] == plan.ignore_index
     load_rows(T, plan, outer, start, n, u)
-    if not long:
+    if plan.classes <= STRIP:
         read_rows(T, plan, outer, start, n, labels, u, w, rows, size)
-    elif not ignored:
-        m, others = fold(T, plan, source, u, w, tops)
+    elif labels[0] != plan.ignore_index:
+        m, others = fold(T, plan, at(plan.logits, outer, start), u, w, tops)
         set_one(T, rows, 0, m)
         set_one(T, rows + OTHERS * size, 0, others)
     weigh_rows(T, plan, outer, start, n, labels, u, rows, size)
     loss = evaluate_rows(N, T, plan, params, n, rows, size)
-    if plan.adjacent and not long:
-        write_short(T, plan, outer, start, n, labels, w, rows, size)
-    elif plan.adjacent and not ignored:
-        write_long(T, plan, at(plan.grad, outer, start), labels[0], w, rows, size, tops, strips[0])
-    elif plan.grad.address != 0 or plan.hess.address != 0:
-        if long and not ignored:
-            settle(T, plan, peek(rows, T), w, tops)
-        write_rows(T, plan, outer, start, n, labels, u, w, rows, size, strips)
+    write(way, T, plan, outer, start, n, labels, u, w, rows, size, strips, tops)
     put_losses(plan, outer, start, n, rows + LOSSES * size)
     return loss
 
 
-def index_rows(Params, T, Lanes):
+def index_rows(Params, T, Lanes, Way):
     """The kernel for class indices: the rule is evaluated once a row."""
     item = np.dtype(T).itemsize
 
     def index_rows(address, first, last):
         plan = plan_at(address)
         params = params_at(address, Params, T)
-        N = numbers(Lanes, T)
+        N, way = numbers(Lanes, T), Way()
         block = roomy(plan.block * plan.width) * item
         strip, row = roomy(STRIP) * item, roomy(plan.block) * item
         memory = np.empty(
@@ -276,8 +311,8 @@ def index_rows(Params, T, Lanes):
             outer, start, stop = rows_of(plan, b)
             load_labels(plan, outer, start, stop - start, labels)
             losses = index_block(
-                N, T, plan, params, outer, start, stop - start, labels, u, u + block, rows, row,
-                (g, g + strip, g + 2 * strip), rows + ARRAYS * row,
+                N, T, way, plan, params, outer, start, stop - start, labels, u, u + block,
+                rows, row, (g, g + strip, g + 2 * strip), rows + ARRAYS * row,
             )  # fmt: skip
             put_partial(plan, b, losses)
         memory[0] = 0  # a last use: addresses do not keep it alive
