@@ -36,11 +36,14 @@ BINARY = option("cross_entropy-sigmoid-int-float64")
 FOCAL = option("focal-sigmoid-int-float64")
 IGNORED = LOSSES + "test_ignored_and_spoilt_rows[cross_entropy-softmax]"
 WIDE_ROWS = LOSSES + "test_ragged_shapes[softmax-index-1000-float32]"
-BLOCKS = "tests/test_accuracy.py::test_a_row_wider_than_the_scratch[cross_entropy]"
 RANGE = "tests/test_errors.py::test_class_indices_out_of_range[mean-softmax-cross_entropy]"
 PADDING = TRAPS + ".py::test_padding_is_no_class[float32-97]"
 NAN_APART = "tests/test_accuracy.py::test_a_nan_beside_the_target_spoils_its_row"
 Z_LOSS = TRAPS + "_numerics.py::test_z_loss_is_not_weighted"
+SIZES, STREAMS, VECTORS = (f"tests/test_{name}.py::" for name in ("sizes", "streams", "vector"))
+LONG_ROWS = SIZES + "test_long_rows_do_not_mix[float32]"
+ROWS_OF_BLOCKS = SIZES + "test_blocks[index-float32]"
+ORDERS = STREAMS + "test_orders_of_logits_and_gradients[float32-few classes]"
 
 
 class Mutation(NamedTuple):
@@ -53,53 +56,70 @@ class Mutation(NamedTuple):
     test: str
 
 
-CALL, LINK, COLUMNS = "fusedce/call.py", "kernels/link.py", "kernels/cpu/columns.py"
-LANES, MASSES = "kernels/cpu/lanes.py", "kernels/cpu/distribution_columns.py"
-ROWS, ELEMENTS, BLOCK = "kernels/cpu/rows.py", "kernels/cpu/elements.py", "kernels/cpu/blocks.py"
+CALL, REPLAY, LINK = "fusedce/call.py", "fusedce/replay.py", "kernels/link.py"
+COLUMNS, MASSES = "kernels/cpu/columns.py", "kernels/cpu/distribution_columns.py"
+ROWS, INDEX_ROWS, TILES = (f"kernels/cpu/{name}.py" for name in ("rows", "index_rows", "tiles"))
+ELEMENTS, LOOPS, MOVERS = (f"kernels/cpu/{name}.py" for name in ("elements", "loops", "movers"))
+PYTHON = (CALL, REPLAY)  # compiles nothing
 MUTATIONS = [
     Mutation("mean denominator counts rows, not weights", CALL,
-             "return weights\n", "return float(kept)\n", INDEX),
+             "elements = -1.0 if call.by_row", "elements = 1.0 if call.by_row", INDEX),
     Mutation("smoothing by eps / (C - 1)", CALL,
              "call.smoothing / call.classes", "call.smoothing / max(1, call.classes - 1)", INDEX),
-    Mutation("pos_weight ignored", CALL, "both * call.pos_weight", "both", BINARY),
-    Mutation("alpha swapped", CALL,
-             "return up * traits.alpha, both * (1.0 - traits.alpha)",
-             "return up * (1.0 - traits.alpha), both * traits.alpha", FOCAL),
     Mutation("neg_label read as 0/1", CALL, "return 0.5 * keep, 0.5 * keep + 0.5",
              "return keep, 0.5", option("cross_entropy-sigmoid-signed-float64")),
-    Mutation("denominator= ignored", CALL, "denominator = call.denominator", "pass", INDEX),
-    Mutation("sign of the gradient, rows", ROWS,
-             "k = (slope - term * f1) * inverse", "k = (slope + term * f1) * inverse", WIDE_ROWS),
-    Mutation("target's gradient by 1 - p", ROWS,
-             "term * f1 * q + slope * p", "term * f1 * (T(1) - p) + slope * p", WIDE_ROWS),
+    Mutation("pos_weight ignored", REPLAY, "both * pos_weight", "both", BINARY),
+    Mutation("alpha swapped", REPLAY, "up * alpha, both * (1.0 - alpha)",
+             "up * (1.0 - alpha), both * alpha", FOCAL),
+    Mutation("denominator= ignored", REPLAY, "denominator or 0.0", "0.0", INDEX),
+    Mutation("sign of the gradient", LINK,
+             "product = slope - term * f1", "product = slope + term * f1", WIDE_ROWS),
+    Mutation("target's gradient by 1 - p", LINK,
+             "softmax_rest(e, others, total)\n    first", "total - e\n    first", WIDE_ROWS),
     Mutation("no rescaling at a new maximum", ROWS,
-             "(below + ties) * np.float64(exp_down(m - top))", "below + ties", BLOCKS),
-    Mutation("softcap's slope dropped", ROWS, "g[j] = g[j] * v[j]", "g[j] = g[j]", INDEX),
-    Mutation("padding counts as classes", BLOCK, "pad[j] = T(-np.inf)", "pad[j] = T(0)", PADDING),
-    Mutation("NaN is no class", BLOCK,
-             "d = u[j] - m\n", "d = u[j] - m if u[j] == u[j] else T(-200)\n", NAN_APART + "[200]"),
-    Mutation("class weight dropped", COLUMNS,
-             "weight[r] *= peek(plan.weight + labels[r] * sample.itemsize, sample.dtype)",
-             "weight[r] *= sample[r] / sample[r]", INDEX),
-    Mutation("sample_weight not in the gradient", COLUMNS,
-             "term = weight[r] * scale", "term = weight[r] / sample[r] * scale", INDEX),
-    Mutation("z_loss times the class weight", COLUMNS,
-             "zeta = zeta0 * sample[r]", "zeta = zeta0 * weight[r]", Z_LOSS),
-    Mutation("ties of the maximum dropped", LANES,
-             "np.float64(ties[r]) - 1.0", "0.0",
+             "(below + ties) * np.float64(shrink(np.float64, m, top)), 0", "below + ties, 0",
+             LONG_ROWS),
+    Mutation("strips keep their own maximum", ROWS, "if top != m:", "if top > m:",
+             SIZES + "test_classes_of_another_rule[soft]"),
+    Mutation("strips keep their own maximum, gradient alone", INDEX_ROWS,
+             "factor = k * shrink(T, peek(tops + s * itemsize(T), T), m)", "factor = k", LONG_ROWS),
+    Mutation("long rows share a block", "kernels/launch.py",
+             "1 if classes > STRIP else max(1,", "max(1,", LONG_ROWS),
+    Mutation("a row is read with its neighbour's maximum", INDEX_ROWS,
+             "m = peek(rows + MAXIMA * size + r * itemsize(T), T)\n            below",
+             "m = peek(rows + MAXIMA * size + (r ^ 1) * itemsize(T), T)\n            below",
+             ROWS_OF_BLOCKS),
+    Mutation("softcap's slope dropped", LOOPS,
+             "store_part(g + at, left, first * slope)", "store_part(g + at, left, first)", INDEX),
+    Mutation("padding counts as classes", LOOPS,
+             "load_part(u + whole * step, rest, low)", "load_part(u + whole * step, rest, N(0))",
+             PADDING),
+    Mutation("NaN is no class", LOOPS, "choose(top, below, below + e)",
+             "choose(d < type(d)(0), below + e, below)", NAN_APART + "[200]"),
+    Mutation("the maximum counted twice", ROWS, "(ties - 1.0)", "ties", PADDING),
+    Mutation("class weight dropped", COLUMNS, "N(peek(here, T))", "N(1)", INDEX),
+    Mutation("class weight dropped, rows", INDEX_ROWS, "r, sample * weight)", "r, sample)",
+             ROWS_OF_BLOCKS),
+    Mutation("sample_weight not in the gradient", LINK,
+             "term, ridge = weight * scale,", "term, ridge = weight / sample * scale,", INDEX),
+    Mutation("z_loss times the class weight", LINK,
+             "zeta = sample * z_loss", "zeta = weight * z_loss", Z_LOSS),
+    Mutation("ties of the maximum dropped", TILES, "below + (ties - N(1))", "below",
              LOSSES + "test_large_logits[cross_entropy-softmax-float64]"),
-    Mutation("a row of -inf or NaN is no NaN", LANES,
-             "choose(ties[r] > T(0), rest, T(np.nan))", "choose(ties[r] > T(0), rest, T(0))",
+    Mutation("a row of -inf or NaN is no NaN", TILES,
+             "choose(ties > N(0), others, N(np.nan))", "choose(ties > N(0), others, N(0))",
              IGNORED),
-    Mutation("ignored row keeps its gradient", COLUMNS,
-             "silence(labels, plan.ignore_index, plan.classes, w)", "pass", IGNORED),
-    Mutation("last lane of a tile skipped", COLUMNS,
-             "for r in range(k.size):\n        w[r] = k[r]",
-             "for r in range(k.size - 1):\n        w[r] = k[r]", INDEX),
+    Mutation("ignored row keeps its gradient", COLUMNS, "choose(keep, g, N(0))", "g", IGNORED),
+    Mutation("an ignored row is not written", INDEX_ROWS,
+             "zeros(T, plan, grad, hess, strips[0])", "pass",
+             SIZES + "test_every_row_ignored[float32]"),
+    Mutation("last lane of a tile skipped", COLUMNS, "min(n, r + FLUSH", "min(n - 1, r + FLUSH",
+             ROWS_OF_BLOCKS),
     Mutation("normalized by C, not M", MASSES,
-             "T(plan.label_factor) / factor[r] if", "T(plan.label_factor) / T(plan.classes) if",
-             SOFT),
-    Mutation("ignored element counts", ELEMENTS, "choose(keep, a, T(0))", "a", BINARY),
+             "T(plan.label_factor) / found", "N(plan.label_factor) / N(plan.classes)", SOFT),
+    Mutation("ignored element counts", ELEMENTS, "f = choose(keep, f, N(0))", "f = f", BINARY),
+    Mutation("soft labels taken for yes or no", ELEMENTS, "whole if odd == 0 else 0", "whole",
+             SIZES + "test_small_patches[float32]"),
     Mutation("background is class C - 1", ELEMENTS, "labels[j] == cls", "labels[j] >= cls",
              LOSSES + "test_axes_and_strides[index-sigmoid-shape0-1-float64]"),
     Mutation("1 - p by subtraction", LINK, "smaller = e * larger", "smaller = T(1) - larger",
@@ -107,7 +127,7 @@ MUTATIONS = [
     Mutation("a term of the Hessian dropped", LINK,
              "mass * f2 * slope * slope + a * bend", "a * bend", FOCAL),
     Mutation("gamma for gamma - 1", "fusedce/losses/focal.py",
-             "whole_power(q, gamma - T(1))", "whole_power(q, gamma)", FOCAL),
+             "low = whole_power(q, gamma - G(1))", "low = whole_power(q, gamma)", FOCAL),
     Mutation("epsilon of the wrong sign", "fusedce/losses/poly1.py",
              "params.epsilon * q,", "-params.epsilon * q,", option("poly1-sigmoid-int-float64")),
     Mutation("label C allowed", "kernels/cpu/labels.py",
@@ -115,6 +135,26 @@ MUTATIONS = [
     Mutation("bfloat16 cut off, not rounded", "kernels/cpu/machine.py",
              "rounded = builder.add(bits, builder.add(odd, ir.Constant(i32, 0x7FFF)))",
              "rounded = bits", option("cross_entropy-sigmoid-int-bfloat16")),
+    Mutation("bfloat16 cut off, vectors", "kernels/cpu/formats.py",
+             "rounded = builder.add(bits, builder.add(odd, _spread(I32, n, 0x7FFF)))",
+             "rounded = bits", VECTORS + "test_rounding_to_a_half[bfloat16]"),
+    Mutation("max of a NaN", "kernels/cpu/vector.py",
+             'b.select(b.fcmp_ordered(">", y, x), y, x)',
+             'b.select(b.fcmp_unordered(">", y, x), y, x)',
+             VECTORS + "test_arithmetic[float32]"),
+    Mutation("streaming begins a number early", LOOPS,
+             "head = min(n, (-target % BYTES) // itemsize(N))",
+             "head = min(n, (-target % BYTES) // itemsize(N) - 1)",
+             STREAMS + "test_streamed_sizes[softmax-float32]"),
+    Mutation("the last square lacks a column", MOVERS,
+             "rows - i, columns - j,\n                    target + i * size",
+             "rows - i, columns - j - 1,\n                    target + i * size", ORDERS),
+    Mutation("squares spill beside the gradient", MOVERS,
+             "tight = rows >= width(N) or step == rows * size", "tight = True",
+             ORDERS),
+    Mutation("squares spill behind the gradient", MOVERS,
+             "return end <= (columns - 1) * step + rows * size", "return True",
+             STREAMS + "test_no_number_beside_the_arrays"),
 ]  # fmt: skip
 
 
@@ -153,7 +193,7 @@ def mutated(tree, mutation, cache=None):
     path.write_text(before.replace(mutation.old, mutation.new))
     try:
         # What is not compiled needs no cache of its own.
-        own = cache if mutation.file != CALL else None
+        own = cache if mutation.file not in PYTHON else None
         return verdict(tree, [mutation.test], own)
     finally:
         path.write_text(before)

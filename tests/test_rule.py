@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import fusedce
+from fusedce.kernels.scalar import choose
 from tests.reference import reference
 
 
@@ -228,3 +229,92 @@ def test_errors_of_rule():
     with pytest.raises(TypeError) as error:
         fusedce.rule(wide)(fn)
     assert str(error.value) == "Wide has 9 fields, at most 8"
+
+
+class Branching(NamedTuple):
+    """Huber's loss of -log p: a Python ``if`` has no meaning for a vector."""
+
+    knee: float
+
+
+class Choosing(NamedTuple):
+    """The same by ``choose``, which has."""
+
+    knee: float
+
+
+@fusedce.rule(Branching)
+def branching(logp, logq, p, q, params):
+    T = type(p)
+    if -logp < params.knee:
+        return T(0.5) * logp * logp, logp, T(1)
+    while q > T(2):  # never: a loop is a decision too
+        q = q - T(1)
+    return params.knee * (-logp - T(0.5) * params.knee), -params.knee, T(0) * q
+
+
+@fusedce.rule(Choosing)
+def choosing(logp, logq, p, q, params):
+    T = type(p)
+    near = -logp < params.knee
+    far = params.knee * (-logp - T(0.5) * params.knee)
+    return (
+        choose(near, T(0.5) * logp * logp, far),
+        choose(near, logp, -params.knee),
+        choose(near, T(1), T(0)),
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("form", ["index", "soft"])
+def test_a_rule_that_decides(form, activation, dtype):
+    """One number at a time or vectors of float64: rows, rows in lanes, elements; -inf, ignored."""
+    rng = np.random.default_rng(12)
+    for shape in ((35, 3), (5, 70), (2, 2100)):
+        z = (rng.normal(size=shape) * 3).astype(dtype)
+        t = rng.integers(1, shape[1], shape[0]) if form == "index" else rng.random(shape)
+        t[..., -1] = -100 if form == "index" else 0.0
+        if form == "soft":
+            t[:, 0] = 0.0
+        for first, weight in ((-np.inf, None), (2.0, np.arange(1, shape[1] + 1) / 4)):
+            z[0, 0] = first
+            call = {"activation": activation, "weight": weight, "return_hessian": True,
+                    "reduction": "none"}  # fmt: skip
+            a = fusedce.apply(Branching(1.0), z, t, **call)
+            b = fusedce.apply(Choosing(1.0), z.astype(np.float64), t, **call)
+            for x, y in zip(a, b, strict=True):
+                assert np.isfinite(y).all()
+                assert np.any(y != 0)
+                step = 64 * np.finfo(dtype).eps
+                np.testing.assert_allclose(x, y, rtol=step, atol=step * max(1.0, abs(y).max()))
+
+
+class Smallest(NamedTuple):
+    """Cross-entropy with the minimum of three."""
+
+    factor: float = 1.0
+
+
+class Truth(NamedTuple):
+    """Cross-entropy with a number for a condition."""
+
+    factor: float = 1.0
+
+
+@fusedce.rule(Smallest)
+def smallest(logp, logq, p, q, params):
+    return -params.factor * min(logp, 0.0, 1.0), -params.factor, 0.0
+
+
+@fusedce.rule(Truth)
+def truth(logp, logq, p, q, params):
+    return (-params.factor * logp if p else 0.0 * logp), -params.factor, 0.0
+
+
+@pytest.mark.parametrize("rule", [Smallest(), Truth()], ids=str)
+def test_what_vectors_cannot_do(rule):
+    """Python that compiles for a number compiles, whatever a vector lacks."""
+    z, t = inputs("softmax", "index")
+    for a, b in zip(fusedce.apply(rule, z, t), fusedce.cross_entropy(z, t), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-14)

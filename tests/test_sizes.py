@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import fusedce
+from fusedce import replay
+from fusedce.kernels import launch
 from tests.reference import by_log_probability
 from tests.test_losses import DTYPES, bar, check, make
 
@@ -129,6 +131,195 @@ def wide_row(name, own, z, mass, softcap, logit_scale, z_loss):
     )
     curve = curve * dx**2 + size * abs(d2x)
     return (loss, grad * dx, hess * dx**2 + grad * d2x), (abs(loss), size * dx, curve)
+
+
+OWN = {"cross_entropy": {}, "focal": {"gamma": 2.0}}
+NEUTRAL = {"softcap": None, "logit_scale": 1.0, "z_loss": 0.0}
+STRIP = launch.STRIP
+CLASSES = (
+    *range(2, 11), 15, 16, 17, 31, 32, 33, 63, 64, 65, 66, 127, 128, 129, 511, 512, 513,
+    STRIP - 1, STRIP, STRIP + 1, 2 * STRIP, 2 * STRIP + 1,
+)  # fmt: skip
+ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
+ASKED = [
+    {},
+    {"weight": True, "sample_weight": True},
+    {"softcap": 6.0, "logit_scale": 1.5},
+    {"z_loss": 0.01, "weight": True},
+    {"label_smoothing": 0.1, "weight": True},
+]
+
+
+@pytest.fixture
+def sizes(monkeypatch):
+    """Sets sizes of launch.py that are read when a call is planned; no plan outlives it."""
+
+    def patch(**values):
+        for name, value in values.items():
+            monkeypatch.setattr(launch, name, value)
+        replay._KEPT.clear()
+
+    yield patch
+    replay._KEPT.clear()
+
+
+def spiked(form, dtype, rows, C, rng):
+    """Rows with maximum, target and a mask of -inf at the start, in the middle and at the end."""
+    z = rng.normal(size=(rows, C))
+    places = (0, C // 2, C - 1)
+    t = np.array([places[(r // 3) % 3] for r in range(rows)])
+    z[np.arange(rows), [places[r % 3] for r in range(rows)]] = 12.0
+    if C > 4:
+        z[1::5, : C // 3], z[2::5, C // 3 : C // 2], z[3::5, -(C // 3) :] = [-np.inf] * 3
+    z[np.arange(rows), t] = np.where(np.isinf(z[np.arange(rows), t]), 0.5, z[np.arange(rows), t])
+    if form == "index":
+        return z.astype(DTYPES[dtype]), np.where(np.arange(rows) % 4 == 3, -100, t)
+    y = rng.integers(0, 257, (rows, C)) / 256 * (rng.random((rows, C)) < 0.8) * np.isfinite(z)
+    return z.astype(DTYPES[dtype]), y
+
+
+def compare(name, dtype, z, t, options, some, got):
+    """Some rows of (loss, grad, hess), those that were asked for, against the wider floats."""
+    C, eps = z.shape[1], options.get("label_smoothing", 0.0)
+    w, s = options.get("weight", np.ones(C)), options.get("sample_weight", np.ones(len(z)))
+    r, small = ROUNDING.get(dtype, 0), 2.0**-24 if dtype == "float16" else 1.2e-38
+    rtol = 2 * bar("float64" if dtype == "float64" else "float32", "softmax", OWN[name])
+    for i in some:
+        if t.ndim == 1 and t[i] == -100:
+            assert all(not np.any(a[i]) for a in got), (i, C)
+            continue
+        own = np.arange(C) == t[i] if t.ndim == 1 else t[i]
+        mass = (own * (1 - eps) + eps / C) * w
+        scalars = (options.get(k, v) for k, v in NEUTRAL.items())
+        want, scales = wide_row(name, OWN[name], z[i], mass, *scalars)
+        for k, (a, b, scale) in enumerate(zip(got, want, scales, strict=False)):
+            room = abs(s[i]) * (rtol * scale + (r * abs(b) if k else 0)) + small
+            away = abs(a[i].astype(np.float64) - s[i] * b)
+            assert np.all(away <= room), (("loss", "grad", "hess")[k], i, C, len(z), options)
+
+
+def asked(options, rows, C, dtype):
+    """The options of ``ASKED``, with numbers."""
+    options = dict(options)
+    if "weight" in options:
+        options["weight"] = 1 + np.arange(C) % 5 / 4
+    if "sample_weight" in options:
+        options["sample_weight"] = np.arange(rows) % 5 / 4 - 0.5
+    return options
+
+
+@np.errstate(all="ignore")
+def compare_calls(name, form, dtype, rows, C, choices=ASKED):
+    """A call with each choice of options: gradient alone, in place, and with the Hessian."""
+    z, t = spiked(form, dtype, rows, C, np.random.default_rng(C))
+    block = launch.rows_of_block(C)
+    some = sorted({0, 1, 2, 3, block - 1, block, rows - 2, rows - 1} & set(range(rows)))
+    for choice in choices:
+        options = asked(choice, rows, C, dtype)
+        if "label_smoothing" in options:
+            z = np.where(np.isinf(z), z.dtype.type(-3), z)
+        call = {"activation": "softmax", "reduction": "none"} | OWN[name] | options
+        loss, grad = getattr(fusedce, name)(z, t, **call)
+        full = getattr(fusedce, name)(z, t, return_hessian=True, **call)
+        compare(name, dtype, z, t, options, some, full)
+        compare(name, dtype, z, t, options, some, (loss, grad))
+        mean = getattr(fusedce, name)(z, t, **call | {"reduction": "sum"})[0]
+        np.testing.assert_allclose(mean, loss.sum(dtype=float), rtol=1e-6)
+        over = z.copy()
+        again = getattr(fusedce, name)(over, t, grad_out=over, **call)
+        np.testing.assert_array_equal(again[0], loss)
+        np.testing.assert_array_equal(over, grad)
+
+
+@pytest.mark.parametrize(("form", "dtype"), [("index", "float32"), ("index", "float64"),
+                                             ("index", "float16"), ("soft", "float32"),
+                                             ("soft", "float64")])  # fmt: skip
+def test_classes(form, dtype):
+    """Every number of classes at which a loop or a kernel changes, and a block of rows and one."""
+    for C in CLASSES:
+        rows = launch.rows_of_block(C) + 1 if C >= launch.FEW_CLASSES else 17
+        compare_calls("cross_entropy", form, dtype, max(5, rows), C, ASKED[: 2 if C > 9 else 5])
+    for C in (7, 66, STRIP, STRIP + 1, 2 * STRIP + 1):
+        compare_calls("cross_entropy", form, dtype, 7, C)
+        for rows in (1, 2, 3):
+            compare_calls("cross_entropy", form, dtype, rows, C, ASKED[:1])
+
+
+@forms
+def test_classes_of_another_rule(form):
+    """The same where the rule's derivatives are not constants."""
+    for C in (9, 17, 65, 129, STRIP, STRIP + 1, 2 * STRIP + 1):
+        compare_calls("focal", form, "float32", 6, C)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_long_rows_do_not_mix(dtype):
+    """Rows of more than a strip: a row's neighbours change nothing, however far above it."""
+    rng = np.random.default_rng(8)
+    for C in (STRIP + 1, 3000, 4 * STRIP, 8 * STRIP):
+        z = rng.normal(size=(6, C)) + 40.0 * np.arange(6)[:, None]
+        z[3, STRIP:] -= 50.0  # the first strip's maximum is not the others'
+        z[4, :STRIP] -= 50.0
+        z, t = z.astype(dtype), np.array([0, STRIP, C - 1, STRIP - 1, 5, -100])
+        options = {"reduction": "none"}
+        loss, grad = fusedce.cross_entropy(z, t, **options)
+        compare("cross_entropy", dtype, z, t, options, range(6), (loss, grad))
+        for i in range(6):
+            one = fusedce.cross_entropy(z[i : i + 1], t[i : i + 1], **options)
+            np.testing.assert_array_equal(one[0][0], loss[i])
+            np.testing.assert_array_equal(one[1][0], grad[i])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@forms
+def test_rows_read_twice(form, dtype, sizes):
+    """Rows just beyond the scratch, made small: nothing is kept between the two readings."""
+    sizes(WIDTH=2 * STRIP)
+    for C in (2 * STRIP - 1, 2 * STRIP, 2 * STRIP + 1, 3 * STRIP, 3 * STRIP + 5):
+        compare_calls("cross_entropy", form, dtype, 5, C)
+
+
+@dtypes
+@forms
+def test_blocks(form, dtype, sizes):
+    """Blocks of a few rows and tiles of one vector: full, nearly, and one more."""
+    sizes(TILE=1, ROWS_MAX=3)
+    for C in (2, 3, 10, 63, 64, 70):
+        for rows in (1, 2, 3, 4, 6, 7, 15, 16, 17, 33):
+            compare_calls("cross_entropy", form, dtype, rows, C, ASKED[:2])
+
+
+@dtypes
+def test_every_row_ignored(dtype):
+    """And every one but the first, the last: zeros, whatever was there."""
+    for C in (3, 17, 100, STRIP + 1):
+        for kept in (None, 0, 4):
+            z = np.random.default_rng(9).normal(size=(5, C)).astype(dtype)
+            t, out = np.full(5, -100), np.full((5, C), np.nan, dtype)
+            z[np.arange(5) != kept] = np.nan
+            if kept is not None:
+                t[kept] = 1
+            loss, grad = fusedce.cross_entropy(z, t, grad_out=out, reduction="none")
+            compare("cross_entropy", dtype, z, t, {}, range(5), (loss, grad))
+
+
+@dtypes
+def test_small_patches(dtype, sizes):
+    """Elements in patches of 32: whole vectors, a part, a line cut in two."""
+    sizes(ELEMENTS=32)
+    rng = np.random.default_rng(10)
+    for shape in ((31,), (32,), (33,), (65,), (4, 8), (5, 7), (3, 33), (2, 64)):
+        axis = 1 if len(shape) > 1 else 0
+        for form in ("soft", "int", "bool"):
+            z, t = make("sigmoid", form, dtype, shape, rng, axis)
+            for options in ({}, {"weight": np.arange(1, shape[axis] + 1) / 4}):
+                check("cross_entropy", z, t, dtype, activation="sigmoid", axis=axis, **options)
+        z, t = make("sigmoid", "int", dtype, shape, rng, axis)
+        t.reshape(-1)[::5] = -100
+        check("cross_entropy", z, t, dtype, activation="sigmoid", axis=axis)
+        odd = t * (t > 0) + 0.0
+        odd.reshape(-1)[-1] = 0.25  # all the others are yes or no
+        check("cross_entropy", z, odd, dtype, activation="sigmoid", axis=axis)
 
 
 WIDE = [

@@ -18,6 +18,10 @@ def _cross_entropy(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
     return -logp, T(-1), T(0)
 
 
+_PARAMS = CrossEntropy()
+_TRAITS, _BINARY = Traits("cross_entropy"), Traits("binary_cross_entropy")
+
+
 def cross_entropy(logits: Any, targets: Any, **options: Unpack[Options]) -> Any:
     """Cross-entropy of logits, with its gradient.
 
@@ -63,7 +67,7 @@ def cross_entropy(logits: Any, targets: Any, **options: Unpack[Options]) -> Any:
     array([[-0.078,  0.057,  0.021],
            [ 0.023,  0.455, -0.477]])
     """
-    return run(CrossEntropy(), Traits("cross_entropy"), logits, targets, **options)
+    return run(_PARAMS, _TRAITS, logits, targets, **options)
 
 
 def binary_cross_entropy(logits: Any, targets: Any, **options: Unpack[Options]) -> Any:
@@ -80,4 +84,4 @@ def binary_cross_entropy(logits: Any, targets: Any, **options: Unpack[Options]) 
     2.3556 [-0.25   0.491]
     """
     options.setdefault("activation", "sigmoid")
-    return run(CrossEntropy(), Traits("binary_cross_entropy"), logits, targets, **options)
+    return run(_PARAMS, _BINARY, logits, targets, **options)

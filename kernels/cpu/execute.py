@@ -152,7 +152,7 @@ def softmax(problem: Problem) -> Launch:
         block = launch.rows_of_block(classes)
         factory = distribution.distribution_rows
     else:
-        block = min(inner, launch.rows_of_block(classes))
+        block = min(inner, launch.rows_of_block(classes, plan.record["direct_logits"]))
         factory = index_rows.index_rows
         whole = tight and direct_grad and problem.z_loss == 0.0 and classes <= launch.WIDTH
         nothing = problem.grad is None and problem.hess is None
