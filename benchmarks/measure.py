@@ -32,8 +32,8 @@ OURS, FRESH = "fusedce", "fusedce, new output"
 class Effort:
     """How long to measure."""
 
-    rounds: int = 11
-    budget: float = 0.3  # seconds for the rounds of a rival, as far as the least number allows
+    rounds: int = 9
+    budget: float = 0.25  # seconds for the rounds of a rival, as far as the least number allows
     least: int = 3
     shrink: int = 1  # divides the rows
 

@@ -82,7 +82,7 @@ MUTATIONS = [
     Mutation("strips keep their own maximum", ROWS, "if top != m:", "if top > m:",
              SIZES + "test_classes_of_another_rule[soft]"),
     Mutation("strips keep their own maximum, gradient alone", INDEX_ROWS,
-             "factor = k * shrink(T, peek(tops + s * itemsize(T), T), m)", "factor = k", LONG_ROWS),
+             "k * shrink(T, peek(tops + s * itemsize(T), T), m)", "k", LONG_ROWS),
     Mutation("long rows share a block", "kernels/launch.py",
              "1 if classes > STRIP else max(1,", "max(1,", LONG_ROWS),
     Mutation("a row is read with its neighbour's maximum", INDEX_ROWS,

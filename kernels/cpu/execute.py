@@ -154,7 +154,8 @@ def softmax(problem: Problem) -> Launch:
     else:
         block = min(inner, launch.rows_of_block(classes, plan.record["direct_logits"]))
         factory = index_rows.index_rows
-        whole = tight and direct_grad and problem.z_loss == 0.0 and classes <= launch.WIDTH
+        whole = tight and problem.z_loss == 0.0 and classes <= launch.WIDTH
+        whole = whole and (direct_grad or _half(problem.grad))
         nothing = problem.grad is None and problem.hess is None
         plain = not options and (whole or nothing)
         extra = (index_rows.Whole if plain else index_rows.Pieces,)
