@@ -15,7 +15,7 @@ import pytest
 import fusedce
 
 ROOT = Path(__file__).resolve().parents[1]
-LIMIT = 300  # seconds; each of these takes a few, and a minute or two where kernels compile
+LIMIT = 300  # seconds; each of these takes a few, and a hang for ever
 
 
 def bits(result):
