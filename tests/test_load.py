@@ -42,13 +42,15 @@ TWO = {"NUMBA_NUM_THREADS": "2"}
 def test_interrupts_of_a_loop_of_calls():
     """100 times Ctrl-C, sent at any moment of a call: the next call is right."""
     run_script("""
-        armed = threading.Event()
+        armed, done = threading.Event(), []
         def send():
-            while True:
-                armed.wait()
+            armed.wait()
+            while not done:
                 armed.clear()
                 time.sleep(random.uniform(0, 0.003))
                 os.kill(os.getpid(), signal.SIGINT)
+                while not armed.wait(5) and not done:
+                    os.kill(os.getpid(), signal.SIGINT)  # Python swallows those in a callback
         threading.Thread(target=send, daemon=True).start()
         for _ in range(100):
             try:
@@ -57,6 +59,8 @@ def test_interrupts_of_a_loop_of_calls():
                     call()
             except KeyboardInterrupt:
                 assert call() == want
+        done.append(True)
+        armed.set()
         still_right()
     """, INTERRUPTS, **TWO)  # fmt: skip
 
