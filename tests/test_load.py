@@ -16,6 +16,7 @@ from tests.test_threads import ROOT, run_script
 INTERRUPTS = """
 import os, random, signal, sys, threading, time
 import numpy as np, numba, fusedce
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it from birth
 z = np.random.default_rng(0).normal(size=(2000, 600)).astype(np.float32)
 t = np.arange(2000) % 600
 def call():
