@@ -50,6 +50,30 @@ LANES_MIN, LANES_WISHED, LANES_MAX = 16, 128, 1024
 STREAM_ABOVE = 1 << 24
 
 
+# ----------------------------------------------------------------------- on a GPU: not measured
+# These follow from what a processor of a GPU has room for; ``python -m benchmarks --device cuda
+# --sweep`` measures the alternatives where there is one.
+
+# Threads of a block whose warps have rows, lanes rows, or elements, of their own.
+GPU_THREADS, GPU_LANES_THREADS = 256, 128
+# Registers for what a lane keeps of a row, in words of 32 bits; with Hessian, softcap or a
+# distribution the arithmetic needs the others.
+GPU_HELD_WORDS, GPU_FULL_WORDS = 16, 8
+# The widest team that holds its row in registers: its block may have 1024 threads.
+GPU_HELD_THREADS = 1024
+# Wider rows wait in shared memory, in blocks of so many threads...
+GPU_STAGED_THREADS = 512
+# ...and, where blocks can form clusters, with so many bytes a block, that several of them fit on a
+# processor and one's loads hide the other's stores. 8 blocks of a cluster run on every such device.
+GPU_STAGED_BYTES, GPU_CLUSTER_MAX = 64 << 10, 8
+# Classes that a lane keeps of a row of its own, and how many it takes at a time if there are more.
+GPU_LANE_CLASSES, GPU_LANE_VISIT = 32, 8
+# Numbers a thread takes of arrays that lie alike, in words; numbers of a block anywhere.
+GPU_FLAT_WORDS, GPU_SPAN = 8, 2048
+# Labels of a block of the survey: one block does all of a batch of a language model.
+GPU_LABELS, GPU_SURVEY_THREADS = 1 << 16, 1024
+
+
 def few_classes(logits: np.ndarray) -> bool:
     """Whether (outer, class, inner) rows go into the lanes.
 

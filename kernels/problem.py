@@ -16,7 +16,7 @@ class Problem:
     logits: np.ndarray  # (outer, C, inner)
     targets: np.ndarray  # (outer, C, inner), or (outer, 1, inner) class indices
     one_hot: bool  # targets are class indices
-    weight: np.ndarray | None  # (C,) in the compute type
+    weight: np.ndarray | None  # (C,) in the compute type; on the GPU as the caller has it
     up: np.ndarray  # (1,) or (C,) in the compute type: factor of positive outcomes
     down: np.ndarray  # (1,) or (C,) in the compute type: factor of negative outcomes
     sample_weight: np.ndarray | None  # (outer, 1 or C, inner)
@@ -34,3 +34,7 @@ class Problem:
     loss: np.ndarray | None  # (outer, 1 or C, inner): unreduced losses, if wanted
     grad: np.ndarray | None  # (outer, C, inner)
     hess: np.ndarray | None  # (outer, C, inner)
+    # Of these the CPU makes ``up`` and ``down``, the GPU as it goes:
+    pos_weight: np.ndarray | None = None  # (C,) or () as the caller has it
+    pos_scale: float = 1.0  # a weight of all positive outcomes
+    alpha: float | None = None  # positive outcomes weigh alpha, negative ones 1 - alpha

@@ -17,8 +17,8 @@ from numba import njit
 from fusedce.kernels import scalar
 from fusedce.kernels.cpu import compile as registered  # noqa: F401  the CPU bodies
 from fusedce.kernels.cpu.memory import load_part, store_part
-from fusedce.kernels.cpu.vector import itemsize, lanes, width
 from fusedce.kernels.scalar import FASTMATH
+from fusedce.kernels.vector import itemsize, lanes, width
 
 DTYPES = {"float32": np.float32, "float64": np.float64}
 BITS = {"float32": np.uint32, "float64": np.uint64}

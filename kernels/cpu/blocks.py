@@ -4,8 +4,8 @@ import numpy as np
 from numba import carray
 
 from fusedce.kernels.cpu.loops import cap_slopes, capped, loop
-from fusedce.kernels.cpu.machine import call7, peek, pointer, poke
-from fusedce.kernels.cpu.vector import BYTES
+from fusedce.kernels.machine import call7, peek, pointer, poke
+from fusedce.kernels.vector import BYTES
 
 
 @loop

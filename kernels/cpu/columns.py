@@ -4,13 +4,13 @@ import numpy as np
 
 from fusedce.kernels.cpu.blocks import line_of, put_losses, put_partial, roomy, rows_of
 from fusedce.kernels.cpu.loops import FLUSH, loop
-from fusedce.kernels.cpu.machine import peek
 from fusedce.kernels.cpu.memory import load, store
 from fusedce.kernels.cpu.plan import params_at, plan_at
 from fusedce.kernels.cpu.tiles import finish_tile, fold_lanes, load_line, load_logits, tile_size
-from fusedce.kernels.cpu.vector import itemsize, numbers, total, widened, width
 from fusedce.kernels.link import softmax_rest, softmax_row
+from fusedce.kernels.machine import peek
 from fusedce.kernels.scalar import choose
+from fusedce.kernels.vector import itemsize, numbers, total, widened, width
 
 
 @loop

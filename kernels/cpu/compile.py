@@ -2,79 +2,33 @@
 
 Kernels and movers are C functions (``numba.cfunc``) made by factories that close over types only.
 Numba keeps such a closure on disk under its bytecode and the types; what it does not see is an
-edit in another file (numba #9316), so here the folder and the stamp of every cached function are a
-hash of all the sources and of Numba's version: after an upgrade or an edit nothing stale is loaded.
-A rule registered outside fusedce is compiled anew in each process: its source is not ours to hash.
+edit in another file (numba #9316), so here the folder and the stamp of every cached function are
+those of kernels/cache.py. A rule registered outside fusedce is compiled anew in each process: its
+source is not ours to hash.
 """
 
-import contextlib
 import functools
 import hashlib
 import os
 import pickle
-import shutil
 import time
-import uuid
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import llvmlite
-import numba
 from numba.core import caching
 from numba.core.ccallback import CFunc
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.errors import NumbaError
 from numba.core.serialize import dumps
 from numba.core.sigutils import normalize_signature
-from numba.misc.appdirs import AppDirs
 
-from fusedce.kernels.cpu import elementary  # noqa: F401  registers the elementary functions
-from fusedce.kernels.cpu.vector import Single, Wide
+from fusedce.kernels import elementary  # noqa: F401  registers the elementary functions
+from fusedce.kernels.cache import cache_folder, load, ours, save, source_stamp
 from fusedce.kernels.scalar import FASTMATH
+from fusedce.kernels.vector import Single, Wide
 
 KERNEL = "void(int64, int64, int64)"  # plan, first block, last block
 MOVER = "void(int64, int64, int64, int64, int64, int64, int64)"
-
-
-STAMPS_KEPT = 8
-
-
-@functools.cache
-def _source_stamp() -> str:
-    """A hash of everything that decides what a kernel compiles to."""
-    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
-    package = Path(__file__).resolve().parent.parent
-    # The rules stand beside this folder, installed, or beside it in fusedce/, in a checkout.
-    for folder in (package, package.parent / "losses", package.parent / "fusedce/losses"):
-        for path in sorted(folder.rglob("*.py")):
-            digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()
-
-
-_source_stamp()  # at import: what is hashed must be what runs, not what an editor saves meanwhile
-
-
-@functools.cache
-def cache_folder() -> str:
-    """Where this version's compiled code is kept: in NUMBA_CACHE_DIR or the user's cache.
-
-    A folder a stamp, so that two versions do not overwrite each other; the oldest are removed. It
-    need not be there, nor be writable: what cannot be kept is compiled in each process.
-    """
-    home = os.environ.get("NUMBA_CACHE_DIR") or AppDirs("fusedce", False).user_cache_dir
-    root = os.path.join(home, "fusedce")
-    _forget_oldest(root)
-    return os.path.join(root, _source_stamp()[:16])
-
-
-def _forget_oldest(root: str) -> None:
-    """Keep the newest stamps; a process that still uses an older one compiles again."""
-    with contextlib.suppress(OSError):  # another process may be forgetting the same ones
-        folders = [e for e in os.scandir(root) if e.is_dir()]
-        folders.sort(key=lambda e: e.stat().st_mtime)
-        for entry in folders[:-STAMPS_KEPT]:
-            shutil.rmtree(entry.path, ignore_errors=True)
 
 
 class _Locator(caching._CacheLocator):  # type: ignore[misc]
@@ -84,7 +38,7 @@ class _Locator(caching._CacheLocator):  # type: ignore[misc]
         return cache_folder()
 
     def get_source_stamp(self) -> str:
-        return _source_stamp()
+        return source_stamp()
 
     def get_disambiguator(self) -> str:
         return "0"
@@ -114,12 +68,8 @@ class _Cache(caching.FunctionCache):  # type: ignore[misc]
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The compiled function on disk, or None."""
         target_context.refresh()
-        try:
-            with open(self._path(sig, target_context.codegen()), "rb") as f:
-                seal, data = f.read(32), f.read()
-        except OSError:
-            return None
-        if hashlib.sha256(data).digest() != seal:
+        data = load(self._path(sig, target_context.codegen()))
+        if data is None:
             return None
         return self._impl.rebuild(target_context, pickle.loads(data))
 
@@ -131,17 +81,7 @@ class _Cache(caching.FunctionCache):  # type: ignore[misc]
             payload = dumps(self._impl.reduce(data))
         except RuntimeError:  # Ctrl-C inside LLVM's callback is swallowed, and the object code lost
             return
-        path = self._path(sig, data.codegen)
-        part = f"{path}.{uuid.uuid4().hex}"
-        with contextlib.suppress(OSError):
-            os.makedirs(self.cache_path, exist_ok=True)
-            try:
-                with open(part, "xb") as f:
-                    f.write(hashlib.sha256(payload).digest() + payload)
-                os.replace(part, path)
-            except BaseException:
-                os.unlink(part)
-                raise
+        save(self._path(sig, data.codegen), payload)
 
 
 class Compiled(list):  # type: ignore[type-arg]
@@ -172,8 +112,7 @@ def _compile(fn: Callable[..., None], signature: str, keep: bool) -> CFunc:
 
 @functools.cache
 def _made(factory: Callable[..., Callable[..., None]], types: tuple[Any, ...], kind: str) -> CFunc:
-    owners = {t.__module__.split(".")[0] for t in types if isinstance(t, type)}
-    return _compile(factory(*types), kind, keep=owners <= {"fusedce", "numpy"})
+    return _compile(factory(*types), kind, keep=ours(*types))
 
 
 def kernel(factory: Callable[..., Callable[..., None]], *types: Any) -> CFunc:

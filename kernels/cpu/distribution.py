@@ -18,7 +18,6 @@ from fusedce.kernels.cpu.blocks import (
     rows_of,
 )
 from fusedce.kernels.cpu.loops import FLUSH, filled, loop, set_one, upper
-from fusedce.kernels.cpu.machine import call7
 from fusedce.kernels.cpu.memory import load, load_part, prefetch, store
 from fusedce.kernels.cpu.plan import params_at, plan_at
 from fusedce.kernels.cpu.rows import (
@@ -32,7 +31,12 @@ from fusedce.kernels.cpu.rows import (
     strips_of,
     zeros,
 )
-from fusedce.kernels.cpu.vector import (
+from fusedce.kernels.launch import STRIP
+from fusedce.kernels.link import softmax_outcome, softmax_rest
+from fusedce.kernels.machine import call7
+from fusedce.kernels.rule import evaluate
+from fusedce.kernels.scalar import choose, log1p_up, scalar
+from fusedce.kernels.vector import (
     count,
     itemsize,
     lanes,
@@ -42,10 +46,6 @@ from fusedce.kernels.cpu.vector import (
     widened,
     width,
 )
-from fusedce.kernels.launch import STRIP
-from fusedce.kernels.link import softmax_outcome, softmax_rest
-from fusedce.kernels.rule import evaluate
-from fusedce.kernels.scalar import choose, log1p_up, scalar
 
 
 @loop

@@ -5,7 +5,6 @@ import numpy as np
 from fusedce.kernels.cpu.blocks import line_of, put_losses, put_partial, roomy, rows_of
 from fusedce.kernels.cpu.distribution import massive, rest_of, split_at
 from fusedce.kernels.cpu.loops import filled, loop, upper
-from fusedce.kernels.cpu.machine import peek
 from fusedce.kernels.cpu.memory import load, store
 from fusedce.kernels.cpu.plan import params_at, plan_at
 from fusedce.kernels.cpu.tiles import (
@@ -17,10 +16,11 @@ from fusedce.kernels.cpu.tiles import (
     load_tile,
     tile_size,
 )
-from fusedce.kernels.cpu.vector import itemsize, narrowed, numbers, total, widened, width
 from fusedce.kernels.link import softmax_outcome, softmax_rest
+from fusedce.kernels.machine import peek
 from fusedce.kernels.rule import evaluate
 from fusedce.kernels.scalar import choose, log1p_up
+from fusedce.kernels.vector import itemsize, narrowed, numbers, total, widened, width
 
 
 @loop

@@ -22,9 +22,9 @@ from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 
 from fusedce.kernels.cpu.compile import _Cache
-from fusedce.kernels.cpu.machine import call3, peek, poke, take_number
 from fusedce.kernels.cpu.plan import SLOT, SLOTS
 from fusedce.kernels.inner import BARE
+from fusedce.kernels.machine import call3, peek, poke, take_number
 
 # Blocks are handed out in so many tasks a thread, to whoever is free: on a shared machine halves
 # fixed beforehand took 45 ms for 65536 rows of 1000 classes, tasks 24 to 29.

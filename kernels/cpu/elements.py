@@ -20,12 +20,12 @@ from fusedce.kernels.cpu.loops import (
     scaled,
     set_one,
 )
-from fusedce.kernels.cpu.machine import call7, peek, poke
 from fusedce.kernels.cpu.memory import load, load_part, store
 from fusedce.kernels.cpu.plan import params_at, plan_at
-from fusedce.kernels.cpu.vector import count, itemsize, lanes, numbers, total, widened, width
 from fusedce.kernels.link import Slope, hard_cell, plain_cell, soft_cell
+from fusedce.kernels.machine import call7, peek, poke
 from fusedce.kernels.scalar import INLINED, choose
+from fusedce.kernels.vector import count, itemsize, lanes, numbers, total, widened, width
 
 
 @loop

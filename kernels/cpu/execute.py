@@ -27,6 +27,7 @@ from fusedce.kernels.cpu.fields import Plan, form, load, store, view
 from fusedce.kernels.cpu.plan import PRESENT
 from fusedce.kernels.link import Curvature, Identity, Sigmoid, Slope
 from fusedce.kernels.problem import Problem
+from fusedce.kernels.strides import coalesce, steps_of
 
 
 def _interleaved(array: np.ndarray | None) -> bool:
@@ -195,34 +196,6 @@ def probability_index(problem: Problem) -> Launch:
     return plan.launch(made, _slices(outer, inner, block), problem.logits.size)
 
 
-def coalesce(
-    shape: tuple[int, ...], strides: list[tuple[int, ...]]
-) -> tuple[list[int], list[list[int]]]:
-    """Axes in falling order of the first array's strides, neighbours merged where all arrays can.
-
-    Returns the new shape and, for each array, its strides along it.
-    """
-    axes = [k for k in range(len(shape)) if shape[k] > 1]
-    axes.sort(key=lambda k: -abs(strides[0][k]))
-    sizes: list[int] = []
-    steps: list[list[int]] = [[] for _ in strides]
-    for k in axes:
-        if sizes and all(s[-1] == t[k] * shape[k] for s, t in zip(steps, strides, strict=True)):
-            sizes[-1] *= shape[k]
-            for s, t in zip(steps, strides, strict=True):
-                s[-1] = t[k]
-        else:
-            sizes.append(shape[k])
-            for s, t in zip(steps, strides, strict=True):
-                s.append(t[k])
-    return sizes, steps
-
-
-def _steps(array: np.ndarray) -> tuple[int, ...]:
-    """Strides of an array that stands still along axes of length 1."""
-    return tuple(0 if n == 1 else s for s, n in zip(array.strides, array.shape, strict=True))
-
-
 class _Patches:
     """The axes of an element-wise problem, merged as far as all its arrays allow."""
 
@@ -233,7 +206,7 @@ class _Patches:
             "hess": problem.hess,
         }  # fmt: skip
         self.arrays = {name: a for name, a in arrays.items() if a is not None}
-        strides = [_steps(a) for a in self.arrays.values()]
+        strides = [steps_of(a) for a in self.arrays.values()]
         strides.append((0, int(problem.one_hot), 0))  # the class axis, where it must be known
         sizes, steps = coalesce(problem.logits.shape, strides)
         lead = 3 - len(sizes)
@@ -369,7 +342,7 @@ def activate(name: str, source: np.ndarray, target: np.ndarray, compute: type) -
         if swap:
             outer, inner = inner, outer
     else:  # any one axis will do as rows: blocks of the longest contiguous one
-        sizes, steps = coalesce(source.shape, [_steps(source), _steps(target)])
+        sizes, steps = coalesce(source.shape, [steps_of(source), steps_of(target)])
         outer, inner, classes = [1] * (3 - len(sizes)) + sizes
         pad = [[0] * (3 - len(s)) + s for s in steps]
         views = [(PRESENT, s[0], s[2], s[1]) for s in pad]

@@ -11,15 +11,15 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-from fusedce.kernels.cpu.machine import (
+from fusedce.kernels.cpu.memory import first_lanes, masked_load, masked_store
+from fusedce.kernels.machine import (
     bfloat_to_single,
     half_to_single,
     single_to_bfloat,
     single_to_half,
 )
-from fusedce.kernels.cpu.memory import first_lanes, masked_load, masked_store
-from fusedce.kernels.cpu.vector import FLOAT, I32, I64
 from fusedce.kernels.scalar import INLINED
+from fusedce.kernels.vector import FLOAT, I32, I64
 
 
 class Plain(NamedTuple):

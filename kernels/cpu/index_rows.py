@@ -30,7 +30,6 @@ from fusedce.kernels.cpu.loops import (
     scaled,
     set_one,
 )
-from fusedce.kernels.cpu.machine import call7, peek
 from fusedce.kernels.cpu.memory import load, load_part, store
 from fusedce.kernels.cpu.plan import params_at, plan_at
 from fusedce.kernels.cpu.rows import (
@@ -45,10 +44,11 @@ from fusedce.kernels.cpu.rows import (
     strips_of,
     zeros,
 )
-from fusedce.kernels.cpu.vector import BYTES, itemsize, numbers, total, widened, width
 from fusedce.kernels.launch import STRIP
 from fusedce.kernels.link import softmax_row
+from fusedce.kernels.machine import call7, peek
 from fusedce.kernels.scalar import INLINED, exp_down
+from fusedce.kernels.vector import BYTES, itemsize, numbers, total, widened, width
 
 # The arrays over the rows of a block.
 (

@@ -8,9 +8,9 @@ import numpy as np
 
 from fusedce.kernels.cpu.blocks import address_of, array_at, at, rows_of
 from fusedce.kernels.cpu.loops import loop
-from fusedce.kernels.cpu.machine import call7, peek, poke
 from fusedce.kernels.cpu.plan import plan_at
-from fusedce.kernels.cpu.vector import itemsize
+from fusedce.kernels.machine import call7, peek, poke
+from fusedce.kernels.vector import itemsize
 
 
 @loop

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
-from fusedce.kernels.cpu.machine import peek, poke
 from fusedce.kernels.cpu.memory import load, load_part, prefetch, store, store_part, stream
-from fusedce.kernels.cpu.vector import BYTES, count, itemsize, lanes, largest, total, widened, width
 from fusedce.kernels.inner import BARE
 from fusedce.kernels.link import softmax_rest
+from fusedce.kernels.machine import peek, poke
 from fusedce.kernels.scalar import FASTMATH, choose, exp_down, tanh
+from fusedce.kernels.vector import BYTES, count, itemsize, lanes, largest, total, widened, width
 
 # Vectors added up lane by lane before the sums go on in float64: 32 additions in a row have an
 # error below 2e-6 for the worst data.

@@ -7,7 +7,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fusedce.kernels.cpu.vector import BYTES, I32, I64, Vector, lane_of, splat
+from fusedce.kernels.vector import BYTES, I32, I64, Vector, lane_of, splat
 
 
 def _place(context, builder, address, number):

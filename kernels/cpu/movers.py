@@ -24,10 +24,10 @@ from fusedce.kernels.cpu.formats import (
     widen,
 )
 from fusedce.kernels.cpu.loops import loop
-from fusedce.kernels.cpu.machine import peek, poke
 from fusedce.kernels.cpu.memory import load, prefetch, store, store_part
-from fusedce.kernels.cpu.vector import itemsize, lanes, width
+from fusedce.kernels.machine import peek, poke
 from fusedce.kernels.scalar import choose
+from fusedce.kernels.vector import itemsize, lanes, width
 
 
 @loop

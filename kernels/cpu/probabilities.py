@@ -14,12 +14,12 @@ from fusedce.kernels.cpu.blocks import (
 )
 from fusedce.kernels.cpu.distribution import masses
 from fusedce.kernels.cpu.loops import loop, set_one
-from fusedce.kernels.cpu.machine import call7, peek
 from fusedce.kernels.cpu.plan import params_at, plan_at
 from fusedce.kernels.cpu.rows import zeros
-from fusedce.kernels.cpu.vector import itemsize
 from fusedce.kernels.launch import STRIP
 from fusedce.kernels.link import probability_cell
+from fusedce.kernels.machine import call7, peek
+from fusedce.kernels.vector import itemsize
 
 
 @loop

@@ -23,10 +23,10 @@ from fusedce.kernels.cpu.loops import (
     scaled,
     set_one,
 )
-from fusedce.kernels.cpu.machine import call7, peek
-from fusedce.kernels.cpu.vector import itemsize
 from fusedce.kernels.launch import STRIP
+from fusedce.kernels.machine import call7, peek
 from fusedce.kernels.scalar import exp_down
+from fusedce.kernels.vector import itemsize
 
 
 @loop

@@ -19,10 +19,10 @@ from fusedce.kernels.cpu.loops import (
     scaled,
     upper,
 )
-from fusedce.kernels.cpu.machine import call7
 from fusedce.kernels.cpu.memory import load, store
-from fusedce.kernels.cpu.vector import itemsize, narrowed, widened
+from fusedce.kernels.machine import call7
 from fusedce.kernels.scalar import choose, exp_down
+from fusedce.kernels.vector import itemsize, narrowed, widened
 
 GROUP = 16  # classes added up in the compute dtype before a lane's sum goes on in float64
 

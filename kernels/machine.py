@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fusedce.kernels.cpu.vector import FLOAT, Mask, Vector, common, elementwise
+from fusedce.kernels.vector import FLOAT, Mask, Vector, common, elementwise, on_gpu
 
 INT = {types.float32: ir.IntType(32), types.float64: ir.IntType(64)}
 MANTISSA = {types.float32: 23, types.float64: 52}
@@ -128,7 +128,7 @@ def scaled_down(typingctx, x, n):
 
     def codegen(context, builder, signature, args):
         ty = signature.args[0]
-        if isinstance(ty, Vector) and "+avx512f" in context.codegen()._tm_features:
+        if isinstance(ty, Vector) and _has_scalef(context, builder):
             return _scalef(builder, ty, *args)
         # The lowest bits of n + LIFT + 1.5 * 2**mantissa + bias are the exponent field.
         magic = 1.5 * 2.0 ** _of(MANTISSA, ty) + _of(BIAS, ty) + _of(LIFT, ty)
@@ -137,6 +137,10 @@ def scaled_down(typingctx, x, n):
         return builder.fmul(builder.fmul(args[0], power), _real(ty, 2.0 ** -_of(LIFT, ty)))
 
     return x(x, x), codegen
+
+
+def _has_scalef(context, builder):
+    return not on_gpu(builder) and "+avx512f" in context.codegen()._tm_features
 
 
 def _scalef(builder, ty, x, n):

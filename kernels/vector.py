@@ -110,9 +110,34 @@ def _lowered(emit):
     return lambda context, builder, sig, args: emit(builder, *args)
 
 
+def on_gpu(builder):
+    """Whether code is made for a GPU."""
+    return builder.module.triple.startswith("nvptx")
+
+
+def lane_by_lane(builder, emit, *args):
+    """What ``emit`` makes of each lane of vectors, as a vector; of numbers, a number."""
+    if not isinstance(args[0].type, ir.VectorType):
+        return emit(*args)
+    found = []
+    for k in range(args[0].type.count):
+        found.append(emit(*(builder.extract_element(a, ir.Constant(I32, k)) for a in args)))
+    return gathered(builder, found)
+
+
+def gathered(builder, values):
+    """A vector of these lanes."""
+    vector = ir.Constant(ir.VectorType(values[0].type, len(values)), ir.Undefined)
+    for k, value in enumerate(values):
+        vector = builder.insert_element(vector, value, ir.Constant(I32, k))
+    return vector
+
+
 def elementwise(builder, name, *args):
-    """Call an LLVM intrinsic that works lane by lane."""
+    """Call an LLVM intrinsic that works lane by lane; NVVM knows only those of one lane."""
     ty = args[0].type
+    if on_gpu(builder):
+        return lane_by_lane(builder, lambda *x: _on_device(builder, name, *x), *args)
     suffix = (
         f"v{ty.count}{ty.element.intrinsic_name}" if hasattr(ty, "count") else ty.intrinsic_name
     )
@@ -122,6 +147,36 @@ def elementwise(builder, name, *args):
     return builder.call(fn, args)
 
 
+# Of LLVM's intrinsics NVVM takes few; libdevice has the others.
+_LIBDEVICE = {"llvm.fabs": "__nv_fabs", "llvm.rint": "__nv_rint", "llvm.fma": "__nv_fma"}
+
+
+def _on_device(builder, name, *args):
+    """Call libdevice's version of an intrinsic."""
+    ty = args[0].type
+    full = _LIBDEVICE[name] + ("f" if ty == ir.FloatType() else "")
+    fnty = ir.FunctionType(ty, [ty] * len(args))
+    fn = builder.module.globals.get(full) or ir.Function(builder.module, fnty, full)
+    return builder.call(fn, args)
+
+
+def negative(builder, x):
+    """Minus x; LLVM 7, which NVVM speaks, has no fneg."""
+    if on_gpu(builder):
+        zero = ir.Constant(x.type.element, -0.0)
+        return builder.fsub(splat(builder, zero, x.type.count), x)
+    return builder.fneg(x)
+
+
+def quotient(builder, x, y):
+    """x / y; on a GPU to 2 ulp in float32, for y up to 2**126, as its scalars divide."""
+    if on_gpu(builder) and x.type.element == ir.FloatType():
+        fnty = ir.FunctionType(ir.FloatType(), [ir.FloatType()] * 2)
+        divide = ir.InlineAsm(fnty, "div.approx.f32 $0, $1, $2;", "=f,f,f")
+        return lane_by_lane(builder, lambda a, b: builder.call(divide, (a, b)), x, y)
+    return builder.fdiv(x, y)
+
+
 def _compare(symbol):
     return lambda builder, a, b: builder.fcmp_ordered(symbol, a, b)
 
@@ -129,8 +184,8 @@ def _compare(symbol):
 _operator([operator.add, operator.iadd], lambda b, x, y: b.fadd(x, y))
 _operator([operator.sub, operator.isub], lambda b, x, y: b.fsub(x, y))
 _operator([operator.mul, operator.imul], lambda b, x, y: b.fmul(x, y))
-_operator([operator.truediv, operator.itruediv], lambda b, x, y: b.fdiv(x, y))
-_operator([operator.neg], lambda b, x: b.fneg(x))
+_operator([operator.truediv, operator.itruediv], quotient)
+_operator([operator.neg], negative)
 _operator([operator.pos], lambda b, x: x)
 _operator([abs], lambda b, x: elementwise(b, "llvm.fabs", x))
 # As in Python: the first argument unless the second is beyond it.
@@ -216,24 +271,62 @@ def itemsize(typingctx, number):
     return types.int64(number), lambda context, builder, sig, args: ir.Constant(I64, value)
 
 
+@intrinsic
+def lanes_as(typingctx, x):
+    """The float type of the lanes of x."""
+    return types.NumberClass(lane_of(x))(x), _nothing
+
+
+@intrinsic
+def vector_of(typingctx, dtype, tag):
+    """The number type of as many lanes as the class of ``tag`` says."""
+    T, many = dtype.instance_type, tag.instance_class.lanes
+    return types.NumberClass(Vector(T, many) if many > 1 else T)(dtype, tag), _nothing
+
+
+@intrinsic
+def lane(typingctx, x, k):
+    """One lane, by number."""
+
+    def codegen(context, builder, sig, args):
+        return builder.extract_element(*args)
+
+    return x.dtype(x, types.int32), codegen
+
+
+@intrinsic
+def with_lane(typingctx, x, k, value):
+    """The same vector but for one lane."""
+
+    def codegen(context, builder, sig, args):
+        return builder.insert_element(args[0], args[2], args[1])
+
+    return x(x, types.int32, x.dtype), codegen
+
+
 def lane_of(ty):
     """The type of one lane."""
     return ty.dtype if isinstance(ty, Vector) else ty
 
 
 def _folded(builder, x, combine):
-    """Halves combined until one lane is left: a fixed order."""
+    """Halves combined until one lane is left: a fixed order. An odd lane waits for its turn."""
     if not isinstance(x.type, ir.VectorType):
         return x
     width = x.type.count
-    while width > 1:
+    while width % 2 == 0:
         width //= 2
         lower, upper = (
             ir.Constant(ir.VectorType(I32, width), [ir.Constant(I32, k) for k in half])
             for half in (range(width), range(width, 2 * width))
         )
         x = combine(builder.shuffle_vector(x, x, lower), builder.shuffle_vector(x, x, upper))
-    return builder.extract_element(x, ir.Constant(I32, 0))
+    lanes = [builder.extract_element(x, ir.Constant(I32, k)) for k in range(width)]
+    while len(lanes) > 1:
+        half = len(lanes) // 2
+        pairs = zip(lanes[:half], lanes[half : 2 * half], strict=True)
+        lanes = [combine(a, b) for a, b in pairs] + lanes[2 * half :]
+    return lanes[0]
 
 
 @intrinsic

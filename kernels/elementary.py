@@ -13,7 +13,7 @@ from numba import types
 from numba.extending import overload
 
 from fusedce.kernels import scalar as stubs
-from fusedce.kernels.cpu.machine import (
+from fusedce.kernels.machine import (
     fused,
     round_even,
     scale_by_power,
@@ -21,8 +21,8 @@ from fusedce.kernels.cpu.machine import (
     select,
     split,
 )
-from fusedce.kernels.cpu.vector import Vector
 from fusedce.kernels.scalar import INLINED, scalar
+from fusedce.kernels.vector import Vector
 
 INF, NAN = math.inf, math.nan
 
@@ -309,6 +309,8 @@ def _tanh_with(near, exp):
     return body
 
 
+tanh32, tanh64 = _tanh_with(_tanh_near32, exp_down32), _tanh_with(_tanh_near64, exp_down64)
+
 _both(stubs.exp, exp32, exp64)
 _both(stubs.exp_down, exp_down32, exp_down64)
 _both(stubs.log1p_unit, log1p_unit32, log1p_unit64)
@@ -316,7 +318,7 @@ _both(stubs.log1p_up, log1p_up32, log1p_up64)
 _both(stubs.expm1, expm1_32, expm1_64)
 _both(stubs.log, log32, log64)
 _both(stubs.log1p, log1p32, log1p64)
-_both(stubs.tanh, _tanh_with(_tanh_near32, exp_down32), _tanh_with(_tanh_near64, exp_down64))
+_both(stubs.tanh, tanh32, tanh64)
 
 
 @overload(stubs.fma, target="cpu", jit_options=INLINED)

@@ -1,0 +1,189 @@
+"""From a Python factory to a cubin, on any machine, kept on disk.
+
+numba-cuda turns a kernel into PTX and nvJitLink that into machine code; neither needs a driver.
+What is kept is named by all that decides what comes out: the kernel and its types, threads a block,
+architecture and compilers, in a folder for the sources (kernels/cache.py).
+"""
+
+import contextlib
+import functools
+import hashlib
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.errors import NumbaError  # the base of numba-cuda's own, which raises both
+
+from fusedce.kernels.cache import cache_folder, load, ours, save
+from fusedce.kernels.cuda.numba_cuda import (
+    INSTALL,
+    __version__,
+    cuda,
+    dispatcher,
+    load_nvidia_dynamic_lib,
+    nvjitlink,
+    nvvm,
+    types,
+)
+from fusedce.kernels.cuda.plan import Kernel, Plan
+from fusedce.kernels.rule import RULES
+from fusedce.kernels.vector import Single, Wide
+
+ENTRY = "fusedce_kernel"
+SIGNATURE = types.void(types.NamedUniTuple(types.int64, len(Plan._fields), Plan))
+Capability = tuple[int, int]
+
+
+class Compiled(NamedTuple):
+    """Machine code, and what the assembler says about it: registers, spills, shared memory."""
+
+    name: str
+    code: bytes
+    log: str
+    seconds: float
+    from_disk: bool
+
+
+REGISTERS = 1 << 16  # of a processor
+COMPILED: list[Compiled] = []  # by this process
+_MADE: dict[tuple[Kernel, int, Capability], Compiled] = {}
+_SINGLE: set[type] = set()  # rules with an ``if``, which a vector cannot decide
+
+
+def cubin(kernel: Kernel, threads: int, capability: Capability) -> Compiled:
+    """The machine code of a kernel for blocks of so many threads.
+
+    Rules are evaluated on vectors, if they can take them, else on single numbers.
+    """
+    key = kernel, threads, capability
+    if (made := _MADE.get(key)) is None:
+        with global_compiler_lock:  # held by forks, see kernels/cpu/compile.py
+            if (made := _MADE.get(key)) is None:
+                made = _MADE[key] = _wide_or_single(kernel, threads, capability)
+    return made
+
+
+def _wide_or_single(kernel: Kernel, threads: int, capability: Capability) -> Compiled:
+    rules = {t for t in kernel.types if isinstance(t, type) and t in RULES}
+    if Wide not in kernel.types or not rules:
+        return _kept(kernel, threads, capability)
+    if not rules & _SINGLE:
+        with contextlib.suppress(NumbaError, NotImplementedError):
+            return _kept(kernel, threads, capability)
+    single = kernel._replace(types=tuple(Single if t is Wide else t for t in kernel.types))
+    made = _kept(single, threads, capability)
+    _SINGLE.update(rules)
+    return made
+
+
+def _kept(kernel: Kernel, threads: int, capability: Capability) -> Compiled:
+    """From disk, or compiled and put there."""
+    start = time.perf_counter()
+    key = _key(kernel, threads, capability)
+    path = os.path.join(cache_folder(), f"cuda-{kernel.factory.__name__}-{key}")
+    keep = ours(kernel.factory, *kernel.types)
+    data = load(path) if keep else None
+    found = data is not None
+    if data is None:
+        code, log = _assembled(_ptx(kernel, threads, capability), capability)
+        data = log.encode() + b"\0" + code
+        if keep:
+            save(path, data)
+    said, _, code = data.partition(b"\0")
+    made = Compiled(kernel.name, code, said.decode(), time.perf_counter() - start, found)
+    COMPILED.append(made)
+    return made
+
+
+def _key(kernel: Kernel, threads: int, capability: Capability) -> str:
+    words = [_word(thing) for thing in (kernel.factory, *kernel.types)]
+    everything = words, kernel.registers, threads, capability, __version__, toolchain()
+    return hashlib.sha256(repr(everything).encode()).hexdigest()[:32]
+
+
+def _word(thing: Any) -> str:
+    name = getattr(thing, "__qualname__", None)
+    return f"{thing.__module__}.{name}" if name else repr(thing)
+
+
+@functools.cache
+def toolchain() -> tuple[Any, ...]:
+    """The versions of NVVM and nvJitLink; they count in fives, so that sizes go with them."""
+    try:
+        sizes = [_size(load_nvidia_dynamic_lib(name).abs_path) for name in ("nvvm", "nvJitLink")]
+        return nvvm.ir_version(), nvjitlink.version(), *sizes
+    except Exception as error:  # not found, or too old for what is asked
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ImportError(f"NVVM or nvJitLink cannot be loaded ({said}): {INSTALL}") from error
+
+
+def _size(path: str | None) -> int:
+    return os.path.getsize(path) if path else 0
+
+
+def _ptx(kernel: Kernel, threads: int, capability: Capability) -> str:
+    function = kernel.factory(*kernel.types)
+    with _device(capability):
+        ptx, _ = cuda.compile(
+            function, SIGNATURE, cc=capability, abi="numba", device=False,
+            launch_bounds=(threads, max(1, REGISTERS // (threads * kernel.registers))),
+        )  # fmt: skip
+    return str(ptx)
+
+
+@contextlib.contextmanager
+def _device(capability: Capability) -> Iterator[None]:
+    """Device functions are compiled for the current device: here, and in this thread, for this."""
+
+    class Device:
+        compute_capability = capability
+
+    current, thread = dispatcher.get_current_device, threading.get_ident()
+
+    def chosen() -> Any:
+        return Device if threading.get_ident() == thread else current()
+
+    dispatcher.get_current_device = chosen
+    try:
+        yield
+    finally:
+        dispatcher.get_current_device = current
+
+
+def _assembled(ptx: str, capability: Capability) -> tuple[bytes, str]:
+    """(cubin, the assembler's log); the entry gets a name that can be asked for.
+
+    Numba's own globals, which nobody reads, go: their names count what this process compiled.
+    """
+    found = re.search(r"\.entry\s+([\w$]+)", ptx)
+    assert found
+    renamed = re.sub(rf"\b{re.escape(found[1])}\b", ENTRY, ptx)
+    text = re.sub(r"(?m)^\.common .*NumbaEnv.*;$", "", renamed).encode()
+    options = [f"-arch=sm_{capability[0]}{capability[1]}", "-O3", "-verbose"]
+    try:
+        handle = nvjitlink.create(len(options), options)
+    except nvjitlink.nvJitLinkError as error:
+        release = "{}.{}".format(*nvjitlink.version())
+        raise RuntimeError(f"nvJitLink {release} does not know {options[0]}: {INSTALL}") from error
+    try:
+        nvjitlink.add_data(handle, nvjitlink.InputType.PTX, text, len(text), ENTRY)
+        nvjitlink.complete(handle)
+        code = bytearray(nvjitlink.get_linked_cubin_size(handle))
+        nvjitlink.get_linked_cubin(handle, code)
+        log = bytearray(nvjitlink.get_info_log_size(handle))
+        nvjitlink.get_info_log(handle, log)
+    except nvjitlink.nvJitLinkError as error:
+        log = bytearray(nvjitlink.get_error_log_size(handle))
+        nvjitlink.get_error_log(handle, log)
+        raise RuntimeError(f"{error}: {_text(log)}") from error
+    finally:
+        nvjitlink.destroy(handle)
+    return bytes(code), _text(log)
+
+
+def _text(log: bytearray) -> str:
+    return log.rstrip(b"\0").decode(errors="replace").strip()

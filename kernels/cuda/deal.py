@@ -1,0 +1,167 @@
+"""Which kernel takes a problem, and how its rows are dealt out: by sizes, strides, alignment."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fusedce.kernels import launch
+from fusedce.kernels.cuda.forms import BYTES, CHUNK, LANES
+from fusedce.kernels.cuda.plan import Bound, Facts, Fields, Kernel, Launch
+from fusedce.kernels.cuda.plan import launch as made_launch
+from fusedce.kernels.cuda.rows import Again, Chunks, Held, Loose, Staged
+from fusedce.kernels.cuda.teams import EXCHANGES, Block, Cluster, Warp
+
+
+class Deal(NamedTuple):
+    """How rows are dealt out."""
+
+    way: type
+    team: type
+    lanes: type
+    team_bits: int
+    cluster_bits: int
+    threads: int
+    shared: int
+    blocks: int
+
+    def fields(self) -> Fields:
+        """What a plan says of it."""
+        return {
+            "team": self.team_bits, "cluster": self.cluster_bits, "staged": EXCHANGES,
+            "span": self.threads >> self.team_bits,
+        }  # fmt: skip
+
+    def launch(self, kernel: Kernel, fields: Fields, bound: Bound) -> Launch:
+        """A kernel over these rows."""
+        return made_launch(
+            kernel, self.blocks, self.threads, fields, bound, shared=self.shared,
+            cluster=1 << self.cluster_bits,
+        )  # fmt: skip
+
+
+def power_above(n: int) -> int:
+    """log2 of the smallest power of two that is at least n."""
+    return max(0, (n - 1).bit_length())
+
+
+def per_chunk(form: type) -> int:
+    """Numbers of a chunk."""
+    return CHUNK // BYTES[form]
+
+
+def lanes(number: int) -> type:
+    """The type tag of so many lanes."""
+    return LANES[number]
+
+
+def registers(compute: type, full: bool, spread: bool) -> int:
+    """Registers a thread may take: so few that a processor has work for all of its threads."""
+    if compute is np.float64 or (full and spread):
+        return 255
+    return 128 if full or spread else 64
+
+
+def whole(form: type, logits: np.ndarray) -> bool:
+    """Whether every row is whole chunks."""
+    return logits.shape[1] % per_chunk(form) == 0 and aligned(logits)
+
+
+def side_by_side(*arrays: np.ndarray | None) -> bool:
+    """Whether the classes of every array follow each other without a gap."""
+    given = [a for a in arrays if a is not None]
+    return all(a.shape[1] == 1 or a.strides[1] == a.itemsize for a in given)
+
+
+def address(array: np.ndarray) -> int:
+    """Where an array begins."""
+    return int(array.__array_interface__["data"][0])
+
+
+def row_steps(array: np.ndarray) -> list[int]:
+    """The steps in bytes from row to row."""
+    return [array.strides[k] for k in (0, 2) if array.shape[k] > 1]
+
+
+def aligned(array: np.ndarray, bytes_: int = CHUNK) -> bool:
+    """Whether every row begins at a multiple of so many bytes."""
+    return not any(n % bytes_ for n in (address(array), *row_steps(array)))
+
+
+def alike(a: np.ndarray, b: np.ndarray | None) -> bool:
+    """Whether the rows of two arrays begin at the same places within chunks."""
+    if b is None:
+        return True
+    steps = zip(a.strides[::2], b.strides[::2], a.shape[::2], strict=True)
+    apart = [address(a) - address(b), *(s - t for s, t, n in steps if n > 1)]
+    return a.itemsize == b.itemsize and not any(n % CHUNK for n in apart)
+
+
+def where(logits: np.ndarray, *outputs: np.ndarray | None) -> type:
+    """How gradients are stored."""
+    return Chunks if all(alike(logits, out) for out in outputs) else Loose
+
+
+def tight(*arrays: np.ndarray | None) -> bool:
+    """Whether rows follow each other without a gap, in every array."""
+    return all(
+        a.shape[2] == 1 and (a.shape[0] == 1 or a.strides[0] == a.shape[1] * a.itemsize)
+        for a in arrays
+        if a is not None
+    )
+
+
+def along(form: type, logits: np.ndarray, *outputs: np.ndarray | None) -> bool:
+    """Whether a block's rows are one piece of memory, and too short for chunks of their own."""
+    few = logits.shape[1] <= launch.GPU_LANE_CLASSES // max(1, BYTES[form] // 4)
+    return few and not whole(form, logits) and tight(logits, *outputs)
+
+
+def rows(form: type, logits: np.ndarray, facts: Facts, words: int, cluster: bool = True) -> Deal:
+    """Rows whose classes lie side by side; ``words``: registers for what a lane keeps."""
+    outer, classes, inner = logits.shape
+    per = per_chunk(form)
+    ends = 0 if whole(form, logits) else 2 * (per - 1)
+    chunks = max(1, classes // per)
+    most = max(1, words // 4)  # chunks of a lane
+    bits = max(power_above(-(-chunks // most)), power_above(ends))
+    if 1 << bits > launch.GPU_HELD_THREADS:
+        return _wide(form, outer * inner, chunks, facts, most, cluster)
+    chunks = 1 << power_above(-(-chunks // (1 << bits)))  # of a lane
+    if bits <= 5:
+        threads = launch.GPU_THREADS
+        blocks = -(-outer * inner // (threads >> bits))
+        return Deal(Held, Warp, lanes(chunks * per), bits, 0, threads, EXCHANGES, blocks)
+    return Deal(Held, Block, lanes(chunks * per), bits, 0, 1 << bits, EXCHANGES, outer * inner)
+
+
+def _wide(form: type, rows_: int, chunks: int, facts: Facts, most: int, cluster: bool) -> Deal:
+    """Rows that do not fit in registers: in shared memory, or read again."""
+    threads = launch.GPU_STAGED_THREADS
+    bits, tag = power_above(threads), lanes(most * per_chunk(form))
+    if cluster and facts.capability >= (9, 0):
+        parts = power_above(-(-chunks * CHUNK // launch.GPU_STAGED_BYTES))
+        parts = min(parts, power_above(launch.GPU_CLUSTER_MAX))
+    else:
+        parts = 0
+    team = Cluster if parts else Block
+    each = -(-chunks // (threads << parts)) * threads * CHUNK  # bytes of a block
+    if EXCHANGES + each <= facts.shared:
+        way: type = Staged
+        shared = EXCHANGES + each
+    else:  # so much that one block fits on a processor: the fewer rows, the better they stay in L2
+        way, shared = Again, facts.shared // 2 + 1024
+    return Deal(way, team, tag, bits + parts, parts, threads, shared, rows_ << parts)
+
+
+def enough(classes: int) -> type:
+    """The type tag of a vector for so many classes."""
+    return LANES[next(n for n in sorted(LANES) if n >= classes)]
+
+
+def patches(outer: int, classes: int, inner: int) -> dict[str, int]:
+    """How blocks of neighbours find their classes, see ``Plan``."""
+    span = launch.GPU_SPAN
+    magic = {"magic_classes": classes, "magic_inner": inner}
+    limit = (1 << 20) - span
+    found = {k: -(-(1 << 40) // n) if n <= limit - n else 0 for k, n in magic.items()}
+    return {"span": span, **found}

@@ -1,0 +1,155 @@
+"""Softmax with a distribution for a target: what rows and columns share.
+
+With a_j = mass_j f'(l_j) and S their sum: grad_j = a_j (1 - p_j) - p_j (S - a_j). The rest S - a_j
+is made with the largest |a| kept apart from the sum of the others, so a one-hot or nearly one-hot
+target keeps its small components right. Label smoothing of class indices is a distribution too.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba.extending import overload
+
+from fusedce.kernels.cuda.seen import Full, bend_of, slope_of
+from fusedce.kernels.cuda.teams import maximum, together, upper
+from fusedce.kernels.link import softmax_outcome
+from fusedce.kernels.rule import evaluate
+from fusedce.kernels.scalar import INLINED, choose, exp_down, log1p_up, scalar
+from fusedce.kernels.vector import Single, lane, largest, total, width, with_lane
+
+
+class Tally(NamedTuple):
+    """A sum with what is largest kept apart: the largest magnitude, the sums below it and at it."""
+
+    top: float
+    below: float
+    tied: float
+
+
+class Found(NamedTuple):
+    """What is known of a row: maximum, sum of the other exponentials, the two tallies."""
+
+    m: float
+    others: float
+    first: Tally
+    second: Tally
+
+
+@scalar
+def massive(mass, x):
+    """mass * x; nothing without mass, even where x is infinite."""
+    N = type(mass)
+    return choose(mass != N(0), mass * x, N(0))
+
+
+def ruled(tag, logp, logq, p, q, params):
+    """The rule, lane by lane if it takes no vectors."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(ruled, jit_options=INLINED)
+def _ruled(tag, logp, logq, p, q, params):
+    if tag.instance_class is not Single or not hasattr(p, "width"):
+        return lambda tag, logp, logq, p, q, params: evaluate(logp, logq, p, q, params)
+
+    def each(tag, logp, logq, p, q, params):
+        f, f1, f2 = p, p, p
+        k = np.int32(0)
+        while k < width(type(p)):
+            a, b, c = evaluate(lane(logp, k), lane(logq, k), lane(p, k), lane(q, k), params)
+            f, f1, f2 = with_lane(f, k, a), with_lane(f1, k, b), with_lane(f2, k, c)
+            k = np.int32(k + 1)
+        return f, f1, f2
+
+    return each
+
+
+@scalar
+def assessed(tag, params, x, m, others, mass):
+    """(mass f, mass f', mass f'', p, q) of classes with logits x."""
+    d = x - m
+    logp, logq, p, q = softmax_outcome(d, exp_down(d), others, log1p_up(others))
+    f, f1, f2 = ruled(tag, logp, logq, p, q, params)
+    return massive(mass, f), massive(mass, f1), massive(mass, f2), p, q
+
+
+@scalar
+def tallied(tally, a):
+    """A tally with some more terms; a NaN is below."""
+    N, T = type(a), type(tally.top)
+    top = upper(tally.top, largest(abs(a)))
+    same = top == tally.top
+    below = choose(same, tally.below, tally.below + tally.tied)
+    tied = choose(same, tally.tied, T(0))
+    high = abs(a) >= top
+    return Tally(top, below + total(choose(high, N(0), a)), tied + total(choose(high, a, N(0))))
+
+
+@scalar
+def joined(team, plan, place, tally):
+    """The tally of a row from those of its lanes. Three exchanges."""
+    T = type(tally.top)
+    top = maximum(team, plan, place, tally.top, T(0))
+    same = top == tally.top
+    below = together(team, plan, place + 1, choose(same, tally.below, tally.below + tally.tied))
+    return Tally(top, below, together(team, plan, place + 2, choose(same, tally.tied, T(0))))
+
+
+@scalar
+def rest_of(x, tally):
+    """The sum of all other terms: what stands at the top leaves by itself, exactly."""
+    below, tied = tally.below, tally.tied
+    return choose(abs(x) >= tally.top, below + (tied - x), (below + tied) - x)
+
+
+def spread(extra, tag, plan, params, z, x, mass, found, term, ridge, slope):
+    """(gradients, curvatures) of classes; z: stored logits, x: as seen."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(spread, jit_options=INLINED)
+def _spread(extra, tag, plan, params, z, x, mass, found, term, ridge, slope):
+    if extra.instance_class is not Full:
+
+        def plain(extra, tag, plan, params, z, x, mass, found, term, ridge, slope):
+            f, a, b, p, q = assessed(tag, params, x, found.m, found.others, mass)
+            g = term * (a * q - p * rest_of(a, found.first)) + slope * p
+            return g, g
+
+        return plain
+
+    def full(extra, tag, plan, params, z, x, mass, found, term, ridge, slope):
+        T = type(found.m)
+        f, a, b, p, q = assessed(tag, params, x, found.m, found.others, mass)
+        g = term * (a * q - p * rest_of(a, found.first)) + slope * p
+        sums = found.first.below + found.first.tied
+        h = term * (b * q * q + p * p * rest_of(b, found.second) - sums * p * q)
+        h += T(2) * ridge * p * p + slope * p * q
+        s = slope_of(plan, z)
+        return g * s, h * s * s + g * bend_of(plan, x, s)
+
+    return full
+
+
+def curved(extra, tally, b):
+    """The tally of second derivatives, where they are wanted."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(curved, jit_options=INLINED)
+def _curved(extra, tally, b):
+    if extra.instance_class is Full:
+        return lambda extra, tally, b: tallied(tally, b)
+    return lambda extra, tally, b: tally
+
+
+def curved_row(extra, team, plan, place, tally):
+    """The same over a row."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(curved_row, jit_options=INLINED)
+def _curved_row(extra, team, plan, place, tally):
+    if extra.instance_class is Full:
+        return lambda extra, team, plan, place, tally: joined(team, plan, place, tally)
+    return lambda extra, team, plan, place, tally: tally

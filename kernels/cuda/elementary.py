@@ -1,0 +1,96 @@
+"""exp and its relatives on a GPU.
+
+float32 exponentials use the unit ex2.approx (2 ulp) with what the rounding of the reduced argument
+loses put back in; everything else is the polynomials of kernels/elementary.py, and float64 is
+theirs altogether: there is no unit for it.
+"""
+
+import numpy as np
+from llvmlite import ir
+
+from fusedce.kernels import elementary
+from fusedce.kernels import scalar as stubs
+from fusedce.kernels.cuda.numba_cuda import intrinsic, overload, types
+from fusedce.kernels.machine import fused, select
+from fusedce.kernels.scalar import INLINED, scalar
+from fusedce.kernels.vector import Vector, lane_by_lane
+
+
+@intrinsic
+def power_of_two(typingctx, x):
+    """2**x by the approximate unit: to 2**-22, subnormals flushed to 0."""
+    single = ir.FloatType()
+    unit = ir.InlineAsm(ir.FunctionType(single, [single]), "ex2.approx.ftz.f32 $0, $1;", "=f,f")
+
+    def codegen(context, builder, sig, args):
+        return lane_by_lane(builder, lambda v: builder.call(unit, (v,)), args[0])
+
+    return x(x), codegen
+
+
+@scalar
+def _reduced(x):
+    """(t, lost): x / log 2 = t + lost, t rounded."""
+    T = np.float32
+    t = x * T(1.44269502)
+    lost = fused(x, T(1.44269502), -t)
+    return t, fused(x, T(1.92596299e-8), lost)
+
+
+@scalar
+def exp_down32(x):
+    """e**x = 2**t (1 + log(2) lost) for x <= 0; NaN passes the clamp."""
+    T = np.float32
+    t, lost = _reduced(select(x < T(-104.0), T(-104.0), x))
+    e = power_of_two(t)
+    return fused(e * T(0.693147181), lost, e)
+
+
+@scalar
+def exp32(x):
+    """The same for any x, as a square: 2**t may be out of range where e**x is not."""
+    T = np.float32
+    x = select(x < T(-104.0), T(-104.0), x)
+    t, lost = _reduced(select(x > T(90.0), T(90.0), x))
+    root = power_of_two(t * T(0.5))
+    root = fused(root * T(0.34657359), lost, root)
+    return root * root
+
+
+@scalar
+def exp_coarse(x):
+    """e**x for x <= 0 to 4e-6, the cheapest: for what is rounded to half precision next."""
+    return power_of_two(x * type(x)(1.44269502))
+
+
+def _both(stub, single, double):
+    """Register the float32 and the float64 body of an elementary function."""
+
+    @overload(stub, target="cuda", jit_options=INLINED)
+    def _choose(x):
+        dtype = x.dtype if isinstance(x, Vector) else x
+        if dtype == types.float32:
+            return lambda x: single(x)
+        if dtype == types.float64:
+            return lambda x: double(x)
+        return None
+
+
+_both(stubs.exp, exp32, elementary.exp64)
+_both(stubs.exp_down, exp_down32, elementary.exp_down64)
+_both(stubs.expm1, elementary.expm1_32, elementary.expm1_64)
+_both(stubs.log, elementary.log32, elementary.log64)
+_both(stubs.log1p, elementary.log1p32, elementary.log1p64)
+_both(stubs.log1p_unit, elementary.log1p_unit32, elementary.log1p_unit64)
+_both(stubs.log1p_up, elementary.log1p_up32, elementary.log1p_up64)
+_both(stubs.tanh, elementary.tanh32, elementary.tanh64)
+
+
+@overload(stubs.fma, target="cuda", jit_options=INLINED)
+def _fma(a, b, c):
+    return lambda a, b, c: fused(a, b, c)
+
+
+@overload(stubs.choose, target="cuda", jit_options=INLINED)
+def _choose(condition, a, b):
+    return lambda condition, a, b: select(condition, a, b)

@@ -1,0 +1,169 @@
+"""The launches of a problem: the GPU's answer to ``Problem``.
+
+What is chosen here must follow from dtypes, shapes, strides, scalars and how addresses lie in
+chunks, never from the numbers in an array: a program serves later calls too.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from fusedce.kernels import launch as sizes
+from fusedce.kernels.cuda import deal as deals
+from fusedce.kernels.cuda.activations import (
+    Itself,
+    Logarithm,
+    sigmoids,
+    softmax_columns,
+    softmax_rows,
+)
+from fusedce.kernels.cuda.forms import form, kind
+from fusedce.kernels.cuda.labels import collected, occupied, survey, totals
+from fusedce.kernels.cuda.patches import element_losses
+from fusedce.kernels.cuda.plan import (
+    RECORD,
+    Bound,
+    Facts,
+    Fields,
+    Kernel,
+    Launch,
+    Program,
+    bits,
+    launch,
+    rebound,
+)
+from fusedce.kernels.cuda.softmax import lanes_of, probability_index, softmax
+from fusedce.kernels.cuda.teams import EXCHANGE, EXCHANGES
+from fusedce.kernels.cuda.views import common, view
+from fusedce.kernels.problem import Problem
+
+
+def losses(problem: Problem, facts: Facts) -> Launch:
+    """What writes everything asked for, and the sums of blocks."""
+    if problem.activation == "softmax":
+        return softmax(problem, facts)
+    if problem.activation is None and problem.one_hot:
+        return probability_index(problem, facts)
+    return element_losses(problem, facts)
+
+
+# ------------------------------------------------------------------------------------- the labels
+
+
+def _by_row(problem: Problem) -> bool:
+    """Whether a row of classes has one loss, not one an element."""
+    return problem.activation == "softmax" or (problem.activation is None and problem.one_hot)
+
+
+def _labels(problem: Problem, fields: Fields, bound: Bound) -> tuple[Any, int]:
+    """(kernel, labels) of a survey of integers; what its plan needs is put in."""
+    targets, classes = problem.targets, problem.logits.shape[1]
+    fields["elements"] = classes if problem.one_hot else 1
+    if problem.one_hot and _by_row(problem):
+        fields["elements"] = 0
+    else:
+        bound.pop("weight", None)
+    fields["classes"] = targets.shape[1]
+    if targets.flags.c_contiguous:
+        fields |= {"outer": 1, "classes": 1, "inner": targets.size}
+        fields["targets_inner"] = targets.itemsize
+    return survey, targets.size
+
+
+def _survey(problem: Problem, given: np.ndarray | None, validate: bool) -> tuple[Launch, ...]:
+    """What reads labels and denominator and writes the record; partial sums lie behind it."""
+    fields, everything = common(problem)
+    bound: Bound = {n: everything[n] for n in ("targets", "weight") if n in everything}
+    bound["record"] = "scratch", 0
+    if given is not None:
+        bound["given"], fields["given_kind"] = ("given", 0), kind(given.dtype)
+    integers = problem.targets.dtype.kind in "iu" and (problem.one_hot or not _by_row(problem))
+    looked_at = given is None or validate
+    kernel, number, span, threads = survey, 0, sizes.GPU_LABELS, sizes.GPU_SURVEY_THREADS
+    if looked_at and integers:
+        kernel, number = _labels(problem, fields, bound)
+    elif looked_at and problem.normalize:
+        kernel, span = occupied, sizes.GPU_LABELS >> 4
+        number = problem.logits.shape[0] * problem.logits.shape[2]
+        fields["elements"] = 1
+    else:  # the denominator alone
+        fields |= {"outer": 0, "elements": 1}
+    blocks = max(1, -(-number // span))
+    places = {"partial": RECORD, "counts": RECORD + 8 * blocks, "bad": RECORD + 16 * blocks}
+    bound |= {name: ("scratch", offset) for name, offset in places.items()}
+    shared = 2 * EXCHANGE + 8 * threads
+    fields["span"] = span
+    first = launch(_of(kernel, problem.compute), blocks, threads, fields, bound, shared=shared)
+    if blocks == 1:
+        return (first,)
+    again = fields | {"span": blocks}
+    second = launch(_of(collected, problem.compute), 1, threads, again, bound, shared=shared)
+    return first, second
+
+
+def _of(factory: Any, compute: type) -> Kernel:
+    return Kernel(factory, (compute,))
+
+
+# ------------------------------------------------------------------------------------ the program
+
+
+def program(
+    problem: Problem, *, divisor: float | None, given: np.ndarray | None, validate: bool,
+    total: np.ndarray | None, facts: Facts,
+) -> Program:  # fmt: skip
+    """The launches of a call.
+
+    ``divisor``: what the mean divides by, None: what ``given`` holds on the device, or what the
+    labels say. ``total``: the reduced loss, if there is one. ``validate``: labels are looked at in
+    any case.
+    """
+    unknown = divisor is None
+    ahead = _survey(problem, given, validate) if unknown or validate else ()
+    main = losses(problem, facts)
+    sums = main.blocks // main.cluster
+    behind = RECORD + 24 * max((found.blocks for found in ahead), default=0)
+    fields: Fields = {"scale": bits(1.0 / divisor if divisor else 0.0, problem.compute)}
+    bound: Bound = {"record": ("scratch", 0)} if unknown else {}
+    if total is None:
+        return Program(ahead, (rebound(main, fields, bound),), behind)
+    bound["partial"] = "scratch", behind
+    main = rebound(main, fields, bound)
+    fields = {"span": sums, "loss_kind": kind(total.dtype), "p0": bits(divisor or 0.0, np.float64)}
+    bound["total"] = "total", 0
+    last = launch(
+        _of(totals, problem.compute), 1, sizes.GPU_SURVEY_THREADS, fields, bound, shared=EXCHANGE
+    )
+    return Program(ahead, (main, last), behind + 8 * sums)
+
+
+def activation(
+    name: str, source: np.ndarray, target: np.ndarray, compute: type, facts: Facts
+) -> Program:
+    """target <- softmax, log_softmax, sigmoid or log_sigmoid of source, both (outer, C, inner)."""
+    fields: Fields = dict(zip(("outer", "classes", "inner"), source.shape, strict=True))
+    bound: Bound = {}
+    view(fields, bound, "logits", source)
+    view(fields, bound, "grad", target)
+    fields["staged"] = EXCHANGES
+    stored = form(source.dtype, facts.capability)
+    what = Logarithm if name.startswith("log") else Itself
+    kernel: Kernel
+    if name.endswith("sigmoid"):
+        fields |= deals.patches(*source.shape)
+        kernel = Kernel(sigmoids, (compute, stored, what))
+        blocks, threads = -(-source.size // sizes.GPU_SPAN), sizes.GPU_THREADS
+        made = launch(kernel, blocks, threads, fields, bound)
+    elif deals.along(stored, source, target) or not deals.side_by_side(source, target):
+        lanes, shared = lanes_of(stored, compute, False, source, target)
+        kernel = Kernel(softmax_columns, (compute, stored, *lanes, what), 255)
+        threads = sizes.GPU_LANES_THREADS
+        blocks = -(-source.shape[0] * source.shape[2] // threads)
+        made = launch(kernel, blocks, threads, fields, bound, shared=shared)
+    else:
+        d = deals.rows(stored, source, facts, sizes.GPU_HELD_WORDS)
+        where = deals.where(source, target)
+        kernel = Kernel(softmax_rows, (compute, stored, d.way, d.team, d.lanes, where, what))
+        registers = deals.registers(compute, False, False)
+        made = d.launch(kernel._replace(registers=registers), fields | d.fields(), bound)
+    return Program((), (made,), 0)

@@ -1,0 +1,151 @@
+"""Labels are read once ahead of the logits: how many count, by what weight, which is none.
+
+So the mean's denominator is on the device when the first gradient is written, and nobody waits for
+it on the host. Here, and where losses are added up, sums are float64: a number a label or a block.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from fusedce.kernels.cuda.device import barrier, block, blocks, get, put, thread, threads
+from fusedce.kernels.cuda.plan import BAD, DIVISOR, SCALE
+from fusedce.kernels.cuda.stored import any_integer, any_number, any_put, float_of, peek, poke
+from fusedce.kernels.cuda.teams import EXCHANGE, block_sum, warp_sum
+from fusedce.kernels.scalar import scalar
+
+NONE = 2**63 - 1  # no label is bad
+
+
+@scalar
+def label_at(plan, i):
+    """The label with a number, in C order."""
+    if plan.outer == 1 and plan.classes == 1:
+        return any_integer(plan.targets_kind, plan.targets + i * plan.targets_inner)
+    row, inner = i // plan.inner, i % plan.inner
+    outer, cls = row // plan.classes, row % plan.classes
+    here = plan.targets + outer * plan.targets_outer + inner * plan.targets_inner
+    return any_integer(plan.targets_kind, here + cls * plan.targets_cls)
+
+
+@scalar
+def block_least(x, place):
+    """The smallest int64 in a block, for thread 0."""
+    put(np.int32(place + thread() * np.int32(8)), x)
+    barrier()
+    if thread() == np.int32(0):
+        k = np.int32(1)
+        while k < threads():
+            x = min(x, get(np.int32(place + k * np.int32(8)), np.int64))
+            k = np.int32(k + 1)
+    return x
+
+
+@scalar
+def settle(plan, T, weights, kept, bad):
+    """Write the record, which launches to come read."""
+    divisor = weights if plan.elements == 0 else np.float64(kept * plan.elements)
+    if plan.given != 0:
+        divisor = any_number(np.float64, plan.given_kind, plan.given)
+    poke(plan.record + DIVISOR, divisor)
+    poke(plan.record + BAD, np.int64(-1) if bad == NONE else bad)
+    poke(plan.record + SCALE, T(1.0 / divisor) if divisor != 0.0 else T(0))
+
+
+@scalar
+def conclude(plan, T, weights, kept, bad):
+    """What a block has found goes into the record, or to ``collected`` if there are others."""
+    weights = block_sum(weights, np.int32(0))
+    kept = block_sum(kept, np.int32(EXCHANGE))
+    bad = block_least(bad, np.int32(2 * EXCHANGE))
+    if thread() == np.int32(0):
+        if blocks() == np.int32(1):
+            settle(plan, T, weights, kept, bad)
+        else:
+            here = np.int64(block()) * 8
+            poke(plan.partial + here, weights)
+            poke(plan.counts + here, kept)
+            poke(plan.bad + here, bad)
+
+
+def survey(T: Any) -> Any:
+    """The kernel over integer labels."""
+
+    def survey(plan):
+        weights, kept, bad = np.float64(0), np.int64(0), np.int64(NONE)
+        i = np.int64(block()) * plan.span + thread()
+        end = min(np.int64(block() + 1) * plan.span, plan.outer * plan.classes * plan.inner)
+        while i < end:
+            label = label_at(plan, i)
+            if label != plan.ignore_index:
+                kept += 1
+                if label < plan.lowest or label >= plan.highest or label == plan.hole:
+                    bad = min(bad, i)
+                elif plan.weight != 0:
+                    here = plan.weight + label * plan.weight_step
+                    weights += any_number(np.float64, plan.weight_kind, here)
+                else:
+                    weights += 1.0
+            i += threads()
+        conclude(plan, T, weights, kept, bad)
+
+    return survey
+
+
+def occupied(T: Any) -> Any:
+    """The kernel that counts rows with a target that is not zero; a warp takes a row."""
+
+    def occupied(plan):
+        kept, lane = np.int64(0), thread() & np.int32(31)
+        row = np.int64(block()) * plan.span + (thread() >> np.int32(5))
+        end = min(np.int64(block() + 1) * plan.span, plan.outer * plan.inner)
+        while row < end:
+            outer, inner = row // plan.inner, row % plan.inner
+            here = plan.targets + outer * plan.targets_outer + inner * plan.targets_inner
+            found, j = np.int32(0), np.int64(lane)
+            while j < plan.classes:
+                y = any_number(T, plan.targets_kind, here + j * plan.targets_cls)
+                found |= np.int32(1) if y != T(0) else np.int32(0)
+                j += 32
+            if warp_sum(found, np.int32(32)) > 0 and lane == np.int32(0):
+                kept += 1
+            row += threads() >> np.int32(5)
+        conclude(plan, T, np.float64(0), kept, np.int64(NONE))
+
+    return occupied
+
+
+def collected(T: Any) -> Any:
+    """The kernel of one block that puts together what the blocks of a survey have found."""
+
+    def collected(plan):
+        weights, kept, bad = np.float64(0), np.int64(0), np.int64(NONE)
+        i = np.int64(thread())
+        while i < plan.span:
+            weights += peek(plan.partial + i * 8, np.float64)
+            kept += peek(plan.counts + i * 8, np.int64)
+            bad = min(bad, peek(plan.bad + i * 8, np.int64))
+            i += threads()
+        conclude(plan, T, weights, kept, bad)
+
+    return collected
+
+
+def totals(T: Any) -> Any:
+    """The kernel of one block that adds up the losses of blocks, and divides."""
+
+    def totals(plan):
+        total = np.float64(0)
+        i = np.int64(thread())
+        while i < plan.span:
+            total += np.float64(peek(plan.partial + i * 8, T))
+            i += threads()
+        total = block_sum(total, np.int32(0))
+        if thread() == np.int32(0):
+            divisor = float_of(np.float64, plan.p0)
+            if plan.record != 0:
+                divisor = peek(plan.record + DIVISOR, np.float64)
+            mean = total / divisor if divisor != 0.0 else np.nan
+            any_put(plan.loss_kind, plan.total, mean)
+
+    return totals

@@ -1,0 +1,218 @@
+"""Rows in lanes: where a lane finds the classes of its row, and where its results go.
+
+Neighbouring rows lie side by side (``Across``), so that the lanes of a warp read neighbouring
+numbers; or a block's rows are one piece of memory (``Along``), which goes through shared memory so
+that they do it then too.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba.extending import overload
+
+from fusedce.kernels.cuda.device import barrier, block, thread, threads
+from fusedce.kernels.cuda.loose import get_lanes, put_lanes, read_lanes, write_lanes
+from fusedce.kernels.cuda.rows import Held, row_of
+from fusedce.kernels.cuda.seen import Full
+from fusedce.kernels.cuda.stored import itemsize
+from fusedce.kernels.scalar import INLINED, scalar
+from fusedce.kernels.vector import itemsize as bytes_of
+from fusedce.kernels.vector import width
+
+
+class Across(NamedTuple):
+    """Type tag: each lane reads its own row."""
+
+
+class Along(NamedTuple):
+    """Type tag: a block's rows are one piece of memory."""
+
+
+class Lane(NamedTuple):
+    """A lane's row: where it begins, and how many classes are to be read."""
+
+    logits: Any
+    grad: Any
+    hess: Any
+    outer: Any
+    inner: Any
+    inside: Any
+    classes: Any
+
+
+@scalar
+def lane_of(plan):
+    """The row of this lane; the last lanes of a grid may have none."""
+    number = np.int64(block()) * threads() + thread()
+    inside = number < plan.outer * plan.inner
+    outer, inner = row_of(plan, number if inside else np.int64(0))
+    return Lane(
+        plan.logits + outer * plan.logits_outer + inner * plan.logits_inner,
+        plan.grad + outer * plan.grad_outer + inner * plan.grad_inner,
+        plan.hess + outer * plan.hess_outer + inner * plan.hess_inner,
+        outer, inner, inside, plan.classes if inside else np.int64(0),
+    )  # fmt: skip
+
+
+# --------------------------------------------------------------------- a block's rows in one piece
+
+
+@scalar
+def numbers_of_block(plan):
+    """(number of the first logit of a block, how many it has)."""
+    first = np.int64(block()) * threads()
+    rows = min(np.int64(threads()), plan.outer * plan.inner - first)
+    return first * plan.classes, rows * plan.classes
+
+
+@scalar
+def bring(N, T, form, plan, address):
+    """A block's logits into shared memory."""
+    start, n = numbers_of_block(plan)
+    size, item = bytes_of(T), np.int64(itemsize(form))
+    step = np.int64(threads())
+    e = np.int64(thread())
+    while e < n:
+        count = np.int32(min((n - e + step - 1) // step, np.int64(width(N))))
+        here = address + (start + e) * item
+        x = read_lanes(N, form, here, step * item, count, T(0))
+        put_lanes(np.int32(plan.staged + e * size), np.int32(step * size), count, x)
+        e += step * width(N)
+    barrier()
+
+
+@scalar
+def carry(N, T, form, plan, address):
+    """A block's results home from shared memory."""
+    barrier()
+    start, n = numbers_of_block(plan)
+    size, item = bytes_of(T), np.int64(itemsize(form))
+    step = np.int64(threads())
+    e = np.int64(thread())
+    while e < n:
+        count = np.int32(min((n - e + step - 1) // step, np.int64(width(N))))
+        place = np.int32(plan.staged + e * size)
+        x = get_lanes(N, place, np.int32(step * size), count, T(0))
+        write_lanes(form, address + (start + e) * item, step * item, count, x)
+        e += step * width(N)
+    barrier()
+
+
+def begin(layout, N, T, form, plan):
+    """Before a block's rows are read."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(begin, jit_options=INLINED)
+def _begin(layout, N, T, form, plan):
+    if layout.instance_class is Along:
+        return lambda layout, N, T, form, plan: bring(N, T, form, plan, plan.logits)
+    return lambda layout, N, T, form, plan: None
+
+
+def end(layout, N, T, form, plan, address):
+    """After a block's results are there."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(end, jit_options=INLINED)
+def _end(layout, N, T, form, plan, address):
+    if layout.instance_class is Along:
+        return lambda layout, N, T, form, plan, address: carry(N, T, form, plan, address)
+    return lambda layout, N, T, form, plan, address: None
+
+
+@scalar
+def place_of(plan, size, j):
+    """Where class j of this lane's row is in shared memory."""
+    return np.int32(plan.staged + (np.int64(thread()) * plan.classes + j) * size)
+
+
+def classes_at(layout, N, T, form, plan, row, j, count):
+    """The stored logits of classes from j on; -inf in lanes without one."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(classes_at, jit_options=INLINED)
+def _classes_at(layout, N, T, form, plan, row, j, count):
+    if layout.instance_class is Along:
+
+        def along(layout, N, T, form, plan, row, j, count):
+            size = bytes_of(T)
+            return get_lanes(N, place_of(plan, size, j), np.int32(size), count, T(-np.inf))
+
+        return along
+    return lambda layout, N, T, form, plan, row, j, count: read_lanes(
+        N, form, row.logits + j * plan.logits_cls, plan.logits_cls, count, T(-np.inf)
+    )
+
+
+def put_classes(layout, T, form, plan, address, step, j, count, x):
+    """Store results of classes from j on."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(put_classes, jit_options=INLINED)
+def _put_classes(layout, T, form, plan, address, step, j, count, x):
+    if layout.instance_class is Along:
+
+        def along(layout, T, form, plan, address, step, j, count, x):
+            size = bytes_of(T)
+            put_lanes(place_of(plan, size, j), np.int32(size), count, x)
+
+        return along
+    return lambda layout, T, form, plan, address, step, j, count, x: write_lanes(
+        form, address + j * step, step, count, x
+    )
+
+
+def loop_end(way, N, classes):
+    """Where a loop over classes ends; one visit is enough for a row that is held."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(loop_end, jit_options=INLINED)
+def _loop_end(way, N, classes):
+    if way.instance_class is Held:
+        return lambda way, N, classes: np.int64(width(N))
+    return lambda way, N, classes: np.int64(classes)
+
+
+def classes_again(way, layout, N, T, form, plan, row, j, count, held):
+    """The stored logits once more; ``held``: those of the last visit."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(classes_again, jit_options=INLINED)
+def _classes_again(way, layout, N, T, form, plan, row, j, count, held):
+    if way.instance_class is Held:
+        return lambda way, layout, N, T, form, plan, row, j, count, held: held
+    return lambda way, layout, N, T, form, plan, row, j, count, held: classes_at(
+        layout, N, T, form, plan, row, j, count
+    )
+
+
+def put_results(extra, layout, N, T, form, plan, row, j, count, first, second):
+    """Gradients, and curvatures if they are wanted, of classes from j on."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(put_results, jit_options=INLINED)
+def _put_results(extra, layout, N, T, form, plan, row, j, count, first, second):
+    if extra.instance_class is not Full:
+
+        def plain(extra, layout, N, T, form, plan, row, j, count, first, second):
+            put_classes(layout, T, form, plan, row.grad, plan.grad_cls, j, count, first)
+            end(layout, N, T, form, plan, plan.grad)
+
+        return plain
+
+    def full(extra, layout, N, T, form, plan, row, j, count, first, second):
+        if plan.grad != 0:
+            put_classes(layout, T, form, plan, row.grad, plan.grad_cls, j, count, first)
+            end(layout, N, T, form, plan, plan.grad)
+        if plan.hess != 0:
+            put_classes(layout, T, form, plan, row.hess, plan.hess_cls, j, count, second)
+            end(layout, N, T, form, plan, plan.hess)
+
+    return full

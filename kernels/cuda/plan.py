@@ -1,0 +1,179 @@
+"""What a launch is: a kernel, its grid, and a plan of whole numbers.
+
+A kernel takes one argument, a ``Plan``: addresses, byte strides, sizes, and floats as the bits they
+are stored in. Each field travels as eight bytes, one that a kernel does not read costs it nothing.
+A launch is drawn up once for all calls of a kind: what changes from call to call, the addresses of
+arrays, is added when it is launched (``ARRAYS``, ``Launch.bound``).
+"""
+
+import struct
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Plan(NamedTuple):
+    """The argument of every kernel. Views have the step in bytes along each of three axes."""
+
+    # sizes
+    outer: int = 0
+    classes: int = 0
+    inner: int = 0
+    # arrays; address 0: absent
+    logits: int = 0
+    logits_outer: int = 0
+    logits_cls: int = 0
+    logits_inner: int = 0
+    targets: int = 0
+    targets_outer: int = 0
+    targets_cls: int = 0
+    targets_inner: int = 0
+    sample_weight: int = 0
+    sample_outer: int = 0
+    sample_cls: int = 0
+    sample_inner: int = 0
+    loss: int = 0
+    loss_outer: int = 0
+    loss_cls: int = 0
+    loss_inner: int = 0
+    grad: int = 0
+    grad_outer: int = 0
+    grad_cls: int = 0
+    grad_inner: int = 0
+    hess: int = 0
+    hess_outer: int = 0
+    hess_cls: int = 0
+    hess_inner: int = 0
+    weight: int = 0  # (C,)
+    weight_step: int = 0
+    pos_weight: int = 0  # (C,), or one number: step 0
+    pos_weight_step: int = 0
+    given: int = 0  # the denominator, a single number
+    total: int = 0  # the reduced loss
+    record: int = 0  # what the survey found, see RECORD
+    partial: int = 0  # (blocks,) sums of losses, or of weights, in float64 or the compute type
+    counts: int = 0  # (blocks,) int64: labels that are not ignored
+    bad: int = 0  # (blocks,) int64: position of the first bad label of a block, or -1
+    # how numbers are stored (``memory.KINDS``) where that is looked up while running
+    targets_kind: int = 0
+    sample_kind: int = 0
+    loss_kind: int = 0
+    weight_kind: int = 0
+    pos_weight_kind: int = 0
+    given_kind: int = 0
+    # how the work is dealt out
+    team: int = 0  # log2 of the lanes that share a row
+    cluster: int = 0  # log2 of the blocks that share a row
+    span: int = 0  # rows, elements or partial sums of a block
+    rounds: int = 0  # how often a team comes by to read a row
+    staged: int = 0  # bytes of shared memory ahead of the staged row
+    magic_classes: int = 0  # n // classes == (n * magic) >> 40 for n < 2**20
+    magic_inner: int = 0
+    # labels
+    one_hot: int = 0
+    normalize: int = 0
+    ignoring: int = 0
+    ignore_index: int = 0
+    lowest: int = 0
+    highest: int = 0
+    hole: int = 0
+    elements: int = 0  # elements a label stands for in the mean; 0: it counts by its weight
+    # floats of the compute type, as bits
+    scale: int = 0  # 1 / denominator, unless the record has it
+    label_factor: int = 0
+    label_shift: int = 0
+    up: int = 0
+    down: int = 0
+    z_loss: int = 0
+    softcap: int = 0
+    logit_scale: int = 0
+    p0: int = 0
+    p1: int = 0
+    p2: int = 0
+    p3: int = 0
+    p4: int = 0
+    p5: int = 0
+    p6: int = 0
+    p7: int = 0
+
+
+SLOT = {name: k for k, name in enumerate(Plan._fields)}
+
+# Arrays that each call brings, in this order; scratch holds what one launch leaves for the next.
+ARRAYS = (
+    "logits", "targets", "sample_weight", "weight", "pos_weight", "given",
+    "loss", "grad", "hess", "total", "scratch",
+)  # fmt: skip
+
+# The record at the start of scratch: byte offsets of the divisor (float64), of the position of the
+# first bad label (int64, -1: none) and of 1 / divisor (compute type).
+DIVISOR, BAD, SCALE, RECORD = 0, 8, 16, 24
+
+
+class Kernel(NamedTuple):
+    """What there is to compile: ``factory(*types)`` is a Python function of one Plan."""
+
+    factory: Callable[..., Callable[[Plan], None]]
+    types: tuple[Any, ...]
+    registers: int = 64  # a thread may take so many
+
+    @property
+    def name(self) -> str:
+        """For people: the factory and what it is made for."""
+        words = [getattr(t, "__name__", str(t)) for t in self.types]
+        return f"{self.factory.__name__}({', '.join(words)})"
+
+
+class Launch(NamedTuple):
+    """A kernel over a grid."""
+
+    kernel: Kernel
+    blocks: int
+    threads: int
+    plan: Plan  # addresses are offsets from those of ``bound``
+    bound: tuple[tuple[int, int], ...]  # (slot of the plan, index into ARRAYS)
+    shared: int = 0  # bytes of dynamic shared memory a block
+    cluster: int = 1  # neighbouring blocks that share a row
+
+
+class Program(NamedTuple):
+    """The launches of a call, in order, for any arrays that fit."""
+
+    survey: tuple[Launch, ...]  # read the labels, write the record
+    losses: tuple[Launch, ...]  # write losses and gradients
+    scratch: int  # bytes
+
+
+class Facts(NamedTuple):
+    """What launches depend on in a device."""
+
+    capability: tuple[int, int] = (9, 0)
+    processors: int = 132
+    shared: int = 232448  # bytes of shared memory a block may ask for
+    cache: int = 50 << 20  # bytes of L2
+
+
+def bits(value: float, compute: type) -> int:
+    """A float of the compute type as a whole number."""
+    code, integer = ("<d", "<q") if compute is np.float64 else ("<f", "<i")
+    return int(struct.unpack(integer, struct.pack(code, value))[0])
+
+
+Fields = dict[str, Any]
+Bound = dict[str, tuple[str, int]]  # for a field the array it points to, and an offset in bytes
+
+
+def launch(
+    kernel: Kernel, blocks: int, threads: int, fields: Fields, bound: Bound, *, shared: int = 0,
+    cluster: int = 1,
+) -> Launch:  # fmt: skip
+    """A launch of a kernel whose plan has these fields."""
+    return rebound(Launch(kernel, blocks, threads, Plan(), (), shared, cluster), fields, bound)
+
+
+def rebound(made: Launch, fields: Fields, bound: Bound) -> Launch:
+    """A launch with some more fields and arrays."""
+    offsets = {field: offset for field, (_, offset) in bound.items()}
+    where = tuple((SLOT[field], ARRAYS.index(array)) for field, (array, _) in bound.items())
+    return made._replace(plan=made.plan._replace(**fields, **offsets), bound=made.bound + where)

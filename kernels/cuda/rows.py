@@ -1,0 +1,344 @@
+"""Softmax rows whose classes lie side by side: what the kernels for them share.
+
+A row is seen as whole chunks of 16 bytes, dealt out to the lanes in turn, with at most a chunk's
+numbers at its ends, one for a lane. A lane takes the chunks of one ``visit`` at a time, several
+loads under way. Between the reduction and the gradient the row waits in registers (``Held``: one
+visit), in shared memory (``Staged``), or is read again (``Again``): each lane finds there what it
+has put there itself.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba.extending import overload
+
+from fusedce.kernels.cuda.device import block, thread, threads
+from fusedce.kernels.cuda.elementary import exp_coarse
+from fusedce.kernels.cuda.forms import Bfloat16, Float16, OldBfloat16
+from fusedce.kernels.cuda.loose import read_lanes, write_grid, write_lanes
+from fusedce.kernels.cuda.memory import (
+    encoded,
+    get_words,
+    per_chunk,
+    put_words,
+    read_logits,
+    renewed,
+    write_words,
+)
+from fusedce.kernels.cuda.plan import SCALE
+from fusedce.kernels.cuda.seen import Full
+from fusedce.kernels.cuda.stored import (
+    any_integer,
+    any_number,
+    any_put,
+    float_of,
+    itemsize,
+    peek,
+    poke,
+)
+from fusedce.kernels.cuda.teams import block_total, maximum, together, upper
+from fusedce.kernels.link import softmax_rest
+from fusedce.kernels.scalar import INLINED, choose, exp_down, scalar
+from fusedce.kernels.vector import largest, total
+
+
+class Held(NamedTuple):
+    """Type tag: the row waits in registers."""
+
+
+class Staged(NamedTuple):
+    """Type tag: the row waits in shared memory."""
+
+
+class Again(NamedTuple):
+    """Type tag: the row is read again."""
+
+
+class Chunks(NamedTuple):
+    """Type tag: gradients are stored in the chunks that the logits came in."""
+
+
+class Loose(NamedTuple):
+    """Type tag: gradients lie otherwise in their chunks than logits."""
+
+
+class Span(NamedTuple):
+    """How a lane finds its part of a row; offsets in bytes from the first class."""
+
+    first: Any  # of its first chunk
+    step: Any  # from one of its chunks to the next
+    chunks: Any  # how many it has
+    edge: Any  # of its number at an end of the row
+    edges: Any  # 1 if it has one
+
+
+@scalar
+def row_of(plan, row):
+    """(outer, inner) of a row by number."""
+    if plan.inner == 1:
+        return row, np.int64(0)
+    return row // plan.inner, row % plan.inner
+
+
+@scalar
+def span_of(plan, form, address, lane, live):
+    """The part of a row at an address that is a lane's; nothing where the row is not to be read."""
+    item, per = np.int64(itemsize(form)), np.int64(per_chunk(form))
+    head = min(((-address) & 15) // item, plan.classes)
+    body = (plan.classes - head) // per
+    tail = plan.classes - head - body * per
+    first = head * item + np.int64(lane) * 16
+    count = ((body - 1 - np.int64(lane)) >> plan.team) + 1
+    edge = np.int64(lane) if lane < head else plan.classes - tail + np.int64(lane) - head
+    edges = 1 if lane < head + tail else 0
+    if not live:
+        count, edges = np.int64(0), 0
+    return Span(first, np.int32(16 << plan.team), np.int32(count), edge * item, np.int32(edges))
+
+
+@scalar
+def owner_of(plan, form, address, label):
+    """The lane that stores the gradient of a class."""
+    item, per = np.int64(itemsize(form)), np.int64(per_chunk(form))
+    head = min(((-address) & 15) // item, plan.classes)
+    body = (plan.classes - head) // per
+    place = label - head
+    if place < 0:
+        return np.int32(label)
+    if place < body * per:
+        return np.int32((place // per) & ((1 << plan.team) - 1))
+    return np.int32(head + place - body * per)
+
+
+@scalar
+def scale_of(plan, T):
+    """1 / denominator; 0 where there is nothing to divide by."""
+    if plan.record != 0:
+        return peek(plan.record + SCALE, T)
+    return float_of(T, plan.scale)
+
+
+@scalar
+def sample_of(plan, T, outer, inner):
+    """The sample weight of a row."""
+    if plan.sample_weight == 0:
+        return T(1)
+    here = plan.sample_weight + outer * plan.sample_outer + inner * plan.sample_inner
+    return any_number(T, plan.sample_kind, here)
+
+
+@scalar
+def label_of(plan, outer, inner):
+    """The class index of a row."""
+    here = plan.targets + outer * plan.targets_outer + inner * plan.targets_inner
+    return any_integer(plan.targets_kind, here)
+
+
+@scalar
+def weight_of(plan, T, label):
+    """The weight of a class."""
+    if plan.weight == 0:
+        return T(1)
+    return any_number(T, plan.weight_kind, plan.weight + label * plan.weight_step)
+
+
+@scalar
+def finish(team, plan, outer, inner, lane, inside, loss):
+    """The loss of a row where it is wanted, and the sum of a block's."""
+    if inside and plan.loss != 0 and lane == 0:
+        here = plan.loss + outer * plan.loss_outer + inner * plan.loss_inner
+        any_put(plan.loss_kind, here, loss)
+    if plan.partial != 0:
+        first = inside and lane == 0
+        total, mine = block_total(team, np.int32(3), loss, first)
+        if mine:
+            poke(plan.partial + (np.int64(block()) >> plan.cluster) * 8, total)
+
+
+def exponential(form, d):
+    """exp(d) for d <= 0, as exact as the numbers that are made of it need."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(exponential, jit_options=INLINED)
+def _exponential(form, d):
+    if form.instance_class in (Float16, Bfloat16, OldBfloat16):
+        return lambda form, d: exp_coarse(d)
+    return lambda form, d: exp_down(d)
+
+
+# -------------------------------------------------------------------------- visits to the chunks
+
+
+def visits(way, count, per_visit):
+    """Chunks that the visits of a lane go through; a row that is held takes one visit."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(visits, jit_options=INLINED)
+def _visits(way, count, per_visit):
+    if way.instance_class is Held:
+        return lambda way, count, per_visit: per_visit
+    return lambda way, count, per_visit: count
+
+
+@scalar
+def place_of(plan, k):
+    """Where a lane's k-th chunk waits in shared memory."""
+    return np.int32(plan.staged + (np.int64(k) * threads() + thread()) * 16)
+
+
+def read(way, plan, N, form, address, span, k):
+    """The chunks from the k-th on, which go to where they wait."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(read, jit_options=INLINED)
+def _read(way, plan, N, form, address, span, k):
+    if way.instance_class is not Staged:
+        return lambda way, plan, N, form, address, span, k: read_logits(
+            N, form, address + span.first + np.int64(k) * span.step, span.step, span.chunks - k
+        )
+
+    def staged(way, plan, N, form, address, span, k):
+        here = address + span.first + np.int64(k) * span.step
+        words = read_logits(N, form, here, span.step, span.chunks - k)
+        put_words(place_of(plan, k), np.int32(threads() * 16), span.chunks - k, words)
+        return words
+
+    return staged
+
+
+def recall(way, plan, N, form, address, span, k, words):
+    """The same chunks once more; ``words``: of the last visit."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(recall, jit_options=INLINED)
+def _recall(way, plan, N, form, address, span, k, words):
+    if way.instance_class is Held:
+        return lambda way, plan, N, form, address, span, k, words: renewed(words)
+    if way.instance_class is Staged:
+        return lambda way, plan, N, form, address, span, k, words: get_words(
+            N, form, place_of(plan, k), np.int32(threads() * 16), span.chunks - k
+        )
+    return lambda way, plan, N, form, address, span, k, words: read_logits(
+        N, form, address + span.first + np.int64(k) * span.step, span.step, span.chunks - k
+    )
+
+
+def store(where, form, address, span, k, x):
+    """Gradients of the chunks from the k-th on."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(store, jit_options=INLINED)
+def _store(where, form, address, span, k, x):
+    if where.instance_class is Chunks:
+        return lambda where, form, address, span, k, x: write_words(
+            address + span.first + np.int64(k) * span.step, span.step, span.chunks - k,
+            encoded(form, x),
+        )  # fmt: skip
+    return lambda where, form, address, span, k, x: write_grid(
+        form, address + span.first + np.int64(k) * span.step, span.step, itemsize(form),
+        span.chunks - k, x,
+    )  # fmt: skip
+
+
+@scalar
+def edge_of(T, form, address, span):
+    """A lane's number at an end of the row, or -inf."""
+    return read_lanes(T, form, address + span.edge, np.int64(0), span.edges, T(-np.inf))
+
+
+@scalar
+def put_edge(form, address, span, x):
+    """Its gradient."""
+    write_lanes(form, address + span.edge, np.int64(0), span.edges, x)
+
+
+def put_chunks(extra, where, plan, form, grad, hess, span, k, first, second):
+    """Gradients, and curvatures if they are wanted, of chunks."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(put_chunks, jit_options=INLINED)
+def _put_chunks(extra, where, plan, form, grad, hess, span, k, first, second):
+    if extra.instance_class is not Full:
+        return lambda extra, where, plan, form, grad, hess, span, k, first, second: store(
+            where, form, grad, span, k, first
+        )
+
+    def full(extra, where, plan, form, grad, hess, span, k, first, second):
+        if plan.grad != 0:
+            store(where, form, grad, span, k, first)
+        if plan.hess != 0:
+            store(where, form, hess, span, k, second)
+
+    return full
+
+
+def put_ends(extra, plan, form, grad, hess, span, first, second):
+    """The same of numbers at the ends of the row."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(put_ends, jit_options=INLINED)
+def _put_ends(extra, plan, form, grad, hess, span, first, second):
+    if extra.instance_class is not Full:
+        return lambda extra, plan, form, grad, hess, span, first, second: put_edge(
+            form, grad, span, first
+        )
+
+    def full(extra, plan, form, grad, hess, span, first, second):
+        if plan.grad != 0:
+            put_edge(form, grad, span, first)
+        if plan.hess != 0:
+            put_edge(form, hess, span, second)
+
+    return full
+
+
+# ---------------------------------------------------------------------- maximum and sum of a row
+
+
+@scalar
+def absorb(form, top, below, ties, z):
+    """(maximum, sum of exp(z - maximum) below it, number at it) with some more logits.
+
+    Apart, because 1 + sum loses what a confident row is about: 1 - p of the largest class is the
+    sum of the others over the total. A NaN is below.
+    """
+    N, T = type(z), type(top)
+    peak = upper(top, largest(z))
+    same = peak == top
+    d = z - peak
+    e = exponential(form, d)
+    tied = d >= N(0)
+    below = choose(same, below, (below + ties) * exp_down(top - peak))
+    ties = choose(same, ties, T(0))
+    return peak, below + total(choose(tied, N(0), e)), ties + total(choose(tied, N(1), N(0)))
+
+
+@scalar
+def settled(team, plan, place, top, below, ties):
+    """(maximum, sum of exponentials - 1) of a row, from what its lanes have found.
+
+    NaN without a class at the maximum: all are -inf (or NaN). Three exchanges.
+    """
+    T = type(top)
+    m = maximum(team, plan, place, top, T(-np.finfo(T).max))
+    same = top == m
+    below = choose(same, below, (below + ties) * exp_down(top - m))
+    below = together(team, plan, place + 1, below)
+    ties = together(team, plan, place + 2, choose(same, ties, T(0)))
+    return m, choose(ties > T(0), below + (ties - T(1)), T(np.nan))
+
+
+@scalar
+def curvature(e, others, square, product):
+    """square p**2 + product p (1 - p) from exponentials."""
+    T = type(others)
+    whole = T(1) + others
+    p, q = e / whole, softmax_rest(e, others, whole) / whole
+    return square * p * p + product * p * q
