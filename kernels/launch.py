@@ -56,17 +56,18 @@ STREAM_ABOVE = 1 << 24
 
 # Threads of a block whose warps have rows, lanes rows, or elements, of their own.
 GPU_THREADS, GPU_LANES_THREADS = 256, 128
-# Registers for what a lane keeps of a row, in words of 32 bits; with Hessian, softcap or a
-# distribution the arithmetic needs the others.
-GPU_HELD_WORDS, GPU_FULL_WORDS = 16, 8
-# The widest team that holds its row in registers: its block may have 1024 threads.
-GPU_HELD_THREADS = 1024
+# Logits that a thread holds, of float64 half as many; and the widest team that holds its row in
+# registers. The second numbers: with a Hessian, a softcap or a distribution, whose arithmetic needs
+# more registers. With these no kernel spills on sm_75 to sm_120 (tests/test_cuda_code.py).
+GPU_HELD_LANES, GPU_FULL_LANES = 16, 8
+GPU_HELD_THREADS, GPU_FULL_THREADS = 1024, 256
 # Wider rows wait in shared memory, in blocks of so many threads...
 GPU_STAGED_THREADS = 512
 # ...and, where blocks can form clusters, with so many bytes a block, that several of them fit on a
 # processor and one's loads hide the other's stores. 8 blocks of a cluster run on every such device.
 GPU_STAGED_BYTES, GPU_CLUSTER_MAX = 64 << 10, 8
-# Classes that a lane keeps of a row of its own, and how many it takes at a time if there are more.
+# Classes that a lane keeps of a row of its own, and how many it takes at a time if there are more;
+# halves as above.
 GPU_LANE_CLASSES, GPU_LANE_VISIT = 32, 8
 # Numbers a thread takes of arrays that lie alike, in words; numbers of a block anywhere.
 GPU_FLAT_WORDS, GPU_SPAN = 8, 2048

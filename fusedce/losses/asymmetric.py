@@ -72,27 +72,30 @@ def _real_negative(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
     T = type(p)
     gamma = params.gamma_neg
     u, v, log_u, log_v, left = _unshifted(p, q, logp, logq, params.clip)
-    power = real_power(log_v, gamma) if gamma > T(0) else T(1)
+    power = choose(gamma > T(0), real_power(log_v, gamma), T(1))
     f, f1, f2 = _shifted(power, log_u, u, v, p, gamma, params.clip)
     return choose(left, f, T(0)), choose(left, f1, T(0)), choose(left, f2, T(0))
+
+
+@scalar
+def _positive(gamma, logp, focal):  # type: ignore[no-untyped-def]
+    """The focal rule; cross-entropy where gamma is 0. Chosen without a branch, for vectors."""
+    T = type(logp)
+    none = gamma == type(gamma)(0)
+    f, f1, f2 = focal
+    return choose(none, -logp, f), choose(none, T(-1), f1), choose(none, T(0), f2)
 
 
 @rule(WholeAsymmetric, negative=_whole_negative)
 def _whole_positive(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
     """f = -(1 - p)**gamma_pos l, as focal."""
-    T = type(p)
-    if params.gamma_pos == T(0):
-        return -logp, T(-1), T(0)
-    return whole_focal(logp, p, q, params.gamma_pos)
+    return _positive(params.gamma_pos, logp, whole_focal(logp, p, q, params.gamma_pos))
 
 
 @rule(RealAsymmetric, negative=_real_negative)
 def _real_positive(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
     """f = -(1 - p)**gamma_pos l, as focal."""
-    T = type(p)
-    if params.gamma_pos == T(0):
-        return -logp, T(-1), T(0)
-    return real_focal(logp, logq, p, q, params.gamma_pos)
+    return _positive(params.gamma_pos, logp, real_focal(logp, logq, p, q, params.gamma_pos))
 
 
 def asymmetric(

@@ -24,7 +24,7 @@ from fusedce.kernels.cuda.loose import read_lanes
 from fusedce.kernels.cuda.memory import first_lanes, numbered
 from fusedce.kernels.cuda.params import params_of
 from fusedce.kernels.cuda.rows import absorb, finish, label_of, sample_of, scale_of, weight_of
-from fusedce.kernels.cuda.seen import Full, bend_of, seen, slope_of
+from fusedce.kernels.cuda.seen import Full, seen, through
 from fusedce.kernels.cuda.stored import float_of, number_at
 from fusedce.kernels.cuda.teams import Warp
 from fusedce.kernels.scalar import INLINED, choose, log1p_up, scalar
@@ -83,9 +83,8 @@ def _own(extra, plan, N, j, label, target, found, live, first, second):
 
     def full(extra, plan, N, j, label, target, found, live, first, second):
         hit = numbered(N, j, label if live else np.int64(-1))
-        slope = slope_of(plan, target)
-        bend = bend_of(plan, seen(extra, plan, target, True), slope)
-        g, h = found.first * slope, found.second * slope * slope + found.first * bend
+        x = seen(extra, plan, target, True)
+        g, h = through(plan, target, x, found.first, found.second)
         return choose(hit, N(g), first), choose(hit, N(h), second)
 
     return full
@@ -214,7 +213,7 @@ def count_labels(kind, N, stored, plan, row, label):
 def assess(tags, kind, weights, stored, N, plan, params, row, label, factor, m, others, held):
     """(loss, tallies) of a row."""
     T = lanes_as(N(0))
-    none = Tally(T(0), T(0), T(0))
+    none = Tally(T(0), T(0), T(0), T(0))
     loss, one, two = T(0), none, none
     j, last = np.int64(0), loop_end(tags.way, N, row.classes)
     while j < last:

@@ -54,11 +54,24 @@ def lanes(number: int) -> type:
     return LANES[number]
 
 
-def registers(compute: type, full: bool, spread: bool) -> int:
-    """Registers a thread may take: so few that a processor has work for all of its threads."""
-    if compute is np.float64 or (full and spread):
-        return 255
-    return 128 if full or spread else 64
+class Room(NamedTuple):
+    """What a kernel over rows has room for."""
+
+    lanes: int  # logits of a thread
+    threads: int  # of a team that holds its row in registers
+    classes: int  # of a row that one lane keeps
+    registers: int  # a thread may take so many, that a processor has work for many threads
+
+
+def room(compute: type, full: bool, spread: bool) -> Room:
+    """By the type of all arithmetic; ``full``: not plain, ``spread``: every class has mass."""
+    size = np.dtype(compute).itemsize // 4
+    heavy = full or spread
+    lanes_ = launch.GPU_FULL_LANES if heavy else launch.GPU_HELD_LANES
+    threads = launch.GPU_FULL_THREADS if heavy or size > 1 else launch.GPU_HELD_THREADS
+    classes = launch.GPU_LANE_CLASSES // size // (2 if heavy else 1)
+    registers = 255 if size > 1 or (full and spread) else 128 if heavy else 64
+    return Room(lanes_ // size, threads, classes, registers)
 
 
 def whole(form: type, logits: np.ndarray) -> bool:
@@ -110,22 +123,22 @@ def tight(*arrays: np.ndarray | None) -> bool:
     )
 
 
-def along(form: type, logits: np.ndarray, *outputs: np.ndarray | None) -> bool:
+def along(form: type, classes: int, logits: np.ndarray, *outputs: np.ndarray | None) -> bool:
     """Whether a block's rows are one piece of memory, and too short for chunks of their own."""
-    few = logits.shape[1] <= launch.GPU_LANE_CLASSES // max(1, BYTES[form] // 4)
+    few = logits.shape[1] <= classes
     return few and not whole(form, logits) and tight(logits, *outputs)
 
 
-def rows(form: type, logits: np.ndarray, facts: Facts, words: int, cluster: bool = True) -> Deal:
-    """Rows whose classes lie side by side; ``words``: registers for what a lane keeps."""
+def rows(form: type, logits: np.ndarray, facts: Facts, space: Room) -> Deal:
+    """Rows whose classes lie side by side."""
     outer, classes, inner = logits.shape
     per = per_chunk(form)
     ends = 0 if whole(form, logits) else 2 * (per - 1)
     chunks = max(1, classes // per)
-    most = max(1, words // 4)  # chunks of a lane
+    most = max(1, space.lanes // per)  # chunks of a lane
     bits = max(power_above(-(-chunks // most)), power_above(ends))
-    if 1 << bits > launch.GPU_HELD_THREADS:
-        return _wide(form, outer * inner, chunks, facts, most, cluster)
+    if 1 << bits > space.threads:
+        return _wide(form, outer * inner, chunks, facts, most)
     chunks = 1 << power_above(-(-chunks // (1 << bits)))  # of a lane
     if bits <= 5:
         threads = launch.GPU_THREADS
@@ -134,11 +147,11 @@ def rows(form: type, logits: np.ndarray, facts: Facts, words: int, cluster: bool
     return Deal(Held, Block, lanes(chunks * per), bits, 0, 1 << bits, EXCHANGES, outer * inner)
 
 
-def _wide(form: type, rows_: int, chunks: int, facts: Facts, most: int, cluster: bool) -> Deal:
+def _wide(form: type, rows_: int, chunks: int, facts: Facts, most: int) -> Deal:
     """Rows that do not fit in registers: in shared memory, or read again."""
     threads = launch.GPU_STAGED_THREADS
     bits, tag = power_above(threads), lanes(most * per_chunk(form))
-    if cluster and facts.capability >= (9, 0):
+    if facts.capability >= (9, 0):
         parts = power_above(-(-chunks * CHUNK // launch.GPU_STAGED_BYTES))
         parts = min(parts, power_above(launch.GPU_CLUSTER_MAX))
     else:

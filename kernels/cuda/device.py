@@ -59,6 +59,17 @@ def barrier(typingctx):
     return types.void(), codegen
 
 
+@intrinsic
+def warp_barrier(typingctx):
+    """The same for the lanes of a warp."""
+
+    def codegen(context, builder, sig, args):
+        call(builder, "llvm.nvvm.bar.warp.sync", VOID, (ALL_LANES,))
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
 def _words(builder, x):
     """A number as words of 32 bits."""
     wide = builder.bitcast(x, _BITS[_size(x.type)])
@@ -162,8 +173,9 @@ def cluster_barrier(typingctx):
     """Wait for every thread of the cluster; what they have written can be read from here on."""
 
     def codegen(context, builder, sig, args):
-        assembly(builder, "barrier.cluster.arrive.release.aligned;", VOID, "")
-        assembly(builder, "barrier.cluster.wait.acquire.aligned;", VOID, "")
+        # Not .aligned: LLVM may give each side of a branch a copy of a piece of PTX.
+        assembly(builder, "barrier.cluster.arrive.release;", VOID, "")
+        assembly(builder, "barrier.cluster.wait.acquire;", VOID, "")
         return context.get_dummy_value()
 
     return types.void(), codegen

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from fusedce.kernels.cuda.seen import Full, bend_of, slope_of
+from fusedce.kernels.cuda.seen import Full, through
 from fusedce.kernels.cuda.teams import maximum, together, upper
 from fusedce.kernels.link import softmax_outcome
 from fusedce.kernels.rule import evaluate
@@ -19,11 +19,15 @@ from fusedce.kernels.vector import Single, lane, largest, total, width, with_lan
 
 
 class Tally(NamedTuple):
-    """A sum with what is largest kept apart: the largest magnitude, the sums below it and at it."""
+    """A sum with what is largest kept apart: its magnitude, the sums below it and at it.
+
+    ``many``: how many terms are at it.
+    """
 
     top: float
     below: float
     tied: float
+    many: float
 
 
 class Found(NamedTuple):
@@ -80,26 +84,42 @@ def tallied(tally, a):
     top = upper(tally.top, largest(abs(a)))
     same = top == tally.top
     below = choose(same, tally.below, tally.below + tally.tied)
-    tied = choose(same, tally.tied, T(0))
+    tied, many = choose(same, tally.tied, T(0)), choose(same, tally.many, T(0))
     high = abs(a) >= top
-    return Tally(top, below + total(choose(high, N(0), a)), tied + total(choose(high, a, N(0))))
+    return Tally(
+        top,
+        below + total(choose(high, N(0), a)),
+        tied + total(choose(high, a, N(0))),
+        many + total(choose(high, N(1), N(0))),
+    )
 
 
 @scalar
 def joined(team, plan, place, tally):
-    """The tally of a row from those of its lanes. Three exchanges."""
+    """The tally of a row from those of its lanes. Four exchanges."""
     T = type(tally.top)
     top = maximum(team, plan, place, tally.top, T(0))
     same = top == tally.top
-    below = together(team, plan, place + 1, choose(same, tally.below, tally.below + tally.tied))
-    return Tally(top, below, together(team, plan, place + 2, choose(same, tally.tied, T(0))))
+    below = choose(same, tally.below, tally.below + tally.tied)
+    return Tally(
+        top,
+        together(team, plan, place + 1, below),
+        together(team, plan, place + 2, choose(same, tally.tied, T(0))),
+        together(team, plan, place + 3, choose(same, tally.many, T(0))),
+    )
 
 
 @scalar
 def rest_of(x, tally):
-    """The sum of all other terms: what stands at the top leaves by itself, exactly."""
+    """The sum of all other terms; what alone stands at the top leaves nothing of itself.
+
+    x is made anew, and may differ from what was added by a rounding.
+    """
+    T = type(tally.top)
     below, tied = tally.below, tally.tied
-    return choose(abs(x) >= tally.top, below + (tied - x), (below + tied) - x)
+    high = abs(x) >= tally.top * (T(1) - T(8 * np.finfo(T).eps))
+    others = choose(tally.many > T(1), tied - x, type(x)(0))
+    return choose(high, below + others, (below + tied) - x)
 
 
 def spread(extra, tag, plan, params, z, x, mass, found, term, ridge, slope):
@@ -125,8 +145,7 @@ def _spread(extra, tag, plan, params, z, x, mass, found, term, ridge, slope):
         sums = found.first.below + found.first.tied
         h = term * (b * q * q + p * p * rest_of(b, found.second) - sums * p * q)
         h += T(2) * ridge * p * p + slope * p * q
-        s = slope_of(plan, z)
-        return g * s, h * s * s + g * bend_of(plan, x, s)
+        return through(plan, z, x, g, h)
 
     return full
 

@@ -217,7 +217,7 @@ def live_factor(team, plan, T, many):
 def edge_found(tag, extra, params, x, m, others, mass):
     """(loss, tallies) of a lane's number at an end of the row."""
     T = type(x)
-    none = Tally(T(0), T(0), T(0))
+    none = Tally(T(0), T(0), T(0), T(0))
     f, a, b, p, q = assessed(tag, params, x, m, others, mass)
     return f, tallied(none, a), curved(extra, none, b)
 
@@ -226,7 +226,7 @@ def edge_found(tag, extra, params, x, m, others, mass):
 def row_found(team, extra, plan, m, others, first, second):
     """What is known of a row once its lanes have told."""
     first = joined(team, plan, 5, first)
-    return Found(m, others, first, curved_row(extra, team, plan, 8, second))
+    return Found(m, others, first, curved_row(extra, team, plan, 9, second))
 
 
 class Tags(NamedTuple):
@@ -368,7 +368,7 @@ def distribution_rows(Params: type, T: Any, Form: type, Stored: type, Kind: type
         sample = sample_of(plan, T, outer, inner) * (T(1) if fine else T(np.nan))
         lse, zeta = m + log1p_up(others), sample * float_of(T, plan.z_loss)
         ridge = choose(zeta == T(0), T(0), zeta * lse)  # no z-loss: also where m is infinite
-        loss = sample * together(team, plan, 11, loss) + choose(zeta == T(0), T(0), ridge * lse)
+        loss = sample * together(team, plan, 13, loss) + choose(zeta == T(0), T(0), ridge * lse)
         finish(team, plan, outer, inner, lane, inside, choose(live, loss, T(0)))
 
         if plan.grad != 0 or plan.hess != 0:

@@ -1,8 +1,8 @@
 """exp and its relatives on a GPU.
 
-float32 exponentials use the unit ex2.approx (2 ulp) with what the rounding of the reduced argument
-loses put back in; everything else is the polynomials of kernels/elementary.py, and float64 is
-theirs altogether: there is no unit for it.
+float32 exponentials use the unit ex2.approx (2 ulp) with what the rounding of its argument loses
+put back in; everything else is the polynomials of kernels/elementary.py, and float64 is theirs
+altogether: there is no unit for it.
 """
 
 import numpy as np
@@ -29,32 +29,33 @@ def power_of_two(typingctx, x):
 
 
 @scalar
-def _reduced(x):
-    """(t, lost): x / log 2 = t + lost, t rounded."""
+def _squared(x):
+    """e**x as a square: the unit flushes numbers that e**x, or a multiple of it, does not reach.
+
+    With x / log 2 = 2 (t + lost), t rounded, the root is 2**t (1 + log(2) lost).
+    """
     T = np.float32
-    t = x * T(1.44269502)
-    lost = fused(x, T(1.44269502), -t)
-    return t, fused(x, T(1.92596299e-8), lost)
+    t = x * T(0.72134751)
+    lost = fused(x, T(0.72134751), -t)
+    lost = fused(x, T(9.62981496e-9), lost)
+    root = power_of_two(t)
+    root = fused(root * T(0.693147181), lost, root)
+    return root * root
 
 
 @scalar
 def exp_down32(x):
-    """e**x = 2**t (1 + log(2) lost) for x <= 0; NaN passes the clamp."""
+    """e**x for x <= 0; NaN passes the clamp."""
     T = np.float32
-    t, lost = _reduced(select(x < T(-104.0), T(-104.0), x))
-    e = power_of_two(t)
-    return fused(e * T(0.693147181), lost, e)
+    return _squared(select(x < T(-104.0), T(-104.0), x))
 
 
 @scalar
 def exp32(x):
-    """The same for any x, as a square: 2**t may be out of range where e**x is not."""
+    """e**x."""
     T = np.float32
     x = select(x < T(-104.0), T(-104.0), x)
-    t, lost = _reduced(select(x > T(90.0), T(90.0), x))
-    root = power_of_two(t * T(0.5))
-    root = fused(root * T(0.34657359), lost, root)
-    return root * root
+    return _squared(select(x > T(90.0), T(90.0), x))
 
 
 @scalar

@@ -21,7 +21,7 @@ from fusedce.kernels.cuda.memory import (
 )
 from fusedce.kernels.cuda.params import params_of
 from fusedce.kernels.cuda.rows import scale_of
-from fusedce.kernels.cuda.seen import Full, bend_of, seen, slope_of
+from fusedce.kernels.cuda.seen import Full, seen, through
 from fusedce.kernels.cuda.stored import (
     any_integer,
     any_number,
@@ -97,11 +97,7 @@ def _chained(extra, plan, z, x, first, second):
     if extra.instance_class is not Full:
         return lambda extra, plan, z, x, first, second: (first, second)
 
-    def full(extra, plan, z, x, first, second):
-        slope = slope_of(plan, z)
-        return first * slope, second * slope * slope + first * bend_of(plan, x, slope)
-
-    return full
+    return lambda extra, plan, z, x, first, second: through(plan, z, x, first, second)
 
 
 def checked(check, plan, label, loss, first, second):

@@ -146,7 +146,7 @@ def activation(
     view(fields, bound, "logits", source)
     view(fields, bound, "grad", target)
     fields["staged"] = EXCHANGES
-    stored = form(source.dtype, facts.capability)
+    stored, space = form(source.dtype, facts.capability), deals.room(compute, False, False)
     what = Logarithm if name.startswith("log") else Itself
     kernel: Kernel
     if name.endswith("sigmoid"):
@@ -154,16 +154,18 @@ def activation(
         kernel = Kernel(sigmoids, (compute, stored, what))
         blocks, threads = -(-source.size // sizes.GPU_SPAN), sizes.GPU_THREADS
         made = launch(kernel, blocks, threads, fields, bound)
-    elif deals.along(stored, source, target) or not deals.side_by_side(source, target):
-        lanes, shared = lanes_of(stored, compute, False, source, target)
+    elif deals.along(stored, space.classes, source, target) or not deals.side_by_side(
+        source, target
+    ):
+        lanes, shared = lanes_of(stored, compute, space, source, target)
         kernel = Kernel(softmax_columns, (compute, stored, *lanes, what), 255)
         threads = sizes.GPU_LANES_THREADS
         blocks = -(-source.shape[0] * source.shape[2] // threads)
         made = launch(kernel, blocks, threads, fields, bound, shared=shared)
     else:
-        d = deals.rows(stored, source, facts, sizes.GPU_HELD_WORDS)
+        d = deals.rows(stored, source, facts, space)
         where = deals.where(source, target)
         kernel = Kernel(softmax_rows, (compute, stored, d.way, d.team, d.lanes, where, what))
-        registers = deals.registers(compute, False, False)
-        made = d.launch(kernel._replace(registers=registers), fields | d.fields(), bound)
+        kernel = kernel._replace(registers=space.registers)
+        made = d.launch(kernel, fields | d.fields(), bound)
     return Program((), (made,), 0)

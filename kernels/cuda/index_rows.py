@@ -27,9 +27,9 @@ from fusedce.kernels.cuda.rows import (
     visits,
     weight_of,
 )
-from fusedce.kernels.cuda.seen import Full, bend_of, lanes_present, seen, slope_of
+from fusedce.kernels.cuda.seen import Full, lanes_present, seen, through
 from fusedce.kernels.cuda.stored import float_of, itemsize, number_at, put_number
-from fusedce.kernels.cuda.teams import leave, seat
+from fusedce.kernels.cuda.teams import have_read, leave, seat
 from fusedce.kernels.link import softmax_row
 from fusedce.kernels.scalar import INLINED, choose, exp_down, scalar
 from fusedce.kernels.vector import vector_of
@@ -75,13 +75,11 @@ def _derivatives(extra, plan, form, z, x, row, live):
         return plain
 
     def full(extra, plan, form, z, x, row, live):
-        e = exp_down(x - row.m)
-        slope = slope_of(plan, z)
-        g = row.k * e
-        h = curvature(e, row.others, row.square, row.product)
-        h = h * slope * slope + g * bend_of(plan, x, slope)
         N = type(z)
-        return choose(live, g * slope, N(0)), choose(live, h, N(0))
+        e = exp_down(x - row.m)
+        h = curvature(e, row.others, row.square, row.product)
+        g, h = through(plan, z, x, row.k * e, h)
+        return choose(live, g, N(0)), choose(live, h, N(0))
 
     return full
 
@@ -99,13 +97,13 @@ def _put_target(extra, plan, form, grad, hess, label, z, row):
         )
 
     def full(extra, plan, form, grad, hess, label, z, row):
-        slope = slope_of(plan, z)
-        bend = bend_of(plan, seen(extra, plan, z, True), slope)
+        x = seen(extra, plan, z, True)
+        first, second = through(plan, z, x, row.first, row.second)
         here = label * itemsize(form)
         if plan.grad != 0:
-            put_number(form, grad + here, row.first * slope)
+            put_number(form, grad + here, first)
         if plan.hess != 0:
-            put_number(form, hess + here, row.second * slope * slope + row.first * bend)
+            put_number(form, hess + here, second)
 
     return full
 
@@ -151,6 +149,7 @@ def index_rows(Params: type, T: Any, Form: type, Way: type, Team: type, Lanes: t
         row = row if live else Settled(T(0), T(0), T(0), T(0), T(0), T(0), T(0))
         finish(team, plan, outer, inner, lane, inside, choose(live, loss, T(0)))
 
+        have_read(team)  # the target's logit; in place it is overwritten now
         if plan.grad != 0 or plan.hess != 0:
             grad = plan.grad + outer * plan.grad_outer + inner * plan.grad_inner
             hess = plan.hess + outer * plan.hess_outer + inner * plan.hess_inner

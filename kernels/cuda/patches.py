@@ -47,16 +47,16 @@ def element_losses(problem: Problem, facts: Facts) -> Launch:
     yes_or_no = (problem.label_factor, problem.label_shift) in _YES_OR_NO
     labels = Yes if hard and yes_or_no else Soft
     full = is_full(problem)
-    extra, registers = Full if full else Plain, deals.registers(T, full, labels is Soft)
+    extra, registers = Full if full else Plain, deals.room(T, full, labels is Soft).registers
     threads = sizes.GPU_THREADS
     if not _flat(problem, stored):
         fields |= deals.patches(*problem.logits.shape)
         kernel = Kernel(elements, (rule, T, stored, link, labels, extra), 128)
         blocks = -(-problem.logits.size // sizes.GPU_SPAN)
         return launch(kernel, blocks, threads, fields, bound, shared=EXCHANGE)
-    many = sizes.GPU_FLAT_WORDS * 4 // np.dtype(T).itemsize
-    lanes = deals.enough(many)
     per = deals.per_chunk(stored)
+    many = max(per, sizes.GPU_FLAT_WORDS * 4 // np.dtype(T).itemsize)
+    lanes = deals.enough(many)
     chunks = max(1, many // per)
     fields |= {"outer": 1, "classes": problem.logits.size, "inner": 1, "span": chunks * threads}
     check = Whole if problem.ignoring else Given

@@ -14,7 +14,7 @@ from fusedce.kernels.cuda.distribution_rows import (
     Unweighted,
     distribution_rows,
 )
-from fusedce.kernels.cuda.forms import BYTES, form
+from fusedce.kernels.cuda.forms import form
 from fusedce.kernels.cuda.index_rows import index_rows
 from fusedce.kernels.cuda.lanes import Across, Along
 from fusedce.kernels.cuda.plan import Facts, Kernel, Launch, launch
@@ -31,9 +31,10 @@ def softmax(problem: Problem, facts: Facts) -> Launch:
     """Losses over softmax rows."""
     stored = form(problem.logits.dtype, facts.capability)
     arrays = problem.logits, problem.grad, problem.hess
-    if deals.along(stored, *arrays) or not deals.side_by_side(*arrays):
-        return _columns(problem, stored)
-    return _rows(problem, stored, facts)
+    space = deals.room(problem.compute, is_full(problem), _spread(problem))
+    if deals.along(stored, space.classes, *arrays) or not deals.side_by_side(*arrays):
+        return _columns(problem, stored, space)
+    return _rows(problem, stored, facts, space)
 
 
 def _spread(problem: Problem) -> bool:
@@ -54,12 +55,11 @@ def _masses(problem: Problem, stored: type) -> tuple[type, type, type]:
     return form(targets.dtype), place, weights
 
 
-def _rows(problem: Problem, stored: type, facts: Facts) -> Launch:
+def _rows(problem: Problem, stored: type, facts: Facts, space: deals.Room) -> Launch:
     """A team a row."""
     fields, bound = common(problem)
     full, spread = is_full(problem), _spread(problem)
-    words = sizes.GPU_FULL_WORDS if full or spread else sizes.GPU_HELD_WORDS
-    d = deals.rows(stored, problem.logits, facts, words)
+    d = deals.rows(stored, problem.logits, facts, space)
     fields |= d.fields()
     where = deals.where(problem.logits, problem.grad, problem.hess)
     types: tuple[Any, ...] = type(problem.params), problem.compute, stored
@@ -69,36 +69,30 @@ def _rows(problem: Problem, stored: type, facts: Facts) -> Launch:
         kernel = Kernel(distribution_rows, types)
     else:
         kernel = Kernel(index_rows, (*types, d.way, d.team, d.lanes, *outs))
-    registers = deals.registers(problem.compute, full, spread)
-    return d.launch(kernel._replace(registers=registers), fields, bound)
-
-
-def _lanes(stored: type, logits: np.ndarray, full: bool) -> tuple[type, type]:
-    """(way, lanes) of rows in lanes."""
-    words = max(1, BYTES[stored] // 4)
-    most = sizes.GPU_LANE_CLASSES // words // (2 if full else 1)
-    if logits.shape[1] > most:
-        return Again, deals.lanes(sizes.GPU_LANE_VISIT // words)
-    return Held, deals.enough(logits.shape[1])
+    return d.launch(kernel._replace(registers=space.registers), fields, bound)
 
 
 def lanes_of(
-    stored: type, compute: type, full: bool, logits: np.ndarray, *outputs: np.ndarray | None
+    stored: type, compute: type, space: deals.Room, logits: np.ndarray, *outputs: np.ndarray | None
 ) -> tuple[tuple[type, type, type], int]:
     """((layout, way, lanes), shared memory) of rows in lanes."""
-    way, lanes = _lanes(stored, logits, full)
-    if way is Held and deals.along(stored, logits, *outputs):
-        room = sizes.GPU_LANES_THREADS * logits.shape[1] * np.dtype(compute).itemsize
-        return (Along, way, lanes), EXCHANGES + room
-    return (Across, way, lanes), EXCHANGES
+    classes = logits.shape[1]
+    if classes > space.classes:
+        visit = sizes.GPU_LANE_VISIT * 4 // np.dtype(compute).itemsize
+        return (Across, Again, deals.lanes(visit)), EXCHANGES
+    lanes = deals.enough(classes)
+    if deals.along(stored, space.classes, logits, *outputs):
+        room = sizes.GPU_LANES_THREADS * classes * np.dtype(compute).itemsize
+        return (Along, Held, lanes), EXCHANGES + room
+    return (Across, Held, lanes), EXCHANGES
 
 
-def _columns(problem: Problem, stored: type) -> Launch:
+def _columns(problem: Problem, stored: type, space: deals.Room) -> Launch:
     """A lane a row."""
     fields, bound = common(problem)
     full, spread = is_full(problem), _spread(problem)
     arrays = problem.logits, problem.grad, problem.hess
-    lanes, shared = lanes_of(stored, problem.compute, full or spread, *arrays)
+    lanes, shared = lanes_of(stored, problem.compute, space, *arrays)
     fields["staged"] = EXCHANGES
     types: tuple[Any, ...] = type(problem.params), problem.compute, stored
     extra = Full if full else Plain

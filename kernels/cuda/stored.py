@@ -20,7 +20,7 @@ from fusedce.kernels.cuda.numba_cuda import intrinsic, types
 from fusedce.kernels.scalar import scalar
 from fusedce.kernels.vector import FLOAT
 
-GLOBAL = 1  # NVVM's address space
+DEVICE = 1  # NVVM's address space
 I16 = ir.IntType(16)
 
 
@@ -30,7 +30,7 @@ def constant(value):
 
 
 def _place(builder, address, ty):
-    return builder.inttoptr(address, ty.as_pointer(GLOBAL))
+    return builder.inttoptr(address, ty.as_pointer(DEVICE))
 
 
 @intrinsic

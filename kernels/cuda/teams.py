@@ -20,12 +20,13 @@ from fusedce.kernels.cuda.device import (
     shuffle_xor,
     thread,
     threads,
+    warp_barrier,
 )
 from fusedce.kernels.scalar import INLINED, choose, scalar
 
 # One exchange: a number of each of 32 warps, and one of the block for its cluster.
 EXCHANGE = 33 * 8
-EXCHANGES = 12 * EXCHANGE  # of a kernel; a multiple of 16
+EXCHANGES = 14 * EXCHANGE  # of a kernel; a multiple of 16
 
 
 class Warp(NamedTuple):
@@ -187,6 +188,18 @@ def _together(team, plan, place, x):
         return cluster_sum(part, np.int32(place * EXCHANGE), np.int32(1 << plan.cluster))
 
     return of_cluster
+
+
+def have_read(team):
+    """Before a lane writes what others of its team have read: a shuffle orders no memory."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(have_read, jit_options=INLINED)
+def _have_read(team):
+    if team.instance_class is Warp:
+        return lambda team: warp_barrier()
+    return lambda team: None  # there was an exchange in between
 
 
 def leave(team):
