@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from fusedce import __version__, doctor, warmup
+from fusedce import __version__, doctor, warmup, warmup_gpu
 
 
 class _Parser(argparse.ArgumentParser):
@@ -13,6 +13,14 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n")
+
+
+def _architecture(given: str) -> str:
+    try:
+        warmup_gpu.capability(given)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return given
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,11 +31,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warm = commands.add_parser("warmup", help="compile the common kernels ahead of their first use")
     warm.add_argument("--loss", choices=warmup.LOSSES, help="this function only")
     warm.add_argument("--dtype", choices=warmup.DTYPES, help="logits of this dtype only")
+    said = "for a GPU of this architecture, say sm_90, which need not be there"
+    warm.add_argument("--cuda", type=_architecture, metavar="sm_XX", help=said)
     commands.add_parser("doctor", help="what is installed, found and used, on one screen")
     given = parser.parse_args(arguments)
     if given.command == "doctor":
         return doctor.main()
-    return warmup.main(given.loss, given.dtype)
+    return warmup.main(given.loss, given.dtype, given.cuda)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@ Compilers and frameworks are asked for by name, and only here: nothing is import
 sake, and a GPU is looked for through its driver alone.
 """
 
+import contextlib
 import ctypes
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import fusedce
-from fusedce.kernels.cpu.compile import cache_folder
+from fusedce.kernels.cache import cache_folder
 from fusedce.warmup import writable
 
 LAYERS = {"tbb": "tbbpool", "omp": "omppool", "workqueue": "workqueue"}
@@ -94,7 +96,8 @@ def cache() -> Facts:
     here = writable(str(folder))
     sizes = [p.stat().st_size for p in folder.glob("*") if p.is_file()] if folder.exists() else []
     yield "cache", str(folder)
-    yield "", f"{len(sizes)} files, {sum(sizes) / 1e6:.1f} MB" + (
+    for_gpus = len(list(folder.glob("cuda-*")))
+    yield "", f"{len(sizes)} files ({for_gpus} for GPUs), {sum(sizes) / 1e6:.1f} MB" + (
         "" if here else "; cannot be written, so that every process compiles anew: "
         "set NUMBA_CACHE_DIR to a folder that can"
     )  # fmt: skip
@@ -112,6 +115,32 @@ def gpu() -> Facts:
     missing = [name for name in ("numba_cuda", "cupy") if importlib.util.find_spec(name) is None]
     lack = f"; {' and '.join(missing)} missing: pip install 'fusedce[{extra}]'" if missing else ""
     yield "CUDA driver", f"{version}{lack}"
+
+
+GPU_PACKAGES = ("numba-cuda", "cuda-bindings", "cuda-core", "cupy-cuda12x", "cupy-cuda13x")
+
+
+def gpu_compiler() -> Facts:
+    """What compiles for GPUs, with or without one."""
+    found = {}
+    for name in GPU_PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    if "numba-cuda" not in found:
+        yield "GPU compiler", "none: numba-cuda is not installed"
+        return
+    yield "GPU compiler", ", ".join(" ".join(pair) for pair in found.items())
+    for library, name in {"nvvm": "NVVM", "nvJitLink": "nvJitLink"}.items():
+        yield "", f"{name}: {_place(library)}"
+
+
+def _place(library: str) -> str:
+    """Where a library of CUDA is."""
+    try:
+        pathfinder = importlib.import_module("cuda.pathfinder")
+        return str(pathfinder.load_nvidia_dynamic_lib(library).abs_path)
+    except (ImportError, RuntimeError):
+        return "not found"
 
 
 def _devices() -> tuple[list[str], str]:
@@ -134,9 +163,12 @@ def _devices() -> tuple[list[str], str]:
     return found, version
 
 
+PARTS = (versions, cpu, layers, cache, gpu, gpu_compiler)
+
+
 def facts() -> list[tuple[str, str]]:
     """Everything, in the order of the screen; an empty name goes on with the one above."""
-    return [fact for part in (versions, cpu, layers, cache, gpu) for fact in part()]
+    return [fact for part in PARTS for fact in part()]
 
 
 def main() -> int:
@@ -146,7 +178,7 @@ def main() -> int:
         _print_table(found)
     except ImportError:
         for name, fact in found:
-            print(f"{name + ':' if name else '':12} {fact}")
+            print(f"{name + ':' if name else '':13} {fact}")
     return 0
 
 

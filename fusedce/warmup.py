@@ -8,13 +8,15 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import fusedce
+from fusedce import warmup_gpu
 from fusedce.arrays import BFLOAT16
+from fusedce.kernels.cache import cache_folder
 
 # The activations each function is used with; those at the end take none.
 LOSSES: dict[str, tuple[str | None, ...]] = {
@@ -53,26 +55,28 @@ class Step(NamedTuple):
         options = f" {self.activation or 'of probabilities'}" if LOSSES[self.loss] else ""
         return f"{self.loss}{options} {self.dtype}"
 
-    def run(self) -> None:
+    def run(
+        self, array: Callable[..., Any] = np.full, shapes: Sequence[tuple[int, int]] = SHAPES
+    ) -> None:
         """Call the function with every usual shape and target."""
         function = getattr(fusedce, self.loss)
-        for shape in SHAPES:
-            logits = np.full(shape, 0.5, DTYPES[self.dtype])
+        for shape in shapes:
+            logits = array(shape, dtype=DTYPES[self.dtype], fill_value=0.5)
             if not LOSSES[self.loss]:
                 function(logits)
                 continue
-            for targets in self._targets(logits):
+            for targets in self._targets(array, shape):
                 function(logits, targets, activation=self.activation)
             if self.activation == "softmax":  # the kernel of all options
-                indices = np.zeros(len(logits), np.int64)
+                indices = array(shape[:1], dtype=np.int64, fill_value=0)
                 function(logits, indices, activation="softmax", logit_scale=0.5)
 
-    def _targets(self, logits: np.ndarray) -> Iterator[np.ndarray]:
+    def _targets(self, array: Callable[..., Any], shape: tuple[int, int]) -> Iterator[Any]:
         for dtype in INDICES:
-            yield np.zeros(len(logits), dtype)
-        labels = (logits.dtype,) if self.activation == "softmax" else (*LABELS, logits.dtype)
-        for label in labels:
-            yield np.ones(logits.shape, label)
+            yield array(shape[:1], dtype=dtype, fill_value=0)
+        own = DTYPES[self.dtype]
+        for label in (own,) if self.activation == "softmax" else (*LABELS, own):
+            yield array(shape, dtype=label, fill_value=1)
 
 
 def steps(loss: str | None = None, dtype: str | None = None) -> list[Step]:
@@ -114,9 +118,8 @@ def writable(folder: str) -> bool:
     return True
 
 
-def summary(made: Iterable[tuple[Any, ...]], seconds: float, folder: str) -> str:
-    """One line: kernels, seconds, place."""
-    loaded = [from_disk for _, _, from_disk in made]
+def summary(loaded: Sequence[bool], seconds: float, folder: str) -> str:
+    """One line: kernels and which of them were on disk, seconds, place."""
     fresh = loaded.count(False)
     return (
         f"{len(loaded)} kernels ({fresh} compiled, {len(loaded) - fresh} already there) "
@@ -124,24 +127,39 @@ def summary(made: Iterable[tuple[Any, ...]], seconds: float, folder: str) -> str
     )
 
 
-def main(loss: str | None = None, dtype: str | None = None) -> int:
-    """Warm up; the exit status."""
-    from fusedce.kernels.cpu.compile import COMPILED, cache_folder
+def _run(todo: list[Step], architecture: str | None) -> list[bool]:
+    """Which of the kernels, now all there, were on disk before."""
+    from fusedce.kernels.cpu.compile import COMPILED
 
+    if architecture is not None:
+        return warmup_gpu.run(_shown(todo), architecture)
+    for step in _shown(todo):
+        step.run()
+    return [from_disk for _, _, from_disk in COMPILED]
+
+
+def main(loss: str | None = None, dtype: str | None = None, architecture: str | None = None) -> int:
+    """Warm up, for this CPU or for a GPU's architecture; the exit status."""
     folder = cache_folder()
     if not writable(folder):
-        print(
-            f"python -m fusedce warmup: nothing can be kept, since {folder} cannot be written; "
-            "set NUMBA_CACHE_DIR to a folder that can",
-            file=sys.stderr,
+        return _failed(
+            f"nothing can be kept, since {folder} cannot be written; "
+            "set NUMBA_CACHE_DIR to a folder that can"
         )
-        return 1
     start = time.perf_counter()
     try:
-        for step in _shown(steps(loss, dtype)):
-            step.run()
+        loaded = _run(steps(loss, dtype), architecture)
     except KeyboardInterrupt:
         print("interrupted; what was compiled so far is kept", file=sys.stderr)
         return 130
-    print(summary(COMPILED, time.perf_counter() - start, folder))
+    except (ImportError, RuntimeError) as error:
+        if architecture is None:
+            raise
+        return _failed(str(error))
+    print(summary(loaded, time.perf_counter() - start, folder))
     return 0
+
+
+def _failed(why: str) -> int:
+    print(f"python -m fusedce warmup: {why}", file=sys.stderr)
+    return 1

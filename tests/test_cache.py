@@ -102,7 +102,7 @@ def test_stamp_sees_every_source(tree, tmp_path):
     run("""
         import llvmlite, os
         from pathlib import Path
-        stamp = compiler._source_stamp.__wrapped__
+        stamp = compiler.source_stamp.__wrapped__
         home = Path(compiler.__file__).resolve().parents[1]
         sources = [*home.rglob("*.py"), *(Path(fusedce.__file__).parent / "losses").glob("*.py")]
         assert len(sources) > 20, sources

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 import importlib.util
 import os
 import subprocess
@@ -45,6 +46,24 @@ def test_warmup(tmp_path):
     assert found["folder"] in "".join(done.stdout.split())
     again = run("warmup", "--loss", "log_sigmoid", "--dtype", "float32", NUMBA_CACHE_DIR=tmp_path)
     assert f"(0 compiled, {found['kernels']} already there)" in " ".join(again.stdout.split())
+
+
+def test_warmup_for_a_gpu(tmp_path):
+    """Of another architecture than the one here, if there is any; the second time from disk."""
+    pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
+    chosen = ("--loss", "log_softmax", "--dtype", "float16")
+    for fresh in (True, False):
+        done = run("warmup", "--cuda", "sm_120", *chosen, NUMBA_CACHE_DIR=tmp_path)
+        assert done.returncode == 0, done.stderr
+        said = " ".join(done.stdout.split())
+        kept = list(tmp_path.rglob("cuda-softmax_*"))
+        assert len(kept) > 4
+        counts = (len(kept), 0) if fresh else (0, len(kept))
+        assert "{} kernels ({} compiled, {} already there)".format(len(kept), *counts) in said
+    done = run("warmup", "--cuda", "sm_999", *chosen, NUMBA_CACHE_DIR=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("python -m fusedce warmup: nvJitLink ")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_warmup_covers_every_function():
@@ -121,6 +140,7 @@ def test_warmup_of_a_cache_that_cannot_be_written(tmp_path):
         (("wormup",), "invalid choice: 'wormup'"),
         (("warmup", "--dtype", "int8"), "argument --dtype: invalid choice: 'int8'"),
         (("warmup", "--loss", "hinge"), "argument --loss: invalid choice: 'hinge'"),
+        (("warmup", "--cuda", "sm90"), "an architecture is written like sm_90, got 'sm90'"),
         (("doctor", "--fast"), "unrecognized arguments: --fast"),
     ],
 )
@@ -140,7 +160,7 @@ def test_doctor():
     assert len(done.stdout.splitlines()) < 48
     for word in (
         __version__, "numpy", "numba", "llvmlite", "ml_dtypes", "Python", "CPU", "bits", "cores",
-        "threads", "layers", "workqueue", "cache", "MB", "GPU",
+        "threads", "layers", "workqueue", "cache", "MB", "GPU", "GPU compiler",
     ):  # fmt: skip
         assert word in done.stdout, word
 
@@ -202,6 +222,26 @@ def test_doctor_of_gpus(version, extra, monkeypatch):
     assert facts[2][1] == (f"{shown}; numba_cuda and cupy missing: pip install 'fusedce[{extra}]'")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     assert list(doctor.gpu())[2] == ("CUDA driver", shown)
+
+
+def test_doctor_of_gpu_compilers(monkeypatch):
+    """Versions without importing; libraries that are not found are said to be missing."""
+    versions = {"numba-cuda": "0.30.4", "cupy-cuda13x": "14.2.0"}
+
+    def version(name):
+        if name in versions:
+            return versions[name]
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setitem(sys.modules, "cuda.pathfinder", None)
+    assert list(doctor.gpu_compiler()) == [
+        ("GPU compiler", "numba-cuda 0.30.4, cupy-cuda13x 14.2.0"),
+        ("", "NVVM: not found"),
+        ("", "nvJitLink: not found"),
+    ]
+    del versions["numba-cuda"]
+    assert list(doctor.gpu_compiler()) == [("GPU compiler", "none: numba-cuda is not installed")]
 
 
 def test_doctor_without_gpus(monkeypatch):
