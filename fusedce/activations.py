@@ -4,31 +4,28 @@ from typing import Any
 
 import numpy as np
 
-from fusedce import arrays, checks
+from fusedce import arrays, checks, gpu, relaunch
 
 
 def _activate(name: str, logits: Any, out: Any, axis: int) -> Any:
-    from fusedce.kernels.cpu import execute
-
-    (z,) = checks.read(logits=logits)
-    source = arrays.native(checks.logits(z))
-    if source.ndim == 0:
-        if name.endswith("softmax"):
-            raise ValueError("logits must have a class axis, got a 0-d array")
-        source = source.reshape(1)
-    k = checks.axis(axis, source.ndim)
-    if out is not None:
-        checks.output("out", out, z.shape, source.dtype)
-        checks.overlaps({"out": out}, {"logits": z}, in_place="out")
-    result = np.empty_like(source, subok=False) if out is None else out
+    key, result = relaunch.activate_again(name, logits, out, axis)
+    if result is not None:
+        return result
+    home = gpu.home(logits=logits)
+    (z,) = home.read(logits=logits)
+    source = home.native("logits", checks.logits(z))
+    if source.ndim == 0 and name.endswith("softmax"):
+        raise ValueError("logits must have a class axis, got a 0-d array")
+    k = checks.axis(axis, max(1, source.ndim))
+    if out is None:
+        result = home.like("out", source)
+    else:
+        result = home.output("out", out, z.shape, source.dtype)
+        checks.overlaps({"out": result}, {"logits": z}, in_place="out")
     if source.size:
-        shape = arrays.split_shape(source.shape, k)
-        target = arrays.out3(result.reshape(source.shape), shape)
-        execute.activate(
-            name, arrays.view3(source, shape), target, arrays.compute_type(source.dtype)
-        )
-        arrays.written(result, target)
-    return result if out is not None else result.reshape(z.shape)[()]
+        shape = arrays.split_shape(source.shape or (1,), k)
+        home.activate(name, source, result, shape, out, key)
+    return home.activated(result) if out is None else out
 
 
 def softmax(logits: Any, *, axis: int = -1, out: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""What is this array, whose is it, where does it live? Nothing is imported to find out."""
+"""Arrays of NumPy: dtypes, shapes, views of three axes, overlaps."""
 
 from typing import Any
 
@@ -7,18 +7,6 @@ import numpy as np
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FLOATS = (np.dtype(np.float64), np.dtype(np.float32), np.dtype(np.float16), BFLOAT16)
-
-
-def on_gpu(x: Any) -> bool:
-    """Whether x lives on a GPU, by the interface it offers."""
-    return hasattr(type(x), "__cuda_array_interface__") and _offers(x, "__cuda_array_interface__")
-
-
-def _offers(x: Any, name: str) -> bool:
-    try:
-        return getattr(x, name, None) is not None
-    except Exception:  # a CPU tensor of a library that has GPU tensors too raises here
-        return False
 
 
 def kind(x: Any) -> str:
@@ -92,3 +80,8 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
         and a.strides == b.strides
         and a.dtype == b.dtype
     )
+
+
+def place(position: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Where the so manieth element is."""
+    return tuple(int(k) for k in np.unravel_index(position, shape))

@@ -12,22 +12,52 @@ ACTIVATIONS = ("softmax", "sigmoid", None)
 REDUCTIONS = ("mean", "sum", "none")
 
 
-def read(**named: Any) -> list[Any]:
-    """The named arguments as NumPy arrays; None stays None."""
-    gpu = [name for name, x in named.items() if x is not None and arrays.on_gpu(x)]
-    if gpu:
-        other = [n for n, x in named.items() if x is not None and n not in gpu]
-        cpu = [n for n in other if not np.isscalar(named[n])]
-        if cpu:
-            raise TypeError(
-                f"{gpu[0]} is on a GPU ({arrays.kind(named[gpu[0]])}) and {cpu[0]} is not "
-                f"({arrays.kind(named[cpu[0]])}): move one of them"
-            )
-        raise TypeError(
-            f"{gpu[0]} is on a GPU ({arrays.kind(named[gpu[0]])}); this version computes on the "
-            "CPU only: pass NumPy arrays"
-        )
-    return [None if x is None else np.asarray(x) for x in named.values()]
+def mixed(first: str, x: Any, other: str, y: Any) -> TypeError:
+    """Arguments on a GPU and not."""
+    return TypeError(
+        f"{first} is on a GPU ({arrays.kind(x)}) and {other} is not ({arrays.kind(y)}): "
+        "move one of them"
+    )
+
+
+def apart(first: str, device: int, other: str, elsewhere: int) -> ValueError:
+    """Arguments on two GPUs."""
+    return ValueError(
+        f"{first} is on GPU {device} and {other} on GPU {elsewhere}: move one of them"
+    )
+
+
+def part_of_a_graph(x: Any) -> TypeError:
+    """A tensor whose gradient is asked of its own library."""
+    return TypeError(
+        f"a {arrays.kind(x)} that requires grad would not know of this loss: pass x.detach()"
+    )
+
+
+def unaligned(name: str, array: np.ndarray) -> ValueError:
+    """An array on a GPU that starts in the middle of a number."""
+    return ValueError(
+        f"{name} must lie at a multiple of {array.dtype.alignment} bytes, "
+        f"got an address that ends in {array.ctypes.data % 16:#x}"
+    )
+
+
+def unread(name: str, dtype: Any) -> TypeError:
+    """A dtype that GPUs do not have."""
+    return TypeError(f"{name} has dtype {dtype}, which is not read on a GPU")
+
+
+def masked(x: Any) -> TypeError:
+    """An array with a mask, which would be passed over."""
+    return TypeError(f"a {arrays.kind(x)} with a mask is not read: pass its data")
+
+
+def no_cupy() -> ImportError:
+    """Arrays of no library that could make another."""
+    return ImportError(
+        "results for objects with __cuda_array_interface__ are CuPy arrays, and CuPy is not "
+        "installed: pip install cupy-cuda12x or cupy-cuda13x"
+    )
 
 
 def logits(array: np.ndarray, name: str = "logits") -> np.ndarray:
@@ -124,10 +154,20 @@ def no_classes(shape: tuple[int, ...], axis: int) -> ValueError:
     return ValueError(f"logits must have at least one class, got shape {shape} and axis={axis}")
 
 
+def is_real(dtype: np.dtype[Any]) -> bool:
+    """Whether these are numbers, or yes and no."""
+    return dtype.kind in "biuf" or dtype == arrays.BFLOAT16
+
+
+def no_number(name: str, value: Any) -> TypeError:
+    """An array where a number is wanted."""
+    return TypeError(f"{name} must be a finite number > 0, got {value!r}")
+
+
 def target_form(shape: tuple[int, ...], targets: np.ndarray, axis_: int, activation: Any) -> bool:
     """Whether targets are class indices (True) or one label for each logit (False)."""
     rows = shape[:axis_] + shape[axis_ + 1 :]
-    if targets.dtype.kind not in "biuf" and targets.dtype != arrays.BFLOAT16:
+    if not is_real(targets.dtype):
         raise TypeError(f"targets must be integers, booleans or floats, got {targets.dtype}")
     if targets.shape == shape:
         return False
@@ -145,13 +185,19 @@ def target_form(shape: tuple[int, ...], targets: np.ndarray, axis_: int, activat
     )
 
 
-def class_vector(name: str, value: np.ndarray, classes: int, *, scalar: bool = False) -> np.ndarray:
-    """A finite vector over classes, or a scalar where allowed, in float64."""
+def class_form(name: str, value: np.ndarray, classes: int, *, scalar: bool = False) -> np.ndarray:
+    """A vector over classes, or a scalar where allowed."""
     wanted = f"({classes},)" + (" or a scalar" if scalar else "")
-    if value.dtype.kind not in "biuf" and value.dtype != arrays.BFLOAT16:
+    if not is_real(value.dtype):
         raise TypeError(f"{name} must hold real numbers, got {value.dtype}")
     if value.shape != (classes,) and not (scalar and value.ndim == 0):
         raise ValueError(f"{name} must have shape {wanted}, got {value.shape}")
+    return value
+
+
+def class_vector(name: str, value: np.ndarray, classes: int, *, scalar: bool = False) -> np.ndarray:
+    """A finite vector over classes, or a scalar where allowed, in float64."""
+    value = class_form(name, value, classes, scalar=scalar)
     wide = value.astype(np.float64).reshape(-1)
     if not np.isfinite(wide).all():
         position = int(np.flatnonzero(~np.isfinite(wide))[0])
@@ -162,7 +208,7 @@ def class_vector(name: str, value: np.ndarray, classes: int, *, scalar: bool = F
 def sample_weight(value: np.ndarray, loss: tuple[int, ...], rows: tuple[int, ...],
                   axis_: int) -> np.ndarray:  # fmt: skip
     """Sample weights broadcast to the shape of the unreduced loss."""
-    if value.dtype.kind not in "biuf" and value.dtype != arrays.BFLOAT16:
+    if not is_real(value.dtype):
         raise TypeError(f"sample_weight must hold real numbers, got {value.dtype}")
     spread = value
     if loss != rows and value.shape == rows:
@@ -181,7 +227,7 @@ def sample_weight(value: np.ndarray, loss: tuple[int, ...], rows: tuple[int, ...
 def output(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     """A buffer the caller wants filled."""
     if not isinstance(array, np.ndarray):
-        raise ValueError(f"{name} must be a NumPy array, got {arrays.kind(array)}")
+        raise no_array(name, array, "NumPy")
     if array.shape != shape or array.dtype != dtype:
         raise ValueError(
             f"{name} must have shape {shape} and dtype {dtype}, got {array.shape} and {array.dtype}"
@@ -191,6 +237,11 @@ def output(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) 
     if any(s == 0 and n > 1 for s, n in zip(array.strides, array.shape, strict=True)):
         raise ValueError(f"{name} must have a place for each element, got strides {array.strides}")
     return array
+
+
+def no_array(name: str, value: Any, wanted: str) -> ValueError:
+    """A buffer that is no array, or one elsewhere."""
+    return ValueError(f"{name} must be a {wanted} array, got {arrays.kind(value)}")
 
 
 def overlaps(outputs: dict[str, Any], inputs: dict[str, Any], in_place: str = "grad_out") -> None:
@@ -208,13 +259,11 @@ def overlaps(outputs: dict[str, Any], inputs: dict[str, Any], in_place: str = "g
                 )
 
 
-def bad_label(targets: np.ndarray, position: int, allowed: str, ignore_index: int) -> IndexError:
+def bad_label(label: Any, place: tuple[int, ...], allowed: str, ignore_index: int) -> IndexError:
     """A label that names no class."""
-    where = np.unravel_index(position, targets.shape)
-    place = tuple(int(k) for k in where)
     shown = place[0] if len(place) == 1 else place
     return IndexError(
-        f"target {targets[place]} at position {shown} is out of range: {allowed}, "
+        f"target {label} at position {shown} is out of range: {allowed}, "
         f"or ignore_index={ignore_index}"
     )
 

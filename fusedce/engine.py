@@ -44,7 +44,7 @@ def apply(rule: Any, logits: Any, targets: Any, **options: Unpack[Options]) -> A
     reduction : {"mean", "sum", "none"}
         "none": the unreduced loss, and each gradient that of its own loss.
     denominator : float > 0, optional
-        What the mean divides by, instead of torch's choice.
+        What the mean divides by, instead of torch's choice; also a GPU array of one number.
     axis : int, default -1
         The class axis.
     return_grad, return_hessian : bool
@@ -52,12 +52,14 @@ def apply(rule: Any, logits: Any, targets: Any, **options: Unpack[Options]) -> A
     loss_out, grad_out, hess_out : arrays, optional
         Filled and returned. ``grad_out=logits`` computes in place.
     validate : bool, optional
-        On the CPU labels are always checked.
+        On the CPU labels are always checked. On a GPU only with True, which waits for it;
+        otherwise rows with a label out of range have NaN for loss and gradient.
 
     Returns
     -------
     loss, grad[, hess]
-        ``grad`` and ``hess`` have the shape and dtype of the logits.
+        ``grad`` and ``hess`` have the shape and dtype of the logits. For logits on a GPU all are
+        arrays of their library on their device, the reduced loss too, and nothing waits.
 
     Raises
     ------

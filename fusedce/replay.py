@@ -21,7 +21,7 @@ _OUTPUTS = ("loss_out", "grad_out", "hess_out")
 _WEIGHTS = ("weight", "pos_weight", "sample_weight")
 _BROUGHT = frozenset({*_OUTPUTS, *_WEIGHTS, "denominator"})
 # Values of these very types are equal only if they mean the same; of floats see below.
-_PLAIN = frozenset({int, bool, str, type(None)})
+PLAIN = frozenset({int, bool, str, type(None)})
 _LARGEST = 3.4e38
 
 
@@ -31,17 +31,16 @@ def signature(
     """Everything that decides what a call launches; None if something else may."""
     if type(logits) is not np.ndarray or type(targets) is not np.ndarray:
         return None
-    floats = params if traits.alpha is None else (*params, traits.alpha)
     key = [
-        type(params), traits, array("d", floats).tobytes() if floats else None,
+        type(params), traits, bits(params, traits),
         logits.shape, logits.strides, logits.dtype, logits.flags.num,
         targets.shape, targets.strides, targets.dtype, targets.flags.num,
     ]  # fmt: skip
     for name, value in options.items():
         kind = type(value)
-        if name == "denominator" and (kind in _PLAIN or issubclass(kind, float | np.number)):
+        if name == "denominator" and (kind in PLAIN or issubclass(kind, float | np.number)):
             key += (name, kind)
-        elif kind in _PLAIN and (value is None or name != "sample_weight"):
+        elif kind in PLAIN and (value is None or name != "sample_weight"):
             key += (name, kind, value)
         elif kind is np.ndarray and (name in _OUTPUTS or (name in _WEIGHTS and value.size > 1)):
             key += (name, value.shape, value.strides, value.dtype, value.flags.num)
@@ -50,6 +49,12 @@ def signature(
         else:
             return None
     return tuple(key)
+
+
+def bits(params: Any, traits: Any) -> bytes:
+    """The numbers of a rule: 0.0 == -0.0, but not here."""
+    floats = params if traits.alpha is None else (*params, traits.alpha)
+    return array("d", floats).tobytes()
 
 
 def scalar(total: float, kind: Any) -> Any:
@@ -164,13 +169,17 @@ class Prepared:
         return None if bad >= 0 else self.results(total, loss_out, loss, grad, hess)
 
 
-_KEPT: dict[tuple[Any, ...], Prepared] = {}
+_KEPT: dict[tuple[Any, ...], Any] = {}
 recall = _KEPT.get
 
 
-def keep(key: tuple[Any, ...], prepared: Prepared) -> None:
+def keep(key: tuple[Any, ...], prepared: Any) -> None:
     """Keep a finished call; at most KEPT of them, whatever the shapes."""
     if len(_KEPT) >= KEPT:
         _KEPT.clear()
-    prepared.brings = prepared.activation is None or not _BROUGHT.isdisjoint(key)
     _KEPT[key] = prepared
+
+
+def brings(key: tuple[Any, ...], activation: str | None) -> bool:
+    """Whether calls of a signature have values or arrays that are looked at each time."""
+    return activation is None or not _BROUGHT.isdisjoint(key)
