@@ -5,11 +5,15 @@ BIN := .venv/bin
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := $(shell grep -o 'torch==[0-9.]*' pyproject.toml)
 
-.PHONY: help demo bench readme test soak check wheel-test clean
+# What drives the GPU: cuda12 or cuda13. `make gpu BIN=` takes PYTHON as it is and installs nothing.
+CUDA ?= cuda13
+RUN = $(if $(BIN),$(BIN)/python,$(PYTHON))
+
+.PHONY: help demo bench readme test gpu soak check wheel-test clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo | bench | readme | test | soak | check | wheel-test | clean    (README.md says what each does)"
+	@echo "make demo | bench | readme | test | gpu | soak | check | wheel-test | clean    (README.md says what each does)"
 
 demo: .venv/.bench
 	$(BIN)/python -m benchmarks.digits
@@ -23,6 +27,17 @@ readme: .venv/.bench
 
 test: .venv/.test
 	$(BIN)/python -m pytest -n auto $(ARGS)
+
+# On a machine with a GPU: the tests marked gpu, a small run under compute-sanitizer, the benchmark.
+# The first small run puts the kernels on disk, so that none is compiled under the sanitizer.
+gpu: $(if $(BIN),.venv/.test .venv/.$(CUDA))
+	$(RUN) -m pytest -m gpu -W default tests/test_gpu*.py $(ARGS)
+	$(RUN) -m tests.sanitized
+	@for tool in memcheck racecheck; do \
+	  if ! command -v compute-sanitizer; then echo "$$tool left out: no compute-sanitizer"; continue; fi; \
+	  compute-sanitizer --tool $$tool --error-exitcode 1 $(RUN) -m tests.sanitized || exit 1; \
+	done
+	$(RUN) -m benchmarks --device cuda
 
 # Ten minutes of mixed calls; fails where memory grows.
 soak: .venv/.test

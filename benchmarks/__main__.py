@@ -6,6 +6,8 @@ python -m benchmarks --all               every case, some twenty minutes
 python -m benchmarks --case focal --rival torch
 python -m benchmarks --against benchmarks/results/throughput.json
 python -m benchmarks --readme            no measurement: plots and README from the last result
+python -m benchmarks --device cuda       CuPy arrays on a GPU, under eight minutes; all of the above
+python -m benchmarks --device cuda --sweep       which launch sizes are the fastest on this GPU
 """
 
 import argparse
@@ -48,7 +50,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--shrink", type=int, help="divide the rows of every large case by this")
     add("--readme", action="store_true", help="renew plots and README from a result, and end")
     add("--list", action="store_true", help="name cases and rivals, and end")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="where the arrays are")
+    add("--sweep", action="store_true", help="on a GPU: time the launch sizes instead")
     options = parser.parse_args(argv)
+    if options.sweep and options.device == "cpu":
+        parser.error("--sweep needs --device cuda")
     if options.shrink is not None and options.shrink < 1:
         parser.error("--shrink divides by a whole number from 1")
     return options
@@ -144,6 +150,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, console = parse(argv), Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
+    if options.device == "cuda":
+        from benchmarks.cuda import program
+
+        return program.main(options, console)
     if options.list or options.readme:
         tell_names(console) if options.list else renew(console, options.out or results.RESULT)
         return 0

@@ -4,6 +4,7 @@ Shares no code with the engine or a rival. One outcome of log-probability l cost
 f(l) = -(1 - p)^gamma l, p = exp(l).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ TOLERANCE = {
     "bfloat16": (5e-2, 1e-2),
 }  # fmt: skip
 TINIEST = {"float16": 6.0e-8}  # its smallest number: means over many rows end there
+Fetch = Callable[[Any], Array]  # an array of whatever kind, as the answer's
 PLACES = 6  # blocks of a gradient that are looked at
 
 
@@ -87,8 +89,8 @@ def answer(problem: Problem) -> Answer:
     return Answer(float(times @ values) / count, grad / count)
 
 
-def check(right: Answer, problem: Problem, loss: Any, grad: Any) -> None:
-    """Raise Disagreement unless the loss and some blocks of the gradient are right."""
+def check(right: Answer, problem: Problem, loss: Any, grad: Any, fetch: Fetch = np.asarray) -> None:
+    """Raise Disagreement unless the loss and some blocks of the gradient, fetched, are right."""
     dtype = problem.case.arrays.dtype
     relative, absolute = TOLERANCE[dtype]
     error = abs(float(loss) - right.loss)
@@ -103,9 +105,11 @@ def check(right: Answer, problem: Problem, loss: Any, grad: Any) -> None:
     allowed = relative * size + absolute * float(size.max()) + TINIEST.get(dtype, 0.0)
     starts = range(0, problem.rows, length)
     for start in {starts[k * (len(starts) - 1) // (PLACES - 1)] for k in range(PLACES)}:
-        part = rows[start : start + length].astype(np.float64)
+        part = fetch(rows[start : start + length]).astype(np.float64)
         wrong = ~(np.abs(part - right.grad[: len(part)]) <= allowed[: len(part)])  # NaN is wrong
         if wrong.any():
             where = tuple(int(i[0]) for i in np.nonzero(wrong))
-            expected, row = right.grad[where], (start + where[0], *where[1:])
-            raise Disagreement(f"gradient {part[where]:.6g} instead of {expected:.6g} at {row}")
+            expected, row = float(right.grad[where]), (start + where[0], *where[1:])
+            raise Disagreement(
+                f"gradient {float(part[where]):.6g} instead of {expected:.6g} at {row}"
+            )

@@ -28,6 +28,7 @@ OURS = "fusedce"
 COLOURS = {
     "fusedce": "#0072B2", "copy": "#000000", "NumPy": "#E69F00", "scikit-learn": "#009E73",
     "torch": "#D55E00", "torch.compile": "#CC79A7", "jax.jit": "#56B4E9",
+    "Liger-Kernel": "#009E73", "CuPy": "#E69F00", "quack": "#56B4E9",
 }  # fmt: skip
 MARKS = {"NumPy": "s", "scikit-learn": "^", "torch": "D", "jax.jit": "v", "copy": ""}
 BARS = (
@@ -109,9 +110,9 @@ def name_lines(axis: Axes, points: Points, names: dict[str, str]) -> None:
         )  # fmt: skip
 
 
-def finish(figure: Any, result: Record, path: Path) -> None:
+def finish(figure: Any, where: str, path: Path) -> None:
     """Say where the figures come from, and save."""
-    where = textwrap.fill(caption(result), 150)
+    where = textwrap.fill(where, 150)
     figure.supxlabel(where, fontsize=9, color="#555555", x=0.01, ha="left")
     figure.savefig(path, dpi=150)
     plt.close(figure)
@@ -140,7 +141,7 @@ def plot_classes(result: Record, path: Path) -> bool:
     axis.xaxis.set_major_formatter(FuncFormatter(short))
     axis.grid(axis="y", alpha=0.25)
     name_lines(axis, points, {"copy": "a copy of\nthe same bytes"})
-    finish(figure, result, path)
+    finish(figure, caption(result), path)
     return True
 
 
@@ -163,7 +164,7 @@ def plot_rows(result: Record, path: Path) -> bool:
     axis.yaxis.set_minor_locator(NullLocator())
     axis.grid(alpha=0.25)
     name_lines(axis, points, {"copy": "a copy of\nthe same bytes"})
-    finish(figure, result, path)
+    finish(figure, caption(result), path)
     return True
 
 
@@ -171,8 +172,13 @@ def plot_rivals(result: Record, path: Path) -> bool:
     """How many times longer everyone else takes."""
     by_name = {r["case"]: r for r in result["cases"] if r.get("times_faster")}
     records = [by_name[name] for name in BARS if name in by_name]
-    if not records:
-        return False
+    if records:
+        times_longer(records, caption(result), path)
+    return bool(records)
+
+
+def times_longer(records: list[Record], where: str, path: Path) -> None:
+    """Draw how many times longer the others take in some cases."""
     names = [n for n in COLOURS if any(n in r["times_faster"] for r in records)]
     best = [min(r["times_faster"].values()) for r in records]
     title = (
@@ -203,8 +209,7 @@ def plot_rivals(result: Record, path: Path) -> bool:
     axis.grid(axis="x", alpha=0.25)
     axis.set_axisbelow(True)
     axis.spines["left"].set_visible(False)
-    finish(figure, result, path)
-    return True
+    finish(figure, where, path)
 
 
 PLOTS: dict[str, Callable[[Record, Path], bool]] = {

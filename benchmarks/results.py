@@ -62,10 +62,10 @@ def machine() -> Record:
     }
 
 
-def versions() -> dict[str, str]:
+def versions(names: tuple[str, ...] = DISTRIBUTIONS) -> dict[str, str]:
     """Of Python and of what is installed of everything that is timed."""
     found = {"python": platform.python_version()}
-    for name in DISTRIBUTIONS:
+    for name in names:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

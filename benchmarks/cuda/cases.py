@@ -1,0 +1,109 @@
+"""What is measured on a GPU, as data: arrays, what is asked of them, and the bars.
+
+Three questions about the same arrays: loss and gradient, both with an upstream gradient other than
+1, which only the device knows, and the loss alone.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from benchmarks.cases import DTYPES, QUICK, USUAL, Arrays, Case, Loss, selected
+
+GRADIENT, UPSTREAM, ALONE = "gradient", "upstream", "loss"
+MODES = {
+    GRADIENT: "Mean loss and gradient",
+    UPSTREAM: "Mean loss and gradient, upstream gradient 1024",
+    ALONE: "Mean loss alone",
+}
+SCALE = 1024.0  # a loss scale of mixed precision, exact in every dtype
+ON_CHIP = 232_448  # bytes of shared memory that one block may have on Hopper
+FOCAL, BCE = Loss("sigmoid", gamma=2.0, alpha=0.25), Loss("sigmoid")
+WIDE = 8192, 128_256
+
+
+@dataclass(frozen=True)
+class Question(Case):
+    """One row of the table."""
+
+    upstream: float = 1.0
+
+    @property
+    def problem(self) -> tuple[Arrays, Loss]:
+        """What questions about the same arrays have in common."""
+        return self.arrays, replace(self.loss, grad=True)
+
+    @property
+    def wide(self) -> bool:
+        """Whether a row is longer than what one block can keep."""
+        row = self.arrays.shape[self.arrays.axis] * np.dtype(DTYPES[self.arrays.dtype]).itemsize
+        return self.loss.activation == "softmax" and row > ON_CHIP
+
+
+def bars(case: Question) -> dict[str, float]:
+    """The least share of the copy's bandwidth, and how many times faster than whom."""
+    found = {"torch": 1.0}
+    if case.group == ALONE:
+        return found
+    if case.loss.activation == "softmax":
+        found["copy"] = 0.75 if case.wide else 0.90
+    elif case.loss.gamma:
+        found["copy"] = 0.85
+    if case.group == GRADIENT and case.arrays == Arrays(WIDE, dtype="bfloat16"):
+        found |= {"Liger-Kernel": 1.3, "torch.compile": 1.4}
+    return found
+
+
+def _questions(name: str, title: str, arrays: Arrays, loss: Loss, reads: int = 1) -> list[Question]:
+    """The three questions about the same arrays."""
+    asked: list[tuple[str, dict[str, Any]]] = [
+        (GRADIENT, {"loss": loss}),
+        (UPSTREAM, {"loss": loss, "upstream": SCALE}),
+        (ALONE, {"loss": replace(loss, grad=False), "writes": 0}),
+    ]
+    found = []
+    for mode, more in asked:
+        level = QUICK if mode == GRADIENT and arrays.dtype == "bfloat16" else USUAL
+        found.append(
+            Question(f"{name}-{arrays.dtype}-{mode}", f"{title} {arrays.dtype}", arrays,
+                     reads=reads, group=mode, level=level, **more)
+        )  # fmt: skip
+    return found
+
+
+def _all(dtype: str) -> list[Question]:
+    """Every question about arrays of one dtype."""
+    found = []
+    for shape in (WIDE, (16_384, 32_000), (4096, 4096), (65_536, 1000), (1_000_000, 80)):
+        title = f"{shape[0]:,} × {shape[1]:,}"
+        found += _questions(f"{shape[0]}x{shape[1]}", title, Arrays(shape, dtype=dtype), Loss())
+    images = Arrays((8, 21, 1024, 1024), dtype=dtype, axis=1)
+    found += _questions("images", "8×21×1024×1024", images, Loss())
+    dense = Arrays((100_000_000,), dtype, dtype)
+    found += _questions("focal", "sigmoid focal 100 M", dense, FOCAL, 2)
+    return found + _questions("bce", "sigmoid BCE 100 M", dense, BCE, 2)
+
+
+CASES = tuple(case for dtype in ("bfloat16", "float32", "float16") for case in _all(dtype))
+
+
+def chosen(level: int, patterns: list[str]) -> list[Question]:
+    """The cases whose names are picked; without patterns those of a level and below."""
+    if not patterns:
+        return [case for case in CASES if case.level <= level]
+    names = selected([case.name for case in CASES], patterns)
+    return [case for case in CASES if case.name in names]
+
+
+def divided(case: Question, by: int) -> Question:
+    """The same on fewer rows."""
+    return replace(case, arrays=case.arrays.divided(by))
+
+
+def by_problem(wanted: list[Question]) -> list[list[Question]]:
+    """The cases that share their arrays, together."""
+    found: dict[tuple[Arrays, Loss], list[Question]] = {}
+    for case in wanted:
+        found.setdefault(case.problem, []).append(case)
+    return list(found.values())
