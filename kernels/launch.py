@@ -56,13 +56,14 @@ STREAM_ABOVE = 1 << 24
 
 # Threads of a block whose warps have rows, lanes rows, or elements, of their own.
 GPU_THREADS, GPU_LANES_THREADS = 256, 128
-# Logits that a thread holds, of float64 half as many; and the widest team that holds its row in
-# registers. The second numbers: with a Hessian, a softcap or a distribution, whose arithmetic needs
-# more registers. With these no kernel spills on sm_75 to sm_120 (tests/test_cuda_code.py).
-GPU_HELD_LANES, GPU_FULL_LANES = 16, 8
-GPU_HELD_THREADS, GPU_FULL_THREADS = 1024, 256
+# Logits that a thread holds, of float64 half as many; the second number where a Hessian, a softcap
+# or a distribution needs the registers. The more, the less often is a row's own work done over.
+GPU_HELD_LANES, GPU_FULL_LANES = 32, 8
+# The widest team that holds its row in registers: three such blocks fit on a processor, so that
+# one's loads hide the other's stores.
+GPU_HELD_THREADS = 256
 # Wider rows wait in shared memory, in blocks of so many threads...
-GPU_STAGED_THREADS = 512
+GPU_STAGED_THREADS = 256
 # ...and, where blocks can form clusters, with so many bytes a block, that several of them fit on a
 # processor and one's loads hide the other's stores. 8 blocks of a cluster run on every such device.
 GPU_STAGED_BYTES, GPU_CLUSTER_MAX = 64 << 10, 8

@@ -148,7 +148,10 @@ def elementwise(builder, name, *args):
 
 
 # Of LLVM's intrinsics NVVM takes few; libdevice has the others.
-_LIBDEVICE = {"llvm.fabs": "__nv_fabs", "llvm.rint": "__nv_rint", "llvm.fma": "__nv_fma"}
+_LIBDEVICE = {
+    "llvm.fabs": "__nv_fabs", "llvm.rint": "__nv_rint", "llvm.fma": "__nv_fma",
+    "llvm.maxnum": "__nv_fmax",
+}  # fmt: skip
 
 
 def _on_device(builder, name, *args):
@@ -345,6 +348,8 @@ def largest(typingctx, x):
 
     def codegen(context, builder, sig, args):
         def larger(a, b):
+            if on_gpu(builder):  # one instruction
+                return elementwise(builder, "llvm.maxnum", a, b)
             return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
         return _folded(builder, args[0], larger)

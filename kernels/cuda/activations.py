@@ -19,6 +19,7 @@ from fusedce.kernels.cuda.memory import chunks_of, decoded, no_words
 from fusedce.kernels.cuda.rows import (
     absorb,
     edge_of,
+    fetch,
     put_edge,
     read,
     recall,
@@ -84,6 +85,7 @@ def softmax_rows(T: Any, Form: type, Way: type, Team: type, Lanes: type, Where: 
         z = edge_of(T, form, source, span)
         top, below, ties = absorb(form, T(-np.finfo(T).max), T(0), T(0), z)
         words = no_words(N, form)
+        fetch(way, plan, source, span)
         k, per = np.int32(0), chunks_of(N, form)
         end = visits(way, span.chunks, per)
         while k < end:

@@ -8,8 +8,26 @@ from fusedce.kernels import launch
 from fusedce.kernels.cuda.forms import BYTES, CHUNK, LANES
 from fusedce.kernels.cuda.plan import Bound, Facts, Fields, Kernel, Launch
 from fusedce.kernels.cuda.plan import launch as made_launch
-from fusedce.kernels.cuda.rows import Again, Chunks, Held, Loose, Staged
+from fusedce.kernels.cuda.rows import Again, Chunks, Fetched, Held, Loose, Staged
 from fusedce.kernels.cuda.teams import EXCHANGES, Block, Cluster, Warp
+
+
+class Room(NamedTuple):
+    """What a kernel over rows has room for."""
+
+    lanes: int  # logits of a thread
+    classes: int  # of a row that one lane keeps
+    registers: int  # a thread may take so many, that a processor has work for many threads
+
+
+def room(compute: type, full: bool, spread: bool) -> Room:
+    """By the type of all arithmetic; ``full``: not plain, ``spread``: every class has mass."""
+    size = np.dtype(compute).itemsize // 4
+    heavy = full or spread
+    lanes_ = launch.GPU_FULL_LANES if heavy else launch.GPU_HELD_LANES
+    classes = launch.GPU_LANE_CLASSES // size // (2 if heavy else 1)
+    registers = 255 if size > 1 or (full and spread) else 128 if heavy else 80
+    return Room(lanes_ // size, classes, registers)
 
 
 class Deal(NamedTuple):
@@ -30,6 +48,10 @@ class Deal(NamedTuple):
             "team": self.team_bits, "cluster": self.cluster_bits, "staged": EXCHANGES,
             "span": self.threads >> self.team_bits,
         }  # fmt: skip
+
+    def registers(self, space: Room) -> int:
+        """Registers a thread may take; rows within a warp need some more."""
+        return max(space.registers, 128) if self.team is Warp else space.registers
 
     def launch(self, kernel: Kernel, fields: Fields, bound: Bound) -> Launch:
         """A kernel over these rows."""
@@ -52,26 +74,6 @@ def per_chunk(form: type) -> int:
 def lanes(number: int) -> type:
     """The type tag of so many lanes."""
     return LANES[number]
-
-
-class Room(NamedTuple):
-    """What a kernel over rows has room for."""
-
-    lanes: int  # logits of a thread
-    threads: int  # of a team that holds its row in registers
-    classes: int  # of a row that one lane keeps
-    registers: int  # a thread may take so many, that a processor has work for many threads
-
-
-def room(compute: type, full: bool, spread: bool) -> Room:
-    """By the type of all arithmetic; ``full``: not plain, ``spread``: every class has mass."""
-    size = np.dtype(compute).itemsize // 4
-    heavy = full or spread
-    lanes_ = launch.GPU_FULL_LANES if heavy else launch.GPU_HELD_LANES
-    threads = launch.GPU_FULL_THREADS if heavy or size > 1 else launch.GPU_HELD_THREADS
-    classes = launch.GPU_LANE_CLASSES // size // (2 if heavy else 1)
-    registers = 255 if size > 1 or (full and spread) else 128 if heavy else 64
-    return Room(lanes_ // size, threads, classes, registers)
 
 
 def whole(form: type, logits: np.ndarray) -> bool:
@@ -137,7 +139,7 @@ def rows(form: type, logits: np.ndarray, facts: Facts, space: Room) -> Deal:
     chunks = max(1, classes // per)
     most = max(1, space.lanes // per)  # chunks of a lane
     bits = max(power_above(-(-chunks // most)), power_above(ends))
-    if 1 << bits > space.threads:
+    if 1 << bits > launch.GPU_HELD_THREADS:
         return _wide(form, outer * inner, chunks, facts, most)
     chunks = 1 << power_above(-(-chunks // (1 << bits)))  # of a lane
     if bits <= 5:
@@ -150,7 +152,8 @@ def rows(form: type, logits: np.ndarray, facts: Facts, space: Room) -> Deal:
 def _wide(form: type, rows_: int, chunks: int, facts: Facts, most: int) -> Deal:
     """Rows that do not fit in registers: in shared memory, or read again."""
     threads = launch.GPU_STAGED_THREADS
-    bits, tag = power_above(threads), lanes(most * per_chunk(form))
+    # Half the lanes: 16 bits are decoded from shared memory again and again.
+    bits, tag = power_above(threads), lanes(max(1, most // 2) * per_chunk(form))
     if facts.capability >= (9, 0):
         parts = power_above(-(-chunks * CHUNK // launch.GPU_STAGED_BYTES))
         parts = min(parts, power_above(launch.GPU_CLUSTER_MAX))
@@ -159,7 +162,7 @@ def _wide(form: type, rows_: int, chunks: int, facts: Facts, most: int) -> Deal:
     team = Cluster if parts else Block
     each = -(-chunks // (threads << parts)) * threads * CHUNK  # bytes of a block
     if EXCHANGES + each <= facts.shared:
-        way: type = Staged
+        way: type = Fetched if facts.capability >= (8, 0) else Staged
         shared = EXCHANGES + each
     else:  # so much that one block fits on a processor: the fewer rows, the better they stay in L2
         way, shared = Again, facts.shared // 2 + 1024

@@ -11,7 +11,7 @@ import numpy as np
 from numba.extending import overload
 
 from fusedce.kernels.cuda.seen import Full, through
-from fusedce.kernels.cuda.teams import maximum, together, upper
+from fusedce.kernels.cuda.teams import both, maximum, together, upper
 from fusedce.kernels.link import softmax_outcome
 from fusedce.kernels.rule import evaluate
 from fusedce.kernels.scalar import INLINED, choose, exp_down, log1p_up, scalar
@@ -101,12 +101,9 @@ def joined(team, plan, place, tally):
     top = maximum(team, plan, place, tally.top, T(0))
     same = top == tally.top
     below = choose(same, tally.below, tally.below + tally.tied)
-    return Tally(
-        top,
-        together(team, plan, place + 1, below),
-        together(team, plan, place + 2, choose(same, tally.tied, T(0))),
-        together(team, plan, place + 3, choose(same, tally.many, T(0))),
-    )
+    below, tied = both(team, plan, place + 1, below, choose(same, tally.tied, T(0)))
+    many = together(team, plan, place + 3, choose(same, tally.many, T(0)))
+    return Tally(top, below, tied, many)
 
 
 @scalar

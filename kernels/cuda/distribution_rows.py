@@ -31,6 +31,7 @@ from fusedce.kernels.cuda.rows import (
     Held,
     absorb,
     edge_of,
+    fetch,
     finish,
     label_of,
     put_chunks,
@@ -248,6 +249,7 @@ def read_row(tags, plan, N, source, target, span, state, many):
     """(words of logits, words of labels, state, nonzero labels) after a first look at a row."""
     form = tags.form
     words, marks = no_words(N, form), no_words(N, tags.stored)
+    fetch(tags.way, plan, source, span)
     k, per = np.int32(0), chunks_of(N, form)
     end = visits(tags.way, span.chunks, per)
     while k < end:

@@ -166,6 +166,6 @@ def activation(
         d = deals.rows(stored, source, facts, space)
         where = deals.where(source, target)
         kernel = Kernel(softmax_rows, (compute, stored, d.way, d.team, d.lanes, where, what))
-        kernel = kernel._replace(registers=space.registers)
+        kernel = kernel._replace(registers=d.registers(space))
         made = d.launch(kernel, fields | d.fields(), bound)
     return Program((), (made,), 0)

@@ -12,6 +12,7 @@ from fusedce.kernels.cuda.rows import (
     curvature,
     edge_of,
     exponential,
+    fetch,
     finish,
     label_of,
     owner_of,
@@ -134,6 +135,7 @@ def index_rows(Params: type, T: Any, Form: type, Way: type, Team: type, Lanes: t
         edge = seen(extra, plan, z, span.edges > 0)
         state = absorb(form, T(-np.finfo(T).max), T(0), T(0), edge)
         words = no_words(N, form)
+        fetch(way, plan, source, span)
         k, per = np.int32(0), chunks_of(N, form)
         end = visits(way, span.chunks, per)
         while k < end:

@@ -296,6 +296,30 @@ def _pairs(builder, form, x):
     return [builder.call(asm, pair) for pair in zip(x[::2], x[1::2], strict=True)]
 
 
+@intrinsic
+def copy_chunk(typingctx, place, address):
+    """Begin to copy a chunk into shared memory, past the registers (sm_80)."""
+
+    def codegen(context, builder, sig, args):
+        (there,) = _placed(builder, args[0], "shared")
+        text = "cp.async.cg.shared.global.L2::128B [$0], [$1], 16;"
+        assembly(builder, text, VOID, "r,l", (there, args[1]))
+        return context.get_dummy_value()
+
+    return types.void(types.int32, types.int64), codegen
+
+
+@intrinsic
+def copied(typingctx):
+    """Wait until what this thread has begun to copy is there, for this thread."""
+
+    def codegen(context, builder, sig, args):
+        assembly(builder, "cp.async.wait_all;", VOID, "")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
 def words_from(builder, form, number, x):
     """The words that store the lanes of a number, as a list."""
     lanes = [builder.extract_element(x, constant(k)) for k in range(number.width)]

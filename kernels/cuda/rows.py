@@ -3,8 +3,8 @@
 A row is seen as whole chunks of 16 bytes, dealt out to the lanes in turn, with at most a chunk's
 numbers at its ends, one for a lane. A lane takes the chunks of one ``visit`` at a time, several
 loads under way. Between the reduction and the gradient the row waits in registers (``Held``: one
-visit), in shared memory (``Staged``), or is read again (``Again``): each lane finds there what it
-has put there itself.
+visit), in shared memory (``Staged``, ``Fetched``), or is read again (``Again``): each lane finds
+there what it has put there itself.
 """
 
 from typing import Any, NamedTuple
@@ -17,6 +17,8 @@ from fusedce.kernels.cuda.elementary import exp_coarse
 from fusedce.kernels.cuda.forms import Bfloat16, Float16, OldBfloat16
 from fusedce.kernels.cuda.loose import read_lanes, write_grid, write_lanes
 from fusedce.kernels.cuda.memory import (
+    copied,
+    copy_chunk,
     encoded,
     get_words,
     per_chunk,
@@ -36,7 +38,7 @@ from fusedce.kernels.cuda.stored import (
     peek,
     poke,
 )
-from fusedce.kernels.cuda.teams import block_total, maximum, together, upper
+from fusedce.kernels.cuda.teams import block_total, both, maximum, upper
 from fusedce.kernels.link import softmax_rest
 from fusedce.kernels.scalar import INLINED, choose, exp_down, scalar
 from fusedce.kernels.vector import largest, total
@@ -48,6 +50,10 @@ class Held(NamedTuple):
 
 class Staged(NamedTuple):
     """Type tag: the row waits in shared memory."""
+
+
+class Fetched(NamedTuple):
+    """Type tag: the same, brought there past the registers, all at once."""
 
 
 class Again(NamedTuple):
@@ -188,6 +194,27 @@ def place_of(plan, k):
     return np.int32(plan.staged + (np.int64(k) * threads() + thread()) * 16)
 
 
+def fetch(way, plan, address, span):
+    """Bring a row to where it waits, before the first visit."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(fetch, jit_options=INLINED)
+def _fetch(way, plan, address, span):
+    if way.instance_class is not Fetched:
+        return lambda way, plan, address, span: None
+
+    def fetched(way, plan, address, span):
+        k, here = np.int32(0), address + span.first
+        while k < span.chunks:
+            copy_chunk(place_of(plan, k), here)
+            here += span.step
+            k = np.int32(k + 1)
+        copied()
+
+    return fetched
+
+
 def read(way, plan, N, form, address, span, k):
     """The chunks from the k-th on, which go to where they wait."""
     raise NotImplementedError("compiled code only")
@@ -195,6 +222,10 @@ def read(way, plan, N, form, address, span, k):
 
 @overload(read, jit_options=INLINED)
 def _read(way, plan, N, form, address, span, k):
+    if way.instance_class is Fetched:
+        return lambda way, plan, N, form, address, span, k: get_words(
+            N, form, place_of(plan, k), np.int32(threads() * 16), span.chunks - k
+        )
     if way.instance_class is not Staged:
         return lambda way, plan, N, form, address, span, k: read_logits(
             N, form, address + span.first + np.int64(k) * span.step, span.step, span.chunks - k
@@ -218,7 +249,7 @@ def recall(way, plan, N, form, address, span, k, words):
 def _recall(way, plan, N, form, address, span, k, words):
     if way.instance_class is Held:
         return lambda way, plan, N, form, address, span, k, words: renewed(words)
-    if way.instance_class is Staged:
+    if way.instance_class in (Staged, Fetched):
         return lambda way, plan, N, form, address, span, k, words: get_words(
             N, form, place_of(plan, k), np.int32(threads() * 16), span.chunks - k
         )
@@ -330,8 +361,7 @@ def settled(team, plan, place, top, below, ties):
     m = maximum(team, plan, place, top, T(-np.finfo(T).max))
     same = top == m
     below = choose(same, below, (below + ties) * exp_down(top - m))
-    below = together(team, plan, place + 1, below)
-    ties = together(team, plan, place + 2, choose(same, ties, T(0)))
+    below, ties = both(team, plan, place + 1, below, choose(same, ties, T(0)))
     return m, choose(ties > T(0), below + (ties - T(1)), T(np.nan))
 
 

@@ -69,7 +69,7 @@ def _rows(problem: Problem, stored: type, facts: Facts, space: deals.Room) -> La
         kernel = Kernel(distribution_rows, types)
     else:
         kernel = Kernel(index_rows, (*types, d.way, d.team, d.lanes, *outs))
-    return d.launch(kernel._replace(registers=space.registers), fields, bound)
+    return d.launch(kernel._replace(registers=d.registers(space)), fields, bound)
 
 
 def lanes_of(

@@ -118,6 +118,42 @@ def block_sum(x, place):
 
 
 @scalar
+def block_both(a, b, place):
+    """The sums of a and of b over a block."""
+    warps = (threads() + np.int32(31)) >> np.int32(5)
+    lane = np.int32(thread() & np.int32(31))
+    T, full = type(a), np.int32(32)
+    a, b = warp_sum(a, full), warp_sum(b, full)
+    mine = np.int32(place + (thread() >> np.int32(5)) * np.int32(8))
+    if lane == np.int32(0):
+        put(mine, a)
+        put(np.int32(mine + np.int32(EXCHANGE)), b)
+    barrier()
+    a, b = T(0), T(0)
+    if lane < warps:
+        there = np.int32(place + lane * np.int32(8))
+        a, b = get(there, T), get(np.int32(there + np.int32(EXCHANGE)), T)
+    return warp_sum(a, full), warp_sum(b, full)
+
+
+@scalar
+def cluster_both(a, b, place, size):
+    """The sums of what the blocks of a cluster show, in the order of their ranks."""
+    T, shown = type(a), np.int32(place + np.int32(32 * 8))
+    if thread() == np.int32(0):
+        put(shown, a)
+        put(np.int32(shown + np.int32(EXCHANGE)), b)
+    cluster_barrier()
+    a, b = T(0), T(0)
+    rank = np.int32(0)
+    while rank < size:
+        a = a + get_remote(shown, rank, T)
+        b = b + get_remote(np.int32(shown + np.int32(EXCHANGE)), rank, T)
+        rank = np.int32(rank + 1)
+    return a, b
+
+
+@scalar
 def publish(x, place):
     """Show a block's number to its cluster."""
     if thread() == np.int32(0):
@@ -167,6 +203,31 @@ def _maximum(team, plan, place, x, neutral):
     def of_cluster(team, plan, place, x, neutral):
         top = block_max(x, np.int32(place * EXCHANGE), neutral)
         return cluster_max(top, np.int32(place * EXCHANGE), np.int32(1 << plan.cluster))
+
+    return of_cluster
+
+
+def both(team, plan, place, a, b):
+    """The sums of a and b over a row, with one wait in a block. Two exchanges."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(both, jit_options=INLINED)
+def _both(team, plan, place, a, b):
+    if team.instance_class is Warp:
+
+        def of_warp(team, plan, place, a, b):
+            size = np.int32(1 << plan.team)
+            return warp_sum(a, size), warp_sum(b, size)
+
+        return of_warp
+    if team.instance_class is Block:
+        return lambda team, plan, place, a, b: block_both(a, b, np.int32(place * EXCHANGE))
+
+    def of_cluster(team, plan, place, a, b):
+        here = np.int32(place * EXCHANGE)
+        a, b = block_both(a, b, here)
+        return cluster_both(a, b, here, np.int32(1 << plan.cluster))
 
     return of_cluster
 
