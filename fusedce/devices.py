@@ -332,11 +332,15 @@ def _from_torch(dtype: Any) -> np.dtype[Any]:
 
 def launch(
     library: Any, launches: tuple[Any, ...], addresses: list[int], device: int, stream: int
-) -> None:
-    """Start kernels; ``library`` is that of the logits."""
+) -> bool | None:
+    """Start kernels; whether a CUDA graph has them now. ``library`` is that of the logits."""
     from fusedce.kernels.cuda import launcher
 
-    launcher.run(launches, addresses, device, stream)
+    return launcher.run(launches, addresses, device, stream)
+
+
+# What graphs go on writing to: nobody says when a graph ends.
+CAPTURED: list[Any] = []
 
 
 def facts(device: int) -> Any:

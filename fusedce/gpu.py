@@ -243,6 +243,7 @@ class Gpu:
     ) -> tuple[Any, ...]:
         """Launch a program, with its labels looked at first if a call is to be checked."""
         addresses = [0 if a is None else _address(a) for a in used]
+        scratch = None
         if program.scratch:
             scratch = self.library.empty((program.scratch,), np.uint8, None, self.device)
             addresses[-1] = self.library.layout(scratch).address
@@ -255,7 +256,8 @@ class Gpu:
             launches: tuple[Any, ...] = program.losses
         else:
             launches = program.survey + program.losses
-        devices.launch(self.library, launches, addresses, *where)
+        if devices.launch(self.library, launches, addresses, *where):
+            devices.CAPTURED.append(scratch)
         return launches
 
     def _bad_label(self, call: Call, position: int) -> IndexError:
@@ -293,6 +295,13 @@ def _divisor(call: Call) -> tuple[float | None, np.ndarray | None]:
         return None, call.denominator
     if call.denominator is not None:
         return call.denominator, None
-    if call.has_labels or call.normalize:
+    if call.normalize or (call.has_labels and _must_be_read(call)):
         return None, None
     return float(math.prod(call.loss_shape)), None
+
+
+def _must_be_read(call: Call) -> bool:
+    """Whether the mean depends on the labels: on weights of theirs, or how many are ignored."""
+    can = np.iinfo(call.targets.dtype)
+    weighted = call.by_row and call.weight is not None
+    return weighted or can.min <= call.ignore_index <= can.max

@@ -61,7 +61,8 @@ class Kept(NamedTuple):
         for layout in seen.values():
             if layout.stream is not None:
                 devices.wait(stream, layout.stream, device)
-        devices.launch(library, self.launches, addresses, device, stream)
+        if devices.launch(library, self.launches, addresses, device, stream):
+            devices.CAPTURED.append(made[SCRATCH])
         results = [made[slot] if slot in made else options[name] for name, slot in self.results]
         return tuple(results) if len(results) > 1 else results[0]
 

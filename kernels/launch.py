@@ -72,8 +72,8 @@ GPU_STAGED_BYTES, GPU_CLUSTER_MAX = 64 << 10, 8
 GPU_LANE_CLASSES, GPU_LANE_VISIT = 32, 8
 # Numbers a thread takes of arrays that lie alike, in words; numbers of a block anywhere.
 GPU_FLAT_WORDS, GPU_SPAN = 8, 2048
-# Labels of a block of the survey: one block does all of a batch of a language model.
-GPU_LABELS, GPU_SURVEY_THREADS = 1 << 16, 1024
+# Labels of a block of the survey, 16 a thread: one block does all of a batch of a language model.
+GPU_LABELS, GPU_SURVEY_THREADS = 1 << 14, 1024
 
 
 def few_classes(logits: np.ndarray) -> bool:

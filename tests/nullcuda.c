@@ -197,6 +197,12 @@ Result cuGetErrorString(Result result, const char **said) {
     return SUCCESS;
 }
 
+// Stream 99 is being captured into a graph.
+Result cuStreamIsCapturing(void *stream, int *status) {
+    *status = (uintptr_t)stream == 99;
+    return SUCCESS;
+}
+
 static Result refused(void) { RECORD("refused\n"); return NOT_SUPPORTED; }
 
 Result cuGetProcAddress_v2(const char *name, void **function, int version, uint64_t flags, int *st) {

@@ -100,6 +100,16 @@ def test_a_launch(driver):
     assert not hasattr(launch, "attribute4")
 
 
+def test_a_graph_is_noticed(driver):
+    """What it captures goes on using the scratch, if there is any."""
+    said, _ = run(driver, """
+        none = (*ADDRESSES[:-1], 0)
+        print([launcher.run(simple, a, 0, s) for a, s in
+               ((ADDRESSES, 98), (ADDRESSES, 99), (none, 99))])
+    """)  # fmt: skip
+    assert said.strip().endswith("[False, True, False]")
+
+
 def test_launches_again(driver):
     """The driver is asked for launches and nothing else, whatever the addresses and the stream:
     a graph can capture them, and nobody waits.

@@ -31,7 +31,7 @@ from fusedce.kernels.cuda.rows import (
 )
 from fusedce.kernels.cuda.seen import Plain
 from fusedce.kernels.cuda.stored import number_at, put_number
-from fusedce.kernels.cuda.teams import leave, seat
+from fusedce.kernels.cuda.teams import depart, leave, seat
 from fusedce.kernels.link import sigmoid_outcomes
 from fusedce.kernels.scalar import INLINED, exp_down, log1p_up
 from fusedce.kernels.vector import vector_of, width
@@ -81,7 +81,7 @@ def softmax_rows(T: Any, Form: type, Way: type, Team: type, Lanes: type, Where: 
         outer, inner = row_of(plan, number if inside else np.int64(0))
         source = plan.logits + outer * plan.logits_outer + inner * plan.logits_inner
         target = plan.grad + outer * plan.grad_outer + inner * plan.grad_inner
-        span = span_of(plan, form, source, lane, inside)
+        span = span_of(team, plan, form, source, lane, inside)
         z = edge_of(T, form, source, span)
         top, below, ties = absorb(form, T(-np.finfo(T).max), T(0), T(0), z)
         words = no_words(N, form)
@@ -93,6 +93,7 @@ def softmax_rows(T: Any, Form: type, Way: type, Team: type, Lanes: type, Where: 
             top, below, ties = absorb(form, top, below, ties, decoded(N, form, words))
             k = np.int32(k + per)
         m, others = settled(team, plan, 0, top, below, ties)
+        depart(team)
         k = np.int32(0)
         while k < end:
             v = decoded(N, form, recall(way, plan, N, form, source, span, k, words))

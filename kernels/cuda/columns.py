@@ -20,15 +20,17 @@ from fusedce.kernels.cuda.lanes import (
     loop_end,
     put_results,
 )
-from fusedce.kernels.cuda.loose import read_lanes
-from fusedce.kernels.cuda.memory import first_lanes, numbered
+from fusedce.kernels.cuda.loose import numbered, read_lanes
+from fusedce.kernels.cuda.memory import first_lanes
 from fusedce.kernels.cuda.params import params_of
 from fusedce.kernels.cuda.rows import absorb, finish, label_of, sample_of, scale_of, weight_of
 from fusedce.kernels.cuda.seen import Full, seen, through
 from fusedce.kernels.cuda.stored import float_of, number_at
-from fusedce.kernels.cuda.teams import Warp
+from fusedce.kernels.cuda.teams import WARPS
 from fusedce.kernels.scalar import INLINED, choose, log1p_up, scalar
 from fusedce.kernels.vector import lanes_as, total, vector_of, width
+
+OneLane = WARPS[0]
 
 
 class Tags(NamedTuple):
@@ -131,9 +133,9 @@ def index_columns(Params: type, T: Any, Form: type, Layout: type, Way: type, Lan
         z = seen(extra, plan, target, True)
         loss, found = evaluated(plan, params, T, z, m, others, weight, sample, scale, fine)
         loss = choose(live, loss, T(0))
-        finish(Warp(), plan, row.outer, row.inner, np.int32(0), row.inside, loss)
         if plan.grad != 0 or plan.hess != 0:
             write_indices(tags, N, plan, row, label, target, found, live, held)
+        finish(OneLane(), plan, row.outer, row.inner, np.int32(0), row.inside, loss)
 
     return index_columns
 
@@ -277,7 +279,6 @@ def distribution_columns(Params: type, T: Any, Form: type, Stored: type, Kind: t
         ridge = choose(zeta == T(0), T(0), zeta * lse)  # no z-loss: also where m is infinite
         loss = sample * loss + choose(zeta == T(0), T(0), ridge * lse)
         loss = choose(live, loss, T(0))
-        finish(Warp(), plan, row.outer, row.inner, np.int32(0), row.inside, loss)
         if plan.grad != 0 or plan.hess != 0:
             factors = sample * scale, zeta * scale, T(2) * ridge * scale, live
             found = Found(m, others, one, two)
@@ -285,5 +286,6 @@ def distribution_columns(Params: type, T: Any, Form: type, Stored: type, Kind: t
                 tags, kind, weights, stored, N, plan, params, row, label, factor, found,
                 factors, held,
             )  # fmt: skip
+        finish(OneLane(), plan, row.outer, row.inner, np.int32(0), row.inside, loss)
 
     return distribution_columns

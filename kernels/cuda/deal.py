@@ -9,7 +9,7 @@ from fusedce.kernels.cuda.forms import BYTES, CHUNK, LANES
 from fusedce.kernels.cuda.plan import Bound, Facts, Fields, Kernel, Launch
 from fusedce.kernels.cuda.plan import launch as made_launch
 from fusedce.kernels.cuda.rows import Again, Chunks, Fetched, Held, Loose, Staged
-from fusedce.kernels.cuda.teams import EXCHANGES, Block, Cluster, Warp
+from fusedce.kernels.cuda.teams import EXCHANGES, WARPS, Block, Cluster, Warp
 
 
 class Room(NamedTuple):
@@ -51,7 +51,7 @@ class Deal(NamedTuple):
 
     def registers(self, space: Room) -> int:
         """Registers a thread may take; rows within a warp need some more."""
-        return max(space.registers, 128) if self.team is Warp else space.registers
+        return max(space.registers, 128) if issubclass(self.team, Warp) else space.registers
 
     def launch(self, kernel: Kernel, fields: Fields, bound: Bound) -> Launch:
         """A kernel over these rows."""
@@ -131,8 +131,8 @@ def along(form: type, classes: int, logits: np.ndarray, *outputs: np.ndarray | N
     return few and not whole(form, logits) and tight(logits, *outputs)
 
 
-def rows(form: type, logits: np.ndarray, facts: Facts, space: Room) -> Deal:
-    """Rows whose classes lie side by side."""
+def rows(form: type, logits: np.ndarray, facts: Facts, space: Room, held: type = Held) -> Deal:
+    """Rows whose classes lie side by side; ``held``: how a row waits in registers."""
     outer, classes, inner = logits.shape
     per = per_chunk(form)
     ends = 0 if whole(form, logits) else 2 * (per - 1)
@@ -141,12 +141,12 @@ def rows(form: type, logits: np.ndarray, facts: Facts, space: Room) -> Deal:
     bits = max(power_above(-(-chunks // most)), power_above(ends))
     if 1 << bits > launch.GPU_HELD_THREADS:
         return _wide(form, outer * inner, chunks, facts, most)
-    chunks = 1 << power_above(-(-chunks // (1 << bits)))  # of a lane
+    chunks = -(-chunks >> bits)  # of a lane
     if bits <= 5:
         threads = launch.GPU_THREADS
         blocks = -(-outer * inner // (threads >> bits))
-        return Deal(Held, Warp, lanes(chunks * per), bits, 0, threads, EXCHANGES, blocks)
-    return Deal(Held, Block, lanes(chunks * per), bits, 0, 1 << bits, EXCHANGES, outer * inner)
+        return Deal(held, WARPS[bits], lanes(chunks * per), bits, 0, threads, EXCHANGES, blocks)
+    return Deal(held, Block, lanes(chunks * per), bits, 0, 1 << bits, EXCHANGES, outer * inner)
 
 
 def _wide(form: type, rows_: int, chunks: int, facts: Facts, most: int) -> Deal:
@@ -170,8 +170,8 @@ def _wide(form: type, rows_: int, chunks: int, facts: Facts, most: int) -> Deal:
 
 
 def enough(classes: int) -> type:
-    """The type tag of a vector for so many classes."""
-    return LANES[next(n for n in sorted(LANES) if n >= classes)]
+    """The type tag of a vector for so many classes: their number, or up to three more."""
+    return LANES[classes if classes <= 8 else -(-classes // 4) * 4]
 
 
 def patches(outer: int, classes: int, inner: int) -> dict[str, int]:

@@ -182,6 +182,29 @@ def cluster_barrier(typingctx):
 
 
 @intrinsic
+def cluster_arrive(typingctx):
+    """Say that this thread has read what others of the cluster have written; nobody waits."""
+
+    def codegen(context, builder, sig, args):
+        # Relaxed: a release would wait until every gradient of the block is in memory.
+        assembly(builder, "barrier.cluster.arrive.relaxed;", VOID, "")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
+def cluster_wait(typingctx):
+    """Wait until every thread of the cluster has said so."""
+
+    def codegen(context, builder, sig, args):
+        assembly(builder, "barrier.cluster.wait;", VOID, "")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
 def get_remote(typingctx, offset, rank, dtype):
     """The number at a place in the shared memory of a block of the cluster."""
     T = dtype.instance_type

@@ -15,12 +15,11 @@ from fusedce.kernels.cuda.distribution import (
     spread,
     tallied,
 )
-from fusedce.kernels.cuda.loose import read_grid, read_lanes
+from fusedce.kernels.cuda.loose import hits, read_grid, read_lanes
 from fusedce.kernels.cuda.memory import (
     chunks_of,
     decoded,
     first_lanes,
-    hits,
     no_words,
     per_chunk,
     read_beside,
@@ -43,11 +42,12 @@ from fusedce.kernels.cuda.rows import (
     scale_of,
     settled,
     span_of,
+    unread,
     visits,
 )
 from fusedce.kernels.cuda.seen import lanes_present, seen
 from fusedce.kernels.cuda.stored import float_of, itemsize
-from fusedce.kernels.cuda.teams import leave, seat, together
+from fusedce.kernels.cuda.teams import depart, leave, seat, together
 from fusedce.kernels.scalar import INLINED, choose, log1p_up, scalar
 from fusedce.kernels.vector import lanes_as, total, vector_of
 
@@ -349,7 +349,8 @@ def distribution_rows(Params: type, T: Any, Form: type, Stored: type, Kind: type
         label = label_of(plan, outer, inner) if plan.one_hot != 0 else np.int64(0)
         live = inside and scale != T(0) and (plan.one_hot == 0 or label != plan.ignore_index)
         fine = label >= 0 and label < plan.classes
-        span = span_of(plan, form, source, lane, live)
+        out = span_of(team, plan, form, source, lane, inside)
+        span = unread(out, live)
         at = plan.targets + outer * plan.targets_outer + inner * plan.targets_inner
         target = Target(at, label, T(0))
         z = edge_of(T, form, source, span)
@@ -371,18 +372,18 @@ def distribution_rows(Params: type, T: Any, Form: type, Stored: type, Kind: type
         lse, zeta = m + log1p_up(others), sample * float_of(T, plan.z_loss)
         ridge = choose(zeta == T(0), T(0), zeta * lse)  # no z-loss: also where m is infinite
         loss = sample * together(team, plan, 13, loss) + choose(zeta == T(0), T(0), ridge * lse)
-        finish(team, plan, outer, inner, lane, inside, choose(live, loss, T(0)))
+        depart(team)
 
         if plan.grad != 0 or plan.hess != 0:
             grad = plan.grad + outer * plan.grad_outer + inner * plan.grad_inner
             hess = plan.hess + outer * plan.hess_outer + inner * plan.hess_inner
             factors = sample * scale, zeta * scale, T(2) * ridge * scale, live
-            out = span_of(plan, form, source, lane, inside)
             write_row(
                 tags, plan, N, params, source, grad, hess, target, span, out, row, factors,
                 words, marks,
             )  # fmt: skip
             end_of_row(tags, plan, T, params, z, edge, mass, grad, hess, out, row, factors)
+        finish(team, plan, outer, inner, lane, inside, choose(live, loss, T(0)))
         leave(team)
 
     return distribution_rows

@@ -16,52 +16,78 @@ from fusedce.kernels.scalar import INLINED, scalar
 from fusedce.kernels.vector import Vector, lane_by_lane
 
 
+def _unit(builder, text, x):
+    single = ir.FloatType()
+    unit = ir.InlineAsm(ir.FunctionType(single, [single]), f"{text} $0, $1;", "=f,f")
+    return lane_by_lane(builder, lambda v: builder.call(unit, (v,)), x)
+
+
 @intrinsic
 def power_of_two(typingctx, x):
     """2**x by the approximate unit: to 2**-22, subnormals flushed to 0."""
-    single = ir.FloatType()
-    unit = ir.InlineAsm(ir.FunctionType(single, [single]), "ex2.approx.ftz.f32 $0, $1;", "=f,f")
 
     def codegen(context, builder, sig, args):
-        return lane_by_lane(builder, lambda v: builder.call(unit, (v,)), args[0])
+        return _unit(builder, "ex2.approx.ftz.f32", args[0])
+
+    return x(x), codegen
+
+
+@intrinsic
+def power_of_two_whole(typingctx, x):
+    """The same with subnormals, for three instructions more."""
+
+    def codegen(context, builder, sig, args):
+        return _unit(builder, "ex2.approx.f32", args[0])
 
     return x(x), codegen
 
 
 @scalar
-def _squared(x):
-    """e**x as a square: the unit flushes numbers that e**x, or a multiple of it, does not reach.
-
-    With x / log 2 = 2 (t + lost), t rounded, the root is 2**t (1 + log(2) lost).
-    """
+def _reduced(x):
+    """(t, less): x / log 2 = t - less, t rounded."""
     T = np.float32
-    t = x * T(0.72134751)
-    lost = fused(x, T(0.72134751), -t)
-    lost = fused(x, T(9.62981496e-9), lost)
-    root = power_of_two(t)
-    root = fused(root * T(0.693147181), lost, root)
-    return root * root
+    t = x * T(1.44269502)
+    less = fused(x, T(-1.44269502), t)
+    return t, fused(x, T(-1.92596299e-8), less)
 
 
 @scalar
 def exp_down32(x):
-    """e**x for x <= 0; NaN passes the clamp."""
+    """e**x = 2**t (1 - log(2) less) for x <= 0; NaN passes the clamp.
+
+    Not flushed: multiples of subnormals may be normal numbers.
+    """
     T = np.float32
-    return _squared(select(x < T(-104.0), T(-104.0), x))
+    t, less = _reduced(select(x < T(-104.0), T(-104.0), x))
+    e = power_of_two_whole(t)
+    return fused(e * T(-0.693147181), less, e)
 
 
 @scalar
 def exp32(x):
-    """e**x."""
+    """The same for any x, as a square: 2**t may be out of range where e**x is not."""
     T = np.float32
     x = select(x < T(-104.0), T(-104.0), x)
-    return _squared(select(x > T(90.0), T(90.0), x))
+    t, less = _reduced(select(x > T(90.0), T(90.0), x))
+    root = power_of_two(t * T(0.5))
+    root = fused(root * T(-0.34657359), less, root)
+    return root * root
 
 
 @scalar
 def exp_coarse(x):
     """e**x for x <= 0 to 4e-6, the cheapest: for what is rounded to half precision next."""
     return power_of_two(x * type(x)(1.44269502))
+
+
+@scalar
+def exp_rough(x):
+    """e**x for x <= 0 to 5e-6 at x = -87, less above: with the rounding of x, what softmax allows.
+
+    A square, so that no number is flushed that a weight could make a normal one.
+    """
+    root = power_of_two(x * type(x)(0.72134752))
+    return root * root
 
 
 def _both(stub, single, double):

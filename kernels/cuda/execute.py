@@ -4,8 +4,6 @@ What is chosen here must follow from dtypes, shapes, strides, scalars and how ad
 chunks, never from the numbers in an array: a program serves later calls too.
 """
 
-from typing import Any
-
 import numpy as np
 
 from fusedce.kernels import launch as sizes
@@ -55,7 +53,7 @@ def _by_row(problem: Problem) -> bool:
     return problem.activation == "softmax" or (problem.activation is None and problem.one_hot)
 
 
-def _labels(problem: Problem, fields: Fields, bound: Bound) -> tuple[Any, int]:
+def _labels(problem: Problem, fields: Fields, bound: Bound) -> tuple[Kernel, int]:
     """(kernel, labels) of a survey of integers; what its plan needs is put in."""
     targets, classes = problem.targets, problem.logits.shape[1]
     fields["elements"] = classes if problem.one_hot else 1
@@ -67,7 +65,7 @@ def _labels(problem: Problem, fields: Fields, bound: Bound) -> tuple[Any, int]:
     if targets.flags.c_contiguous:
         fields |= {"outer": 1, "classes": 1, "inner": targets.size}
         fields["targets_inner"] = targets.itemsize
-    return survey, targets.size
+    return Kernel(survey, (problem.compute, form(targets.dtype))), targets.size
 
 
 def _survey(problem: Problem, given: np.ndarray | None, validate: bool) -> tuple[Launch, ...]:
@@ -77,32 +75,26 @@ def _survey(problem: Problem, given: np.ndarray | None, validate: bool) -> tuple
     bound["record"] = "scratch", 0
     if given is not None:
         bound["given"], fields["given_kind"] = ("given", 0), kind(given.dtype)
+    fields["elements"] = 1
     integers = problem.targets.dtype.kind in "iu" and (problem.one_hot or not _by_row(problem))
     looked_at = given is None or validate
-    kernel, number, span, threads = survey, 0, sizes.GPU_LABELS, sizes.GPU_SURVEY_THREADS
+    last = Kernel(collected, (problem.compute,))
+    kernel, number, span = last, 0, 0  # of nothing: the denominator alone
     if looked_at and integers:
-        kernel, number = _labels(problem, fields, bound)
+        (kernel, number), span = _labels(problem, fields, bound), sizes.GPU_LABELS
     elif looked_at and problem.normalize:
-        kernel, span = occupied, sizes.GPU_LABELS >> 4
+        kernel, span = Kernel(occupied, (problem.compute,)), sizes.GPU_LABELS >> 4
         number = problem.logits.shape[0] * problem.logits.shape[2]
-        fields["elements"] = 1
-    else:  # the denominator alone
-        fields |= {"outer": 0, "elements": 1}
-    blocks = max(1, -(-number // span))
+    blocks = max(1, -(-number // max(1, span)))
     places = {"partial": RECORD, "counts": RECORD + 8 * blocks, "bad": RECORD + 16 * blocks}
     bound |= {name: ("scratch", offset) for name, offset in places.items()}
-    shared = 2 * EXCHANGE + 8 * threads
-    fields["span"] = span
-    first = launch(_of(kernel, problem.compute), blocks, threads, fields, bound, shared=shared)
+    threads = sizes.GPU_SURVEY_THREADS
+    shared, fields["span"] = 2 * EXCHANGE + 8 * threads, span
+    first = launch(kernel, blocks, threads, fields, bound, shared=shared)
     if blocks == 1:
         return (first,)
     again = fields | {"span": blocks}
-    second = launch(_of(collected, problem.compute), 1, threads, again, bound, shared=shared)
-    return first, second
-
-
-def _of(factory: Any, compute: type) -> Kernel:
-    return Kernel(factory, (compute,))
+    return first, launch(last, 1, threads, again, bound, shared=shared)
 
 
 # ------------------------------------------------------------------------------------ the program
@@ -131,9 +123,8 @@ def program(
     main = rebound(main, fields, bound)
     fields = {"span": sums, "loss_kind": kind(total.dtype), "p0": bits(divisor or 0.0, np.float64)}
     bound["total"] = "total", 0
-    last = launch(
-        _of(totals, problem.compute), 1, sizes.GPU_SURVEY_THREADS, fields, bound, shared=EXCHANGE
-    )
+    kernel = Kernel(totals, (problem.compute,))
+    last = launch(kernel, 1, sizes.GPU_SURVEY_THREADS, fields, bound, shared=EXCHANGE)
     return Program(ahead, (main, last), behind + 8 * sums)
 
 

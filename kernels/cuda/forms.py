@@ -24,6 +24,10 @@ class Float16(NamedTuple):
     """Type tag: float16."""
 
 
+class OldFloat16(NamedTuple):
+    """Type tag: float16 on a device that rounds one number at a time (before sm_80)."""
+
+
 class Bfloat16(NamedTuple):
     """Type tag: bfloat16."""
 
@@ -82,14 +86,14 @@ _BY_DTYPE: dict[Any, type] = {
     },
 }
 BYTES: dict[type, int] = {tag: dtype.itemsize for dtype, tag in _BY_DTYPE.items()}
-BYTES[OldBfloat16] = 2
-FLOATS = (Float64, Float32, Float16, Bfloat16, OldBfloat16)
+BYTES[OldBfloat16] = BYTES[OldFloat16] = 2
+OLD: dict[type, type] = {Float16: OldFloat16, Bfloat16: OldBfloat16}  # before sm_80
 
 
 def form(dtype: np.dtype[Any], capability: tuple[int, int] = (9, 0)) -> type:
     """How a dtype is stored."""
     found = _BY_DTYPE[np.dtype(dtype)]
-    return OldBfloat16 if found is Bfloat16 and capability < (8, 0) else found
+    return found if capability >= (8, 0) else OLD.get(found, found)
 
 
 def kind(dtype: np.dtype[Any]) -> int:
@@ -105,4 +109,4 @@ def _lanes(number: int) -> type:
     return type(f"Lanes{number}", (_Lanes,), {"lanes": number, "__module__": __name__})
 
 
-LANES = {n: _lanes(n) for n in (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 64)}
+LANES = {n: _lanes(n) for n in range(1, 65)}

@@ -5,16 +5,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from fusedce.kernels.cuda.memory import chunks_of, decoded, no_words
+from fusedce.kernels.cuda.memory import chunks_of, decoded
 from fusedce.kernels.cuda.params import params_of
 from fusedce.kernels.cuda.rows import (
+    Kept,
     absorb,
+    absorbed,
     curvature,
     edge_of,
     exponential,
     fetch,
     finish,
-    label_of,
+    label_at,
+    nothing,
     owner_of,
     put_chunks,
     put_ends,
@@ -25,12 +28,14 @@ from fusedce.kernels.cuda.rows import (
     scale_of,
     settled,
     span_of,
+    unread,
     visits,
+    waiting,
     weight_of,
 )
-from fusedce.kernels.cuda.seen import Full, lanes_present, seen, through
+from fusedce.kernels.cuda.seen import Full, below_top, lanes_present, seen, through
 from fusedce.kernels.cuda.stored import float_of, itemsize, number_at, put_number
-from fusedce.kernels.cuda.teams import have_read, leave, seat
+from fusedce.kernels.cuda.teams import depart, have_read, leave, seat
 from fusedce.kernels.link import softmax_row
 from fusedce.kernels.scalar import INLINED, choose, exp_down, scalar
 from fusedce.kernels.vector import vector_of
@@ -51,7 +56,7 @@ class Settled(NamedTuple):
 @scalar
 def evaluated(plan, params, T, z, m, others, weight, sample, scale, fine):
     """(loss, Settled) of a row whose target has the logit z; NaN for a label that is none."""
-    d = z - m
+    d = below_top(plan, z, m)
     loss, k, rest, first, square, product, second = softmax_row(
         params, d, exp_down(d), m, others, weight * sample, sample,
         float_of(T, plan.z_loss), scale,
@@ -77,12 +82,35 @@ def _derivatives(extra, plan, form, z, x, row, live):
 
     def full(extra, plan, form, z, x, row, live):
         N = type(z)
-        e = exp_down(x - row.m)
+        e = exp_down(below_top(plan, x, row.m))
         h = curvature(e, row.others, row.square, row.product)
         g, h = through(plan, z, x, row.k * e, h)
         return choose(live, g, N(0)), choose(live, h, N(0))
 
     return full
+
+
+def gradients(way, extra, plan, N, form, source, span, k, waits, top, row, live):
+    """(gradients, curvatures) of the chunks from the k-th on, from what waits of them."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(gradients, jit_options=INLINED)
+def _gradients(way, extra, plan, N, form, source, span, k, waits, top, row, live):
+    if way.instance_class is Kept:
+
+        def kept(way, extra, plan, N, form, source, span, k, waits, top, row, live):
+            g = waits * (row.k * exp_down(top - row.m))
+            return g, g
+
+        return kept
+
+    def recalled(way, extra, plan, N, form, source, span, k, waits, top, row, live):
+        v = decoded(N, form, recall(way, plan, N, form, source, span, k, waits))
+        x = seen(extra, plan, v, lanes_present(extra, N, form, span, k))
+        return derivatives(extra, plan, form, v, x, row, live)
+
+    return recalled
 
 
 def put_target(extra, plan, form, grad, hess, label, z, row):
@@ -109,8 +137,8 @@ def _put_target(extra, plan, form, grad, hess, label, z, row):
     return full
 
 
-def index_rows(Params: type, T: Any, Form: type, Way: type, Team: type, Lanes: type, Where: type,
-               Extra: type) -> Any:  # fmt: skip
+def index_rows(Params: type, T: Any, Form: type, Labels: type, Way: type, Team: type, Lanes: type,
+               Where: type, Extra: type) -> Any:  # fmt: skip
     """The kernel of class indices for rows whose classes lie side by side."""
 
     def index_rows(plan):
@@ -122,19 +150,20 @@ def index_rows(Params: type, T: Any, Form: type, Way: type, Team: type, Lanes: t
         outer, inner = row_of(plan, number if inside else np.int64(0))
         source = plan.logits + outer * plan.logits_outer + inner * plan.logits_inner
         scale = scale_of(plan, T)
-        label = label_of(plan, outer, inner)
+        label = label_at(plan, Labels(), outer, inner)
         live = inside and label != plan.ignore_index and scale != T(0)
         fine = label >= 0 and label < plan.classes
         label = label if live and fine else np.int64(0)
         sample = sample_of(plan, T, outer, inner)
-        span = span_of(plan, form, source, lane, live)
+        out = span_of(team, plan, form, source, lane, inside)
+        span = unread(out, live)
         # Of an ignored row nothing is read: its exponentials are those of -inf.
         z = edge_of(T, form, source, span)
         target = number_at(T, form, source + label * itemsize(form)) if live else T(0)
 
         edge = seen(extra, plan, z, span.edges > 0)
-        state = absorb(form, T(-np.finfo(T).max), T(0), T(0), edge)
-        words = no_words(N, form)
+        top, below, ties = absorb(form, T(-np.finfo(T).max), T(0), T(0), edge)
+        waits = nothing(way, N, form)
         fetch(way, plan, source, span)
         k, per = np.int32(0), chunks_of(N, form)
         end = visits(way, span.chunks, per)
@@ -142,31 +171,32 @@ def index_rows(Params: type, T: Any, Form: type, Way: type, Team: type, Lanes: t
             words = read(way, plan, N, form, source, span, k)
             v = decoded(N, form, words)
             v = seen(extra, plan, v, lanes_present(extra, N, form, span, k))
-            state = absorb(form, state[0], state[1], state[2], v)
+            top, below, ties, e = absorbed(form, top, below, ties, v)
+            waits = waiting(way, words, e)
             k = np.int32(k + per)
-        m, others = settled(team, plan, 0, state[0], state[1], state[2])
+        m, others = settled(team, plan, 0, top, below, ties)
+        depart(team)
         seen_target = seen(extra, plan, target, True)
         weight = weight_of(plan, T, label)
         loss, row = evaluated(plan, params, T, seen_target, m, others, weight, sample, scale, fine)
         row = row if live else Settled(T(0), T(0), T(0), T(0), T(0), T(0), T(0))
-        finish(team, plan, outer, inner, lane, inside, choose(live, loss, T(0)))
 
         have_read(team)  # the target's logit; in place it is overwritten now
         if plan.grad != 0 or plan.hess != 0:
             grad = plan.grad + outer * plan.grad_outer + inner * plan.grad_inner
             hess = plan.hess + outer * plan.hess_outer + inner * plan.hess_inner
-            out = span_of(plan, form, source, lane, inside)
             k, end = np.int32(0), visits(way, out.chunks, per)
             while k < end:
-                v = decoded(N, form, recall(way, plan, N, form, source, span, k, words))
-                x = seen(extra, plan, v, lanes_present(extra, N, form, span, k))
-                first, second = derivatives(extra, plan, form, v, x, row, live)
+                first, second = gradients(
+                    way, extra, plan, N, form, source, span, k, waits, top, row, live
+                )
                 put_chunks(extra, where, plan, form, grad, hess, out, k, first, second)
                 k = np.int32(k + per)
             first, second = derivatives(extra, plan, form, z, edge, row, live)
             put_ends(extra, plan, form, grad, hess, out, first, second)
-            if live and lane == owner_of(plan, form, source, label):
+            if live and lane == owner_of(team, plan, form, out, label):
                 put_target(extra, plan, form, grad, hess, label, target, row)
+        finish(team, plan, outer, inner, lane, inside, choose(live, loss, T(0)))
         leave(team)
 
     return index_rows

@@ -10,7 +10,7 @@ import numpy as np
 
 from fusedce.kernels.cuda.device import barrier, block, blocks, get, put, thread, threads
 from fusedce.kernels.cuda.plan import BAD, DIVISOR, SCALE
-from fusedce.kernels.cuda.stored import any_integer, any_number, any_put, float_of, peek, poke
+from fusedce.kernels.cuda.stored import any_number, any_put, float_of, integer_at, peek, poke
 from fusedce.kernels.cuda.teams import EXCHANGE, block_sum, warp_sum
 from fusedce.kernels.scalar import scalar
 
@@ -18,14 +18,15 @@ NONE = 2**63 - 1  # no label is bad
 
 
 @scalar
-def label_at(plan, i):
-    """The label with a number, in C order."""
+def label_at(plan, labels, i, end):
+    """The label with a number, in C order; that of the last one beyond the end."""
+    i = min(i, end - 1)
     if plan.outer == 1 and plan.classes == 1:
-        return any_integer(plan.targets_kind, plan.targets + i * plan.targets_inner)
+        return integer_at(labels, plan.targets + i * plan.targets_inner)
     row, inner = i // plan.inner, i % plan.inner
     outer, cls = row // plan.classes, row % plan.classes
     here = plan.targets + outer * plan.targets_outer + inner * plan.targets_inner
-    return any_integer(plan.targets_kind, here + cls * plan.targets_cls)
+    return integer_at(labels, here + cls * plan.targets_cls)
 
 
 @scalar
@@ -68,25 +69,38 @@ def conclude(plan, T, weights, kept, bad):
             poke(plan.bad + here, bad)
 
 
-def survey(T: Any) -> Any:
-    """The kernel over integer labels."""
+@scalar
+def tallied(plan, label, i, end, weights, kept, bad):
+    """(sum of weights, labels that count, first bad one) with one more label."""
+    if i < end and label != plan.ignore_index:
+        kept += 1
+        if label < plan.lowest or label >= plan.highest or label == plan.hole:
+            bad = min(bad, i)
+        elif plan.weight != 0:
+            here = plan.weight + label * plan.weight_step
+            weights += any_number(np.float64, plan.weight_kind, here)
+        else:
+            weights += 1.0
+    return weights, kept, bad
+
+
+def survey(T: Any, Labels: type) -> Any:
+    """The kernel over integer labels, four loads under way a thread."""
 
     def survey(plan):
+        labels, step = Labels(), np.int64(threads())
         weights, kept, bad = np.float64(0), np.int64(0), np.int64(NONE)
         i = np.int64(block()) * plan.span + thread()
         end = min(np.int64(block() + 1) * plan.span, plan.outer * plan.classes * plan.inner)
         while i < end:
-            label = label_at(plan, i)
-            if label != plan.ignore_index:
-                kept += 1
-                if label < plan.lowest or label >= plan.highest or label == plan.hole:
-                    bad = min(bad, i)
-                elif plan.weight != 0:
-                    here = plan.weight + label * plan.weight_step
-                    weights += any_number(np.float64, plan.weight_kind, here)
-                else:
-                    weights += 1.0
-            i += threads()
+            a, b = label_at(plan, labels, i, end), label_at(plan, labels, i + step, end)
+            c = label_at(plan, labels, i + 2 * step, end)
+            d = label_at(plan, labels, i + 3 * step, end)
+            weights, kept, bad = tallied(plan, a, i, end, weights, kept, bad)
+            weights, kept, bad = tallied(plan, b, i + step, end, weights, kept, bad)
+            weights, kept, bad = tallied(plan, c, i + 2 * step, end, weights, kept, bad)
+            weights, kept, bad = tallied(plan, d, i + 3 * step, end, weights, kept, bad)
+            i += 4 * step
         conclude(plan, T, weights, kept, bad)
 
     return survey
@@ -107,7 +121,7 @@ def occupied(T: Any) -> Any:
                 y = any_number(T, plan.targets_kind, here + j * plan.targets_cls)
                 found |= np.int32(1) if y != T(0) else np.int32(0)
                 j += 32
-            if warp_sum(found, np.int32(32)) > 0 and lane == np.int32(0):
+            if warp_sum(found) > 0 and lane == np.int32(0):
                 kept += 1
             row += threads() >> np.int32(5)
         conclude(plan, T, np.float64(0), kept, np.int64(NONE))
@@ -131,15 +145,24 @@ def collected(T: Any) -> Any:
     return collected
 
 
+@scalar
+def part(plan, T, i):
+    """A sum of losses by number; nothing beyond the last."""
+    found = peek(plan.partial + min(i, plan.span - 1) * 8, T)
+    return found if i < plan.span else T(0)
+
+
 def totals(T: Any) -> Any:
     """The kernel of one block that adds up the losses of blocks, and divides."""
 
     def totals(plan):
-        total = np.float64(0)
+        total, step = np.float64(0), np.int64(threads())
         i = np.int64(thread())
         while i < plan.span:
-            total += np.float64(peek(plan.partial + i * 8, T))
-            i += threads()
+            a, b = part(plan, T, i), part(plan, T, i + step)
+            c, d = part(plan, T, i + 2 * step), part(plan, T, i + 3 * step)
+            total += (np.float64(a) + np.float64(b)) + (np.float64(c) + np.float64(d))
+            i += 4 * step
         total = block_sum(total, np.int32(0))
         if thread() == np.int32(0):
             divisor = float_of(np.float64, plan.p0)

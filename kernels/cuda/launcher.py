@@ -202,13 +202,20 @@ def ready(launches: Sequence[Launch], device: int) -> Ready:
     return found
 
 
-def run(launches: Sequence[Launch], addresses: Sequence[int], device: int, stream: int) -> None:
+def run(launches: Sequence[Launch], addresses: Sequence[int], device: int, stream: int) -> bool:
     """Launch all, in order; the first time they are compiled and loaded.
 
     ``addresses`` stand in the order of ``plan.ARRAYS``. A stream is the driver's handle as a
-    number: 0 and 1 are the default one, 2 is that of the thread.
+    number: 0 and 1 are the default one, 2 is that of the thread. True if a graph has captured the
+    launches, and so will use their scratch again.
     """
     ready(launches, device)(addresses, stream)
+    return bool(addresses[-1]) and _captures(stream)
+
+
+def _captures(stream: int) -> bool:
+    failed, status = driver.cuStreamIsCapturing(stream)[:2]
+    return not failed and status == driver.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_ACTIVE
 
 
 def read(address: int, dtype: Any, device: int, stream: int) -> Any:

@@ -10,7 +10,7 @@ from fusedce.kernels.cuda.forms import BYTES, Float32, Float64
 from fusedce.kernels.cuda.memory import lanes_of, step_from
 from fusedce.kernels.cuda.numba_cuda import intrinsic, types
 from fusedce.kernels.cuda.stored import constant, from_bits, to_bits
-from fusedce.kernels.vector import Vector, gathered, lane_of
+from fusedce.kernels.vector import Mask, Vector, gathered, lane_of
 
 _ASM = {1: ("u8", "h"), 2: ("b16", "h"), 4: ("b32", "r"), 8: ("b64", "l")}
 
@@ -164,3 +164,33 @@ FORMS = {types.float32: Float32, types.float64: Float64}
 
 def _in_shared(builder, offset):
     return builder.ptrtoint(shared_place(builder, offset, ir.IntType(8)), I32)
+
+
+@intrinsic
+def hits(typingctx, number, form, start, step, wanted):
+    """Which lane has a number: those of chunk k are start + k * step and the following."""
+    N, per = number.instance_type, lanes_of(form.instance_class)
+
+    def codegen(context, builder, sig, args):
+        found = []
+        for k in range(N.width // per):
+            here = builder.sub(args[4], step_from(builder, args[2], args[3], k))
+            found += [builder.icmp_signed("==", here, ir.Constant(I64, i)) for i in range(per)]
+        return gathered(builder, found)
+
+    return Mask(N.width)(number, form, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def numbered(typingctx, number, start, wanted):
+    """Which lane has a number, counted from ``start``."""
+    N = number.instance_type
+
+    def codegen(context, builder, sig, args):
+        here = builder.sub(args[2], args[1])
+        found = [builder.icmp_signed("==", here, ir.Constant(I64, i))
+                 for i in range(getattr(N, "width", 1))]  # fmt: skip
+        return gathered(builder, found) if isinstance(N, Vector) else found[0]
+
+    mask = Mask(N.width) if isinstance(N, Vector) else types.boolean
+    return mask(number, types.int64, types.int64), codegen

@@ -17,6 +17,7 @@ from fusedce.kernels.cuda.forms import (
     Float32,
     Float64,
     OldBfloat16,
+    OldFloat16,
 )
 from fusedce.kernels.cuda.numba_cuda import intrinsic, types
 from fusedce.kernels.cuda.stored import I16, constant, from_bits, narrowed, to_bits
@@ -71,6 +72,7 @@ def chunks_of(typingctx, number, form):
 # The words of -inf, what a row is filled up with: of even and of odd places.
 LOWEST = {
     Float64: (0, 0xFFF00000), Float32: (0xFF800000,) * 2, Float16: (0xFC00FC00,) * 2,
+    OldFloat16: (0xFC00FC00,) * 2,
     Bfloat16: (0xFF80FF80,) * 2, OldBfloat16: (0xFF80FF80,) * 2,
 }  # fmt: skip
 
@@ -188,9 +190,7 @@ def _writer(space):
 
 # Chunk k lies at start + k * step; it is touched if k < count, else filled: with -inf, or zeros.
 read_logits = _reader(True, "global")
-read_words = _reader(False, "global")
 get_words = _reader(True, "shared")
-get_masses = _reader(False, "shared")
 write_words = _writer("global")
 put_words = _writer("shared")
 
@@ -326,7 +326,7 @@ def words_from(builder, form, number, x):
     if form in (Float16, Bfloat16):
         return _pairs(builder, form, [narrowed(builder, v, number.dtype) for v in lanes])
     bits = [to_bits(builder, form, number.dtype, v) for v in lanes]
-    if form is OldBfloat16:
+    if form in (OldBfloat16, OldFloat16):
         wide = [builder.zext(b, I32) for b in bits]
         upper = [builder.shl(b, constant(16)) for b in wide[1::2]]
         return [builder.or_(a, b) for a, b in zip(wide[::2], upper, strict=True)]
@@ -378,33 +378,3 @@ def first_lanes(typingctx, number, count):
                                   for k in range(N.width)])  # fmt: skip
 
     return Mask(N.width)(number, types.int32), codegen
-
-
-@intrinsic
-def hits(typingctx, number, form, start, step, wanted):
-    """Which lane has a number: those of chunk k are start + k * step and the following."""
-    N, per = number.instance_type, lanes_of(form.instance_class)
-
-    def codegen(context, builder, sig, args):
-        found = []
-        for k in range(N.width // per):
-            here = builder.sub(args[4], step_from(builder, args[2], args[3], k))
-            found += [builder.icmp_signed("==", here, ir.Constant(I64, i)) for i in range(per)]
-        return gathered(builder, found)
-
-    return Mask(N.width)(number, form, types.int64, types.int64, types.int64), codegen
-
-
-@intrinsic
-def numbered(typingctx, number, start, wanted):
-    """Which lane has a number, counted from ``start``."""
-    N = number.instance_type
-
-    def codegen(context, builder, sig, args):
-        here = builder.sub(args[2], args[1])
-        found = [builder.icmp_signed("==", here, ir.Constant(I64, i))
-                 for i in range(getattr(N, "width", 1))]  # fmt: skip
-        return gathered(builder, found) if isinstance(N, Vector) else found[0]
-
-    mask = Mask(N.width) if isinstance(N, Vector) else types.boolean
-    return mask(number, types.int64, types.int64), codegen

@@ -12,6 +12,7 @@ from fusedce.kernels.cuda.teams import EXCHANGE
 from fusedce.kernels.cuda.views import common, is_full
 from fusedce.kernels.link import Identity, Sigmoid
 from fusedce.kernels.problem import Problem
+from fusedce.kernels.rule import RULES
 from fusedce.kernels.strides import coalesce, steps_of
 from fusedce.kernels.vector import Wide
 
@@ -47,7 +48,8 @@ def element_losses(problem: Problem, facts: Facts) -> Launch:
     yes_or_no = (problem.label_factor, problem.label_shift) in _YES_OR_NO
     labels = Yes if hard and yes_or_no else Soft
     full = is_full(problem)
-    extra, registers = Full if full else Plain, deals.room(T, full, labels is Soft).registers
+    heavy = labels is Soft or RULES[rule].negative is not None  # two functions an element
+    extra, registers = Full if full else Plain, deals.room(T, full, heavy).registers
     threads = sizes.GPU_THREADS
     if not _flat(problem, stored):
         fields |= deals.patches(*problem.logits.shape)

@@ -8,9 +8,11 @@ from fusedce.kernels.cuda.device import block, thread, threads
 from fusedce.kernels.cuda.params import params_of
 from fusedce.kernels.cuda.rows import finish, label_of, sample_of, scale_of, weight_of
 from fusedce.kernels.cuda.stored import float_of, number_at, put_number
-from fusedce.kernels.cuda.teams import Warp, warp_sum
+from fusedce.kernels.cuda.teams import WARPS, warp_sum
 from fusedce.kernels.link import probability_cell
 from fusedce.kernels.scalar import scalar
+
+Row = WARPS[5]
 
 
 @scalar
@@ -49,7 +51,7 @@ def probability_rows(Params: type, T: Any, Form: type) -> Any:
     """The kernel of class indices into rows of probabilities, wherever they lie."""
 
     def probability_rows(plan):
-        form, team = Form(), Warp()
+        form, team = Form(), Row()
         params = params_of(plan, Params, T)
         scale = scale_of(plan, T)
         number = np.int64(block()) * (threads() >> np.int32(5)) + (thread() >> np.int32(5))
@@ -69,7 +71,7 @@ def probability_rows(Params: type, T: Any, Form: type) -> Any:
             else:
                 zero_class(T, form, plan, outer, inner, j)
             j += 32
-        loss = warp_sum(loss, np.int32(32)) * sample
+        loss = warp_sum(loss) * sample
         finish(team, plan, outer, inner, lane, inside, loss if live else T(0))
 
     return probability_rows

@@ -3,8 +3,8 @@
 A row is seen as whole chunks of 16 bytes, dealt out to the lanes in turn, with at most a chunk's
 numbers at its ends, one for a lane. A lane takes the chunks of one ``visit`` at a time, several
 loads under way. Between the reduction and the gradient the row waits in registers (``Held``: one
-visit), in shared memory (``Staged``, ``Fetched``), or is read again (``Again``): each lane finds
-there what it has put there itself.
+visit; ``Kept``: its exponentials), in shared memory (``Staged``, ``Fetched``), or is read again
+(``Again``): each lane finds there what it has put there itself.
 """
 
 from typing import Any, NamedTuple
@@ -13,14 +13,15 @@ import numpy as np
 from numba.extending import overload
 
 from fusedce.kernels.cuda.device import block, thread, threads
-from fusedce.kernels.cuda.elementary import exp_coarse
-from fusedce.kernels.cuda.forms import Bfloat16, Float16, OldBfloat16
+from fusedce.kernels.cuda.elementary import exp_coarse, exp_rough
+from fusedce.kernels.cuda.forms import Float32, Float64
 from fusedce.kernels.cuda.loose import read_lanes, write_grid, write_lanes
 from fusedce.kernels.cuda.memory import (
     copied,
     copy_chunk,
     encoded,
     get_words,
+    no_words,
     per_chunk,
     put_words,
     read_logits,
@@ -34,11 +35,12 @@ from fusedce.kernels.cuda.stored import (
     any_number,
     any_put,
     float_of,
+    integer_at,
     itemsize,
     peek,
     poke,
 )
-from fusedce.kernels.cuda.teams import block_total, both, maximum, upper
+from fusedce.kernels.cuda.teams import block_total, both, maximum, size_bits, upper
 from fusedce.kernels.link import softmax_rest
 from fusedce.kernels.scalar import INLINED, choose, exp_down, scalar
 from fusedce.kernels.vector import largest, total
@@ -46,6 +48,10 @@ from fusedce.kernels.vector import largest, total
 
 class Held(NamedTuple):
     """Type tag: the row waits in registers."""
+
+
+class Kept(NamedTuple):
+    """Type tag: the exponentials wait in registers, each lane's below its own maximum."""
 
 
 class Staged(NamedTuple):
@@ -76,6 +82,8 @@ class Span(NamedTuple):
     chunks: Any  # how many it has
     edge: Any  # of its number at an end of the row
     edges: Any  # 1 if it has one
+    head: Any  # classes ahead of the first whole chunk of the row
+    body: Any  # classes in whole chunks
 
 
 @scalar
@@ -87,33 +95,44 @@ def row_of(plan, row):
 
 
 @scalar
-def span_of(plan, form, address, lane, live):
-    """The part of a row at an address that is a lane's; nothing where the row is not to be read."""
-    item, per = np.int64(itemsize(form)), np.int64(per_chunk(form))
-    head = min(((-address) & 15) // item, plan.classes)
-    body = (plan.classes - head) // per
-    tail = plan.classes - head - body * per
-    first = head * item + np.int64(lane) * 16
-    count = ((body - 1 - np.int64(lane)) >> plan.team) + 1
-    edge = np.int64(lane) if lane < head else plan.classes - tail + np.int64(lane) - head
-    edges = 1 if lane < head + tail else 0
-    if not live:
-        count, edges = np.int64(0), 0
-    return Span(first, np.int32(16 << plan.team), np.int32(count), edge * item, np.int32(edges))
+def span_of(team, plan, form, address, lane, inside):
+    """The part of a row at an address that is a lane's."""
+    item, per = np.int32(itemsize(form)), np.int32(per_chunk(form))
+    classes, bits = np.int32(plan.classes), size_bits(team, plan)
+    head = min(np.int32(np.int32((-address) & 15) // item), classes)
+    whole = np.int32((classes - head) // per)
+    body = np.int32(whole * per)
+    ends = np.int32(classes - body)  # both of them
+    chunks = np.int32(np.int32(np.int32(whole - 1 - lane) >> bits) + 1)
+    edge = lane if lane < head else np.int32(lane + body)
+    edges = np.int32(1) if lane < ends else np.int32(0)
+    if not inside:
+        chunks, edges = np.int32(0), np.int32(0)
+    first = np.int64(head * item + lane * np.int32(16))
+    return Span(first, np.int32(np.int32(16) << bits), chunks, np.int64(edge) * item, edges,
+                head, body)  # fmt: skip
 
 
 @scalar
-def owner_of(plan, form, address, label):
+def unread(span, live):
+    """The same, but nothing of it is read where the row does not count."""
+    none = np.int32(0)
+    return Span(
+        span.first, span.step, span.chunks if live else none, span.edge,
+        span.edges if live else none, span.head, span.body,
+    )  # fmt: skip
+
+
+@scalar
+def owner_of(team, plan, form, span, label):
     """The lane that stores the gradient of a class."""
-    item, per = np.int64(itemsize(form)), np.int64(per_chunk(form))
-    head = min(((-address) & 15) // item, plan.classes)
-    body = (plan.classes - head) // per
-    place = label - head
+    place = np.int32(np.int32(label) - span.head)
     if place < 0:
         return np.int32(label)
-    if place < body * per:
-        return np.int32((place // per) & ((1 << plan.team) - 1))
-    return np.int32(head + place - body * per)
+    if place < span.body:
+        chunk = np.int32(place // np.int32(per_chunk(form)))
+        return np.int32(chunk & np.int32((np.int32(1) << size_bits(team, plan)) - 1))
+    return np.int32(span.head + place - span.body)
 
 
 @scalar
@@ -131,6 +150,13 @@ def sample_of(plan, T, outer, inner):
         return T(1)
     here = plan.sample_weight + outer * plan.sample_outer + inner * plan.sample_inner
     return any_number(T, plan.sample_kind, here)
+
+
+@scalar
+def label_at(plan, labels, outer, inner):
+    """The class index of a row, stored in a form that is known."""
+    here = plan.targets + outer * plan.targets_outer + inner * plan.targets_inner
+    return integer_at(labels, here)
 
 
 @scalar
@@ -168,9 +194,11 @@ def exponential(form, d):
 
 @overload(exponential, jit_options=INLINED)
 def _exponential(form, d):
-    if form.instance_class in (Float16, Bfloat16, OldBfloat16):
-        return lambda form, d: exp_coarse(d)
-    return lambda form, d: exp_down(d)
+    if form.instance_class is Float64:
+        return lambda form, d: exp_down(d)
+    if form.instance_class is Float32:
+        return lambda form, d: exp_rough(d)
+    return lambda form, d: exp_coarse(d)
 
 
 # -------------------------------------------------------------------------- visits to the chunks
@@ -183,7 +211,7 @@ def visits(way, count, per_visit):
 
 @overload(visits, jit_options=INLINED)
 def _visits(way, count, per_visit):
-    if way.instance_class is Held:
+    if way.instance_class in (Held, Kept):
         return lambda way, count, per_visit: per_visit
     return lambda way, count, per_visit: count
 
@@ -213,6 +241,30 @@ def _fetch(way, plan, address, span):
         copied()
 
     return fetched
+
+
+def nothing(way, N, form):
+    """What waits of a row that has not been read."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(nothing, jit_options=INLINED)
+def _nothing(way, N, form):
+    if way.instance_class is Kept:
+        return lambda way, N, form: N(0)
+    return lambda way, N, form: no_words(N, form)
+
+
+def waiting(way, words, e):
+    """What waits of a visit: its words or its exponentials."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(waiting, jit_options=INLINED)
+def _waiting(way, words, e):
+    if way.instance_class is Kept:
+        return lambda way, words, e: e
+    return lambda way, words, e: words
 
 
 def read(way, plan, N, form, address, span, k):
@@ -334,8 +386,8 @@ def _put_ends(extra, plan, form, grad, hess, span, first, second):
 
 
 @scalar
-def absorb(form, top, below, ties, z):
-    """(maximum, sum of exp(z - maximum) below it, number at it) with some more logits.
+def absorbed(form, top, below, ties, z):
+    """(maximum, sum of exp(z - maximum) below it, number at it) with some more logits; and those.
 
     Apart, because 1 + sum loses what a confident row is about: 1 - p of the largest class is the
     sum of the others over the total. A NaN is below.
@@ -348,7 +400,14 @@ def absorb(form, top, below, ties, z):
     tied = d >= N(0)
     below = choose(same, below, (below + ties) * exp_down(top - peak))
     ties = choose(same, ties, T(0))
-    return peak, below + total(choose(tied, N(0), e)), ties + total(choose(tied, N(1), N(0)))
+    return peak, below + total(choose(tied, N(0), e)), ties + total(choose(tied, N(1), N(0))), e
+
+
+@scalar
+def absorb(form, top, below, ties, z):
+    """The same without the exponentials."""
+    top, below, ties, e = absorbed(form, top, below, ties, z)
+    return top, below, ties
 
 
 @scalar

@@ -62,6 +62,19 @@ def bend_of(plan, x, slope):
 
 
 @scalar
+def below_top(plan, x, m):
+    """x - m; 0 where a softcap leaves only a rounding between them.
+
+    Capped logits are made more than once; what is the maximum must be so each time.
+    """
+    N, T = type(x), type(m)
+    d = x - m
+    if float_of(T, plan.softcap) > T(0):
+        d = choose(d > -T(np.finfo(T).eps) * abs(m), N(0), d)
+    return d
+
+
+@scalar
 def through(plan, z, x, first, second):
     """(gradient, curvature) by the stored logits z, from those by the logits x as seen."""
     N = type(z)

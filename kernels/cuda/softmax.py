@@ -19,7 +19,7 @@ from fusedce.kernels.cuda.index_rows import index_rows
 from fusedce.kernels.cuda.lanes import Across, Along
 from fusedce.kernels.cuda.plan import Facts, Kernel, Launch, launch
 from fusedce.kernels.cuda.probabilities import probability_rows
-from fusedce.kernels.cuda.rows import Again, Held
+from fusedce.kernels.cuda.rows import Again, Held, Kept
 from fusedce.kernels.cuda.seen import Full, Plain
 from fusedce.kernels.cuda.teams import EXCHANGES
 from fusedce.kernels.cuda.views import common, is_full
@@ -59,7 +59,8 @@ def _rows(problem: Problem, stored: type, facts: Facts, space: deals.Room) -> La
     """A team a row."""
     fields, bound = common(problem)
     full, spread = is_full(problem), _spread(problem)
-    d = deals.rows(stored, problem.logits, facts, space)
+    kept = Held if full or spread else Kept
+    d = deals.rows(stored, problem.logits, facts, space, kept)
     fields |= d.fields()
     where = deals.where(problem.logits, problem.grad, problem.hess)
     types: tuple[Any, ...] = type(problem.params), problem.compute, stored
@@ -68,7 +69,9 @@ def _rows(problem: Problem, stored: type, facts: Facts, space: deals.Room) -> La
         types += (*_masses(problem, stored), d.way, d.team, d.lanes, *outs, Wide)
         kernel = Kernel(distribution_rows, types)
     else:
-        kernel = Kernel(index_rows, (*types, d.way, d.team, d.lanes, *outs))
+        kernel = Kernel(
+            index_rows, (*types, form(problem.targets.dtype), d.way, d.team, d.lanes, *outs)
+        )
     return d.launch(kernel._replace(registers=d.registers(space)), fields, bound)
 
 

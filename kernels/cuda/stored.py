@@ -14,6 +14,7 @@ from fusedce.kernels.cuda.forms import (
     Float32,
     Float64,
     OldBfloat16,
+    OldFloat16,
     Uint64,
 )
 from fusedce.kernels.cuda.numba_cuda import intrinsic, types
@@ -109,7 +110,7 @@ def from_bits(builder, form, T, bits):
         return builder.bitcast(bits, FLOAT[types.float64])
     if form is Float32:
         return _widened(builder, builder.bitcast(bits, FLOAT[types.float32]), T)
-    if form is Float16:
+    if form in (Float16, OldFloat16):
         text = "cvt.f32.f16 $0, $1;"
         asm = ir.InlineAsm(ir.FunctionType(FLOAT[types.float32], [I16]), text, "=f,h")
         return _widened(builder, builder.call(asm, [bits]), T)
@@ -140,7 +141,7 @@ def to_bits(builder, form, T, x):
         return builder.bitcast(x, I32)
     if form is OldBfloat16:
         return _rounded(builder, x)
-    text = "cvt.rn.f16.f32 $0, $1;" if form is Float16 else "cvt.rn.bf16.f32 $0, $1;"
+    text = "cvt.rn.f16.f32 $0, $1;" if form in (Float16, OldFloat16) else "cvt.rn.bf16.f32 $0, $1;"
     asm = ir.InlineAsm(ir.FunctionType(I16, [FLOAT[types.float32]]), text, "=h,f")
     return builder.call(asm, [x])
 

@@ -12,8 +12,10 @@ from numba.extending import overload
 from fusedce.kernels.cuda.device import (
     barrier,
     block,
+    cluster_arrive,
     cluster_barrier,
     cluster_rank,
+    cluster_wait,
     get,
     get_remote,
     put,
@@ -27,10 +29,18 @@ from fusedce.kernels.scalar import INLINED, choose, scalar
 # One exchange: a number of each of 32 warps, and one of the block for its cluster.
 EXCHANGE = 33 * 8
 EXCHANGES = 14 * EXCHANGE  # of a kernel; a multiple of 16
+SHOWN = np.int32(32 * 8)  # where the block's number is
 
 
 class Warp(NamedTuple):
-    """Type tag: 2**team lanes of a warp share a row."""
+    """Type tag: some lanes of a warp share a row, 2**bits of them (see WARPS)."""
+
+
+def _warp(bits: int) -> type:
+    return type(f"Warp{1 << bits}", (Warp,), {"bits": bits, "__module__": __name__})
+
+
+WARPS = [_warp(bits) for bits in range(6)]
 
 
 class Block(NamedTuple):
@@ -54,11 +64,12 @@ def seat(team, plan):
 
 @overload(seat, jit_options=INLINED)
 def _seat(team, plan):
-    if team.instance_class is Warp:
+    if issubclass(team.instance_class, Warp):
+        bits = team.instance_class.bits
 
         def of_warp(team, plan):
-            row = np.int64(block()) * plan.span + (thread() >> np.int32(plan.team))
-            return row, np.int32(thread() & np.int32((1 << plan.team) - 1))
+            row = np.int64(block()) * plan.span + (thread() >> np.int32(bits))
+            return row, np.int32(thread() & np.int32((1 << bits) - 1))
 
         return of_warp
     if team.instance_class is Block:
@@ -71,24 +82,48 @@ def _seat(team, plan):
     return of_cluster
 
 
-@scalar
-def warp_max(x, size):
-    """The largest among ``size`` neighbours."""
-    step = np.int32(1)
-    while step < size:
-        x = upper(x, shuffle_xor(x, step))
-        step = np.int32(step * 2)
-    return x
+def size_bits(team, plan):
+    """log2 of the lanes that share a row."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(size_bits, jit_options=INLINED)
+def _size_bits(team, plan):
+    if issubclass(team.instance_class, Warp):
+        bits = team.instance_class.bits
+        return lambda team, plan: np.int32(bits)
+    return lambda team, plan: np.int32(plan.team)
 
 
 @scalar
-def warp_sum(x, size):
-    """The sum over ``size`` neighbours."""
-    step = np.int32(1)
-    while step < size:
-        x = x + shuffle_xor(x, step)
-        step = np.int32(step * 2)
-    return x
+def plus(a, b):
+    """a + b."""
+    return a + b
+
+
+def _folds(combine):
+    """Functions that combine the numbers of 1, 2, 4, ... 32 neighbours."""
+
+    @scalar
+    def alone(x):
+        return x
+
+    def doubled(before, step):
+        @scalar
+        def fold(x):
+            x = before(x)
+            return combine(x, shuffle_xor(x, np.int32(step)))
+
+        return fold
+
+    found = [alone]
+    for bits in range(5):
+        found.append(doubled(found[-1], 1 << bits))
+    return found
+
+
+MAXIMA, SUMS = _folds(upper), _folds(plus)
+warp_max, warp_sum = MAXIMA[5], SUMS[5]
 
 
 @scalar
@@ -107,14 +142,14 @@ def posted(x, place, neutral):
 @scalar
 def block_max(x, place, neutral):
     """The largest in a block."""
-    return warp_max(posted(warp_max(x, np.int32(32)), place, neutral), np.int32(32))
+    return warp_max(posted(warp_max(x), place, neutral))
 
 
 @scalar
 def block_sum(x, place):
     """The sum over a block."""
     T = type(x)
-    return warp_sum(posted(warp_sum(x, np.int32(32)), place, T(0)), np.int32(32))
+    return warp_sum(posted(warp_sum(x), place, T(0)))
 
 
 @scalar
@@ -122,8 +157,8 @@ def block_both(a, b, place):
     """The sums of a and of b over a block."""
     warps = (threads() + np.int32(31)) >> np.int32(5)
     lane = np.int32(thread() & np.int32(31))
-    T, full = type(a), np.int32(32)
-    a, b = warp_sum(a, full), warp_sum(b, full)
+    T = type(a)
+    a, b = warp_sum(a), warp_sum(b)
     mine = np.int32(place + (thread() >> np.int32(5)) * np.int32(8))
     if lane == np.int32(0):
         put(mine, a)
@@ -133,57 +168,48 @@ def block_both(a, b, place):
     if lane < warps:
         there = np.int32(place + lane * np.int32(8))
         a, b = get(there, T), get(np.int32(there + np.int32(EXCHANGE)), T)
-    return warp_sum(a, full), warp_sum(b, full)
-
-
-@scalar
-def cluster_both(a, b, place, size):
-    """The sums of what the blocks of a cluster show, in the order of their ranks."""
-    T, shown = type(a), np.int32(place + np.int32(32 * 8))
-    if thread() == np.int32(0):
-        put(shown, a)
-        put(np.int32(shown + np.int32(EXCHANGE)), b)
-    cluster_barrier()
-    a, b = T(0), T(0)
-    rank = np.int32(0)
-    while rank < size:
-        a = a + get_remote(shown, rank, T)
-        b = b + get_remote(np.int32(shown + np.int32(EXCHANGE)), rank, T)
-        rank = np.int32(rank + 1)
-    return a, b
+    return warp_sum(a), warp_sum(b)
 
 
 @scalar
 def publish(x, place):
     """Show a block's number to its cluster."""
     if thread() == np.int32(0):
-        put(np.int32(place + np.int32(32 * 8)), x)
-    cluster_barrier()
+        put(np.int32(place + SHOWN), x)
 
 
 @scalar
-def cluster_max(x, place, size):
+def shown(T, place, size, neutral):
+    """What the blocks of a cluster show, one in each lane."""
+    lane = np.int32(thread() & np.int32(31))
+    return get_remote(np.int32(place + SHOWN), lane, T) if lane < size else neutral
+
+
+@scalar
+def cluster_max(x, place, size, neutral):
     """The largest of what the blocks of a cluster show."""
     publish(x, place)
-    T = type(x)
-    rank = np.int32(0)
-    while rank < size:
-        x = upper(x, get_remote(np.int32(place + np.int32(32 * 8)), rank, T))
-        rank = np.int32(rank + 1)
-    return x
+    cluster_barrier()
+    return warp_max(shown(type(x), place, size, neutral))
 
 
 @scalar
 def cluster_sum(x, place, size):
-    """The sum of what the blocks of a cluster show, in the order of their ranks."""
-    publish(x, place)
+    """The sum of what the blocks of a cluster show."""
     T = type(x)
-    total = T(0)
-    rank = np.int32(0)
-    while rank < size:
-        total = total + get_remote(np.int32(place + np.int32(32 * 8)), rank, T)
-        rank = np.int32(rank + 1)
-    return total
+    publish(x, place)
+    cluster_barrier()
+    return warp_sum(shown(T, place, size, T(0)))
+
+
+@scalar
+def cluster_both(a, b, place, size):
+    """The sums of what they show at two places."""
+    T, other = type(a), np.int32(place + EXCHANGE)
+    publish(a, place)
+    publish(b, other)
+    cluster_barrier()
+    return warp_sum(shown(T, place, size, T(0))), warp_sum(shown(T, other, size, T(0)))
 
 
 def maximum(team, plan, place, x, neutral):
@@ -193,8 +219,9 @@ def maximum(team, plan, place, x, neutral):
 
 @overload(maximum, jit_options=INLINED)
 def _maximum(team, plan, place, x, neutral):
-    if team.instance_class is Warp:
-        return lambda team, plan, place, x, neutral: warp_max(x, np.int32(1 << plan.team))
+    if issubclass(team.instance_class, Warp):
+        fold = MAXIMA[team.instance_class.bits]
+        return lambda team, plan, place, x, neutral: fold(x)
     if team.instance_class is Block:
         return lambda team, plan, place, x, neutral: block_max(
             x, np.int32(place * EXCHANGE), neutral
@@ -202,7 +229,8 @@ def _maximum(team, plan, place, x, neutral):
 
     def of_cluster(team, plan, place, x, neutral):
         top = block_max(x, np.int32(place * EXCHANGE), neutral)
-        return cluster_max(top, np.int32(place * EXCHANGE), np.int32(1 << plan.cluster))
+        size = np.int32(1 << plan.cluster)
+        return cluster_max(top, np.int32(place * EXCHANGE), size, neutral)
 
     return of_cluster
 
@@ -214,13 +242,9 @@ def both(team, plan, place, a, b):
 
 @overload(both, jit_options=INLINED)
 def _both(team, plan, place, a, b):
-    if team.instance_class is Warp:
-
-        def of_warp(team, plan, place, a, b):
-            size = np.int32(1 << plan.team)
-            return warp_sum(a, size), warp_sum(b, size)
-
-        return of_warp
+    if issubclass(team.instance_class, Warp):
+        fold = SUMS[team.instance_class.bits]
+        return lambda team, plan, place, a, b: (fold(a), fold(b))
     if team.instance_class is Block:
         return lambda team, plan, place, a, b: block_both(a, b, np.int32(place * EXCHANGE))
 
@@ -239,8 +263,9 @@ def together(team, plan, place, x):
 
 @overload(together, jit_options=INLINED)
 def _together(team, plan, place, x):
-    if team.instance_class is Warp:
-        return lambda team, plan, place, x: warp_sum(x, np.int32(1 << plan.team))
+    if issubclass(team.instance_class, Warp):
+        fold = SUMS[team.instance_class.bits]
+        return lambda team, plan, place, x: fold(x)
     if team.instance_class is Block:
         return lambda team, plan, place, x: block_sum(x, np.int32(place * EXCHANGE))
 
@@ -258,9 +283,21 @@ def have_read(team):
 
 @overload(have_read, jit_options=INLINED)
 def _have_read(team):
-    if team.instance_class is Warp:
+    if issubclass(team.instance_class, Warp):
         return lambda team: warp_barrier()
     return lambda team: None  # there was an exchange in between
+
+
+def depart(team):
+    """After a row's last exchange: a block of a cluster has read what it wants of the others."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(depart, jit_options=INLINED)
+def _depart(team):
+    if team.instance_class is Cluster:
+        return lambda team: cluster_arrive()
+    return lambda team: None
 
 
 def leave(team):
@@ -271,7 +308,7 @@ def leave(team):
 @overload(leave, jit_options=INLINED)
 def _leave(team):
     if team.instance_class is Cluster:
-        return lambda team: cluster_barrier()
+        return lambda team: cluster_wait()
     return lambda team: None
 
 
@@ -280,14 +317,29 @@ def block_total(team, place, x, first):
     raise NotImplementedError("compiled code only")
 
 
+@scalar
+def rows_total(x, place):
+    """The sum of what lanes have, for thread 0; ``x``: of a warp's lanes together."""
+    T, size = type(x), np.int32(8)
+    if (thread() & np.int32(31)) == np.int32(0):
+        put(np.int32(place + (thread() >> np.int32(5)) * size), x)
+    barrier()
+    total = T(0)
+    if thread() == np.int32(0):
+        warp, warps = np.int32(0), threads() >> np.int32(5)
+        while warp < warps:
+            total = total + get(np.int32(place + warp * size), T)
+            warp = np.int32(warp + 1)
+    return total
+
+
 @overload(block_total, jit_options=INLINED)
 def _block_total(team, place, x, first):
-    if team.instance_class is Warp:
+    if issubclass(team.instance_class, Warp):
 
         def of_rows(team, place, x, first):
-            T = type(x)
-            total = block_sum(choose(first, x, T(0)), np.int32(place * EXCHANGE))
-            return total, thread() == np.int32(0)
+            mine = warp_sum(choose(first, x, type(x)(0)))
+            return rows_total(mine, np.int32(place * EXCHANGE)), thread() == np.int32(0)
 
         return of_rows
     return lambda team, place, x, first: (x, first)
