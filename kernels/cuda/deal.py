@@ -82,9 +82,10 @@ def whole(form: type, logits: np.ndarray) -> bool:
 
 
 def side_by_side(*arrays: np.ndarray | None) -> bool:
-    """Whether the classes of every array follow each other without a gap."""
+    """Whether the classes of every array follow each other, so few that 32 bits count them."""
     given = [a for a in arrays if a is not None]
-    return all(a.shape[1] == 1 or a.strides[1] == a.itemsize for a in given)
+    gapless = all(a.shape[1] == 1 or a.strides[1] == a.itemsize for a in given)
+    return gapless and given[0].shape[1] < 1 << 31
 
 
 def address(array: np.ndarray) -> int:

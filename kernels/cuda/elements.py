@@ -33,13 +33,17 @@ from fusedce.kernels.cuda.stored import (
     put_number,
 )
 from fusedce.kernels.cuda.teams import block_sum
-from fusedce.kernels.link import hard_cell, soft_cell
+from fusedce.kernels.link import hard_cell, plain_cell, soft_cell
 from fusedce.kernels.scalar import INLINED, choose, scalar
 from fusedce.kernels.vector import Single, lane, lanes_as, total, vector_of, width, with_lane
 
 
 class Yes(NamedTuple):
     """Type tag: every label is yes or no."""
+
+
+class Sure(NamedTuple):
+    """Type tag: every label is yes or no, its factor is not 0, and no curvature is wanted."""
 
 
 class Soft(NamedTuple):
@@ -63,6 +67,14 @@ def hard_or_soft(link, z, y, up, down, params):
     return soft_cell(link, z, y, up, down, params)
 
 
+@scalar
+def sure(link, z, y, up, down, params):
+    """(loss, gradient, nothing) of such labels."""
+    T = lanes_as(z)
+    loss, first = plain_cell(link, z, y > type(z)(0.5), up, down, params, T(1))
+    return loss, first, first
+
+
 def cells(tag, labels, link, z, y, up, down, params):
     """The same by what is known of the labels; a rule that takes no vectors, lane by lane."""
     raise NotImplementedError("compiled code only")
@@ -70,7 +82,7 @@ def cells(tag, labels, link, z, y, up, down, params):
 
 @overload(cells, jit_options=INLINED)
 def _cells(tag, labels, link, z, y, up, down, params):
-    cell = hard_cell if labels.instance_class is Yes else hard_or_soft
+    cell = {Yes: hard_cell, Sure: sure, Soft: hard_or_soft}[labels.instance_class]
     if tag.instance_class is not Single or not hasattr(z, "width"):
         return lambda tag, labels, link, z, y, up, down, params: cell(link, z, y, up, down, params)
 
@@ -94,9 +106,8 @@ def chained(extra, plan, z, x, first, second):
 
 @overload(chained, jit_options=INLINED)
 def _chained(extra, plan, z, x, first, second):
-    if extra.instance_class is not Full:
-        return lambda extra, plan, z, x, first, second: (first, second)
-
+    if extra.instance_class is not Full:  # nobody asks for the second: it is not even computed
+        return lambda extra, plan, z, x, first, second: (first, first)
     return lambda extra, plan, z, x, first, second: through(plan, z, x, first, second)
 
 

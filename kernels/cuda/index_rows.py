@@ -13,11 +13,11 @@ from fusedce.kernels.cuda.rows import (
     absorbed,
     curvature,
     edge_of,
-    exponential,
     fetch,
     finish,
     label_at,
     nothing,
+    once_more,
     owner_of,
     put_chunks,
     put_ends,
@@ -75,7 +75,7 @@ def _derivatives(extra, plan, form, z, x, row, live):
     if extra.instance_class is not Full:
 
         def plain(extra, plan, form, z, x, row, live):
-            g = row.k * exponential(form, x - row.m)
+            g = row.k * once_more(form, x - row.m)
             return g, g
 
         return plain

@@ -4,12 +4,12 @@ import numpy as np
 
 from fusedce.kernels import launch as sizes
 from fusedce.kernels.cuda import deal as deals
-from fusedce.kernels.cuda.elements import Given, Soft, Whole, Yes, elements, flat_elements
+from fusedce.kernels.cuda.elements import Given, Soft, Sure, Whole, Yes, elements, flat_elements
 from fusedce.kernels.cuda.forms import form
 from fusedce.kernels.cuda.plan import Facts, Kernel, Launch, launch
 from fusedce.kernels.cuda.seen import Full, Plain
 from fusedce.kernels.cuda.teams import EXCHANGE
-from fusedce.kernels.cuda.views import common, is_full
+from fusedce.kernels.cuda.views import common, factors, is_full
 from fusedce.kernels.link import Identity, Sigmoid
 from fusedce.kernels.problem import Problem
 from fusedce.kernels.rule import RULES
@@ -46,7 +46,7 @@ def element_losses(problem: Problem, facts: Facts) -> Launch:
     link = Sigmoid if problem.activation == "sigmoid" else Identity
     hard = problem.one_hot or problem.targets.dtype.kind in "biu"
     yes_or_no = (problem.label_factor, problem.label_shift) in _YES_OR_NO
-    labels = Yes if hard and yes_or_no else Soft
+    labels: type = Yes if hard and yes_or_no else Soft
     full = is_full(problem)
     heavy = labels is Soft or RULES[rule].negative is not None  # two functions an element
     extra, registers = Full if full else Plain, deals.room(T, full, heavy).registers
@@ -62,6 +62,9 @@ def element_losses(problem: Problem, facts: Facts) -> Launch:
     chunks = max(1, many // per)
     fields |= {"outer": 1, "classes": problem.logits.size, "inner": 1, "span": chunks * threads}
     check = Whole if problem.ignoring else Given
+    up, down = factors(problem)
+    if labels is Yes and not full and up * down != 0.0:
+        labels = Sure
     out = form(np.dtype(problem.loss.dtype if problem.loss is not None else T))
     types = (
         rule, T, stored, form(problem.targets.dtype), out, link, lanes, labels, check, extra, Wide,

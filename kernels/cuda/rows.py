@@ -188,17 +188,27 @@ def finish(team, plan, outer, inner, lane, inside, loss):
 
 
 def exponential(form, d):
-    """exp(d) for d <= 0, as exact as the numbers that are made of it need."""
+    """exp(d) for d <= 0, whose sum a rule takes to its powers."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(exponential, jit_options=INLINED)
 def _exponential(form, d):
-    if form.instance_class is Float64:
+    if form.instance_class in (Float32, Float64):
         return lambda form, d: exp_down(d)
+    return lambda form, d: exp_coarse(d)
+
+
+def once_more(form, d):
+    """The same for the gradient, where its error counts once."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(once_more, jit_options=INLINED)
+def _once_more(form, d):
     if form.instance_class is Float32:
         return lambda form, d: exp_rough(d)
-    return lambda form, d: exp_coarse(d)
+    return lambda form, d: exponential(form, d)
 
 
 # -------------------------------------------------------------------------- visits to the chunks
