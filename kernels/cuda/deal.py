@@ -26,7 +26,7 @@ def room(compute: type, full: bool, spread: bool) -> Room:
     heavy = full or spread
     lanes_ = launch.GPU_FULL_LANES if heavy else launch.GPU_HELD_LANES
     classes = launch.GPU_LANE_CLASSES // size // (2 if heavy else 1)
-    registers = 255 if size > 1 or (full and spread) else 128 if heavy else 80
+    registers = 255 if size > 1 or (full and spread) else 128 if heavy else 96
     return Room(lanes_ // size, classes, registers)
 
 

@@ -57,7 +57,10 @@ def element_losses(problem: Problem, facts: Facts) -> Launch:
         blocks = -(-problem.logits.size // sizes.GPU_SPAN)
         return launch(kernel, blocks, threads, fields, bound, shared=EXCHANGE)
     per = deals.per_chunk(stored)
-    many = max(per, sizes.GPU_FLAT_WORDS * 4 // np.dtype(T).itemsize)
+    half = problem.logits.itemsize == 2 and not full  # a chunk of these has twice the numbers
+    words = sizes.GPU_FLAT_WORDS * (2 if half else 1)
+    registers = max(registers, 128) if half else registers
+    many = max(per, words * 4 // np.dtype(T).itemsize)
     lanes = deals.enough(many)
     chunks = max(1, many // per)
     fields |= {"outer": 1, "classes": problem.logits.size, "inner": 1, "span": chunks * threads}

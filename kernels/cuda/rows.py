@@ -407,10 +407,10 @@ def absorbed(form, top, below, ties, z):
     same = peak == top
     d = z - peak
     e = exponential(form, d)
-    tied = d >= N(0)
+    at_top = choose(d >= N(0), N(1), N(0))  # where e is 1 exactly
     below = choose(same, below, (below + ties) * exp_down(top - peak))
     ties = choose(same, ties, T(0))
-    return peak, below + total(choose(tied, N(0), e)), ties + total(choose(tied, N(1), N(0))), e
+    return peak, below + total(e - at_top), ties + total(at_top), e
 
 
 @scalar
