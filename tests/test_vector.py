@@ -8,7 +8,7 @@ import pytest
 from numba import njit
 
 from fusedce.kernels import elementary, vector  # noqa: F401
-from fusedce.kernels.cpu import formats, memory  # noqa: F401
+from fusedce.kernels.cpu import formats, memory
 from fusedce.kernels.cpu.formats import Bfloat, Half, Plain
 from fusedce.kernels.scalar import choose
 

@@ -1,0 +1,215 @@
+"""The machine code of every kernel that a usual call launches, compiled without a GPU.
+
+What there must not be: spills, a stack, float64 in float32 kernels, calls. What there must be:
+loads and stores of 16 bytes, as many as a visit has, barriers, and the registers asked for.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.metadata
+import re
+import subprocess
+import tempfile
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from tests import cuda_calls
+
+pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
+from fusedce.kernels.cuda import compile as compiler
+from fusedce.kernels.cuda.elements import flat_elements
+from fusedce.kernels.cuda.forms import BYTES, CHUNK, form
+from fusedce.kernels.cuda.rows import Again, Chunks
+from fusedce.kernels.cuda.seen import Full
+from fusedce.kernels.cuda.teams import Block, Cluster
+from fusedce.kernels.rule import RULES
+from fusedce.kernels.vector import Wide
+from tests.test_threads import ROOT
+
+# Sums of one number a label or a block, in float64 by design.
+DOUBLE = {"survey", "occupied", "collected", "totals"}
+# What no instruction does: 64-bit division, once a thread, for the place of a row behind which
+# others lie (``row_of``) and of a block's first element; exact division of floats where numbers are
+# very large or small; before sm_90 shuffles of a warp that has come apart.
+CALLED = (
+    r"(\$\w+\$)?__cuda_sm(20_(div|rem)_[su]64|\w+_(div|rcp|dblrcp)_rn_\w+|70_(shfl|warp)sync\w*)"
+)
+# Where a loss is stored as float64, which is looked up while running.
+ANY_LOSS = "F2F.F64.F32"
+
+
+class Code(NamedTuple):
+    """What is known of a kernel; instructions are None without a disassembler."""
+
+    made: compiler.Compiled
+    registers: int
+    spills: list[int]  # bytes of stack, stores, loads
+    instructions: list[str] | None
+    calls: list[str]
+
+
+@functools.cache
+def nvdisasm():
+    """The disassembler, or None."""
+    try:
+        files = importlib.metadata.files("nvidia-cuda-nvdisasm") or ()
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return next((str(f.locate()) for f in files if f.stem == "nvdisasm" and "bin" in f.parts), None)
+
+
+@functools.cache
+def code(kernel, threads, capability):
+    """A kernel, compiled and disassembled."""
+    made = compiler.cubin(kernel, threads, capability)
+    registers = max(int(n) for n in re.findall(r"Used (\d+) registers", made.log))
+    spills = [
+        int(n)
+        for n in re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", made.log)
+    ]
+    if nvdisasm() is None:
+        return Code(made, registers, spills, None, [])
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(made.code)
+        file.flush()
+        command = [nvdisasm(), "-c", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z]\w*[\w.]*)(.*)", text)
+    calls = [rest.strip(" `();") for op, rest in found if op.startswith("CALL")]
+    return Code(made, registers, spills, [op for op, _ in found], calls)
+
+
+def chunks(kernel):
+    """(loads, stores) of 16 bytes that the design has, at least."""
+    lanes = next((t.lanes for t in kernel.types if hasattr(t, "lanes")), 0)
+    if not lanes:
+        return 0, 0
+    stored = kernel.types[2] if kernel.types[0] in RULES else kernel.types[1]
+    visit = lanes * BYTES[stored] // CHUNK
+    name = kernel.factory.__name__
+    if name == "flat_elements":
+        labels, loss = kernel.types[3], kernel.types[4]
+        each = [visit * CHUNK // BYTES[stored] * BYTES[f] // CHUNK for f in (labels, loss)]
+        whole = [n if n >= visit else 0 for n in each]
+        written = 2 * visit  # and the curvature, asked for or not
+        return visit + whole[0], written + whole[1]
+    if name not in ("index_rows", "distribution_rows", "softmax_rows"):
+        return 0, 0
+    passes = 3 if name == "distribution_rows" else 2
+    again = Again in kernel.types
+    written = 2 if Full in kernel.types else 1
+    return visit * (passes if again else 1), visit * written if Chunks in kernel.types else 0
+
+
+def wide(instructions, what):
+    """How many of them move 16 bytes."""
+    return sum(op.startswith(what) and "128" in op.split(".") for op in instructions)
+
+
+def check(kernel, threads, capability):
+    """All rules for one kernel."""
+    found = code(kernel, threads, capability)
+    where = f"{found.made.name}, {threads} threads\n{found.made.log}"
+    assert not any(found.spills), where
+    blocks = max(1, compiler.REGISTERS // (threads * kernel.registers))
+    assert -(-found.registers // 8) * 8 * threads * blocks <= compiler.REGISTERS, where
+    assert (Wide in kernel.types) == found.made.name.endswith("Wide)"), where
+    if found.instructions is not None:
+        check_instructions(kernel, found, where)
+
+
+def check_instructions(kernel, found, where):
+    """What only the disassembler shows."""
+    ops = found.instructions
+    assert len(ops) > 30
+    assert not [op for op in ops if op.startswith(("LDL", "STL"))], where
+    allowed = CALLED
+    if np.float64 in kernel.types or kernel.factory.__name__ in DOUBLE:
+        allowed += r"|\.L_x_\d+"  # the slow path of 1 / x, inside the kernel
+    else:
+        double = r"D(ADD|MUL|FMA|SETP|MNMX)|\S*F64|MUFU\S*64"
+        assert not [op for op in ops if re.match(double, op) and op != ANY_LOSS], where
+        assert ops.count(ANY_LOSS) <= 2, where
+    assert not [c for c in found.calls if not re.fullmatch(allowed, c)], where
+    loads, stores = chunks(kernel)
+    assert wide(ops, "LDG") >= loads, where
+    assert wide(ops, "STG") >= stores, where
+    if {Block, Cluster} & set(kernel.types) or kernel.factory is flat_elements:
+        assert [op for op in ops if op.startswith("BAR")], where
+    if Cluster in kernel.types:
+        assert [op for op in ops if op.startswith(("UCGABAR", "BAR.ARV.CLUSTER"))], where
+
+
+CALLS = {call.name: call for call in cuda_calls.calls()}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_kernels(name):
+    """On the architecture that the sizes of kernels/launch.py are made for."""
+    for one in cuda_calls.launched(CALLS[name]):
+        check(one.kernel, one.threads, (9, 0))
+
+
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0), (8, 9), (10, 0), (12, 0)], ids=str)
+@pytest.mark.parametrize("name", cuda_calls.SELECTED)
+def test_other_architectures(name, capability):
+    for one in cuda_calls.launched(CALLS[name], capability):
+        check(one.kernel, one.threads, capability)
+
+
+def kernels(names):
+    """What these calls launch."""
+    return {one.kernel for name in names for one in cuda_calls.launched(CALLS[name])}
+
+
+def factories():
+    """The names of all that make kernels: functions that hold one of their own name."""
+    for path in (ROOT / "kernels" / "cuda").glob("*.py"):
+        for outer in ast.parse(path.read_text()).body:
+            inner = getattr(outer, "body", [])
+            if any(getattr(f, "name", "") == getattr(outer, "name", None) for f in inner):
+                yield outer.name
+
+
+@pytest.mark.parametrize("names", [tuple(CALLS), cuda_calls.SELECTED], ids=["all", "selected"])
+def test_nothing_is_left_out(names):
+    """Every factory of the package, and every dtype."""
+    found = kernels(names)
+    print(len(found), "kernels")
+    assert {kernel.factory.__name__ for kernel in found} == set(factories())
+    forms = {form(np.dtype(kind)) for kind in cuda_calls.DTYPES.values()}
+    assert forms <= {t for kernel in found for t in kernel.types}
+
+
+def kernel_of(name):
+    """(kernel, threads) that computes the losses of a call."""
+    return next((one.kernel, one.threads) for one in cuda_calls.launched(CALLS[name])
+                if one.kernel.factory.__name__ not in DOUBLE)  # fmt: skip
+
+
+@pytest.mark.skipif(nvdisasm() is None, reason="nvdisasm is not installed")
+def test_what_is_found(monkeypatch):
+    """Each rule is broken once."""
+    kernel, threads = kernel_of("cross_entropy-float32-4096-plain")
+    with pytest.raises(AssertionError, match="spill stores"):
+        check(kernel._replace(registers=24), 1024, (9, 0))
+    check(kernel, threads, (9, 0))
+    found = code(kernel, threads, (9, 0))
+    ops = found.instructions
+    for broken in (
+        found._replace(registers=found.registers + 64),
+        found._replace(made=found.made._replace(name="kernel(float32, Wide)")),
+        found._replace(instructions=[*ops, "LDL.64"]),
+        found._replace(instructions=[*ops, "DFMA"]),
+        found._replace(instructions=[*ops, "F2F.F32.F64"]),
+        found._replace(instructions=[op for op in ops if not op.startswith("BAR")]),
+        found._replace(instructions=[op.replace("128", "64") for op in ops]),
+        found._replace(calls=["somebody"]),
+    ):
+        monkeypatch.setattr(f"{__name__}.code", lambda *job, one=broken: one)
+        with pytest.raises(AssertionError):
+            check(kernel, threads, (9, 0))

@@ -1,0 +1,268 @@
+"""The GPU's kernels, simulated: every loss, option, dtype and form of the targets.
+
+The same calls as the CPU's tests, against the same oracle with the same bars, through the public
+functions: see ``tests.simulated_device``. Orders of threads and dtypes take turns.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba_cuda")
+
+import fusedce
+from tests import simulator as sim
+from tests import test_losses as suite
+from tests.simulated_device import Simulated
+from tests.test_losses import DTYPES, GRID, calls, check, make
+
+BY_ROW = [(name, activation, form) for name, activation, form in GRID if activation == "softmax"]
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """What the borrowed tests call fusedce."""
+    found = Simulated()
+    monkeypatch.setattr(suite, "fusedce", found)
+    return found
+
+
+@pytest.mark.parametrize(("name", "activation", "form"), GRID)
+def test_every_option(name, activation, form, device):
+    turns = itertools.cycle(itertools.product(DTYPES, sim.ORDERS))
+    for shape in ((9, 7), (5, 33)):
+        rng = np.random.default_rng(shape[1])
+        options = calls(name, activation, form, shape, rng)
+        for k, option in enumerate(options):
+            dtype, device.order = next(turns)
+            device.seed = k
+            z, t = make(activation, form, dtype, shape, np.random.default_rng(shape[1]))
+            if activation == "sigmoid" and form == "index":
+                t[1] = shape[1]  # background: all negatives
+            check(name, z, t, dtype, activation=activation, **option)
+            next(turns)  # 12 combinations: another one for each of 7 to 11 options
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "focal 0.5"])
+@pytest.mark.parametrize("form", ["index", "soft"])
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_results_that_are_asked_for(dtype, activation, form, name, device):
+    """No gradient, no Hessian, neither: the same numbers as with both."""
+    z, t = make(activation, form, dtype, (6, 19), np.random.default_rng(1))
+    own, public = suite.RULES[name], getattr(device, name.split()[0])
+    for reduction in ("mean", "none"):
+        call = {"activation": activation, "reduction": reduction, **own}
+        loss, grad, hess = check(name, z, t, dtype, activation=activation, reduction=reduction)
+        tolerance = {"rtol": 2e-2 if dtype == "bfloat16" else 2e-3 if dtype == "float16" else 3e-6}
+        tolerance["atol"] = 1e-7
+        plain, slope = public(z, t, **call)
+        np.testing.assert_allclose(plain, loss, rtol=3e-6)
+        np.testing.assert_allclose(slope.astype(float), grad.astype(float), **tolerance)
+        np.testing.assert_allclose(public(z, t, return_grad=False, **call), loss, rtol=3e-6)
+        found = public(z, t, return_grad=False, return_hessian=True, **call)
+        np.testing.assert_array_equal(found[1], hess)
+
+
+@pytest.mark.parametrize("C", [1, 2, 3, 31, 32, 33, 64, 65, 127, 1000])
+@pytest.mark.parametrize("form", ["index", "soft"])
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_ragged_shapes(activation, form, C, device):
+    """Odd classes in half precision: no two rows begin alike."""
+    turns = itertools.cycle(itertools.product(sim.ORDERS, DTYPES))
+    for N in (1, 2, 5, 33) if C < 100 else (2,):
+        for name in ("cross_entropy", "focal"):
+            device.order, dtype = next(turns)
+            device.seed = C
+            z, t = make(activation, form, dtype, (N, C), np.random.default_rng(N * C))
+            check(name, z, t, dtype, activation=activation)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((2, 5, 3, 4), 1), ((6, 40), 0), ((3, 17, 2), -2), ((35,), 0), ((2, 3, 4, 9), -1)],
+)
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
+@pytest.mark.parametrize(("form", "dtype"), [("index", "float32"), ("soft", "float64")])
+def test_axes_and_strides(form, activation, shape, axis, dtype, device):
+    suite.test_axes_and_strides(form, activation, shape, axis, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
+@pytest.mark.parametrize("form", ["index", "soft"])
+def test_strides_of_half_precision(form, activation, dtype, device):
+    suite.test_axes_and_strides(form, activation, (3, 17, 2), -2, dtype)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [
+    ("cross_entropy", "float32"), ("focal", "float64"), ("focal 3.7", "float16"),
+    ("poly1", "float32"), ("generalized_cross_entropy", "float64"), ("focal 0.5", "float32"),
+])  # fmt: skip
+@pytest.mark.parametrize("C", [3, 33])
+def test_masked_classes(C, name, dtype, device):
+    suite.test_masked_classes(C, name, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(("name", "activation"), sorted({g[:2] for g in GRID if g[1]}))
+def test_large_logits(name, activation, dtype, device):
+    suite.test_large_logits(name, activation, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
+@pytest.mark.parametrize("form", ["index", "soft"])
+def test_gamma_zero_is_cross_entropy_bit_for_bit(form, activation, dtype, device):
+    suite.test_gamma_zero_is_cross_entropy_bit_for_bit(form, activation, dtype)
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("name", ["cross_entropy", "focal"])
+def test_ignored_and_spoilt_rows(name, activation, device):
+    suite.test_ignored_and_spoilt_rows(name, activation)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "focal", "poly1"])
+def test_certain_probabilities(name, device):
+    suite.test_certain_probabilities(name)
+
+
+TARGETS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
+
+
+@pytest.mark.parametrize("kind", [*TARGETS, "bool", "float16", "bfloat16", "float32", "float64"])
+def test_every_kind_of_label(kind, device):
+    """As class indices where they are integers, and as labels of each element."""
+    rng = np.random.default_rng(3)
+    z = rng.normal(size=(5, 9)).astype(np.float32)
+    dense = rng.integers(0, 2, z.shape).astype(DTYPES.get(kind, kind))
+    for activation in ("sigmoid", "softmax", None):
+        if activation is None or (activation == "softmax" and kind == "bool"):
+            continue
+        check("focal", z, dense, "float32", activation=activation)
+        check("focal", z, dense, "float32", activation=activation, weight=np.arange(1.0, 10))
+    if kind in TARGETS:
+        index = rng.integers(0, 9, 5).astype(kind)
+        for activation in ("sigmoid", "softmax"):
+            check("focal", z, index, "float32", activation=activation)
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float32", "float64", "int32", "bool"])
+def test_every_kind_of_weight(kind, device):
+    """Beside logits of another dtype."""
+    rng, kind = np.random.default_rng(3), DTYPES.get(kind, kind)
+    z, t = make("sigmoid", "int", "float32", (5, 9), rng)
+    w, s = rng.integers(0, 2, 9).astype(kind), rng.integers(0, 2, 5).astype(kind)
+    for activation, target in (("sigmoid", t), ("softmax", t[:, 0]), ("softmax", t / 4)):
+        options = {"weight": w, "sample_weight": s, "denominator": 2.5}
+        if activation == "sigmoid":
+            options["pos_weight"] = w[::-1]
+        check("focal", z, target, "float32", activation=activation, **options)
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_denominator_on_the_device(activation, device):
+    """A number that the host does not know, zero among them."""
+    z, t = make(activation, "index", "float32", (6, 5), np.random.default_rng(0))
+    for kind in (np.float32, np.float64, np.int32):
+        check("focal", z, t, "float32", activation=activation, denominator=np.array(7, kind))
+    given = np.array(0.0, np.float32)
+    loss, grad = device.cross_entropy(z, t, activation=activation, denominator=given)
+    assert np.isnan(loss)
+    assert not grad.any()
+
+
+@pytest.mark.parametrize("form", ["index", "int", "soft"])
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_nothing_to_average(activation, form, device):
+    """Every row ignored: loss NaN, gradient zeros, and neither of what is in the logits."""
+    if (activation, form) == ("softmax", "int"):
+        return
+    z, t = make(activation, form, "float32", (6, 5), np.random.default_rng(0))
+    z[3] = np.nan
+    options = {"activation": activation}
+    if form == "soft":
+        if activation == "sigmoid":
+            return
+        t, options = np.zeros_like(t), options | {"normalize_targets": True}
+    else:
+        t[...] = -100
+    loss, grad, hess = device.cross_entropy(z, t, return_hessian=True, **options)
+    assert np.isnan(loss)
+    assert not grad.any()
+    assert not hess.any()
+    loss, grad = device.cross_entropy(z, t, reduction="sum", **options)
+    assert loss == 0
+    assert not grad.any()
+
+
+@pytest.mark.parametrize("form", ["index", "int", "signed"])
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
+@pytest.mark.parametrize("bad", [-1, 5, 6, -101, 2**31, -(2**62)])
+def test_labels_that_name_no_class(activation, form, bad, device):
+    """That row is NaN and the others are as ever; with ``validate`` it is an IndexError."""
+    if (activation == "softmax" and form != "index") or (activation is None and form == "signed"):
+        return
+    if (form, bad) == ("signed", -1) or (activation, form, bad) == ("sigmoid", "index", 5):
+        return
+    z, t = make(activation, form, "float32", (4, 5), np.random.default_rng(0))
+    options = {"activation": activation, "reduction": "none", "return_hessian": True}
+    if form == "signed":
+        options["neg_label"] = -1
+    calm = device.cross_entropy(z, t, **options)
+    spoilt = t.copy()
+    spoilt.reshape(4, -1)[2, 0] = bad
+    for a, b in zip(device.cross_entropy(z, spoilt, **options), calm, strict=True):
+        where = np.zeros(a.shape, bool)
+        if form == "index":
+            where[2] = True
+        else:
+            where[2, 0] = True
+        assert np.isnan(a[where]).all()
+        np.testing.assert_array_equal(a[~where], b[~where])
+    with pytest.raises(IndexError, match=str(bad)):
+        device.cross_entropy(z, spoilt, validate=True, **options)
+    for a, b in zip(device.cross_entropy(z, t, validate=True, **options), calm, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "focal"])
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
+def test_outputs_of_the_caller(activation, name, device):
+    """In place too, where each number is read before it is written."""
+    z, t = make(activation, "index", "float32", (5, 37), np.random.default_rng(1))
+    public = getattr(device, name)
+    for reduction in ("none", "mean"):
+        call = {"activation": activation, "reduction": reduction, "return_hessian": True}
+        want = public(z, t, **call)
+        out = {"grad_out": np.full_like(z, 7), "hess_out": np.full_like(z, 7)[::-1]}
+        loss = np.full(want[0].shape, 7, want[0].dtype)
+        for got, expected in zip(public(z, t, loss_out=loss, **call, **out), want, strict=True):
+            np.testing.assert_array_equal(got, expected)
+        both = z.copy()
+        got = public(both, t, grad_out=both, **call)
+        assert got[1] is both
+        np.testing.assert_array_equal(both, want[1])
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "sigmoid", "log_sigmoid"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_activations(name, dtype, device):
+    """As the CPU has them, and in place."""
+    turns = itertools.cycle(sim.ORDERS)
+    for shape, axis in (((5, 33), -1), ((4, 3), -1), ((3, 6, 2), 1), ((2, 300), 1), ((7,), 0)):
+        z = (np.random.default_rng(0).normal(size=shape) * 5).astype(DTYPES[dtype])
+        z.flat[1] = -np.inf
+        options = {"axis": axis} if "softmax" in name else {}
+        want = getattr(fusedce, name)(z, **options)
+        device.order = next(turns)
+        got = getattr(device, name)(z, **options)
+        assert got.dtype == z.dtype
+        rtol = {"float64": 1e-13, "float32": 2e-6, "float16": 2e-3, "bfloat16": 2e-2}[dtype]
+        with np.errstate(invalid="ignore"):
+            np.testing.assert_allclose(got.astype(float), want.astype(float), rtol=rtol, atol=1e-9)
+        np.testing.assert_array_equal(getattr(device, name)(z, out=z, **options), got)
