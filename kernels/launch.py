@@ -67,6 +67,9 @@ GPU_STAGED_THREADS = 256
 # ...and, where blocks can form clusters, with so many bytes a block, that several of them fit on a
 # processor and one's loads hide the other's stores. 8 blocks of a cluster run on every such device.
 GPU_STAGED_BYTES, GPU_CLUSTER_MAX = 64 << 10, 8
+# Rows wider than all of that are read again, by one block a processor, so that the few rows under
+# way stay in the L2: of so many threads where their registers allow it.
+GPU_AGAIN_THREADS = 1024
 # Classes that a lane keeps of a row of its own, and how many it takes at a time if there are more;
 # halves as above.
 GPU_LANE_CLASSES, GPU_LANE_VISIT = 32, 8

@@ -25,7 +25,8 @@ SMALL = 2 * EXCHANGES - 2000  # bytes of shared memory, in which no row can wait
 def deal(lanes=16, held=1024, staged=64, per_block=1 << 16, **facts):
     """A device, and sizes by which rows are dealt out on it."""
     sizes = {"GPU_HELD_LANES": lanes, "GPU_FULL_LANES": lanes, "GPU_HELD_THREADS": held,
-             "GPU_STAGED_THREADS": staged, "GPU_STAGED_BYTES": per_block,
+             "GPU_STAGED_THREADS": staged, "GPU_AGAIN_THREADS": staged,
+             "GPU_STAGED_BYTES": per_block,
              "GPU_LANE_CLASSES": 4}  # fmt: skip
     return {"sizes": sizes, "facts": Facts(**facts)}
 

@@ -141,7 +141,7 @@ def rows(form: type, logits: np.ndarray, facts: Facts, space: Room, held: type =
     most = max(1, space.lanes // per)  # chunks of a lane
     bits = max(power_above(-(-chunks // most)), power_above(ends))
     if 1 << bits > launch.GPU_HELD_THREADS:
-        return _wide(form, outer * inner, chunks, facts, most)
+        return _wide(form, outer * inner, chunks, facts, space)
     chunks = -(-chunks >> bits)  # of a lane
     if bits <= 5:
         threads = launch.GPU_THREADS
@@ -150,24 +150,23 @@ def rows(form: type, logits: np.ndarray, facts: Facts, space: Room, held: type =
     return Deal(held, Block, lanes(chunks * per), bits, 0, 1 << bits, EXCHANGES, outer * inner)
 
 
-def _wide(form: type, rows_: int, chunks: int, facts: Facts, most: int) -> Deal:
+def _wide(form: type, rows_: int, chunks: int, facts: Facts, space: Room) -> Deal:
     """Rows that do not fit in registers: in shared memory, or read again."""
-    threads = launch.GPU_STAGED_THREADS
+    threads, parts = launch.GPU_STAGED_THREADS, 0
     # Half the lanes: 16 bits are decoded from shared memory again and again.
-    bits, tag = power_above(threads), lanes(max(1, most // 2) * per_chunk(form))
+    tag = lanes(max(1, space.lanes // per_chunk(form) // 2) * per_chunk(form))
     if facts.capability >= (9, 0):
         parts = power_above(-(-chunks * CHUNK // launch.GPU_STAGED_BYTES))
         parts = min(parts, power_above(launch.GPU_CLUSTER_MAX))
-    else:
-        parts = 0
-    team = Cluster if parts else Block
     each = -(-chunks // (threads << parts)) * threads * CHUNK  # bytes of a block
-    if EXCHANGES + each <= facts.shared:
-        way: type = Fetched if facts.capability >= (8, 0) else Staged
-        shared = EXCHANGES + each
-    else:  # so much that one block fits on a processor: the fewer rows, the better they stay in L2
+    way: type = Fetched if facts.capability >= (8, 0) else Staged
+    shared = EXCHANGES + each
+    if shared > facts.shared:  # so much is asked for that one block fits on a processor
         way, shared = Again, facts.shared // 2 + 1024
-    return Deal(way, team, tag, bits + parts, parts, threads, shared, rows_ << parts)
+        threads = launch.GPU_AGAIN_THREADS if space.registers < 128 else threads
+    team = Cluster if parts else Block
+    bits = power_above(threads) + parts
+    return Deal(way, team, tag, bits, parts, threads, shared, rows_ << parts)
 
 
 def enough(classes: int) -> type:
