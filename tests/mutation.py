@@ -62,7 +62,7 @@ ROWS, INDEX_ROWS, TILES = (f"kernels/cpu/{name}.py" for name in ("rows", "index_
 ELEMENTS, LOOPS, MOVERS = (f"kernels/cpu/{name}.py" for name in ("elements", "loops", "movers"))
 PYTHON = (CALL, REPLAY)  # compiles nothing
 MUTATIONS = [
-    Mutation("mean denominator counts rows, not weights", CALL,
+    Mutation("mean denominator counts rows, not weights", "fusedce/host.py",
              "elements = -1.0 if call.by_row", "elements = 1.0 if call.by_row", INDEX),
     Mutation("smoothing by eps / (C - 1)", CALL,
              "call.smoothing / call.classes", "call.smoothing / max(1, call.classes - 1)", INDEX),

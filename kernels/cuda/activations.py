@@ -16,22 +16,11 @@ from fusedce.kernels.cuda.lanes import (
     put_results,
 )
 from fusedce.kernels.cuda.memory import chunks_of, decoded, no_words
-from fusedce.kernels.cuda.rows import (
-    absorb,
-    edge_of,
-    fetch,
-    put_edge,
-    read,
-    recall,
-    row_of,
-    settled,
-    span_of,
-    store,
-    visits,
-)
+from fusedce.kernels.cuda.rows import absorb, edge_of, put_edge, row_of, settled, span_of, store
 from fusedce.kernels.cuda.seen import Plain
 from fusedce.kernels.cuda.stored import number_at, put_number
 from fusedce.kernels.cuda.teams import depart, leave, seat
+from fusedce.kernels.cuda.waits import fetch, read, recall, visits
 from fusedce.kernels.link import sigmoid_outcomes
 from fusedce.kernels.scalar import INLINED, exp_down, log1p_up
 from fusedce.kernels.vector import vector_of, width

@@ -8,8 +8,9 @@ from fusedce.kernels import launch
 from fusedce.kernels.cuda.forms import BYTES, CHUNK, LANES
 from fusedce.kernels.cuda.plan import Bound, Facts, Fields, Kernel, Launch
 from fusedce.kernels.cuda.plan import launch as made_launch
-from fusedce.kernels.cuda.rows import Again, Chunks, Fetched, Held, Loose, Staged
+from fusedce.kernels.cuda.rows import Chunks, Loose
 from fusedce.kernels.cuda.teams import EXCHANGES, WARPS, Block, Cluster, Warp
+from fusedce.kernels.cuda.waits import Again, Fetched, Held, Staged
 
 
 class Room(NamedTuple):

@@ -27,27 +27,23 @@ from fusedce.kernels.cuda.memory import (
 )
 from fusedce.kernels.cuda.params import params_of
 from fusedce.kernels.cuda.rows import (
-    Held,
     absorb,
     edge_of,
-    fetch,
     finish,
     label_of,
     put_chunks,
     put_ends,
-    read,
-    recall,
     row_of,
     sample_of,
     scale_of,
     settled,
     span_of,
     unread,
-    visits,
 )
 from fusedce.kernels.cuda.seen import lanes_present, seen
 from fusedce.kernels.cuda.stored import float_of, itemsize
 from fusedce.kernels.cuda.teams import depart, leave, seat, together
+from fusedce.kernels.cuda.waits import Held, fetch, read, recall, visits
 from fusedce.kernels.scalar import INLINED, choose, log1p_up, scalar
 from fusedce.kernels.vector import lanes_as, total, vector_of
 

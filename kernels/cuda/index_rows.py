@@ -8,34 +8,28 @@ from numba.extending import overload
 from fusedce.kernels.cuda.memory import chunks_of, decoded
 from fusedce.kernels.cuda.params import params_of
 from fusedce.kernels.cuda.rows import (
-    Kept,
     absorb,
     absorbed,
     curvature,
     edge_of,
-    fetch,
     finish,
     label_at,
-    nothing,
     once_more,
     owner_of,
     put_chunks,
     put_ends,
-    read,
-    recall,
     row_of,
     sample_of,
     scale_of,
     settled,
     span_of,
     unread,
-    visits,
-    waiting,
     weight_of,
 )
 from fusedce.kernels.cuda.seen import Full, below_top, lanes_present, seen, through
 from fusedce.kernels.cuda.stored import float_of, itemsize, number_at, put_number
 from fusedce.kernels.cuda.teams import depart, have_read, leave, seat
+from fusedce.kernels.cuda.waits import Kept, fetch, nothing, read, recall, visits, waiting
 from fusedce.kernels.link import softmax_row
 from fusedce.kernels.scalar import INLINED, choose, exp_down, scalar
 from fusedce.kernels.vector import vector_of

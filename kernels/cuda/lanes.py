@@ -12,9 +12,10 @@ from numba.extending import overload
 
 from fusedce.kernels.cuda.device import barrier, block, thread, threads
 from fusedce.kernels.cuda.loose import get_lanes, put_lanes, read_lanes, write_lanes
-from fusedce.kernels.cuda.rows import Held, row_of
+from fusedce.kernels.cuda.rows import row_of
 from fusedce.kernels.cuda.seen import Full
 from fusedce.kernels.cuda.stored import itemsize
+from fusedce.kernels.cuda.waits import Held
 from fusedce.kernels.scalar import INLINED, scalar
 from fusedce.kernels.vector import itemsize as bytes_of
 from fusedce.kernels.vector import width

@@ -2,9 +2,7 @@
 
 A row is seen as whole chunks of 16 bytes, dealt out to the lanes in turn, with at most a chunk's
 numbers at its ends, one for a lane. A lane takes the chunks of one ``visit`` at a time, several
-loads under way. Between the reduction and the gradient the row waits in registers (``Held``: one
-visit; ``Kept``: its exponentials), in shared memory (``Staged``, ``Fetched``), or is read again
-(``Again``): each lane finds there what it has put there itself.
+loads under way; where they wait between the reduction and the gradient, waits.py says.
 """
 
 from typing import Any, NamedTuple
@@ -12,20 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from fusedce.kernels.cuda.device import block, thread, threads
+from fusedce.kernels.cuda.device import block
 from fusedce.kernels.cuda.elementary import exp_coarse, exp_rough
 from fusedce.kernels.cuda.forms import Float32, Float64
 from fusedce.kernels.cuda.loose import read_lanes, write_grid, write_lanes
 from fusedce.kernels.cuda.memory import (
-    copied,
-    copy_chunk,
     encoded,
-    get_words,
-    no_words,
     per_chunk,
-    put_words,
-    read_logits,
-    renewed,
     write_words,
 )
 from fusedce.kernels.cuda.plan import SCALE
@@ -44,26 +35,6 @@ from fusedce.kernels.cuda.teams import block_total, both, maximum, size_bits, up
 from fusedce.kernels.link import softmax_rest
 from fusedce.kernels.scalar import INLINED, choose, exp_down, scalar
 from fusedce.kernels.vector import largest, total
-
-
-class Held(NamedTuple):
-    """Type tag: the row waits in registers."""
-
-
-class Kept(NamedTuple):
-    """Type tag: the exponentials wait in registers, each lane's below its own maximum."""
-
-
-class Staged(NamedTuple):
-    """Type tag: the row waits in shared memory."""
-
-
-class Fetched(NamedTuple):
-    """Type tag: the same, brought there past the registers, all at once."""
-
-
-class Again(NamedTuple):
-    """Type tag: the row is read again."""
 
 
 class Chunks(NamedTuple):
@@ -209,115 +180,6 @@ def _once_more(form, d):
     if form.instance_class is Float32:
         return lambda form, d: exp_rough(d)
     return lambda form, d: exponential(form, d)
-
-
-# -------------------------------------------------------------------------- visits to the chunks
-
-
-def visits(way, count, per_visit):
-    """Chunks that the visits of a lane go through; a row that is held takes one visit."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(visits, jit_options=INLINED)
-def _visits(way, count, per_visit):
-    if way.instance_class in (Held, Kept):
-        return lambda way, count, per_visit: per_visit
-    return lambda way, count, per_visit: count
-
-
-@scalar
-def place_of(plan, k):
-    """Where a lane's k-th chunk waits in shared memory."""
-    return np.int32(plan.staged + (np.int64(k) * threads() + thread()) * 16)
-
-
-def fetch(way, plan, address, span):
-    """Bring a row to where it waits, before the first visit."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(fetch, jit_options=INLINED)
-def _fetch(way, plan, address, span):
-    if way.instance_class is not Fetched:
-        return lambda way, plan, address, span: None
-
-    def fetched(way, plan, address, span):
-        k, here = np.int32(0), address + span.first
-        while k < span.chunks:
-            copy_chunk(place_of(plan, k), here)
-            here += span.step
-            k = np.int32(k + 1)
-        copied()
-
-    return fetched
-
-
-def nothing(way, N, form):
-    """What waits of a row that has not been read."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(nothing, jit_options=INLINED)
-def _nothing(way, N, form):
-    if way.instance_class is Kept:
-        return lambda way, N, form: N(0)
-    return lambda way, N, form: no_words(N, form)
-
-
-def waiting(way, words, e):
-    """What waits of a visit: its words or its exponentials."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(waiting, jit_options=INLINED)
-def _waiting(way, words, e):
-    if way.instance_class is Kept:
-        return lambda way, words, e: e
-    return lambda way, words, e: words
-
-
-def read(way, plan, N, form, address, span, k):
-    """The chunks from the k-th on, which go to where they wait."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(read, jit_options=INLINED)
-def _read(way, plan, N, form, address, span, k):
-    if way.instance_class is Fetched:
-        return lambda way, plan, N, form, address, span, k: get_words(
-            N, form, place_of(plan, k), np.int32(threads() * 16), span.chunks - k
-        )
-    if way.instance_class is not Staged:
-        return lambda way, plan, N, form, address, span, k: read_logits(
-            N, form, address + span.first + np.int64(k) * span.step, span.step, span.chunks - k
-        )
-
-    def staged(way, plan, N, form, address, span, k):
-        here = address + span.first + np.int64(k) * span.step
-        words = read_logits(N, form, here, span.step, span.chunks - k)
-        put_words(place_of(plan, k), np.int32(threads() * 16), span.chunks - k, words)
-        return words
-
-    return staged
-
-
-def recall(way, plan, N, form, address, span, k, words):
-    """The same chunks once more; ``words``: of the last visit."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(recall, jit_options=INLINED)
-def _recall(way, plan, N, form, address, span, k, words):
-    if way.instance_class is Held:
-        return lambda way, plan, N, form, address, span, k, words: renewed(words)
-    if way.instance_class in (Staged, Fetched):
-        return lambda way, plan, N, form, address, span, k, words: get_words(
-            N, form, place_of(plan, k), np.int32(threads() * 16), span.chunks - k
-        )
-    return lambda way, plan, N, form, address, span, k, words: read_logits(
-        N, form, address + span.first + np.int64(k) * span.step, span.step, span.chunks - k
-    )
 
 
 def store(where, form, address, span, k, x):

@@ -19,10 +19,10 @@ from fusedce.kernels.cuda.index_rows import index_rows
 from fusedce.kernels.cuda.lanes import Across, Along
 from fusedce.kernels.cuda.plan import Facts, Kernel, Launch, launch
 from fusedce.kernels.cuda.probabilities import probability_rows
-from fusedce.kernels.cuda.rows import Again, Held, Kept
 from fusedce.kernels.cuda.seen import Full, Plain
 from fusedce.kernels.cuda.teams import EXCHANGES
 from fusedce.kernels.cuda.views import common, is_full
+from fusedce.kernels.cuda.waits import Again, Held, Kept
 from fusedce.kernels.problem import Problem
 from fusedce.kernels.vector import Wide
 
