@@ -27,10 +27,10 @@ from fusedce.kernels.vector import Vector
 INF, NAN = math.inf, math.nan
 
 
-def _both(stub, single, double):
-    """Register the float32 and the float64 body of an elementary function."""
+def both(stub, single, double, register=overload, target="cpu"):
+    """Register the float32 and the float64 body of an elementary function for a target."""
 
-    @overload(stub, target="cpu", jit_options=INLINED)
+    @register(stub, target=target, jit_options=INLINED)
     def _choose(x):
         dtype = x.dtype if isinstance(x, Vector) else x
         if dtype == types.float32:
@@ -311,14 +311,14 @@ def _tanh_with(near, exp):
 
 tanh32, tanh64 = _tanh_with(_tanh_near32, exp_down32), _tanh_with(_tanh_near64, exp_down64)
 
-_both(stubs.exp, exp32, exp64)
-_both(stubs.exp_down, exp_down32, exp_down64)
-_both(stubs.log1p_unit, log1p_unit32, log1p_unit64)
-_both(stubs.log1p_up, log1p_up32, log1p_up64)
-_both(stubs.expm1, expm1_32, expm1_64)
-_both(stubs.log, log32, log64)
-_both(stubs.log1p, log1p32, log1p64)
-_both(stubs.tanh, tanh32, tanh64)
+both(stubs.exp, exp32, exp64)
+both(stubs.exp_down, exp_down32, exp_down64)
+both(stubs.log1p_unit, log1p_unit32, log1p_unit64)
+both(stubs.log1p_up, log1p_up32, log1p_up64)
+both(stubs.expm1, expm1_32, expm1_64)
+both(stubs.log, log32, log64)
+both(stubs.log1p, log1p32, log1p64)
+both(stubs.tanh, tanh32, tanh64)
 
 
 @overload(stubs.fma, target="cpu", jit_options=INLINED)

@@ -59,8 +59,8 @@ GPU_THREADS, GPU_LANES_THREADS = 256, 128
 # Logits that a thread holds, of float64 half as many; the second number where a Hessian, a softcap
 # or a distribution needs the registers. The more, the less often is a row's own work done over.
 GPU_HELD_LANES, GPU_FULL_LANES = 32, 8
-# The widest team that holds its row in registers: three such blocks fit on a processor, so that
-# one's loads hide the other's stores.
+# The widest team that holds its row in registers: two such blocks fit on a processor, or more of
+# narrower ones, so that one's loads hide the other's stores.
 GPU_HELD_THREADS = 256
 # Wider rows wait in shared memory, in blocks of so many threads...
 GPU_STAGED_THREADS = 256

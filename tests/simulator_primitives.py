@@ -331,7 +331,6 @@ PRIMITIVES = {
     "get": get,
     "put": put,
     "cluster_rank": lambda: Int32(Now.thread.block.rank),
-    "cluster_size": lambda: Int32(Now.cluster.launch.cluster),
     "cluster_barrier": cluster_barrier,
     "cluster_arrive": cluster_arrive,
     "cluster_wait": cluster_wait,

@@ -13,7 +13,6 @@ from fusedce.kernels.cuda.device import (
     cluster_arrive,
     cluster_barrier,
     cluster_rank,
-    cluster_size,
     cluster_wait,
     get,
     get_remote,
@@ -206,7 +205,7 @@ def test_butterfly(order):
 def _neighbour(plan):
     put(np.int32(0), np.float32(block())) if thread() == 0 else None
     cluster_barrier()
-    rank = (cluster_rank() + 1) % cluster_size()
+    rank = (cluster_rank() + 1) % 2
     x = get_remote(np.int32(0), rank, np.float32)
     if thread() == 0:
         poke(plan.grad + 4 * block(), x)

@@ -159,16 +159,6 @@ def cluster_rank(typingctx):
 
 
 @intrinsic
-def cluster_size(typingctx):
-    """Blocks of a cluster."""
-
-    def codegen(context, builder, sig, args):
-        return assembly(builder, "mov.u32 $0, %cluster_nctarank;", I32, "=r")
-
-    return types.int32(), codegen
-
-
-@intrinsic
 def cluster_barrier(typingctx):
     """Wait for every thread of the cluster; what they have written can be read from here on."""
 

@@ -10,10 +10,10 @@ from llvmlite import ir
 
 from fusedce.kernels import elementary
 from fusedce.kernels import scalar as stubs
-from fusedce.kernels.cuda.numba_cuda import intrinsic, overload, types
+from fusedce.kernels.cuda.numba_cuda import intrinsic, overload
 from fusedce.kernels.machine import fused, select
 from fusedce.kernels.scalar import INLINED, scalar
-from fusedce.kernels.vector import Vector, lane_by_lane
+from fusedce.kernels.vector import lane_by_lane
 
 
 def _unit(builder, text, x):
@@ -91,16 +91,7 @@ def exp_rough(x):
 
 
 def _both(stub, single, double):
-    """Register the float32 and the float64 body of an elementary function."""
-
-    @overload(stub, target="cuda", jit_options=INLINED)
-    def _choose(x):
-        dtype = x.dtype if isinstance(x, Vector) else x
-        if dtype == types.float32:
-            return lambda x: single(x)
-        if dtype == types.float64:
-            return lambda x: double(x)
-        return None
+    elementary.both(stub, single, double, register=overload, target="cuda")
 
 
 _both(stubs.exp, exp32, elementary.exp64)
