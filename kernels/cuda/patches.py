@@ -57,8 +57,8 @@ def element_losses(problem: Problem, facts: Facts) -> Launch:
         blocks = -(-problem.logits.size // sizes.GPU_SPAN)
         return launch(kernel, blocks, threads, fields, bound, shared=EXCHANGE)
     per = deals.per_chunk(stored)
-    # A chunk of these has twice the numbers; of two functions an element registers do not allow it.
-    half = problem.logits.itemsize == 2 and not full and RULES[rule].negative is None
+    # A chunk of these has twice the numbers; two functions an element leave no registers for it.
+    half = problem.logits.itemsize == 2 and not (full or heavy)
     words = sizes.GPU_FLAT_WORDS * (2 if half else 1)
     registers = max(registers, 128) if half else registers
     many = max(per, words * 4 // np.dtype(T).itemsize)
