@@ -234,7 +234,7 @@ def output(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) 
         )
     if not array.flags.writeable:
         raise ValueError(f"{name} must be writeable, got a read-only array")
-    if any(s == 0 and n > 1 for s, n in zip(array.strides, array.shape, strict=True)):
+    if array.size and any(s == 0 < n - 1 for s, n in zip(array.strides, array.shape, strict=True)):
         raise ValueError(f"{name} must have a place for each element, got strides {array.strides}")
     return array
 

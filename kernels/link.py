@@ -5,6 +5,7 @@ With f, f', f'' by l = log p, a term ``mass * f(l)`` has, by a logit z, the grad
 cancellation is never formed: every function below gets or makes q = 1 - p as a sum of its own.
 """
 
+import math
 from typing import NamedTuple
 
 from numba.extending import overload
@@ -19,6 +20,7 @@ from fusedce.kernels.scalar import (
     log1p_unit,
     log1p_up,
     scalar,
+    tiny,
 )
 
 
@@ -72,12 +74,25 @@ def _outcomes(link, z):
     def identity(link, z):
         T = type(z)
         q = T(1) - z
-        return (
-            log(z), log1p(-z), z, q,
-            T(1) / z, -(T(1) / z) * (T(1) / z), -(T(1) / q), -(T(1) / q) * (T(1) / q),
-        )  # fmt: skip
+        up, down = reciprocal(z), reciprocal(q)
+        return log(z), log1p(-z), z, q, up, -up * up, -down, -down * down
 
     return identity
+
+
+@scalar
+def reciprocal(p):
+    """1 / p, finite at p = 0: a rule may be flat there, and 0 * inf is NaN; see ``steep``."""
+    T = type(p)
+    return T(1) / choose(p == T(0), tiny(p), p)
+
+
+@scalar
+def steep(f1, slope):
+    """f1 * slope, infinite at p = 0 unless the rule is flat there."""
+    T = type(f1)
+    edge = abs(slope) == T(1) / tiny(slope)
+    return f1 * slope * choose(edge & (abs(f1) > T(1e-30)), T(math.inf), T(1))
 
 
 def term(link, mass, f, f1, f2, slope, bend):
@@ -100,7 +115,8 @@ def _term(link, mass, f, f1, f2, slope, bend):
     def identity(link, mass, f, f1, f2, slope, bend):
         # d2l/dp2 = -(dl/dp)**2: one difference, so that 1 / 0 stays infinite.
         none = mass == type(mass)(0)
-        loss, first, second = mass * f, mass * f1 * slope, mass * (f2 - f1) * slope * slope
+        loss, first = mass * f, mass * steep(f1, slope)
+        second = mass * (f2 - f1) * slope * slope
         return choose(none, mass, loss), choose(none, mass, first), choose(none, mass, second)
 
     return identity

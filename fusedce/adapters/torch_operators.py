@@ -1,0 +1,298 @@
+"""What PyTorch knows of the losses: operators of ``torch.library``, and the eager autograd.
+
+Operators are what traced code holds. ``loss`` has a derivative, ``gradient``. In eager mode the
+gradient may be computed beside the loss and kept; ``fusedce.adapters.torch`` says when.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import torch
+from torch import Tensor
+
+import fusedce
+from fusedce.kernels.rule import rule
+from fusedce.kernels.scalar import choose, tiny
+
+Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
+
+
+class ClampedLog(NamedTuple):
+    """Cross-entropy of probabilities as torch cuts it off."""
+
+
+@rule(ClampedLog)
+def _clamped(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
+    """f = min(-l, 100), and a gradient f' / p of at most 1e12."""
+    T = type(p)
+    floor = tiny(p)
+    return min(-logp, T(100)), -min(T(1), choose(p > floor, p, floor) * T(1e12)), T(0)
+
+
+class Spec(NamedTuple):
+    """What to compute, in types that the schema of an operator knows."""
+
+    loss: str
+    activation: str | None
+    axis: int
+    reduction: str
+    dtype: torch.dtype  # of the loss
+    gamma: float = 0.0
+    alpha: float | None = None
+    ignore_index: int = -100
+    label_smoothing: float = 0.0
+
+
+def _compute_dtype(logits: Tensor) -> torch.dtype:
+    """The type of all arithmetic."""
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
+def _array(tensor: Tensor | None) -> Any:
+    """The memory of a tensor: a NumPy array on the CPU, the tensor itself on a GPU."""
+    if tensor is None or tensor.is_cuda:
+        return tensor
+    tensor = tensor.resolve_neg()
+    if tensor.dtype is torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
+
+
+def _classes(pos_weight: Tensor, tensors: list[Tensor | None]) -> tuple[Tensor, int]:
+    """pos_weight as a vector and its axis; axes over which it varies are made one."""
+    shape: torch.Size = tensors[0].shape  # type: ignore[union-attr]
+    spread = pos_weight[(None,) * (len(shape) - pos_weight.ndim)]
+    varies = [k for k, n in enumerate(spread.shape) if n != 1]
+    if not varies:
+        return pos_weight.reshape(()), -1
+    first, last = varies[0], varies[-1] + 1
+    if len(varies) > 1:
+        spread = spread.expand([n if first <= k < last else 1 for k, n in enumerate(shape)])
+        merged = (*shape[:first], -1, *shape[last:])
+        for k, x in enumerate(tensors):
+            if x is not None and x.shape == shape:
+                tensors[k] = x.view(merged) if k > 2 else x.reshape(merged)
+    return spread.reshape(-1), first
+
+
+def _evaluate(spec: Spec, inputs: Inputs, grad: Tensor | None = None) -> Tensor:
+    """The loss, and into ``grad`` the gradient."""
+    logits, targets, weight, pos_weight, sample_weight = inputs
+    if sample_weight is not None:
+        sample_weight = sample_weight.expand(_unreduced(spec, logits))
+    loss = _empty_loss(spec, logits, _compute_dtype(logits))
+    tensors, axis = [logits, targets, sample_weight, loss, grad], spec.axis
+    if pos_weight is not None:
+        pos_weight, axis = _classes(pos_weight, tensors)
+    z, y, s, loss_out, grad_out = map(_array, tensors)
+    options = {
+        "activation": spec.activation, "axis": axis, "reduction": spec.reduction,
+        "weight": _array(weight), "pos_weight": _array(pos_weight), "sample_weight": s,
+        "ignore_index": spec.ignore_index, "label_smoothing": spec.label_smoothing,
+        "return_grad": grad is not None, "loss_out": loss_out, "grad_out": grad_out,
+    }  # fmt: skip
+    if spec.loss == "focal":
+        soft = "torchvision" if spec.activation == "sigmoid" else "split"
+        fusedce.focal(z, y, gamma=spec.gamma, alpha=spec.alpha, soft_labels=soft, **options)
+    elif spec.loss == "clamped":
+        fusedce.apply(ClampedLog(), z, y, **options)
+    else:
+        fusedce.cross_entropy(z, y, **options)
+    return loss.to(spec.dtype)
+
+
+def _unreduced(spec: Spec, logits: Tensor) -> tuple[int, ...]:
+    """The shape of the unreduced loss."""
+    shape = tuple(logits.shape)
+    return shape[: spec.axis] + shape[spec.axis + 1 :] if spec.activation == "softmax" else shape
+
+
+def _empty_loss(spec: Spec, logits: Tensor, dtype: torch.dtype) -> Tensor:
+    shape = _unreduced(spec, logits) if spec.reduction == "none" else ()
+    return torch.empty(shape, dtype=dtype, device=logits.device)
+
+
+def _grad_like(logits: Tensor, pos_weight: Tensor | None) -> Tensor:
+    """An empty gradient; the axes that pos_weight makes one must lie in order."""
+    order = torch.preserve_format if pos_weight is None else torch.contiguous_format
+    return torch.empty_like(logits, memory_format=order)
+
+
+_INPUTS = "Tensor targets, Tensor? weight, Tensor? pos_weight, Tensor? sample_weight"
+_SPEC = (
+    "str loss, str? activation, int axis, str reduction, ScalarType dtype, float gamma, "
+    "float? alpha, int ignore_index, float label_smoothing"
+)
+
+
+def _operator(name: str, first: str, returns: str) -> Callable[[Callable[..., Any]], Any]:
+    """An operator of torch's that takes ``first``, the inputs and a spec."""
+    schema = f"({first}, {_INPUTS}, {_SPEC}) -> {returns}"
+    mutates = ("logits",) if "!" in first else ()
+    made: Callable[[Callable[..., Any]], Any] = torch.library.custom_op(
+        f"fusedce::{name}", mutates_args=mutates, schema=schema
+    )
+    return made
+
+
+@_operator("loss", "Tensor logits", "Tensor")
+def _loss(*args: Any) -> Tensor:
+    return _evaluate(Spec(*args[5:]), args[:5])
+
+
+@_operator("loss_and_gradient", "Tensor logits", "(Tensor, Tensor)")
+def _loss_and_gradient(*args: Any) -> tuple[Tensor, Tensor]:
+    grad = _grad_like(args[0], args[3])
+    return _evaluate(Spec(*args[5:]), args[:5], grad), grad
+
+
+@_operator("loss_and_gradient_", "Tensor(a!) logits", "Tensor")
+def _in_place(*args: Any) -> Tensor:
+    return _evaluate(Spec(*args[5:]), args[:5], args[0])
+
+
+@_operator("gradient", "Tensor upstream, Tensor logits", "Tensor")
+def _gradient(upstream: Tensor, *args: Any) -> Tensor:
+    logits, targets, weight, pos_weight, sample_weight = args[:5]
+    factor = upstream.to(_compute_dtype(logits))
+    if sample_weight is not None:
+        factor = factor * sample_weight.to(factor.dtype)
+    grad = _grad_like(logits, pos_weight)
+    _evaluate(Spec(*args[5:]), (logits, targets, weight, pos_weight, factor), grad)
+    return grad
+
+
+@_loss.register_fake
+def _(*args: Any) -> Tensor:
+    spec = Spec(*args[5:])
+    return _empty_loss(spec, args[0], spec.dtype)
+
+
+@_loss_and_gradient.register_fake
+def _(*args: Any) -> tuple[Tensor, Tensor]:
+    spec = Spec(*args[5:])
+    return _empty_loss(spec, args[0], spec.dtype), _grad_like(args[0], args[3])
+
+
+@_in_place.register_fake
+def _(*args: Any) -> Tensor:
+    spec = Spec(*args[5:])
+    return _empty_loss(spec, args[0], spec.dtype)
+
+
+@_gradient.register_fake
+def _(upstream: Tensor, *args: Any) -> Tensor:
+    return _grad_like(args[0], args[3])
+
+
+def _traced_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:5])
+    ctx.spec = inputs[5:]
+
+
+def _traced_backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    return _gradient(upstream, *ctx.saved_tensors, *ctx.spec), *[None] * (len(ctx.spec) + 4)
+
+
+_loss.register_autograd(_traced_backward, setup_context=_traced_setup)
+
+
+def _one_by_one(operator: Any) -> None:
+    """Under vmap an operator is called for each member of the batch."""
+
+    def rule(info: Any, dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+        members = [
+            operator(*(x if d is None else x.select(d, k) for x, d in zip(args, dims, strict=True)))
+            for k in range(info.batch_size)
+        ]
+        return torch.stack(members), 0
+
+    operator.register_vmap(rule)
+
+
+_one_by_one(_loss)
+_one_by_one(_gradient)
+
+# Within torch.func's transforms; torch has no public word for it.
+_transformed: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", bool)
+SECOND = (
+    "fusedce computes first derivatives alone, and the second ones that create_graph=True prepares "
+    "would be missing: take the loss of torch.nn.functional"
+)
+
+
+class _Gradient(torch.autograd.Function):
+    """The gradient, which has no derivative."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*args: Any) -> Any:
+        return _gradient(*args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Any) -> Any:
+        raise RuntimeError(SECOND)
+
+
+class _Loss(torch.autograd.Function):
+    """The loss in eager mode, whose gradient may be there before it is asked for."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(early: str, *args: Any) -> Any:
+        if early == "kept":
+            return _loss_and_gradient(*args)
+        return (_in_place if early == "in place" else _loss)(*args), None
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        early, *args = inputs
+        kept = args[0] if early == "in place" else output[1]
+        if early == "kept":
+            ctx.mark_non_differentiable(kept)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*args[:5], kept)
+        ctx.early, ctx.spec = early, args[5:]
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor | None, _: Any) -> Any:
+        if torch.is_grad_enabled() and not _transformed():
+            raise RuntimeError(SECOND)
+        nothing = [None] * (len(ctx.spec) + 4)
+        if upstream is None:
+            return None, None, *nothing
+        *inputs, kept = ctx.saved_tensors
+        if kept is not None and upstream.item() == 1:
+            return None, kept, *nothing
+        if ctx.early == "in place":
+            return None, kept * upstream.to(kept.dtype), *nothing
+        return None, _Gradient.apply(upstream, *inputs, *ctx.spec), *nothing
+
+
+def evaluate(spec: Spec, inputs: Inputs, inplace: bool = False) -> Tensor:
+    """The loss, known to autograd."""
+    logits = inputs[0]
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs[1:]):
+        raise RuntimeError("targets and weights have no gradient here: pass them detached")
+    if torch.compiler.is_compiling():
+        if inplace:
+            raise RuntimeError("inplace=True is for eager mode: a compiler plans memory itself")
+        return _loss(*inputs, *spec)
+    early = "no"
+    if logits.requires_grad and torch.is_grad_enabled() and not _transformed():
+        if inplace:
+            early = "in place"
+        elif (
+            spec.reduction != "none"
+            and logits.dtype is not torch.float16
+            and logits.device.type == "cpu"
+        ):
+            early = "kept"
+    return _Loss.apply(early, *inputs, *spec)[0]

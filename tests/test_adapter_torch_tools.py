@@ -1,0 +1,442 @@
+"""fusedce.adapters.torch under torch's own tools, and its gradients to the last bit."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+import fusedce
+
+torch = pytest.importorskip("torch")
+F = torch.nn.functional
+fused = pytest.importorskip("fusedce.adapters.torch")
+operators = pytest.importorskip("fusedce.adapters.torch_operators")
+
+Y = torch.tensor([1, 2, -100, 0, 6])
+Z = torch.randn(5, 7, generator=torch.Generator().manual_seed(0)) * 4
+# 64ths: the same numbers in every dtype
+T = torch.rand(5, 7, generator=torch.Generator().manual_seed(1)).mul(64).round() / 64
+LOSSES = {
+    "cross_entropy": (lambda z, **k: fused.cross_entropy(z, Y, **k)),
+    "soft": (lambda z, **k: fused.cross_entropy(z, T.to(z.dtype), **k)),
+    "bce": (lambda z, **k: fused.binary_cross_entropy_with_logits(z, T.to(z.dtype), **k)),
+    "weighted bce": (
+        lambda z, **k: fused.binary_cross_entropy_with_logits(
+            z, T.to(z.dtype), T[:, :1], pos_weight=T[0], **k
+        )
+    ),
+    "probabilities": (lambda z, **k: fused.binary_cross_entropy(z.sigmoid(), T.to(z.dtype), **k)),
+    "focal": (lambda z, **k: fused.sigmoid_focal_loss(z, T.to(z.dtype), **k)),
+    "softmax focal": (lambda z, **k: fused.softmax_focal_loss(z, Y, **k)),
+}
+# torch's own, where its transforms and its compiler are first imported
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+each_loss = pytest.mark.parametrize("name", LOSSES)
+each_reduction = pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+UPSTREAM = {
+    "one": torch.tensor(1.0), "scaled": torch.tensor(65536.0), "odd": torch.tensor(0.3),
+    "small": torch.tensor(2.0**-20), "nought": torch.tensor(0.0), "negative": torch.tensor(-1.0),
+}  # fmt: skip
+ROWS = torch.tensor([0.0, 1.0, -2.5, 65536.0, 0.3])
+
+
+def leaf(z=Z):
+    return z.detach().clone().requires_grad_()
+
+
+def numpy(x):
+    return operators._array(x.detach())
+
+
+def gradient(loss, z, upstream=None, **options):
+    """By autograd."""
+    return torch.autograd.grad(loss, z, upstream, **options)[0]
+
+
+# --------------------------------------------------------------------- to the last bit
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("up", UPSTREAM)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_upstream_gradient_is_a_factor_of_the_engine(reduction, up, dtype):
+    """Bit for bit what the engine makes of it, also where a product of halves would underflow."""
+    z = leaf(Z.to(getattr(torch, dtype)))
+    factor = UPSTREAM[up]
+    loss = fused.cross_entropy(z, Y, reduction=reduction)
+    with torch.autocast("cpu", enabled=False):
+        grad = gradient(loss, z, factor.to(loss.dtype))
+    weight = np.full(5, factor.to(loss.dtype).double(), np.float64)
+    want = fusedce.cross_entropy(numpy(z), Y.numpy(), sample_weight=weight, reduction=reduction)[1]
+    np.testing.assert_array_equal(numpy(grad).view(np.uint8), want.view(np.uint8))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("name", [n for n in LOSSES if n != "probabilities"])  # sigmoid rounds too
+def test_upstream_gradient_of_each_loss(name, dtype):
+    """Not uniform, nought at first, beyond float16 at the end."""
+    z = leaf(Z.to(getattr(torch, dtype)))
+    wide = leaf(z.double())
+    loss = LOSSES[name](z, reduction="none")
+    up = ROWS if loss.ndim == 1 else ROWS[:, None].expand(5, 7)
+    up = up.to(loss.dtype)
+    exact = LOSSES[name](wide, reduction="none")
+    want = gradient(exact, wide, up.to(exact.dtype))
+    got = gradient(loss, z, up).double()
+    unit = {"float32": 1e-5, "float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype]
+    near = torch.isclose(got, want, rtol=1.01 * unit, atol=2.0**-25 if dtype == "float16" else 1e-7)
+    assert near.all() or not torch.isfinite(got[~near]).any()  # 65536 is beyond float16
+
+
+def test_a_kept_gradient_is_handed_over():
+    """With an upstream gradient of 1 the backward pass computes nothing and copies nothing."""
+    z = leaf()
+    loss = fused.cross_entropy(z, Y)
+    kept = loss.grad_fn.saved_tensors[-1]
+    grad = gradient(loss, z, retain_graph=True)
+    assert grad.data_ptr() == kept.data_ptr()
+    assert gradient(loss, z, torch.tensor(0.5)).data_ptr() != kept.data_ptr()
+
+
+def watched(monkeypatch):
+    """What the engine is asked for."""
+    calls = []
+    for name in ("cross_entropy", "focal", "apply"):
+        real = getattr(fusedce, name)
+
+        def call(*args, real=real, **options):
+            calls.append("gradient" if options["return_grad"] else "loss")
+            return real(*args, **options)
+
+        monkeypatch.setattr(fusedce, name, call)
+    return calls
+
+
+@each_loss
+@each_reduction
+def test_nothing_is_computed_that_nobody_asked_for(name, reduction, monkeypatch):
+    calls = watched(monkeypatch)
+    LOSSES[name](Z, reduction=reduction)
+    with torch.no_grad():
+        LOSSES[name](leaf(), reduction=reduction)
+    with torch.inference_mode():
+        LOSSES[name](Z, reduction=reduction)
+    assert calls == ["loss"] * 3
+    calls.clear()
+    z = leaf()
+    loss = LOSSES[name](z, reduction=reduction)
+    loss.backward(torch.ones_like(loss))
+    assert calls == (["loss", "gradient"] if reduction == "none" else ["gradient"])
+    calls.clear()
+    half = leaf(Z.half())
+    LOSSES[name](half, reduction=reduction).sum().backward()
+    assert calls == ["loss", "gradient"]
+
+
+@each_loss
+@each_reduction
+def test_inputs_are_not_written(name, reduction):
+    z = leaf()
+    before = [x.clone() for x in (z, T, Y)]
+    loss = LOSSES[name](z, reduction=reduction)
+    for _ in range(2):
+        loss.backward(torch.full_like(loss, 0.3), retain_graph=True)
+    for x, old in zip((z, T, Y), before, strict=True):
+        assert torch.equal(x, old)
+
+
+# --------------------------------------------------------------------- autograd
+
+
+@each_loss
+@each_reduction
+def test_gradcheck(name, reduction):
+    assert torch.autograd.gradcheck(
+        lambda z: LOSSES[name](z, reduction=reduction), leaf(Z.double() / 4)
+    )
+
+
+@each_loss
+def test_backward_twice_and_two_losses(name):
+    """A retained graph, and two losses of the same logits, add up."""
+    z = leaf()
+    loss = LOSSES[name](z, reduction="sum")
+    first = gradient(loss, z, retain_graph=True)
+    assert torch.equal(gradient(loss, z, retain_graph=True), first)
+    loss.backward(retain_graph=True)
+    loss.backward()
+    assert torch.equal(z.grad, 2 * first)
+    z = leaf()
+    (LOSSES[name](z, reduction="sum") + LOSSES[name](z, reduction="sum")).backward()
+    assert torch.equal(z.grad, 2 * first)
+
+
+@each_loss
+def test_second_derivatives_are_refused(name):
+    """At once, and also where a transform wants them."""
+    z = leaf()
+    for reduction in ("mean", "none"):
+        loss = LOSSES[name](z, reduction=reduction)
+        with pytest.raises(RuntimeError, match="first derivatives"):
+            gradient(loss.sum(), z, create_graph=True)
+    first = torch.func.grad(lambda z: LOSSES[name](z).sum())
+    with pytest.raises(RuntimeError, match="first derivatives"):
+        torch.func.grad(lambda z: first(z).sum())(Z)
+
+
+@each_loss
+def test_transforms(name):
+    """Gradients of each sample, by vmap over grad; Jacobians."""
+    z = Z[None].repeat(3, 1, 1) * torch.tensor([1.0, 0.5, 2.0])[:, None, None]
+    per_sample = torch.func.vmap(torch.func.grad(lambda z: LOSSES[name](z, reduction="sum")))(z)
+    for k in range(3):
+        one = leaf(z[k])
+        want = gradient(LOSSES[name](one, reduction="sum"), one)
+        torch.testing.assert_close(per_sample[k], want)
+    jacobian = torch.func.jacrev(lambda z: LOSSES[name](z, reduction="none"))(Z)
+    one = leaf()
+    loss = LOSSES[name](one, reduction="none")
+    assert jacobian.shape == (*loss.shape, 5, 7)
+    torch.testing.assert_close(jacobian.sum(tuple(range(loss.ndim))), gradient(loss.sum(), one))
+    with pytest.raises(RuntimeError, match="jvp"):
+        torch.func.jvp(LOSSES[name], (Z,), (Z,))
+
+
+@each_loss
+def test_checkpoint(name):
+    """The forward pass run again in the backward pass."""
+    from torch.utils.checkpoint import checkpoint
+
+    z = leaf()
+    want = gradient(LOSSES[name](z * 2, reduction="mean"), z)
+    for reentrant in (False, True):
+        loss = checkpoint(
+            lambda z: LOSSES[name](z * 2, reduction="mean"), z, use_reentrant=reentrant
+        )
+        z.grad = None
+        loss.backward()
+        assert torch.equal(z.grad, want)
+
+
+def test_upstream_gradients_of_any_layout():
+    """Expanded, columns first, every other one."""
+    z = torch.randn(6, 4)
+    t = torch.rand(6, 4)
+    ups = {
+        "expanded": torch.tensor(0.5).expand(6, 4), "columns": torch.rand(4, 6).t(),
+        "steps": torch.rand(6, 8)[:, ::2],
+    }  # fmt: skip
+    for up in ups.values():
+        a, b = leaf(z), leaf(z)
+        ours = gradient(fused.binary_cross_entropy_with_logits(a, t, reduction="none"), a, up)
+        theirs = gradient(F.binary_cross_entropy_with_logits(b, t, reduction="none"), b, up)
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_grad_scaler():
+    """A scaled loss in half precision: no gradient is lost below the smallest half."""
+    z = torch.zeros(4096, 8, dtype=torch.float16)
+    y = torch.arange(4096) % 8
+    scaler = torch.amp.GradScaler("cpu", init_scale=65536.0)
+    for autocast in (True, False):
+        one = leaf(z)
+        with torch.autocast("cpu", dtype=torch.float16, enabled=autocast):
+            loss = fused.cross_entropy(one, y)
+            assert loss.dtype == (torch.float32 if autocast else torch.float16)
+        scale = scaler.scale(loss) if autocast else loss * 1024.0
+        scale.backward()
+        factor = 65536.0 if autocast else 1024.0
+        want = torch.full((4096, 8), 1 / 8) - F.one_hot(y, 8)
+        torch.testing.assert_close(one.grad.float(), want * (factor / 4096), rtol=2e-3, atol=0)
+
+
+def test_in_place():
+    """The gradient lies where the logits were, and whoever needs the logits hears of it."""
+    for loss_of in ("cross_entropy", "bce", "focal", "softmax focal"):
+        z = leaf()
+        want = gradient(LOSSES[loss_of](z, reduction="sum"), z)
+        logits = z * 1.0
+        loss = LOSSES[loss_of](logits, reduction="sum", inplace=True)
+        assert torch.equal(logits.detach(), want)
+        got = gradient(loss, logits, retain_graph=True)
+        assert got.data_ptr() == logits.data_ptr()
+        torch.testing.assert_close(gradient(loss, logits, torch.tensor(0.3)), 0.3 * want)
+        torch.testing.assert_close(logits.detach(), want, rtol=0, atol=0)
+    z = leaf()
+    loss = fused.cross_entropy(z.exp(), Y, inplace=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    before = Z.clone()
+    fused.cross_entropy(Z, Y, inplace=True)  # no gradient, nothing to write
+    assert torch.equal(Z, before)
+    with pytest.raises(IndexError, match="target 101"):
+        fused.cross_entropy(z * 1.0, Y + 100, inplace=True)
+
+
+def test_threads():
+    """Forward and backward in many Python threads at once."""
+    z = torch.randn(64, 1000)
+    y = torch.randint(1000, (64,))
+    one = leaf(z)
+    want = gradient(fused.cross_entropy(one, y), one)
+    wrong = []
+
+    def work():
+        for _ in range(20):
+            mine = leaf(z)
+            loss = fused.cross_entropy(mine, y)
+            loss.backward()
+            if not torch.equal(mine.grad, want):
+                wrong.append(1)
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    [t.start() for t in threads]
+    [t.join(60) for t in threads]
+    assert not wrong
+    assert not any(t.is_alive() for t in threads)
+
+
+# --------------------------------------------------------------------- torch.library
+
+
+def operands(name, reduction, z):
+    """What an operator is called with, as the public function calls it."""
+    seen = []
+    real = operators._Loss
+
+    class Spy:
+        @staticmethod
+        def apply(early, *args):
+            seen.append(args)
+            return real.apply(early, *args)
+
+    operators._Loss = Spy
+    try:
+        LOSSES[name](z, reduction=reduction)
+    finally:
+        operators._Loss = real
+    return seen[0]
+
+
+@each_loss
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_opcheck(name, reduction):
+    args = operands(name, reduction, leaf())
+    torch.library.opcheck(operators._loss, (args[0].detach().requires_grad_(), *args[1:]))
+    args = (args[0].detach(), *args[1:])
+    torch.library.opcheck(operators._loss_and_gradient, args)
+    up = torch.rand(operators._loss(*args).shape)
+    torch.library.opcheck(operators._gradient, (up, *args))
+    if name != "probabilities":
+        torch.library.opcheck(operators._in_place, (args[0].clone(), *args[1:]))
+
+
+@each_loss
+@each_reduction
+def test_compile(name, reduction):
+    """One graph for any batch, forward and backward."""
+    torch._dynamo.reset()
+
+    def step(z, scale):
+        return LOSSES[name](z * 2, reduction=reduction).mean() * scale
+
+    compiled = torch.compile(step, fullgraph=True, dynamic=True, backend="aot_eager")
+    for scale in (1.0, 65536.0):
+        a, b = leaf(), leaf()
+        ours, want = compiled(a, torch.tensor(scale)), step(b, torch.tensor(scale))
+        torch.testing.assert_close(ours, want)
+        torch.testing.assert_close(gradient(ours, a), gradient(want, b), rtol=1e-5, atol=1e-30)
+
+
+def test_compile_for_any_batch():
+    """Sizes that differ from call to call do not compile again."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(fused.cross_entropy, fullgraph=True, dynamic=True, backend=counter)
+    graphs = []
+    for n in (3, 31, 32, 33, 100):
+        z, y = torch.randn(n, 7), torch.arange(n) % 7
+        a, b = leaf(z), leaf(z)
+        ours, want = compiled(a, y), F.cross_entropy(b, y)
+        torch.testing.assert_close(ours, want)
+        torch.testing.assert_close(gradient(ours, a), gradient(want, b))
+        graphs.append(counter.frame_count)
+    assert graphs == [graphs[0]] * 5
+
+
+def test_compile_by_inductor():
+    """With the compiler that people use, where there is one."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        pytest.skip("no C++ compiler")
+    torch._dynamo.reset()
+    model = torch.nn.Linear(7, 7)
+    loss = fused.CrossEntropyLoss(label_smoothing=0.1)
+    step = torch.compile(lambda z: loss(model(z), Y), fullgraph=True)
+    step(Z).backward()
+    got = model.weight.grad.clone()
+    model.zero_grad()
+    F.cross_entropy(model(Z), Y, label_smoothing=0.1).backward()
+    torch.testing.assert_close(got, model.weight.grad)
+
+
+def test_compiled_code_is_not_written_to():
+    torch._dynamo.reset()
+    step = torch.compile(
+        lambda z: fused.cross_entropy(z * 1, Y, inplace=True), backend="aot_eager", fullgraph=True
+    )
+    with pytest.raises(Exception, match="inplace=True is for eager mode"):
+        step(leaf())
+
+
+def test_export():
+    """One operator in the exported graph, for any batch."""
+
+    class Model(torch.nn.Module):
+        def forward(self, z, y):
+            return fused.softmax_focal_loss(z, y, gamma=1.5)
+
+    batch = torch.export.Dim("batch", min=2)
+    program = torch.export.export(
+        Model(), (Z, Y), dynamic_shapes=({0: batch}, {0: batch}), strict=True
+    )
+    assert [n.target.name() for n in program.graph.nodes if n.op == "call_function"] == [
+        "fusedce::loss"
+    ]
+    z, y = torch.randn(33, 7), torch.arange(33) % 7
+    torch.testing.assert_close(program.module()(z, y), Model()(z, y))
+
+
+# --------------------------------------------------------------------- training
+
+
+def test_digits_trained_by_either_loss():
+    """The same network, the same seed: the same curve of losses for 200 steps."""
+    datasets = pytest.importorskip("sklearn.datasets")
+    x, y = datasets.load_digits(return_X_y=True)
+    x, y = torch.tensor(x / 16, dtype=torch.float32), torch.tensor(y)
+    curves = []
+    for loss in (fused.CrossEntropyLoss(label_smoothing=0.05),
+                 torch.nn.CrossEntropyLoss(label_smoothing=0.05)):  # fmt: skip
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.Tanh(), torch.nn.Linear(32, 10))
+        descent = torch.optim.SGD(net.parameters(), lr=0.3, momentum=0.9)
+        curve = []
+        for step in range(200):
+            rows = torch.arange(step * 64, (step + 1) * 64) % len(x)
+            descent.zero_grad()
+            value = loss(net(x[rows]), y[rows])
+            value.backward()
+            descent.step()
+            curve.append(value.item())
+        curves.append(curve)
+    np.testing.assert_allclose(*curves, rtol=2e-4)
+    assert curves[0][-1] < 0.6 < 2.0 < curves[0][0]
