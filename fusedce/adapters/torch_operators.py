@@ -51,7 +51,10 @@ def _compute_dtype(logits: Tensor) -> torch.dtype:
 
 def _array(tensor: Tensor | None) -> Any:
     """The memory of a tensor: a NumPy array on the CPU, the tensor itself on a GPU."""
-    if tensor is None or tensor.is_cuda:
+    if tensor is None:
+        return None
+    tensor = tensor.detach()
+    if tensor.is_cuda:
         return tensor
     tensor = tensor.resolve_neg()
     if tensor.dtype is torch.bfloat16:
