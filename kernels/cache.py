@@ -26,8 +26,9 @@ def source_stamp() -> str:
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
     package = Path(__file__).resolve().parent
     # The rules stand beside this folder, installed, or beside it in fusedce/, in a checkout.
-    for folder in (package, package.parent / "losses", package.parent / "fusedce/losses"):
-        for path in sorted(folder.rglob("*.py")):
+    for folder in (package, package.parent, package.parent / "fusedce"):
+        rules = [*folder.glob("losses/*.py"), *folder.glob("adapters/rules.py")]
+        for path in sorted(package.rglob("*.py") if folder is package else rules):
             digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 

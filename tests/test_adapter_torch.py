@@ -32,7 +32,7 @@ def logits_of(shape, dtype, seed=0, axis=-1):
 
 def derivatives(loss_of, z, upstream):
     """(loss, gradient) with an upstream gradient."""
-    leaf = z.detach().clone().requires_grad_()
+    leaf = z.detach().clone(memory_format=torch.preserve_format).requires_grad_()
     loss = loss_of(leaf)
     loss.backward(upstream.to(loss.dtype).expand_as(loss))
     return loss.detach(), leaf.grad
@@ -160,6 +160,22 @@ def test_binary_cross_entropy_with_logits(shape, weight, pos_weight, reduction, 
         )
 
     agree(ours, theirs, z, dtype, reduction, shape)
+
+
+def test_pos_weight_over_two_axes_of_any_layout():
+    """The axes become one, in a gradient that lies in order."""
+    z = torch.randn(4, 3, 2).permute(2, 1, 0)  # (2, 3, 4)
+    y, pos = torch.rand(2, 3, 4), torch.rand(3, 4)
+    for reduction in REDUCTIONS:
+        ours, theirs = (
+            derivatives(
+                lambda x, m=m, how=reduction: m.binary_cross_entropy_with_logits(
+                    x, y, pos_weight=pos, reduction=how
+                ), z, torch.tensor(1.0),
+            )
+            for m in (fused, F)
+        )  # fmt: skip
+        torch.testing.assert_close(ours, theirs)
 
 
 @each_dtype

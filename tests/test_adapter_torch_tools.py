@@ -42,6 +42,11 @@ UPSTREAM = {
 ROWS = torch.tensor([0.0, 1.0, -2.5, 65536.0, 0.3])
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_known_of_upstream_gradients(monkeypatch):
+    monkeypatch.setattr(operators, "_ones", {})
+
+
 def leaf(z=Z):
     return z.detach().clone().requires_grad_()
 
@@ -132,10 +137,19 @@ def test_nothing_is_computed_that_nobody_asked_for(name, reduction, monkeypatch)
     loss = LOSSES[name](z, reduction=reduction)
     loss.backward(torch.ones_like(loss))
     assert calls == (["loss", "gradient"] if reduction == "none" else ["gradient"])
-    calls.clear()
-    half = leaf(Z.half())
-    LOSSES[name](half, reduction=reduction).sum().backward()
-    assert calls == ["loss", "gradient"]
+
+
+def test_gradients_are_kept_while_upstream_gradients_are_one(monkeypatch):
+    """A scaled loss costs one gradient for nothing; then they are computed when asked for."""
+    calls = watched(monkeypatch)
+    for scale, expected in (
+        (1.0, ["gradient"]), (8.0, ["gradient", "gradient"]), (8.0, ["loss", "gradient"]),
+        (1.0, ["loss", "gradient"]), (1.0, ["gradient"]),
+    ):  # fmt: skip
+        calls.clear()
+        z = leaf()
+        (fused.cross_entropy(z, Y) * scale).backward()
+        assert calls == expected, scale
 
 
 @each_loss

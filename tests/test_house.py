@@ -128,7 +128,11 @@ def test_what_is_imported(path):
     inside = path.relative_to(ROOT).parts
     if inside[0] == "fusedce" and inside[-1] in ("checks.py", "arrays.py"):
         assert not [n for n in named if n.startswith(("fusedce.losses", "fusedce.call"))]
-    if inside[0] == "fusedce" and inside[1] not in ("losses", "adapters") and inside[-1] != "__init__.py":
+    if (
+        inside[0] == "fusedce"
+        and inside[1] not in ("losses", "adapters")
+        and inside[-1] != "__init__.py"
+    ):
         assert not [n for n in named if n.startswith("fusedce.losses")]
 
 
@@ -145,6 +149,14 @@ def test_no_loop_over_elements_outside_kernels():
     for path in FUSEDCE:
         named = set(imports(path))
         assert not any(n.split(".")[0] in ("numba", "llvmlite") for n in named), path
+
+
+def test_rules_stand_where_the_stamp_looks():
+    """A rule elsewhere would be taken from disk after it has changed."""
+    for path in FUSEDCE:
+        if path.parent.name != "losses" and path.name not in ("rules.py", "__init__.py"):
+            makers = {"fusedce.kernels.rule.rule", "fusedce.kernels.scalar.scalar"}
+            assert not makers & set(imports(path)), path
 
 
 def test_kernels_is_not_a_name_of_its_own(tmp_path):

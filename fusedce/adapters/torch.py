@@ -10,12 +10,14 @@ The gradient of a logit is the engine's with the upstream gradient among its fac
   gradient beside the loss and keeps it: the size of the logits, as much as torch keeps. An upstream
   gradient of 1 hands it over. Any other would multiply it, which is not exact where it was rounded
   to half precision or below the smallest normal number, and which reads and writes as much as
-  computing it anew: so it is computed anew, from the logits.
+  computing it anew: so it is computed anew, from the logits. The next forward pass then computes
+  the loss alone, until an upstream gradient is 1 again.
 - Elsewhere the forward pass computes the loss alone and keeps its inputs, and the backward pass
-  reads the logits again: with ``reduction="none"``, with float16 (whose losses are scaled), on a
-  GPU (which would have to wait to know the upstream gradient) and in code that is traced.
+  reads the logits again: with ``reduction="none"``, on a GPU (which would have to wait to know the
+  upstream gradient) and in code that is traced.
 - ``inplace=True`` writes the gradient over the logits. An upstream gradient other than 1 multiplies
-  it, one rounding more. If an operation before needs the logits, its result, torch raises an error.
+  it, one rounding more; on a GPU this waits for it. If an operation before needs the logits, its
+  result, torch raises an error.
 
 What torch has and these have not: a second derivative (``create_graph=True``) and derivatives by
 targets or weights; both raise RuntimeError. More than torch has: class indices of any integer

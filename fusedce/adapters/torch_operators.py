@@ -12,22 +12,10 @@ import torch
 from torch import Tensor
 
 import fusedce
-from fusedce.kernels.rule import rule
-from fusedce.kernels.scalar import choose, tiny
+from fusedce.adapters import pages
+from fusedce.adapters.rules import ClampedLog
 
 Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
-
-
-class ClampedLog(NamedTuple):
-    """Cross-entropy of probabilities as torch cuts it off."""
-
-
-@rule(ClampedLog)
-def _clamped(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
-    """f = min(-l, 100), and a gradient f' / p of at most 1e12."""
-    T = type(p)
-    floor = tiny(p)
-    return min(-logp, T(100)), -min(T(1), choose(p > floor, p, floor) * T(1e12)), T(0)
 
 
 class Spec(NamedTuple):
@@ -116,6 +104,14 @@ def _empty_loss(spec: Spec, logits: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device=logits.device)
 
 
+def _new_grad(logits: Tensor, pos_weight: Tensor | None) -> Tensor:
+    """The same to be written to, on the CPU in huge pages."""
+    grad = _grad_like(logits, pos_weight)
+    if not grad.is_cuda:
+        pages.huge(_array(grad))
+    return grad
+
+
 def _grad_like(logits: Tensor, pos_weight: Tensor | None) -> Tensor:
     """An empty gradient; the axes that pos_weight makes one must lie in order."""
     order = torch.preserve_format if pos_weight is None else torch.contiguous_format
@@ -146,7 +142,7 @@ def _loss(*args: Any) -> Tensor:
 
 @_operator("loss_and_gradient", "Tensor logits", "(Tensor, Tensor)")
 def _loss_and_gradient(*args: Any) -> tuple[Tensor, Tensor]:
-    grad = _grad_like(args[0], args[3])
+    grad = _new_grad(args[0], args[3])
     return _evaluate(Spec(*args[5:]), args[:5], grad), grad
 
 
@@ -161,7 +157,7 @@ def _gradient(upstream: Tensor, *args: Any) -> Tensor:
     factor = upstream.to(_compute_dtype(logits))
     if sample_weight is not None:
         factor = factor * sample_weight.to(factor.dtype)
-    grad = _grad_like(logits, pos_weight)
+    grad = _new_grad(logits, pos_weight)
     _evaluate(Spec(*args[5:]), (logits, targets, weight, pos_weight, factor), grad)
     return grad
 
@@ -225,6 +221,11 @@ SECOND = (
 )
 
 
+# By loss, whether the last upstream gradient was 1: if not, a gradient beside the next loss would
+# be computed for nothing. No result depends on it.
+_ones: dict[str, bool] = {}
+
+
 class _Gradient(torch.autograd.Function):
     """The gradient, which has no derivative."""
 
@@ -272,7 +273,10 @@ class _Loss(torch.autograd.Function):
         if upstream is None:
             return None, None, *nothing
         *inputs, kept = ctx.saved_tensors
-        if kept is not None and upstream.item() == 1:
+        one = ctx.early != "never" and upstream.item() == 1
+        if ctx.early in ("kept", "not now"):
+            _ones[ctx.spec[0]] = one
+        if one and kept is not None:
             return None, kept, *nothing
         if ctx.early == "in place":
             return None, kept * upstream.to(kept.dtype), *nothing
@@ -288,14 +292,10 @@ def evaluate(spec: Spec, inputs: Inputs, inplace: bool = False) -> Tensor:
         if inplace:
             raise RuntimeError("inplace=True is for eager mode: a compiler plans memory itself")
         return _loss(*inputs, *spec)
-    early = "no"
+    early = "never"
     if logits.requires_grad and torch.is_grad_enabled() and not _transformed():
         if inplace:
             early = "in place"
-        elif (
-            spec.reduction != "none"
-            and logits.dtype is not torch.float16
-            and logits.device.type == "cpu"
-        ):
-            early = "kept"
+        elif spec.reduction != "none" and logits.device.type == "cpu":
+            early = "kept" if _ones.get(spec.loss, True) else "not now"
     return _Loss.apply(early, *inputs, *spec)[0]
