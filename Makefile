@@ -9,11 +9,11 @@ TORCH := $(shell grep -o 'torch==[0-9.]*' pyproject.toml)
 CUDA ?= cuda13
 RUN = $(if $(BIN),$(BIN)/python,$(PYTHON))
 
-.PHONY: help demo bench readme test gpu soak check wheel-test clean
+.PHONY: help demo bench bench-frameworks readme test gpu soak check wheel-test clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo | bench | readme | test | gpu | soak | check | wheel-test | clean    (README.md says what each does)"
+	@echo "make demo | bench | bench-frameworks | readme | test | gpu | soak | check | wheel-test | clean    (README.md says what each does)"
 
 demo: .venv/.bench
 	$(BIN)/python -m benchmarks.digits
@@ -22,8 +22,13 @@ demo: .venv/.bench
 bench: .venv/.bench
 	$(BIN)/python -m benchmarks $(ARGS)
 
+# The adapters: forward and backward pass of the frameworks, objectives of boosting.
+bench-frameworks: .venv/.test
+	$(BIN)/python -m benchmarks.frameworks $(ARGS)
+
 readme: .venv/.bench
 	$(BIN)/python -m benchmarks --readme
+	$(BIN)/python -m benchmarks.frameworks --readme
 
 test: .venv/.test
 	$(BIN)/python -m pytest -n auto $(ARGS)

@@ -20,7 +20,7 @@ FOLDER = ROOT / "benchmarks" / "results"
 RESULT = FOLDER / "throughput.json"
 SCHEMA = 1
 DISTRIBUTIONS = (
-    "fusedce", "numba", "llvmlite", "numpy", "ml_dtypes", "scikit-learn", "torch", "jax",
+    "fusedce", "numba", "llvmlite", "numpy", "ml_dtypes", "scikit-learn", "torch", "jax", "optax",
 )  # fmt: skip
 MARGIN = 1.05  # what a slower run must exceed beside the spread of both runs
 
@@ -131,7 +131,8 @@ def read(path: Path) -> Record:
 
 def caption(result: Record) -> str:
     """Where the figures come from, in one line."""
-    where, names = result["machine"], ("python", "numba", "numpy", "scikit-learn", "torch", "jax")
+    where = result["machine"]
+    names = ("python", "numba", "numpy", "scikit-learn", "torch", "jax", "optax")
     place = f"{where['processor']}, {where['threads']} threads of {where['cores']} cores"
     place += "".join(f", {level} {size}" for level, size in where["caches"].items())
     used = ", ".join(f"{n} {result['versions'][n]}" for n in names if n in result["versions"])

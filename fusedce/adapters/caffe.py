@@ -1,0 +1,173 @@
+"""Two loss layers for a net of Caffe's, as layers of ``type: "Python"``.
+
+In the prototxt ``python_param { module: "fusedce.adapters.caffe" layer: "FocalLossLayer" }`` and
+``loss_weight: 1``. They are ordinary classes where Caffe is not installed: a blob is whatever has
+``data``, ``diff`` and ``reshape``.
+"""
+
+import ast
+import json
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+import fusedce
+from fusedce import checks
+
+try:
+    from caffe import Layer
+except ImportError:
+    Layer = object
+
+
+class _LossLayer(Layer):
+    """Scores and labels of their shape in, one number out."""
+
+    param_str = ""  # Caffe sets it before ``setup``
+
+    def setup(self, bottom: Any, top: Any) -> None:
+        """Count the blobs."""
+        if len(bottom) != 2 or len(top) != 1:
+            raise ValueError(
+                f"{type(self).__name__} takes two bottoms, scores and labels, and one top, "
+                f"got {len(bottom)} and {len(top)}"
+            )
+
+    def reshape(self, bottom: Any, top: Any) -> None:
+        """Compare the shapes, before each forward pass."""
+        scores, labels = (blob.data.shape for blob in bottom)
+        if len(scores) < 2 or scores != labels:
+            raise ValueError(
+                f"scores and labels must have one shape, (N, C) or more, got {scores} and {labels}"
+            )
+        top[0].reshape(1)
+
+    def forward(self, bottom: Any, top: Any) -> None:
+        """Write the loss alone: a net that is tested has no use for a gradient."""
+        top[0].data[...] = self._call(bottom, return_grad=False)
+
+    def backward(self, top: Any, propagate_down: Any, bottom: Any) -> None:
+        """Write the gradient times the loss weight, which Caffe keeps in the top's ``diff``."""
+        if len(propagate_down) > 1 and propagate_down[1]:
+            raise ValueError(f"{type(self).__name__} has no gradient by the labels")
+        if propagate_down[0]:
+            self._call(bottom, sample_weight=top[0].diff, grad_out=bottom[0].diff)
+
+    def _call(self, bottom: Any, **options: Any) -> Any:
+        scores, labels = bottom[0].data, bottom[1].data
+        batch = max(1, len(scores))  # of no sample: 0, as Caffe's own layers
+        return self._loss(scores, labels, axis=1, denominator=batch, **options)
+
+
+class MultiLabelSoftmaxLossLayer(_LossLayer):
+    """Softmax loss of several labels a sample, each of them worth 1/M.
+
+    loss = -(1/N) sum_n (1/M_n) sum_j y_nj log p_nj with p the softmax of the scores and M_n the
+    number of labels of sample n that are not 0; gradient by a score (p_j sum_k y_k - y_j) / (M N).
+
+    Bottoms: scores and labels, float32 or float64, both (N, C) or (N, C, ...); labels are any real
+    numbers. Top: the loss, (1,). A sample without a label costs 0, has gradient 0 and is one of
+    the N. The loss weight enters before the gradient is rounded. ValueError: other numbers or
+    shapes of blobs, a gradient by the labels. For the loss see Mahajan et al., Exploring the
+    Limits of Weakly Supervised Pretraining, ECCV 2018, arXiv:1805.00932.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from types import SimpleNamespace
+    >>> def blob(*values):
+    ...     data = np.array(values, np.float32)
+    ...     return SimpleNamespace(data=data, diff=np.ones_like(data), reshape=data.reshape)
+    >>> bottom, top = [blob([2, 1, -1]), blob([1, 1, 0])], [blob(0)]  # a loss weight of 1
+    >>> layer = MultiLabelSoftmaxLossLayer()
+    >>> layer.setup(bottom, top)
+    >>> layer.reshape(bottom, top)
+    >>> layer.forward(bottom, top)
+    >>> layer.backward(top, [True, False], bottom)
+    >>> print(top[0].data.round(2), bottom[0].diff.round(3))
+    [0.85] [[ 0.205 -0.241  0.035]]
+    """
+
+    def _loss(self, scores: np.ndarray, labels: np.ndarray, **options: Any) -> Any:
+        return fusedce.cross_entropy(scores, labels, normalize_targets=True, **options)
+
+
+class FocalLossLayer(_LossLayer):
+    """Focal loss of classes that do not compete, each with a balance b_j.
+
+    loss = -(1/N) sum_nj b_j (1 - p_nj)**gamma log p_nj with p the sigmoid of the score where the
+    label is not 0, of minus the score where it is 0; gradient by the score, or by minus the score,
+    b_j (1 - p)**gamma (gamma p log p + p - 1) / N.
+
+    Blobs and their errors as for ``MultiLabelSoftmaxLossLayer``; a label is positive where it is
+    not 0, whatever its size. ``param_str`` is a dict in JSON or as Python writes it, which is read
+    and never evaluated: ``focusing_parameter``, gamma >= 0, is 2 where it is not given;
+    ``class_balances`` goes from "1" to "C", as strings, to finite numbers, each 1 where it is not
+    given. ValueError, TypeError: any other dict, a class without its balance. For the loss see
+    Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, arXiv:1708.02002.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from types import SimpleNamespace
+    >>> def blob(*values):
+    ...     data = np.array(values, np.float32)
+    ...     return SimpleNamespace(data=data, diff=np.ones_like(data), reshape=data.reshape)
+    >>> bottom, top = [blob([2, 1, -1]), blob([1, 0, 0])], [blob(0)]  # a loss weight of 1
+    >>> layer = FocalLossLayer()
+    >>> layer.param_str = "{'focusing_parameter': 2, 'class_balances': {'1': 3, '2': 1, '3': 1}}"
+    >>> layer.setup(bottom, top)
+    >>> layer.reshape(bottom, top)
+    >>> layer.forward(bottom, top)
+    >>> layer.backward(top, [True, False], bottom)
+    >>> print(top[0].data.round(2), bottom[0].diff.round(3))
+    [0.73] [[-0.015  0.768  0.053]]
+    """
+
+    def setup(self, bottom: Any, top: Any) -> None:
+        """Count the blobs and read the parameters."""
+        super().setup(bottom, top)
+        given = _parse(self.param_str)
+        gamma, balances = given.pop("focusing_parameter", 2.0), given.pop("class_balances", None)
+        for name in given:
+            known = "focusing_parameter and class_balances"
+            raise ValueError(f"param_str may have {known}, got {name!r}")
+        allowed = "a finite number >= 0"
+        self.focusing_parameter = checks.number("focusing_parameter", gamma, 0, allowed=allowed)
+        if not isinstance(balances, dict | None):
+            raise TypeError(
+                f"class_balances must be a dict from classes to numbers, got {balances!r}"
+            )
+        for name, balance in (balances or {}).items():
+            checks.number(f"class_balances[{name!r}]", balance)
+        self.class_balances = balances
+
+    def reshape(self, bottom: Any, top: Any) -> None:
+        """Compare the shapes and find a balance for each class, before each forward pass."""
+        super().reshape(bottom, top)
+        self.weight = None
+        if self.class_balances is not None:
+            names = [str(j + 1) for j in range(bottom[0].data.shape[1])]
+            for name in names:
+                if name not in self.class_balances:
+                    raise ValueError(
+                        f"class_balances has no {name!r}, of classes '1' to {names[-1]!r}"
+                    )
+            self.weight = np.array([self.class_balances[name] for name in names])
+
+    def _loss(self, scores: np.ndarray, labels: np.ndarray, **options: Any) -> Any:
+        options |= {"gamma": self.focusing_parameter, "weight": self.weight}
+        return fusedce.focal(scores, labels != 0, **options)
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """The dict that ``param_str`` is."""
+    given: Any = None if text.strip() else {}
+    for read in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, TypeError):
+            given = read(text.strip())
+            break
+    if not isinstance(given, dict):
+        raise ValueError(f"param_str must be a dict in JSON or as Python writes it, got {text!r}")
+    return given

@@ -1,0 +1,374 @@
+"""The benchmark of the adapters: who may be timed, what is counted, what is shown."""
+
+import copy
+import dataclasses
+import json
+import subprocess
+import sys
+import types
+from functools import partial
+from importlib.machinery import ModuleSpec
+
+import numpy as np
+import pytest
+
+from benchmarks import frameworks, frameworks_table, oracle, plain, results
+from benchmarks.frameworks import COPY, OURS, OURS_COMPILED, OURS_JAX, TASKS, WAYS, Way
+from benchmarks.measure import Effort
+
+SMALL = 1 << 12
+FEW = Effort(rounds=3, budget=0.01, least=1, shrink=SMALL)
+ARGUMENTS = ["--quick", "--shrink", str(SMALL)]
+
+
+def task(name):
+    return next(t for t in TASKS if t.name == name)
+
+
+def by_numpy(what, problem, spoil=lambda loss, grad: (loss, grad)):
+    """A stand-in for a framework; ``spoil`` gets at the answer."""
+    logits = problem.logits.astype(np.float32)  # NumPy has no bfloat16 of its own
+    problem = dataclasses.replace(problem, logits=logits, grad=np.empty_like(logits))
+
+    def call():
+        return spoil(float(plain.mean_loss(problem)), problem.grad * np.float32(what.upstream))
+
+    return call, lambda got: got
+
+
+def stand_ins(**spoiled):
+    """The ways of the benchmark, none of which needs a framework; some of them wrong."""
+    spoiled = {name.replace("_", "."): spoil for name, spoil in spoiled.items()}
+    return [
+        dataclasses.replace(
+            way, modules=(), compiled=False,
+            prepare=partial(by_numpy, spoil=spoiled[way.name]) if way.name in spoiled else by_numpy,
+        )
+        for way in WAYS
+    ]  # fmt: skip
+
+
+def timed(name, ways):
+    return frameworks.timed(task(name), ways, FEW, lambda what: None)
+
+
+# --------------------------------------------------------------------- tasks
+
+
+def test_tasks():
+    """What is promised, and for how much; each with the gradient of a loss and of a scaled one."""
+    assert len({t.name for t in TASKS}) == len(TASKS) == 8
+    sizes = {(t.case.arrays.shape, t.case.arrays.dtype) for t in TASKS}
+    assert sizes == {((4096, 32_000), "float32"), ((65_536, 1000), "float32"),
+                     ((200_000, 80), "float32"), ((65_536, 1000), "bfloat16")}  # fmt: skip
+    assert [t.upstream for t in TASKS] == [1.0, 65536.0] * 4
+    for t in TASKS:
+        if t.name.startswith("softmax"):
+            assert t.bars == {"torch": 4.0, "torch.compile": 2.5, "optax": 2.0}
+        if t.name.startswith("focal"):
+            assert t.bars["torch"] == 3.0
+            assert (t.case.loss.alpha, t.case.loss.gamma) == (0.25, 2.0)  # torchvision's
+
+
+@pytest.mark.parametrize("what", TASKS, ids=lambda t: t.name)
+def test_what_is_right_is_scaled(what):
+    """The oracle's gradient is that of loss * upstream, its loss that of the loss."""
+    problem, right = frameworks.make(what, SMALL)
+    plainly = oracle.answer(problem)
+    assert right.loss == plainly.loss
+    assert np.array_equal(right.grad, plainly.grad * what.upstream)
+    call, read = by_numpy(what, problem)
+    oracle.check(right, problem, *read(call()))
+
+
+# --------------------------------------------------------------------- who is timed
+
+
+@pytest.mark.parametrize("name", ["softmax-65536x1000", "focal-scaled", "bfloat16"])
+def test_record(name):
+    record = timed(name, stand_ins())
+    assert set(record["ms"]) == {COPY, *(way.name for way in WAYS)}
+    assert record["skipped"] == {}
+    for ms in record["ms"].values():
+        assert 0 < ms["p20"] <= ms["p50"] <= ms["p80"]
+    pairs = [(line["ours"], line["theirs"]) for line in record["ratios"]]
+    assert pairs == [(ours, theirs) for ours, theirs, _ in frameworks_table.COMPARED]
+    for line in record["ratios"]:
+        ratio = record["ms"][line["theirs"]]["p50"] / record["ms"][line["ours"]]["p50"]
+        assert line["value"] == pytest.approx(ratio, rel=0.01)
+        assert line["p20"] <= line["p80"]
+        assert line["bar"] == task(name).bars.get(line["theirs"])
+        assert line["met"] == (None if line["bar"] is None else line["value"] >= line["bar"])
+
+
+def test_ratio_of_medians():
+    times = {OURS: [2.0, 1.0, 9.0], "torch": [8.0, 16.0, 9.0], OURS_JAX: [1.0], "optax": [1.9, 1.0]}
+    torch, optax = frameworks.ratios(task("softmax-4096x32000"), times)
+    assert (torch["value"], torch["bar"], torch["met"]) == (4.5, 4.0, True)
+    assert 1 < torch["p20"] < torch["p80"] < 16
+    assert (optax["value"], optax["bar"], optax["met"]) == (1.45, 2.0, False)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda loss, grad: (1.01 * loss, grad),
+        lambda loss, grad: (loss, -grad),
+        lambda loss, grad: (loss, grad / 65536),  # forgot the upstream gradient
+        lambda loss, grad: (loss, grad.T),
+        lambda loss, grad: (loss, np.where(grad == grad[0, 0], np.nan, grad)),
+    ],
+)
+def test_who_disagrees_is_not_timed(spoil):
+    record = timed("focal-scaled", stand_ins(torch=spoil))
+    assert record["skipped"]["torch"].startswith("does not agree: ")
+    assert "torch" not in record["ms"]
+    assert "torch.compile" in record["ms"]
+    with pytest.raises(SystemExit, match=r"fusedce\.torch, focal-scaled: does not agree: "):
+        timed("focal-scaled", stand_ins(fusedce_torch=spoil))
+
+
+def test_who_breaks_is_named():
+    def broken(loss, grad):
+        raise RuntimeError("no such operation\nand more")
+
+    record = timed("focal", stand_ins(optax=broken))
+    assert record["skipped"] == {"optax": "RuntimeError: no such operation"}
+    with pytest.raises(SystemExit, match=r"fusedce\.jax, focal: RuntimeError: no such operation"):
+        timed("focal", stand_ins(fusedce_jax=broken))
+
+
+def test_the_missing_are_named():
+    way = Way("ghost", ("json", "no_such_module_at_all"), by_numpy)
+    assert way.missing() == "not installed: no_such_module_at_all"
+    assert Way("numpy", ("numpy",), by_numpy).missing() is None
+
+
+# --------------------------------------------------------------------- the frameworks themselves
+
+torch_ways = [way for way in WAYS if way.modules[0] == "torch" and not way.compiled]
+each_torch_way = pytest.mark.parametrize("way", torch_ways, ids=lambda w: w.name)
+jax_ways = [way for way in WAYS if way.modules[0] == "jax"]
+each_jax_way = pytest.mark.parametrize("way", jax_ways, ids=lambda w: w.name)
+each_task = pytest.mark.parametrize("what", TASKS, ids=lambda t: t.name)
+
+
+def agrees(way, what):
+    """A way of the benchmark computes what is right."""
+    if way.missing():
+        pytest.skip(way.missing())
+    problem, right = frameworks.make(what, SMALL)
+    before = problem.logits.copy()
+    call, read = way.prepare(what, problem)
+    for _ in range(2):
+        oracle.check(right, problem, *read(call()))
+    assert np.array_equal(problem.logits, before)
+
+
+@each_torch_way
+@each_task
+def test_torch(way, what):
+    agrees(way, what)
+
+
+@each_jax_way
+@each_task
+def test_jax(way, what):
+    agrees(way, what)
+
+
+def test_torchs_own_formula():
+    """The rival's focal loss is what torchvision publishes; soft labels show the difference."""
+    torch = pytest.importorskip("torch")
+    z, y = torch.tensor([-3.0, 0.5, 2.0]), torch.tensor([0.0, 0.75, 1.0])
+    loss = frameworks.torch_loss(task("focal").case.loss, ours=False)(z, y)
+    p, x = 1 / (1 + np.exp([3.0, -0.5, -2.0])), y.numpy()
+    p_t = p * x + (1 - p) * (1 - x)
+    entropy = -(x * np.log(p) + (1 - x) * np.log(1 - p))
+    want = ((0.25 * x + 0.75 * (1 - x)) * (1 - p_t) ** 2 * entropy).mean()
+    assert float(loss) == pytest.approx(want, rel=1e-5)
+
+
+def test_adapters_are_called_by_their_public_names(monkeypatch):
+    """Stand-ins for the adapters: what the benchmark asks of each."""
+    pytest.importorskip("torch")
+    calls = []
+
+    def module(name, *functions):
+        made = types.ModuleType(name)
+        made.__spec__ = ModuleSpec(name, None)
+        for f in functions:
+            setattr(made, f, lambda *a, f=f, **k: calls.append((f, len(a), k)))
+        monkeypatch.setitem(sys.modules, name, made)
+
+    module("fusedce.adapters.torch", "cross_entropy", "sigmoid_focal_loss")
+    frameworks.torch_loss(task("bfloat16").case.loss, ours=True)(0, 0)
+    frameworks.torch_loss(task("focal").case.loss, ours=True)(0, 0)
+    assert calls == [
+        ("cross_entropy", 2, {}),
+        ("sigmoid_focal_loss", 2, {"alpha": 0.25, "gamma": 2.0, "reduction": "mean"}),
+    ]
+
+
+# --------------------------------------------------------------------- memory
+
+HELD = """
+import numpy as np
+from benchmarks.frameworks import high_water
+def call():
+    first = np.ones(10_000_000)  # 80 MB
+    second = first + 1
+    del first
+    return second, second - 1
+print(high_water(call))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
+def test_high_water():
+    """Two arrays at a time, of 80 MB, whatever was held before."""
+    for spike in ("", "import numpy as np; np.ones(60_000_000)\n"):
+        done = subprocess.run([sys.executable, "-c", spike + HELD], cwd=results.ROOT,
+                              capture_output=True, text=True, check=True)  # fmt: skip
+        assert int(done.stdout) == pytest.approx(160e6, rel=0.02)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
+def test_memory_of_a_process_of_its_own():
+    """Of the two that are compared; who cannot be weighed is named."""
+    pytest.importorskip("torch")
+    record = {"ms": {"torch": {}}, "skipped": {}}
+    frameworks.weigh(record, task("bfloat16"), 2)
+    assert record["skipped"] == {}
+    assert set(record["memory"]) == {"torch"}
+    assert 2 < record["memory"]["torch"] < 4.5  # log_softmax, its gradient, that of the logits
+    unknown = dataclasses.replace(task("focal").case, name="unknown")
+    frameworks.weigh(record, dataclasses.replace(task("focal"), case=unknown), 1)
+    assert record["memory"] == {}
+    assert record["skipped"] == {"memory of torch": "no case is called unknown"}
+
+
+# --------------------------------------------------------------------- a run, its tables
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """The program with stand-ins, and a place of its own for what it writes."""
+    monkeypatch.setattr(frameworks, "WAYS", tuple(stand_ins()))
+    monkeypatch.setattr(frameworks, "RESULT", tmp_path / "frameworks.json")
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    return tmp_path
+
+
+def test_run(small, capsys, monkeypatch):
+    ghost = dataclasses.replace(WAYS[3], modules=("no_such_module_at_all",))
+    monkeypatch.setattr(frameworks, "WAYS", (*frameworks.WAYS[:3], ghost, *frameworks.WAYS[4:]))
+    path = small / "some.json"
+    assert frameworks.main([*ARGUMENTS, "--case", "focal", "--out", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "skipped: torch.compile, not installed" not in shown  # a compiler is not in --quick
+    assert "skipped: torch.compile, seconds of compilation for every shape; not in --quick" in shown
+    assert "sigmoid focal 16 M" in shown
+    result = results.read(path)
+    assert [record["case"] for record in result["cases"]] == ["focal"]
+    assert set(result["missing_rivals"]) == {"torch.compile"}
+    assert "memory" not in result["cases"][0]  # of small arrays it says nothing
+    assert {"python", "numpy", "fusedce"} <= set(result["versions"])
+    assert not frameworks.RESULT.exists()
+    with pytest.raises(SystemExit, match="no case is called nothing"):
+        frameworks.main(["--case", "nothing"])
+
+
+def test_only_a_full_run_has_a_place(small, monkeypatch):
+    monkeypatch.setattr(frameworks, "run", lambda *a, **k: [])
+    for arguments in (["--quick"], ["--case", "focal"], ["--shrink", "2"]):
+        assert frameworks.main(arguments) == 0
+    assert list(small.iterdir()) == []
+    assert frameworks.main([]) == 0
+    assert list(small.iterdir()) == [frameworks.RESULT]
+
+
+def synthetic():
+    """A result with invented times."""
+    records = []
+    for t in TASKS:
+        times = {COPY: [0.5] * 3, OURS: [1.0, 1.25, 1.5], OURS_COMPILED: [1.5] * 3, OURS_JAX: [1.0]}
+        times |= {"torch": [6.0] * 3, "torch.compile": [3.5] * 3, "optax": [1.8]}
+        ms = {name: dict(zip(("p20", "p50", "p80"), np.percentile(v, (20, 50, 80)), strict=True))
+              for name, v in times.items()}  # fmt: skip
+        record = {"case": t.name, "title": t.title, "ms": ms, "skipped": {}}
+        record |= {"ratios": frameworks.ratios(t, times), "memory": {OURS: 1.01, "torch": 3.0}}
+        records.append(record)
+    records[1]["skipped"]["optax"] = "does not agree: loss 1 instead of 2"
+    missing = {"ghost": "not installed: ghost"}
+    return json.loads(json.dumps(results.document(records, missing, {"shrink": 1})))
+
+
+def test_cells():
+    row = dict(zip(frameworks_table.HEADS, frameworks_table.cells(synthetic()["cases"][0], True),
+                   strict=True))  # fmt: skip
+    assert row == {
+        "case": ("softmax 4,096 × 32,000", None),
+        "torch, ms": ("1.25 (1.10–1.40)", None),
+        "new copy": ("0.40×", None),
+        "eager": ("4.80× ≥4", True),
+        "compile": ("2.80× ≥2.5", True),
+        "both compiled": ("2.33× ≥2.5", False),
+        "JAX, ms": ("1.00 (1.00–1.00)", None),
+        "optax": ("1.80× ≥2", False),
+        "memory": ("1.01 ≤3.00", True),
+    }
+    record = synthetic()["cases"][0]
+    record["memory"] = {OURS: 3.1, "torch": 3.0}
+    assert frameworks_table.memory_cell(record) == ("3.10 ≤3.00", False)
+    record["memory"] = {OURS: 3.01, "torch": 3.0}
+    assert frameworks_table.memory_cell(record)[1] is True  # within what is counted late
+    bare = {"title": "bare", "ms": {}, "ratios": [], "skipped": {}}
+    assert {text for text, _ in frameworks_table.cells(bare, False)[1:]} == {"-"}
+
+
+def test_table_fits_a_screen():
+    with open("/dev/null", "w") as nowhere:
+        console = frameworks.Console(width=frameworks.WIDTH, record=True, file=nowhere)
+        console.print(frameworks_table.table(synthetic()["cases"], 1))
+        text = console.export_text()
+    assert "…" not in text
+    for t in TASKS:
+        assert f" {t.title} " in text
+
+
+def test_readme(small, monkeypatch):
+    """Written from the JSON alone, and no different the second time."""
+    monkeypatch.setattr(frameworks, "timed", None)
+    readme = small / "README.md"
+    readme.write_text("before\n<!-- frameworks -->old<!-- /frameworks -->\nafter\n")
+    results.write(synthetic(), frameworks.RESULT)
+    assert frameworks.main(["--readme"]) == 0
+    first = readme.read_text()
+    assert first.startswith("before\n<!-- frameworks -->\n| case | ")
+    assert first.endswith("<!-- /frameworks -->\nafter\n")
+    assert "old" not in first
+    for t in TASKS:
+        assert f"| {t.title} | 1.25 (1.10–1.40) | " in first
+    wrong = "optax, does not agree: loss 1 instead of 2 (softmax-4096x32000-scaled)"
+    assert f"Left out: ghost, not installed: ghost; {wrong}." in first
+    assert len({line.count("|") for line in first.splitlines() if line.startswith("|")}) == 1
+    assert frameworks.main(["--readme"]) == 0
+    assert readme.read_text() == first
+    readme.write_text("no markers")
+    with pytest.raises(SystemExit, match=r"README\.md has no place for the table"):
+        frameworks.main(["--readme"])
+    frameworks.RESULT.write_text("{}")
+    with pytest.raises(SystemExit, match="is no result of this benchmark"):
+        frameworks.main(["--readme"])
+
+
+def test_each_reason_once():
+    records = copy.deepcopy(synthetic()["cases"][:3])
+    for record in records:
+        record["skipped"] = {"optax": "broken"}
+    names = ", ".join(record["case"] for record in records)
+    assert frameworks_table.skipped({"jax": "absent"}, records) == [
+        "jax, absent",
+        f"optax, broken ({names})",
+    ]
