@@ -1,9 +1,10 @@
 """Rules that only adapters have. The stamp of compiled code on disk looks at this file."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from fusedce.kernels.rule import rule
-from fusedce.kernels.scalar import choose, tiny
+from fusedce.kernels.rule import RULES, Rule, rule
+from fusedce.kernels.scalar import choose, scalar, tiny
 
 
 class ClampedLog(NamedTuple):
@@ -16,3 +17,39 @@ def _clamped(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
     T = type(p)
     floor = tiny(p)
     return min(-logp, T(100)), -min(T(1), choose(p > floor, p, floor) * T(1e12)), T(0)
+
+
+def convex(T, f, f1, f2):  # type: ignore[no-untyped-def]
+    """A rule with max(f'', 0) for f''."""
+    return f, f1, choose(T(f2) < T(0), T(0), T(f2))
+
+
+def bend(T, f, f1, f2):  # type: ignore[no-untyped-def]
+    """A rule whose slope is f''."""
+    return f1, f2, T(0)
+
+
+def derived(rule: Any, change: Callable[..., Any]) -> Any:
+    """The rule that a change makes of another, with the same parameters.
+
+    Its type is an attribute of the other's: kernels on disk go by the names of their types.
+    """
+    params, name = type(rule), f"_{change.__name__}"
+    if name not in vars(params):
+        where = {"__module__": params.__module__, "__qualname__": f"{params.__qualname__}.{name}"}
+        made = type(name, (params,), {"__slots__": (), **where})
+        found = RULES[params]
+        negative = None if found.negative is None else _changed(found.negative, change)
+        RULES[made] = Rule(_changed(found.positive, change), negative, found.soft)
+        setattr(params, name, made)
+    return getattr(params, name)(*rule)
+
+
+def _changed(rule: Any, change: Callable[..., Any]) -> Any:
+    change = scalar(change)
+
+    def changed(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
+        f, f1, f2 = rule(logp, logq, p, q, params)
+        return change(type(p), f, f1, f2)
+
+    return scalar(changed)

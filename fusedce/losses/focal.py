@@ -103,7 +103,7 @@ def _mixed_hard(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
     return real_focal(logp, logq, p, q, params.gamma)
 
 
-def _params(gamma: float, mixed: bool) -> Any:
+def focal_rule(gamma: float, mixed: bool) -> Any:
     """The parameter type whose rule is fastest for this gamma."""
     if gamma == 0.0 and not mixed:
         return CrossEntropy()
@@ -168,4 +168,4 @@ def focal(
     mixed = checks.choice("soft_labels", soft_labels, ("split", "torchvision")) == "torchvision"
     options.setdefault("activation", "sigmoid")
     traits = Traits("focal", alpha=alpha, mixed=soft_labels if mixed else None)
-    return run(_params(gamma, mixed), traits, logits, targets, **options)
+    return run(focal_rule(gamma, mixed), traits, logits, targets, **options)

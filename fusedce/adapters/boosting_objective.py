@@ -1,0 +1,332 @@
+"""Any rule as an objective of XGBoost, LightGBM and CatBoost; see ``fusedce.adapters.boosting``."""
+
+import copy
+import inspect
+import sys
+from typing import Any, Self
+
+import numpy as np
+
+import fusedce
+from fusedce import checks
+from fusedce.adapters.boosting_inputs import beside, is_cupy, unpack
+from fusedce.adapters.boosting_inputs import labels as labels_of
+from fusedce.adapters.boosting_scores import (
+    SMALLEST_SHARE,
+    CatBoostMetric,
+    LightGBMMetric,
+    Metric,
+    XGBoostMetric,
+    best_row,
+    best_score,
+)
+from fusedce.adapters.rules import bend, convex, derived
+from fusedce.call import run
+from fusedce.kernels.rule import RULES
+from fusedce.options import Traits
+
+
+class Objective:
+    """Any rule as an objective of XGBoost, LightGBM and CatBoost.
+
+    Parameters
+    ----------
+    rule : NamedTuple of a class registered with ``fusedce.rule``
+        f with its parameters; yours, or one of the package.
+    activation : {"sigmoid", "softmax"}
+        sigmoid: labels 0 and 1, raw scores (n,). softmax: labels 0 to C - 1, raw scores (n, C).
+    n_classes : int >= 2, optional
+        C (softmax); else it is that of the raw scores.
+    pos_weight : float > 0, optional
+        Weight of positive labels (sigmoid): the libraries' ``scale_pos_weight``, which they apply
+        to their own objectives alone.
+    hessian : {"psd", "exact"}
+        f'' without its negative part, so that no Hessian is negative; or f''.
+    hessian_factor : float > 0, optional
+        What multiplies the Hessian, instead of the calling library's own factor.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Here for these parameters; in a call for labels that are no whole numbers or no classes,
+        and for shapes, naming the argument, what it was and what is allowed.
+
+    Examples
+    --------
+    >>> from typing import NamedTuple
+    >>> import numpy as np, fusedce
+    >>> from fusedce.adapters.boosting import Objective
+    >>> class Brier(NamedTuple):
+    ...     scale: float = 1.0
+    >>> @fusedce.rule(Brier)
+    ... def brier(logp, logq, p, q, params):  # scale * q**2
+    ...     a = params.scale * type(p)(2)
+    ...     return params.scale * q * q, -a * p * q, a * p * (p - q)
+    >>> objective = Objective(Brier(), "sigmoid", hessian="exact")
+    >>> grad, hess = objective(np.array([1, 0]), np.array([0.0, -2.0], dtype=np.float32))
+    >>> print(grad.round(4), hess.round(4))
+    [-0.25   0.025] [0.125  0.0411]
+    """
+
+    alpha: float | None = None
+    n_classes: int | None = None
+    pos_weight: float | None = None
+    hessian = "psd"
+    no_jit = True  # else CatBoost hands the methods to numba, which warns
+
+    def __init__(
+        self,
+        rule: Any,
+        activation: str = "sigmoid",
+        *,
+        n_classes: int | None = None,
+        pos_weight: float | None = None,
+        hessian: str = "psd",
+        hessian_factor: float | None = None,
+    ) -> None:
+        self.rule = rule
+        self.activation = activation
+        self.n_classes = n_classes
+        self.pos_weight = pos_weight
+        self.hessian = hessian
+        self.hessian_factor = hessian_factor
+        self._check()
+
+    def _rule(self) -> Any:
+        return self.rule
+
+    def _check(self) -> None:
+        """Raise for parameters that say nothing."""
+        if type(self._rule()) not in RULES:
+            raise TypeError(
+                "rule must be an instance of a class registered with fusedce.rule, "
+                f"got {self._rule()!r}"
+            )
+        checks.choice("activation", self.activation, ("sigmoid", "softmax"))
+        checks.choice("hessian", self.hessian, ("psd", "exact"))
+        checks.positive("pos_weight", self.pos_weight)
+        checks.positive("hessian_factor", self.hessian_factor)
+        where = f"activation={self.activation!r}"
+        if self.activation == "softmax":
+            if self.pos_weight is not None:
+                raise checks.meaningless("pos_weight", self.pos_weight, where)
+            if self.n_classes is not None and checks.whole("n_classes", self.n_classes) < 2:
+                raise ValueError(f"n_classes must be None or >= 2, got {self.n_classes}")
+        elif self.n_classes is not None:
+            raise checks.meaningless("n_classes", self.n_classes, where)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The parameters by name, as scikit-learn's estimators have it."""
+        # Not to an estimator that asks for those of what it holds: XGBoost and LightGBM would hand
+        # "objective__gamma" to their boosters, which warn, and set_params of it would do nothing.
+        if sys._getframe(1).f_code.co_name == "get_params":
+            return {}
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def set_params(self, **params: Any) -> Self:
+        """Change parameters by name; none if one of them is wrong."""
+        unknown = params.keys() - inspect.signature(type(self)).parameters.keys()
+        if unknown:
+            raise checks.unknown(type(self).__name__, unknown)
+        changed = copy.copy(self)
+        vars(changed).update(params)
+        changed._check()
+        vars(self).update(params)
+        return self
+
+    def __sklearn_clone__(self) -> Self:
+        return copy.copy(self)
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        # CatBoost's get_params copies what it holds, and scikit-learn's clone compares by identity.
+        return self
+
+    def __repr__(self) -> str:
+        usual = inspect.signature(type(self)).parameters
+        given = [(k, v) for k, v in self.get_params().items() if v != usual[k].default]
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in given)})"
+
+    # ------------------------------------------------------------------ XGBoost, LightGBM
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[Any, Any]:
+        """Gradient and Hessian of each raw score.
+
+        Parameters
+        ----------
+        y_true : array (n,)
+            Labels, whole numbers of any dtype.
+        y_pred : array (n,) or (n, C), float32 or float64
+            Raw scores, in any order; never modified. CuPy arrays too, and labels on the other side
+            are brought to them. Instead of the three also (raw scores, ``DMatrix`` or ``Dataset``).
+        sample_weight : array (n,), optional
+
+        Returns
+        -------
+        grad, hess : arrays like ``y_pred``, in its dtype and order
+        """
+        y, raw, weight = unpack(y_true, y_pred, sample_weight)
+        labels = self._labels(y, raw)
+        _, grad, hess = self._run(
+            self._curved(), raw, labels, sample_weight=weight, reduction="sum", return_hessian=True
+        )
+        factor = self.hessian_factor
+        if factor is None and self.activation == "softmax":
+            classes = raw.shape[1]
+            factor = classes / (classes - 1) if raw.dtype == np.float64 else 2.0
+        if factor is not None:
+            hess *= factor
+        return grad, hess
+
+    def _run(self, rule: Any, raw: Any, labels: Any, **options: Any) -> Any:
+        only = RULES[type(rule)].negative is not None
+        traits = Traits(type(self).__name__, alpha=self.alpha, sigmoid_only=only)
+        options["activation"] = self.activation
+        return run(rule, traits, raw, labels, pos_weight=self.pos_weight, **options)
+
+    def _curved(self) -> Any:
+        """The rule whose Hessian is asked for."""
+        rule = self._rule()
+        return rule if self.hessian == "exact" else derived(rule, convex)
+
+    def _classes(self, raw: Any) -> int:
+        """C, of raw scores of the right shape."""
+        if self.activation == "sigmoid":
+            if raw.ndim != 1:
+                raise ValueError(f"y_pred must have shape (n,), got {raw.shape}")
+            return 2
+        wanted = "C >= 2" if self.n_classes is None else f"C = n_classes = {self.n_classes}"
+        if raw.ndim != 2 or raw.shape[1] < 2 or raw.shape[1] != (self.n_classes or raw.shape[1]):
+            raise ValueError(f"y_pred must have shape (n, C) with {wanted}, got {raw.shape}")
+        return int(raw.shape[1])
+
+    def _labels(self, y: Any, raw: Any) -> Any:
+        return labels_of(y, len(raw), self._classes(raw), self.activation)
+
+    # ------------------------------------------------------------------ CatBoost
+
+    def calc_ders_range(self, approxes: Any, targets: Any, weights: Any = None) -> Any:
+        """CatBoost's form for one raw score a row: (n, 2), derivatives of minus the loss."""
+        raw = np.asarray(approxes, dtype=np.float64)
+        labels = self._labels(np.asarray(targets), raw)
+        minus = np.broadcast_to(-1.0, raw.shape) if weights is None else np.negative(weights)
+        out = np.empty((len(raw), 2))
+        self._run(
+            self._curved(), raw, labels, sample_weight=minus, reduction="sum",
+            return_hessian=True, grad_out=out[:, 0], hess_out=out[:, 1],
+        )  # fmt: skip
+        if self.hessian_factor is not None:
+            out[:, 1] *= self.hessian_factor
+        return out
+
+    def calc_ders_multi(self, approxes: Any, target: Any, weight: Any = 1.0) -> tuple[Any, Any]:
+        """CatBoost's form for C raw scores of one row: (C,) and (C, C), of minus the loss.
+
+        The Hessian of f is f'' u u^T - f' (diag(p) - p p^T) with u = onehot - p. Of the engine's
+        gradients that of f is f' u, that of a rule of slope f'' is f'' u, and that of cross-entropy
+        is -u: beside the target, where f' p_j is -f' u_j, nothing is subtracted or divided.
+        """
+        raw = np.array([approxes], dtype=np.float64)
+        labels = self._labels(np.array([target]), raw)
+        rule, t = self._curved(), int(labels[0])
+        _, slopes, own = self._run(rule, raw, labels, reduction="sum", return_hessian=True)
+        _, bends = self._run(derived(rule, bend), raw, labels, reduction="sum")
+        loss, (back,) = fusedce.cross_entropy(raw, labels, reduction="sum")
+        second = np.outer(bends, -back)
+        back[t] = np.exp(-loss)  # the probabilities
+        spread = np.outer(slopes, back)
+        spread[t] = spread[:, t]
+        second -= spread
+        np.fill_diagonal(second, own[0])
+        return -weight * slopes[0], -weight * (self.hessian_factor or 1.0) * second
+
+    # ------------------------------------------------------------------ before and after
+
+    def init_score(self, y: Any, sample_weight: Any = None) -> Any:
+        """Raw score to start from: the constant of the smallest weighted loss.
+
+        For cross-entropy the log-odds, or the logarithms of the shares of the classes; for other
+        rules found numerically in float64, a softmax's shifted so that sum(exp) = 1. A class
+        counts for 1e-15 of all rows at least, and scores stay within 34.6.
+
+        - LightGBM: ``init_score=np.full(n, s)``, or ``np.tile(s, (n, 1))`` of C classes, to ``fit``
+          or ``Dataset``, and for each validation set. Add it to ``predict(raw_score=True)``.
+        - XGBoost: ``base_margin=`` the same, to ``fit`` or ``DMatrix``, at prediction too. Or once
+          ``base_score=``, a number: s for ``train``, 1 / (1 + exp(-s)) for ``XGBClassifier``.
+        - CatBoost: ``Pool(..., baseline=np.full((n, 1), s))`` or ``(n, C)``; at prediction too, or
+          add it.
+
+        Parameters
+        ----------
+        y : array (n,)
+            Labels as in a call.
+        sample_weight : array (n,), optional
+
+        Returns
+        -------
+        float, or array (C,)
+
+        Raises
+        ------
+        TypeError, ValueError
+            For labels as in a call, and for weights that do not add up to more than 0.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fusedce.adapters.boosting import BinaryCrossEntropy, SigmoidFocal
+        >>> y = np.array([1, 0, 0, 0])
+        >>> print(f"{BinaryCrossEntropy().init_score(y):.4f} {SigmoidFocal().init_score(y):.4f}")
+        -1.0986 -0.4104
+        """
+        y = beside(y, None)
+        softmax = self.activation == "softmax"
+        top = int(np.nanmax(y, initial=0)) if y.dtype.kind in "biuf" else 0
+        classes = (self.n_classes or max(2, top + 1)) if softmax else 2
+        labels = labels_of(y, y.size, classes, "softmax")
+        weight = None if sample_weight is None else beside(sample_weight, None)
+        mass = np.bincount(labels, weight, classes).astype(np.float64)
+        if not mass.sum() > 0:
+            raise ValueError(f"the weights of y must add up to more than 0, got {mass.sum()}")
+        mass = np.maximum(mass / mass.sum(), SMALLEST_SHARE)
+        return best_row(self, mass) if softmax else best_score(self, mass)
+
+    def predict_proba(self, raw: Any) -> Any:
+        """Probabilities (n, 2) or (n, C) of raw scores (n,) or (n, C), init score included.
+
+        As scikit-learn's ``predict_proba``: column j is class j. LightGBM and CatBoost, which know
+        no activation for an objective of one's own, have no probabilities themselves.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fusedce.adapters.boosting import SigmoidFocal
+        >>> SigmoidFocal().predict_proba(np.array([0.0, 2.0])).round(3)
+        array([[0.5  , 0.5  ],
+               [0.119, 0.881]])
+        """
+        raw = raw if is_cupy(raw) else np.asarray(raw)
+        self._classes(raw)
+        if self.activation == "softmax":
+            return fusedce.softmax(raw)
+        library = sys.modules["cupy"] if is_cupy(raw) else np
+        both = library.empty((len(raw), 2), raw.dtype)
+        fusedce.sigmoid(-raw, out=both[:, 0])
+        fusedce.sigmoid(raw, out=both[:, 1])
+        return both
+
+    # ------------------------------------------------------------------ metrics
+
+    @property
+    def xgboost_metric(self) -> Metric:
+        """The mean loss, for ``eval_metric=`` of XGBoost's classes, ``custom_metric=`` of train."""
+        return XGBoostMetric(self)
+
+    @property
+    def lightgbm_metric(self) -> Metric:
+        """The mean loss, for ``eval_metric=`` of ``fit``, ``feval=`` of train."""
+        return LightGBMMetric(self)
+
+    @property
+    def catboost_metric(self) -> Metric:
+        """The mean loss, for ``eval_metric=``."""
+        return CatBoostMetric(self)

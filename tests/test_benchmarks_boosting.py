@@ -1,0 +1,158 @@
+"""The benchmark of the boosting objectives: its formulas, its measurements in small, its tables."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("lightgbm")
+pytest.importorskip("xgboost")
+pytest.importorskip("sklearn")
+
+from benchmarks import boosting, boosting_surrogates, results
+from benchmarks import boosting_formulas as formulas
+from fusedce.adapters.boosting import SigmoidFocal, SoftmaxFocal
+
+GAMMAS = (0.5, 1.0, 2.0, 3.7, 5.0)
+gammas = pytest.mark.parametrize("gamma", GAMMAS)
+
+
+def silent(_):
+    """No progress to show."""
+
+
+@gammas
+def test_the_digits_are_derivatives(gamma):
+    """Of -(1 - p)^gamma log p, by differences in 80 digits."""
+    import mpmath
+
+    with mpmath.workdps(80):
+
+        def loss(z):
+            p = 1 / (1 + mpmath.exp(-z))
+            return -((1 - p) ** mpmath.mpf(gamma)) * mpmath.log(p)
+
+        for z in (-20.0, -2.5, 0.0, 3.0, 30.0):
+            for y, sign in ((1, 1), (0, -1)):
+                grad, bend, flat = formulas.exact(sign * z, y, gamma)
+                first, second = (mpmath.diff(loss, mpmath.mpf(z), k) for k in (1, 2))
+                assert abs(grad - sign * first) < 1e-12 * abs(first)
+                assert abs(bend + flat - second) < 1e-10 * (abs(bend) + flat)
+
+
+@gammas
+def test_formulas(gamma):
+    """What is timed or trained with is right; what people copy is so where nothing is extreme."""
+    z, y = np.tile(np.linspace(-5, 5, 21), 2), np.repeat([0.0, 1.0], 21)
+    found = [formulas.exact(float(v), int(t), gamma) for v, t in zip(z, y, strict=True)]
+    grad, bend, flat = np.array(found, dtype=float).T
+    for formula, relative, absolute in (
+        (formulas.stable, 1e-13, 1e-15),
+        (formulas.by_shifted_logarithm, 1e-6, 1e-8),
+        (formulas.by_differences, 1e-3, 5e-2),
+    ):
+        first, second = formula(z, y, gamma)
+        np.testing.assert_allclose(first, grad, rtol=relative, atol=absolute)
+        np.testing.assert_allclose(second, bend + flat, rtol=relative, atol=absolute)
+    up = SigmoidFocal(gamma)(y, z)
+    for block in (None, 7):
+        for got, want in zip(formulas.sigmoid_objective(z, y, gamma, block), up, strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-11)
+    rows = np.asfortranarray(np.random.default_rng(0).normal(size=(30, 4)) * 3)
+    labels = np.arange(30) % 4
+    want = SoftmaxFocal(gamma)(labels, rows)
+    for block in (None, 44):
+        got = formulas.softmax_objective(rows, labels, gamma, 4 / 3, block)
+        for one, other in zip(got, want, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-9)
+
+
+def test_the_surrogate_that_won_is_ours():
+    z, y = np.linspace(-8, 8, 65), np.ones(65)
+    grad, bend, flat = formulas.terms(z, y, 2.0)
+    ours = SigmoidFocal(2.0)(y, z)
+    np.testing.assert_allclose(ours[1], boosting_surrogates.SURROGATES["bound"](bend, flat), 1e-11)
+    assert (boosting_surrogates.SURROGATES["exact"](bend, flat) < 0).any()
+    share = formulas.posterior(np.array(SigmoidFocal(2.0).init_score([1, 0, 0, 0])), 2.0)
+    np.testing.assert_allclose(share, 0.25, rtol=1e-9)
+
+
+def test_accuracy():
+    records = {r["formula"]: r for r in boosting.measure_accuracy(silent)}
+    ours, theirs = records["fusedce, float64"], records["differences, dx = 1e-6"]
+    for key in ("gradient", "hessian"):
+        assert max(part["worst"] for part in ours[key]) < 2e-13
+        assert max(part["worst"] for part in records["fusedce, float32"][key]) < 2e-5
+        assert not sum(part["not_finite"] for part in ours[key])
+        assert sum(part["not_finite"] for part in theirs[key])
+    rows = boosting.accuracy_rows(list(records.values()))
+    assert [len(row) for row in rows] == [4] * (1 + len(boosting.CONTENDERS))
+    assert rows[1][-1] == "none"
+
+
+@pytest.fixture(name="result", scope="module")
+def small_result(tmp_path_factory):
+    """A run of everything, on little."""
+    path = tmp_path_factory.mktemp("boosting") / "boosting.json"
+    stages = boosting_surrogates.STAGES
+    boosting_surrogates.STAGES = (2, 4)
+    try:
+        small = ["--seeds", "2", "--data", "wine (10%)", "--shrink", "1000", "--out", str(path)]
+        assert boosting.main(small) == 0
+    finally:
+        boosting_surrogates.STAGES = stages
+    return path
+
+
+def test_program(result, capsys):
+    read = results.read(result)
+    assert len(read["surrogates"]) == 2 * 4 * 4
+    assert {r["data"] for r in read["surrogates"]} == {"wine (10%)"}
+    for record in read["surrogates"]:
+        assert len(record["trees"]) == 2
+        assert all(0 < value <= 1 for value in record["average_precision"])
+    for call in read["speed"]["calls"]:
+        assert set(call["ms"]) == {"fusedce", boosting.WHOLE, boosting.BLOCKS}
+    for part in read["speed"]["rounds"]:
+        assert 0 < part["call_ms"] < part["round_ms"]
+    assert boosting.main(["--accuracy", "--out", str(result)]) == 0
+    again = results.read(result)
+    assert again["surrogates"] == read["surrogates"]  # what was not measured is kept
+    assert "Worst relative error" in capsys.readouterr().out
+
+
+def test_readme(result, tmp_path, monkeypatch):
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{boosting.START}\nold\n{boosting.END}\nafter\n", encoding="utf-8")
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    for _ in range(2):
+        assert boosting.main(["--readme", "--out", str(result)]) == 0
+        text = page.read_text(encoding="utf-8")
+        assert text.startswith(f"before\n{boosting.START}\n")
+        assert text.endswith(f"{boosting.END}\nafter\n")
+        assert "old" not in text
+        assert text.count("| --- |") == 4
+    page.write_text("no markers", encoding="utf-8")
+    with pytest.raises(SystemExit, match="no place for the tables"):
+        boosting.main(["--readme", "--out", str(result)])
+
+
+def test_who_disagrees_is_not_timed():
+    wrong = {
+        "fusedce": lambda: (np.ones(3), np.ones(3)),
+        "NumPy": lambda: (np.ones(3), np.zeros(3)),
+    }
+    with pytest.raises(SystemExit, match="do not agree"):
+        boosting.agree(wrong)
+    for case in boosting.cases(shrink=2000).values():
+        boosting.agree(case)
+
+
+def test_the_result_on_disk():
+    """The figures that the README shows are of all that is measured."""
+    kept = json.loads(boosting.RESULT.read_text(encoding="utf-8"))
+    assert {"surrogates", "accuracy", "speed"} <= kept.keys()
+    assert {r["data"] for r in kept["surrogates"]} == set(boosting_surrogates.SOURCES)
+    assert min(len(r["trees"]) for r in kept["surrogates"]) >= 5
