@@ -6,17 +6,17 @@ import mmap
 import numpy as np
 
 LEAST = 1 << 22  # bytes; from there on NumPy asks for its own arrays
-ADVICE = getattr(mmap, "MADV_HUGEPAGE", None)  # Linux
+_MADVISE = None
+if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux
+    _MADVISE = ctypes.CDLL(None).madvise
+    _MADVISE.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
 
 
 def huge(array: np.ndarray) -> None:
     """Ask Linux for huge pages, as NumPy does for its arrays and torch and XLA do not for theirs.
 
-    Cross-entropy with its gradient of 4096 x 32000 logits, into new memory of torch's: 270 ms
-    without, 78 ms with. Pages that are there already stay as they are.
+    To write 500 MB for the first time took 42 ms instead of 238. Pages that are there stay.
     """
-    if ADVICE is None or array.nbytes < LEAST:
-        return
-    start = -(-array.ctypes.data // mmap.PAGESIZE) * mmap.PAGESIZE
-    stop = (array.ctypes.data + array.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-    ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), ADVICE)
+    if _MADVISE is not None and array.nbytes >= LEAST:
+        gap = -array.ctypes.data % mmap.PAGESIZE
+        _MADVISE(array.ctypes.data + gap, array.nbytes - gap, mmap.MADV_HUGEPAGE)

@@ -1,0 +1,126 @@
+"""What XLA calls and what JAX differentiates: one operation, described by a text.
+
+``loss`` of logits and labels; its gradient is the same operation with an upstream gradient beside.
+"""
+
+import functools
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import fusedce
+from fusedce import devices
+from fusedce.adapters import jax_xla
+from fusedce.arrays import loss_dtype
+
+
+@functools.cache
+def named(call: bytes | str) -> tuple[Any, dict[str, Any]]:
+    """(the function of fusedce, its options) of a call as text."""
+    options = json.loads(call)
+    return getattr(fusedce, options.pop("loss")), options
+
+
+def text(name: str, **options: Any) -> str:
+    """A call as text: a compiled program may be read back from disk by another process."""
+    return json.dumps({"loss": name, **options}, sort_keys=True)
+
+
+def _compute(call: jax_xla.Call) -> None:
+    (out,) = call.outputs
+    _run(call.text, out, *call.inputs)
+
+
+def _run(call: bytes | str, out: Any, logits: Any, labels: Any, *upstream: Any) -> Any:
+    """The unreduced loss, or with an upstream gradient the gradient; into ``out`` if given."""
+    function, options = named(call)
+    if upstream:
+        # The gradient of a sum is that of "none", and there is no array of losses.
+        kind = {"reduction": "sum", "sample_weight": upstream[0], "grad_out": out}
+        return function(logits, labels, **kind, **options)[1]
+    kind = {"reduction": "none", "return_grad": False, "loss_out": out}
+    return function(logits, labels, **kind, **options)
+
+
+def _refuse(call: jax_xla.Call) -> None:
+    raise NotImplementedError(
+        "inside jax.jit fusedce computes on the CPU: on a GPU call the loss outside of jit, or "
+        "place the jitted function on a CPU device"
+    )
+
+
+_TARGET = "fusedce"
+_SAID = jax_xla.version(jax.ffi.include_dir())
+_HANDLERS = {"cpu": jax_xla.Handler(_compute, _SAID), "CUDA": jax_xla.Handler(_refuse, _SAID)}
+for _platform, _handler in _HANDLERS.items():
+    _capsule = jax.ffi.pycapsule(_handler.address)
+    jax.ffi.register_ffi_target(_TARGET, _capsule, platform=_platform, api_version=1)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _call(call: str, logits: Any, labels: Any, *upstream: Any) -> Any:
+    """The unreduced loss, or with an upstream gradient the gradient by the logits."""
+    if _on_gpu(logits):
+        return _eagerly(call, logits, labels, *upstream)
+    result = jax.eval_shape(functools.partial(_shaped, call, bool(upstream)), logits)
+    return jax.ffi.ffi_call(_TARGET, result, vmap_method="broadcast_all")(
+        logits, labels, *upstream, call=call
+    )
+
+
+def _shaped(call: str, is_gradient: bool, logits: Any) -> Any:
+    """An array of the result's shape and dtype."""
+    if is_gradient:
+        return logits
+    axis = named(call)[1].get("axis")
+    rows = logits if axis is None else logits.max(axis)
+    return rows.astype(loss_dtype(np.dtype(logits.dtype)))
+
+
+@_call.defjvp
+def _no_further(call: str, primals: Any, tangents: Any) -> Any:
+    raise NotImplementedError(
+        "the losses of fusedce.adapters.jax have a first derivative in reverse mode (jax.grad, "
+        "jax.vjp, jax.jacrev) and no other: for Hessians and forward mode use optax"
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def loss(call: str, logits: Any, labels: Any) -> Any:
+    """The unreduced loss of a call as text, for JAX to differentiate by the logits."""
+    return _call(call, logits, labels)
+
+
+def _forward(call: str, logits: Any, labels: Any) -> Any:
+    if labels.perturbed:
+        raise NotImplementedError(
+            "the losses of fusedce.adapters.jax are not differentiated by their labels: pass "
+            "jax.lax.stop_gradient(labels)"
+        )
+    saved = logits.value, labels.value
+    return _call(call, *saved), saved
+
+
+def _backward(call: str, saved: Any, upstream: Any) -> Any:
+    if isinstance(upstream, jax.custom_derivatives.SymbolicZero):
+        upstream = jnp.zeros(upstream.shape, upstream.dtype)
+    return _call(call, *saved, upstream), None
+
+
+loss.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+def _on_gpu(x: Any) -> bool:
+    """Whether x is an array on a GPU, and not one that will be."""
+    if isinstance(x, jax.core.Tracer) or not hasattr(x, "devices"):
+        return False
+    return any(device.platform in ("gpu", "cuda") for device in x.devices())
+
+
+def _eagerly(call: str, *arrays: Any) -> Any:
+    """The same by fusedce's kernels for GPUs: DLPack there and back, without a copy."""
+    logits, labels, *upstream = map(devices._cupy().from_dlpack, arrays)
+    return jax.dlpack.from_dlpack(_run(call, None, logits, labels, *upstream))

@@ -1,0 +1,196 @@
+"""A Python function that XLA calls on its own buffers: the C side of XLA's foreign functions.
+
+The structures are those of ``xla/ffi/api/c_api.h`` as far as they are used, which jaxlib ships.
+"""
+
+import atexit
+import ctypes
+import os
+import re
+import time
+from collections.abc import Callable
+from ctypes import POINTER, c_char_p, c_int, c_int64, c_size_t, c_uint32, c_void_p
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fusedce.adapters import pages
+from fusedce.arrays import BFLOAT16
+from fusedce.kernels.cpu import gate
+
+
+class Call(NamedTuple):
+    """One call: its only attribute, a text, and XLA's buffers as arrays."""
+
+    text: bytes
+    inputs: list[np.ndarray]
+    outputs: list[np.ndarray]
+
+
+class _Buffer(ctypes.Structure):
+    _fields_ = (
+        ("struct_size", c_size_t), ("extension", c_void_p), ("dtype", c_int), ("data", c_void_p),
+        ("rank", c_int64), ("dims", POINTER(c_int64)),
+    )  # fmt: skip
+
+
+class _Buffers(ctypes.Structure):
+    _fields_ = (
+        ("struct_size", c_size_t), ("extension", c_void_p), ("size", c_int64),
+        ("types", c_void_p), ("items", POINTER(POINTER(_Buffer))),
+    )  # fmt: skip
+
+
+class _Text(ctypes.Structure):
+    _fields_ = (("start", c_void_p), ("size", c_size_t))
+
+
+class _Attributes(ctypes.Structure):
+    _fields_ = (
+        ("struct_size", c_size_t), ("extension", c_void_p), ("size", c_int64),
+        ("types", c_void_p), ("names", c_void_p), ("items", POINTER(POINTER(_Text))),
+    )  # fmt: skip
+
+
+class _Version(ctypes.Structure):
+    _fields_ = (
+        ("struct_size", c_size_t), ("extension", c_void_p), ("major", c_int), ("minor", c_int),
+    )  # fmt: skip
+
+
+class _Metadata(ctypes.Structure):
+    _fields_ = (("struct_size", c_size_t), ("version", _Version), ("traits", c_uint32))
+
+
+class _Extension(ctypes.Structure):
+    _fields_ = (
+        ("struct_size", c_size_t), ("type", c_int), ("next", c_void_p),
+        ("metadata", POINTER(_Metadata)),
+    )  # fmt: skip
+
+
+class _Error(ctypes.Structure):
+    _fields_ = (
+        ("struct_size", c_size_t), ("extension", c_void_p), ("message", c_char_p), ("code", c_int),
+    )  # fmt: skip
+
+
+class _Api(ctypes.Structure):
+    _fields_ = (
+        ("struct_size", c_size_t), ("extension", c_void_p), ("version", _Version),
+        ("internal", c_void_p), ("error", ctypes.CFUNCTYPE(c_int64, POINTER(_Error))),
+    )  # fmt: skip
+
+
+class _Frame(ctypes.Structure):
+    _fields_ = (
+        ("struct_size", c_size_t), ("extension", POINTER(_Extension)), ("api", POINTER(_Api)),
+        ("context", c_void_p), ("stage", c_int), ("inputs", _Buffers), ("outputs", _Buffers),
+        ("attributes", _Attributes),
+    )  # fmt: skip
+
+
+_METADATA = 1  # the type of an extension
+_CANCELLED, _INVALID_ARGUMENT, _UNIMPLEMENTED = 1, 3, 12
+_DTYPE = {
+    code: np.dtype(kind)
+    for code, kind in {
+        1: "?", 2: "i1", 3: "i2", 4: "i4", 5: "i8", 6: "u1", 7: "u2", 8: "u4", 9: "u8",
+        10: "f2", 11: "f4", 12: "f8", 16: BFLOAT16,
+    }.items()
+}  # fmt: skip
+
+
+def _array(buffer: _Buffer) -> np.ndarray:
+    """A buffer as an array, in place."""
+    shape, dtype = tuple(buffer.dims[: buffer.rank]), _DTYPE[buffer.dtype]
+    if 0 in shape:
+        return np.empty(shape, dtype)
+    size = dtype.itemsize
+    for n in shape:
+        size *= n
+    return np.ndarray(shape, dtype, (ctypes.c_char * size).from_address(buffer.data))
+
+
+def _arrays(buffers: _Buffers) -> list[np.ndarray]:
+    return [_array(buffers.items[k].contents) for k in range(buffers.size)]
+
+
+def _text(attributes: _Attributes) -> bytes:
+    text = attributes.items[0].contents
+    return ctypes.string_at(text.start, text.size)
+
+
+def _code(error: BaseException) -> int:
+    if isinstance(error, NotImplementedError):
+        return _UNIMPLEMENTED
+    return _INVALID_ARGUMENT if isinstance(error, Exception) else _CANCELLED
+
+
+def version(include: str) -> tuple[int, int]:
+    """The version of the interface by its own header."""
+    text = (Path(include) / "xla" / "ffi" / "api" / "c_api.h").read_text()
+    found = dict(re.findall(r"#define XLA_FFI_API_(MAJOR|MINOR) (\d+)", text))
+    major, minor = int(found["MAJOR"]), int(found["MINOR"])
+    if major != 0:
+        raise ImportError(f"XLA's foreign functions have version {major}.{minor}, not 0.x")
+    return major, minor
+
+
+def _status(text: str, code: int) -> _Error:
+    return _Error(ctypes.sizeof(_Error), None, text.encode(), code)
+
+
+class Handler:
+    """``work`` as XLA calls it, from any of its threads; an exception is the call's status."""
+
+    def __init__(self, work: Callable[[Call], None], said: tuple[int, int]) -> None:
+        self.work, self.said = work, said
+        self.state = np.zeros(3, np.int64)
+        self.texts = (
+            _status("Python is about to end", _CANCELLED),
+            _status("interrupted", _CANCELLED),
+        )
+        self.callback = ctypes.CFUNCTYPE(None, POINTER(_Frame), POINTER(c_int64))(self._handle)
+        self.gate = gate.gate(
+            _address(self.callback), self.state.ctypes.data,
+            (_Frame.api.offset, _Api.error.offset), *map(ctypes.addressof, self.texts),
+        )  # fmt: skip
+        self.address = self.gate.address
+        atexit.register(self._close)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget)
+
+    def _handle(self, pointer: Any, result: Any) -> None:
+        frame = pointer.contents
+        try:
+            if frame.extension and frame.extension.contents.type == _METADATA:
+                about = frame.extension.contents.metadata.contents
+                about.version.major, about.version.minor = self.said
+                about.traits = 0
+            else:
+                inputs, outputs = _arrays(frame.inputs), _arrays(frame.outputs)
+                for output in outputs:
+                    pages.huge(output)
+                self.work(Call(_text(frame.attributes), inputs, outputs))
+            result[0] = 0
+        except KeyboardInterrupt:
+            pass  # no result: the gate has it raised again, in the frame that called XLA
+        except BaseException as error:
+            status = _status(str(error) or type(error).__name__, _code(error))
+            result[0] = frame.api.contents.error(status)
+
+    def _close(self) -> None:
+        """Wait for calls under way: JAX joins its threads with the interpreter locked."""
+        self.state[gate.CLOSED] = 1
+        while self.state[gate.ENTERED] != self.state[gate.LEFT]:
+            time.sleep(0.001)
+
+    def _forget(self) -> None:
+        """The threads that were inside are not there after a fork."""
+        self.state[:] = 0
+
+
+def _address(function: Any) -> int:
+    return ctypes.cast(function, c_void_p).value or 0
