@@ -270,6 +270,15 @@ def test_focal_without_gamma_is_cross_entropy():
         assert torch.equal(a[1], b[1])
 
 
+def test_defaults_of_modules():
+    """Those of torchvision's function, and of ours."""
+    for module, function in ((fused.FocalLoss, fused.sigmoid_focal_loss),
+                             (fused.SoftmaxFocalLoss, fused.softmax_focal_loss)):  # fmt: skip
+        known = inspect.signature(function).parameters
+        for name, parameter in inspect.signature(module).parameters.items():
+            assert parameter.default == known[name].default, name
+
+
 @pytest.mark.parametrize(
     "module",
     [
@@ -277,7 +286,9 @@ def test_focal_without_gamma_is_cross_entropy():
         fused.BCEWithLogitsLoss(torch.rand(7), pos_weight=torch.rand(7), reduction="sum"),
         fused.BCELoss(torch.rand(7)),
         fused.FocalLoss(0.3, 1.5, "mean"),
-        fused.SoftmaxFocalLoss(torch.rand(7) + 0.1, gamma=3.0, reduction="sum"),
+        fused.SoftmaxFocalLoss(
+            torch.rand(7) + 0.1, gamma=3.0, reduction="sum", label_smoothing=0.1
+        ),
     ],
     ids=lambda m: type(m).__name__,
 )
@@ -295,7 +306,7 @@ def test_modules(module):
         "BCELoss": lambda m: fused.binary_cross_entropy(z, y, m.weight),
         "FocalLoss": lambda m: fused.sigmoid_focal_loss(z, y, 0.3, 1.5, "mean"),
         "SoftmaxFocalLoss": lambda m: fused.softmax_focal_loss(
-            z, y, m.weight, 3.0, reduction="sum"
+            z, y, m.weight, 3.0, reduction="sum", label_smoothing=0.1
         ),
     }  # fmt: skip
     name = type(module).__name__
@@ -371,6 +382,9 @@ def test_promotion():
         for name in ("cross_entropy", "binary_cross_entropy_with_logits"):
             ours, theirs = (getattr(m, name)(z, y) for m in (fused, F))
             assert ours.dtype == theirs.dtype, (dtype, other, name)
+        kinds = torch.promote_types(dtype, other)
+        assert fused.sigmoid_focal_loss(z, y).dtype == kinds
+        assert fused.cross_entropy(z, y.to(dtype), torch.ones(4, dtype=other)).dtype == kinds
         pos = torch.tensor(2.0, dtype=other)
         ours, theirs = (
             m.binary_cross_entropy_with_logits(z, y.to(dtype), pos_weight=pos) for m in (fused, F)
@@ -392,6 +406,14 @@ WRONG = {
     "distribution": lambda m: m.cross_entropy(LOGITS, torch.zeros(5, 7).long()),
     "ignored": lambda m: m.cross_entropy(LOGITS, torch.rand(5, 7), ignore_index=2),
     "weight": lambda m: m.cross_entropy(LOGITS, LABELS, torch.ones(2)),
+    "no reduction": lambda m: m.cross_entropy(LOGITS, LABELS, reduction=None),
+    "a number for reduction": lambda m: m.cross_entropy(LOGITS, LABELS, reduction=1),
+    "no ignore_index": lambda m: m.cross_entropy(LOGITS, LABELS, ignore_index=None),
+    "ignore_index": lambda m: m.cross_entropy(LOGITS, LABELS, ignore_index=1.0),
+    "meta": lambda m: m.cross_entropy(LOGITS, LABELS.to("meta")),
+    "meta weight": lambda m: m.binary_cross_entropy_with_logits(
+        LOGITS, torch.rand(5, 7), pos_weight=torch.rand(7, device="meta")
+    ),
     "keyword": lambda m: m.cross_entropy(LOGITS, LABELS, gamma=2),
     "bce list": lambda m: m.binary_cross_entropy_with_logits(LOGITS, 1.0),
     "bce shape": lambda m: m.binary_cross_entropy_with_logits(LOGITS, torch.rand(7)),
@@ -422,6 +444,10 @@ def test_errors_of_focal():
     for wrong in ({"alpha": 2.0}, {"alpha": -0.5}, {"reduction": "x"}, {"gamma": -1.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             fused.sigmoid_focal_loss(z, y, **wrong)
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            fused.sigmoid_focal_loss(inputs=z, targets=y, **wrong)
+    with pytest.raises(ValueError, match="target must have the shape"):
+        fused.sigmoid_focal_loss(inputs=z, targets=y[:2])
     with pytest.raises(ValueError, match="gamma"):
         fused.softmax_focal_loss(z, torch.tensor(1), gamma=-1.0)
 
@@ -439,6 +465,8 @@ def test_derivative_by_targets_or_weights_is_refused():
         lambda: fused.cross_entropy(LOGITS, soft),
         lambda: fused.binary_cross_entropy_with_logits(LOGITS, soft),
         lambda: fused.cross_entropy(LOGITS, LABELS, weight),
+        lambda: fused.binary_cross_entropy_with_logits(LOGITS, soft.detach(), weight),
+        lambda: fused.binary_cross_entropy_with_logits(LOGITS, soft.detach(), pos_weight=weight),
     ):
         with pytest.raises(RuntimeError, match="have no gradient here"):
             call()
@@ -452,6 +480,12 @@ def test_former_words_for_reduction():
             theirs = F.cross_entropy(LOGITS, LABELS, **old)
         with pytest.warns(UserWarning, match="will be deprecated"):
             torch.testing.assert_close(fused.cross_entropy(LOGITS, LABELS, **old), theirs)
+        p = torch.sigmoid(LOGITS)
+        for name in ("binary_cross_entropy", "binary_cross_entropy_with_logits"):
+            with pytest.warns(UserWarning, match="will be deprecated"):
+                theirs = getattr(F, name)(p, p, **old)
+            with pytest.warns(UserWarning, match="will be deprecated"):
+                torch.testing.assert_close(getattr(fused, name)(p, p, **old), theirs)
 
 
 # --------------------------------------------------------------------- layouts

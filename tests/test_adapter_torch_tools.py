@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import textwrap
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -237,6 +241,102 @@ def test_checkpoint(name):
         assert torch.equal(z.grad, want)
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoints_of_scaled_losses(reentrant):
+    """What is saved does not depend on the upstream gradients of other losses."""
+    from torch.utils.checkpoint import checkpoint
+
+    def both(z, loss):
+        return (loss(z) + loss(z * 1.1)) * 0.5
+
+    def checkpointed(z):
+        return checkpoint(lambda z: fused.cross_entropy(z * 2, Y), z, use_reentrant=reentrant)
+
+    a, b = leaf(), leaf()
+    for _ in range(2):
+        both(a, checkpointed).backward()
+        both(b, lambda z: F.cross_entropy(z * 2, Y)).backward()
+    torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_batches_of_upstream_gradients():
+    """Of vmap over a backward pass, which does not say what they are."""
+    z = leaf()
+    loss = fused.cross_entropy(z, Y)
+    ups = torch.tensor([1.0, 0.3, 2.0])
+    batch = torch.autograd.grad(loss, z, ups, is_grads_batched=True, retain_graph=True)[0]
+    torch.testing.assert_close(batch, gradient(loss, z) * ups[:, None, None])
+    rows = torch.autograd.functional.jacobian(
+        lambda z: fused.cross_entropy(z, Y, reduction="none"), Z, vectorize=True
+    )
+    assert rows.shape == (5, 5, 7)
+    members = torch.func.vmap(
+        lambda z, t: fused.binary_cross_entropy_with_logits(z, t, reduction="sum"), (1, 1)
+    )(Z, T)
+    want = fused.binary_cross_entropy_with_logits(Z, T, reduction="none").sum(0)
+    torch.testing.assert_close(members, want)
+
+
+def test_a_kept_gradient_that_was_changed_is_not_handed_over_again():
+    z = leaf()
+    loss = fused.cross_entropy(z, Y)
+    gradient(loss, z, retain_graph=True).mul_(0.5)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        gradient(loss, z)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # of comparing shapes
+def test_tracers():
+    """The operators are what a tracer sees, with and without gradients."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    def step(z, y):
+        return gradient(fused.cross_entropy(z, y) * 2, z)
+
+    for mode in ("real", "fake", "symbolic"):
+        traced = make_fx(step, tracing_mode=mode)(leaf(), Y)
+        names = {n.target.name() for n in traced.graph.nodes if n.op == "call_function"}
+        assert {"fusedce::loss", "fusedce::gradient"} <= names
+        torch.testing.assert_close(traced(leaf(Z * 0.5), Y), step(leaf(Z * 0.5), Y))
+    with pytest.warns(DeprecationWarning, match="trace"):
+        script = torch.jit.trace(lambda z: fused.cross_entropy(z, Y), leaf())
+    torch.testing.assert_close(script(Z * 0.5), fused.cross_entropy(Z * 0.5, Y))
+
+
+HELD = """
+    import re, sys, torch
+    from pathlib import Path
+    if sys.argv[1] == "ours":
+        import fusedce.adapters.torch as f
+    else:
+        f = torch.nn.functional
+    def held(which):
+        return int(re.search(which + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+    def step(rows):
+        z = torch.zeros(rows, 1000, requires_grad=True)
+        t = torch.zeros(rows, 1000)
+        before = held("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")
+        loss = f.binary_cross_entropy_with_logits(z, t, reduction=sys.argv[2])
+        torch.autograd.grad(loss, z, torch.tensor(0.5).expand_as(loss))
+        return held("VmHWM") - before
+    step(8)
+    print(step(1 << 14))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux says what is held")
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_memory_is_not_above_torchs(reduction):
+    """64 MB of logits: the most that is held beside them, forward and backward."""
+    peaks = []
+    for who in ("ours", "theirs"):
+        command = [sys.executable, "-c", textwrap.dedent(HELD), who, reduction]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+        peaks.append(int(done.stdout))
+    assert peaks[0] <= 1.05 * peaks[1]
+
+
 def test_upstream_gradients_of_any_layout():
     """Expanded, columns first, every other one."""
     z = torch.randn(6, 4)
@@ -281,6 +381,21 @@ def test_in_place():
         assert got.data_ptr() == logits.data_ptr()
         torch.testing.assert_close(gradient(loss, logits, torch.tensor(0.3)), 0.3 * want)
         torch.testing.assert_close(logits.detach(), want, rtol=0, atol=0)
+    for loss_of in ("cross_entropy", "focal"):  # a factor a row, and one an element
+        z = leaf(Z[:, :5])
+        y, t = Y.clamp(max=4), T[:, :5]
+        losses = {
+            "cross_entropy": lambda z, y=y, **k: fused.cross_entropy(z, y, reduction="none", **k),
+            "focal": lambda z, t=t, **k: fused.sigmoid_focal_loss(z, t, **k),
+        }
+        want = gradient(losses[loss_of](z).square().sum(), z)
+        logits = z * 1.0
+        got = gradient(losses[loss_of](logits, inplace=True).square().sum(), logits)
+        torch.testing.assert_close(got, want)
+    half = leaf(Z.half())
+    with torch.autocast("cpu", dtype=torch.float16):
+        loss = fused.cross_entropy(half * 1, Y, inplace=True) * 65536
+    assert gradient(loss, half).isfinite().all()
     z = leaf()
     loss = fused.cross_entropy(z.exp(), Y, inplace=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):

@@ -7,21 +7,22 @@ whole. Tensors on the CPU or a GPU, of float64, float32, float16 or bfloat16, wi
 The gradient of a logit is the engine's with the upstream gradient among its factors, rounded once:
 
 - In eager mode on the CPU with ``reduction="mean"`` or ``"sum"`` the forward pass computes the
-  gradient beside the loss and keeps it: the size of the logits, as much as torch keeps. An upstream
-  gradient of 1 hands it over. Any other would multiply it, which is not exact where it was rounded
-  to half precision or below the smallest normal number, and which reads and writes as much as
-  computing it anew: so it is computed anew, from the logits. The next forward pass then computes
-  the loss alone, until an upstream gradient is 1 again.
+  gradient beside the loss and keeps it with the logits, so that two arrays of their size are held
+  until the backward pass. An upstream gradient of 1 hands it over. Any other would multiply it,
+  which is not exact where it was rounded to half precision or below the smallest normal number,
+  and which reads and writes as much as computing it anew: so it is computed anew, from the logits.
+  The next forward pass then computes the loss alone, until an upstream gradient is 1 again.
 - Elsewhere the forward pass computes the loss alone and keeps its inputs, and the backward pass
-  reads the logits again: with ``reduction="none"``, on a GPU (which would have to wait to know the
-  upstream gradient) and in code that is traced.
+  reads the logits again: with ``reduction="none"``, under hooks of saved tensors (checkpoints), on
+  a GPU (which would have to wait to know the upstream gradient) and in code that is traced.
 - ``inplace=True`` writes the gradient over the logits. An upstream gradient other than 1 multiplies
-  it, one rounding more; on a GPU this waits for it. If an operation before needs the logits, its
-  result, torch raises an error.
+  it, one rounding more, and in float16 what was too small to be written is lost; on a GPU this
+  waits for it. If an operation before needs the logits, its result, torch raises an error.
 
 What torch has and these have not: a second derivative (``create_graph=True``) and derivatives by
-targets or weights; both raise RuntimeError. More than torch has: class indices of any integer
-dtype, yes/no labels that are integers or bool.
+targets or weights, RuntimeErrors both; weights that are not finite; logits that are changed in
+place between the passes, which torch notices. More than torch has: class indices of any integer
+dtype, yes/no labels that are integers or bool, weights of any dtype.
 """
 
 import functools
@@ -35,6 +36,7 @@ from torch.nn import NLLLoss
 from torch.nn import functional as F
 from torch.nn.functional import nll_loss
 
+from fusedce import checks
 from fusedce.adapters.torch_operators import Inputs, Spec, evaluate
 
 __all__ = [
@@ -52,11 +54,15 @@ def _in_terms_of(reference: Callable[..., Tensor], shared: int | None = None) ->
         def wrapped(*args: Any, **options: Any) -> Tensor:
             try:
                 return function(*args, **options)
-            except (AttributeError, IndexError, TypeError, ValueError) as wrong:
-                known = inspect.signature(reference).parameters
-                same = {k: v for k, v in options.items() if shared is None or k in known}
-                same.pop("inplace", None)
-                raise _translated(wrong, lambda: reference(*args[:shared], **same)) from wrong
+            except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as wrong:
+                first, rest = args, {k: v for k, v in options.items() if k != "inplace"}
+                if shared is not None:
+                    given = inspect.signature(function).bind(*args, **options)
+                    given.apply_defaults()
+                    known = inspect.signature(reference).parameters
+                    first, later = given.args[:shared], list(given.arguments.items())[shared:]
+                    rest = {k: v for k, v in later if k in known}
+                raise _translated(wrong, lambda: reference(*first, **rest)) from wrong
 
         return wrapped
 
@@ -85,6 +91,7 @@ def _softmax(
 ) -> Tensor:  # fmt: skip
     """A loss over classes on axis 1, or 0 of a single row."""
     dtype = logits.dtype
+    checks.whole("ignore_index", ignore_index)
     if logits.shape == target.shape:
         if not target.is_floating_point():
             raise TypeError(f"probabilities of classes must be floats, got {target.dtype}")
@@ -102,6 +109,7 @@ def _softmax(
 def _reduction(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
     """torch's former way to say it."""
     if size_average is None and reduce is None:
+        checks.choice("reduction", reduction, checks.REDUCTIONS)
         return reduction
     return nn._reduction.legacy_get_string(size_average, reduce)  # type: ignore[no-any-return]
 

@@ -154,11 +154,14 @@ def _in_place(*args: Any) -> Tensor:
 @_operator("gradient", "Tensor upstream, Tensor logits", "Tensor")
 def _gradient(upstream: Tensor, *args: Any) -> Tensor:
     logits, targets, weight, pos_weight, sample_weight = args[:5]
-    factor = upstream.to(_compute_dtype(logits))
+    spec, factor = Spec(*args[5:]), upstream
     if sample_weight is not None:
-        factor = factor * sample_weight.to(factor.dtype)
+        wide = _compute_dtype(logits)
+        factor = upstream.to(wide) * sample_weight.to(wide)
+    if spec.reduction == "none":  # of the sum with these factors, which needs no array of losses
+        spec = spec._replace(reduction="sum")
     grad = _new_grad(logits, pos_weight)
-    _evaluate(Spec(*args[5:]), (logits, targets, weight, pos_weight, factor), grad)
+    _evaluate(spec, (logits, targets, weight, pos_weight, factor), grad)
     return grad
 
 
@@ -213,8 +216,19 @@ def _one_by_one(operator: Any) -> None:
 _one_by_one(_loss)
 _one_by_one(_gradient)
 
-# Within torch.func's transforms; torch has no public word for it.
+# torch has no public words for these.
 _transformed: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", bool)
+_modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", int)
+_hooks: Callable[[bool], Any] = getattr(
+    torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None
+)
+
+
+def _seen() -> bool:
+    """Whether hooks or modes follow what is saved, as in checkpoints: it must not vary then."""
+    return _transformed() or _hooks(True) is not None or _modes() > 0
+
+
 SECOND = (
     "fusedce computes first derivatives alone, and the second ones that create_graph=True prepares "
     "would be missing: take the loss of torch.nn.functional"
@@ -224,6 +238,14 @@ SECOND = (
 # By loss, whether the last upstream gradient was 1: if not, a gradient beside the next loss would
 # be computed for nothing. No result depends on it.
 _ones: dict[str, bool] = {}
+
+
+def _is_one(upstream: Tensor) -> bool:
+    """Whether it is a single 1, as far as can be told: a batch of vmap or a tracer does not say."""
+    try:
+        return bool(upstream.ndim == 0 and upstream.item() == 1)
+    except RuntimeError:
+        return False
 
 
 class _Gradient(torch.autograd.Function):
@@ -273,29 +295,35 @@ class _Loss(torch.autograd.Function):
         if upstream is None:
             return None, None, *nothing
         *inputs, kept = ctx.saved_tensors
-        one = ctx.early != "never" and upstream.item() == 1
+        one = ctx.early != "never" and _is_one(upstream)
         if ctx.early in ("kept", "not now"):
             _ones[ctx.spec[0]] = one
         if one and kept is not None:
             return None, kept, *nothing
         if ctx.early == "in place":
-            return None, kept * upstream.to(kept.dtype), *nothing
+            factor = upstream.to(_compute_dtype(kept))
+            if 0 < factor.ndim < kept.ndim:  # a row's
+                factor = factor.unsqueeze(ctx.spec[2])
+            return None, (kept * factor).to(kept.dtype), *nothing
         return None, _Gradient.apply(upstream, *inputs, *ctx.spec), *nothing
 
 
 def evaluate(spec: Spec, inputs: Inputs, inplace: bool = False) -> Tensor:
     """The loss, known to autograd."""
     logits = inputs[0]
+    for x in inputs[1:]:  # else a tensor on meta would have the loss computed there
+        if x is not None and x.ndim and x.device.type != logits.device.type:
+            raise RuntimeError(f"tensors on {logits.device} and {x.device}: move one of them")
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs[1:]):
         raise RuntimeError("targets and weights have no gradient here: pass them detached")
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         if inplace:
             raise RuntimeError("inplace=True is for eager mode: a compiler plans memory itself")
         return _loss(*inputs, *spec)
     early = "never"
-    if logits.requires_grad and torch.is_grad_enabled() and not _transformed():
-        if inplace:
+    if logits.requires_grad and torch.is_grad_enabled():
+        if inplace and not _transformed():
             early = "in place"
-        elif spec.reduction != "none" and logits.device.type == "cpu":
+        elif spec.reduction != "none" and logits.device.type == "cpu" and not _seen():
             early = "kept" if _ones.get(spec.loss, True) else "not now"
     return _Loss.apply(early, *inputs, *spec)[0]
