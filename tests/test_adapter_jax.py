@@ -378,6 +378,22 @@ def test_labels_out_of_range():
     assert f(z, good.at[2].set(-100))[2] == 0
 
 
+def test_no_classes():
+    """As with the engine: an error that says so, or nothing where there is no row."""
+    for function in (ours.softmax_cross_entropy_with_integer_labels, ours.softmax_focal_loss):
+        errors = ValueError, jax.errors.JaxRuntimeError
+        with pytest.raises(errors, match="at least one class"):
+            jax.block_until_ready(function(jnp.zeros((2, 0)), jnp.zeros(2, int)))
+
+
+def test_one_mask_for_all():
+    z, t = jnp.ones((3, 4)), jnp.full((3, 4), 0.25)
+    for where in (True, False):
+        want = optax.losses.softmax_cross_entropy(z, t, where=jnp.array(where))
+        got = ours.softmax_cross_entropy(z, t, where=jnp.array(where))
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
 def test_errors():
     z, k = jnp.zeros((4, 3)), jnp.zeros(4, int)
     f = getattr(ours, BY_INDEX)

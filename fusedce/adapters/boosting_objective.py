@@ -36,7 +36,8 @@ class Objective:
     activation : {"sigmoid", "softmax"}
         sigmoid: labels 0 and 1, raw scores (n,). softmax: labels 0 to C - 1, raw scores (n, C).
     n_classes : int >= 2, optional
-        C (softmax); else it is that of the raw scores.
+        C (softmax); else it is that of the raw scores. The library has a parameter of its own for
+        it: ``num_class`` of ``train`` (XGBoost, LightGBM), ``classes_count`` of CatBoost.
     pos_weight : float > 0, optional
         Weight of positive labels (sigmoid): the libraries' ``scale_pos_weight``, which they apply
         to their own objectives alone.
@@ -44,6 +45,10 @@ class Objective:
         f'' without its negative part, so that no Hessian is negative; or f''.
     hessian_factor : float > 0, optional
         What multiplies the Hessian, instead of the calling library's own factor.
+
+    Notes
+    -----
+    A deep copy is the objective itself, as CatBoost needs it; ``sklearn.base.clone`` copies it.
 
     Raises
     ------
@@ -196,7 +201,9 @@ class Objective:
             return 2
         wanted = "C >= 2" if self.n_classes is None else f"C = n_classes = {self.n_classes}"
         if raw.ndim != 2 or raw.shape[1] < 2 or raw.shape[1] != (self.n_classes or raw.shape[1]):
-            raise ValueError(f"y_pred must have shape (n, C) with {wanted}, got {raw.shape}")
+            hint = "; tell the library C: num_class (train), classes_count (CatBoost)"
+            hint = hint if raw.ndim == 1 else ""
+            raise ValueError(f"y_pred must have shape (n, C) with {wanted}, got {raw.shape}{hint}")
         return int(raw.shape[1])
 
     def _labels(self, y: Any, raw: Any) -> Any:
@@ -293,8 +300,8 @@ class Objective:
     def predict_proba(self, raw: Any) -> Any:
         """Probabilities (n, 2) or (n, C) of raw scores (n,) or (n, C), init score included.
 
-        As scikit-learn's ``predict_proba``: column j is class j. LightGBM and CatBoost, which know
-        no activation for an objective of one's own, have no probabilities themselves.
+        As scikit-learn's ``predict_proba``: column j is class j. LightGBM knows no activation for
+        an objective of one's own, and its ``predict_proba`` returns raw scores.
 
         Examples
         --------

@@ -8,7 +8,8 @@ The first derivative in reverse mode is there, by the logits: Hessians, forward 
 derivatives by labels raise NotImplementedError or JAX's own TypeError. Inside ``jax.jit`` the CPU
 computes; on a GPU a call outside of jit is computed there, through CuPy and DLPack, and one inside
 raises. ``jax.jit`` brings arrays that are sharded together for the call; ``jax.shard_map`` keeps
-them apart.
+them apart. Under ``vmap`` over labels alone the logits are read once for each. ``jax.export`` asks
+for ``DisabledSafetyCheck.custom_call("fusedce")``.
 """
 
 from typing import Any
@@ -71,7 +72,8 @@ def _classes(logits: Any, axis: Any, where: Any, *labels: Any) -> Any:
     axes = tuple(range(ndim)) if axis is None else tuple(checks.axis(k, ndim) for k in axes)
     if where is not None:
         where = _cast(_array(where), bool)
-        where = where if where.ndim == ndim else jnp.expand_dims(where, axes)
+        if where.ndim != ndim:
+            where = jnp.expand_dims(where, axes if where.ndim else tuple(range(ndim)))
     if isinstance(axis, int):
         return (logits, axes[0] - ndim, where, *labels)
     spread = where if where is None else jnp.broadcast_to(where, logits.shape)

@@ -31,7 +31,23 @@ def text(name: str, **options: Any) -> str:
 
 def _compute(call: jax_xla.Call) -> None:
     (out,) = call.outputs
-    _run(call.text, out, *call.inputs)
+    _run(call.text, out, *_spread(call, out.shape))
+
+
+def _spread(call: jax_xla.Call, shape: tuple[int, ...]) -> list[Any]:
+    """The inputs in full: under vmap an axis that one of them has not is 1 there. No copies."""
+    logits, labels, *upstream = call.inputs
+    axis, full, rows = named(call.text)[1].get("axis"), shape, shape
+    if axis is not None and upstream:
+        at = len(shape) + axis
+        rows = (*shape[:at], *shape[at + 1 :])
+    elif axis is not None:
+        at = len(shape) + 1 + axis
+        full = (*shape[:at], logits.shape[axis], *shape[at:])
+    kind = full if labels.ndim == len(full) else rows
+    wanted = (full, kind, rows)
+    inputs = (logits, labels, *upstream)
+    return [np.broadcast_to(x, s) for x, s in zip(inputs, wanted, strict=False)]
 
 
 def _run(call: bytes | str, out: Any, logits: Any, labels: Any, *upstream: Any) -> Any:
@@ -66,7 +82,7 @@ def _call(call: str, logits: Any, labels: Any, *upstream: Any) -> Any:
     if _on_gpu(logits):
         return _eagerly(call, logits, labels, *upstream)
     result = jax.eval_shape(functools.partial(_shaped, call, bool(upstream)), logits)
-    return jax.ffi.ffi_call(_TARGET, result, vmap_method="broadcast_all")(
+    return jax.ffi.ffi_call(_TARGET, result, vmap_method="expand_dims")(
         logits, labels, *upstream, call=call
     )
 
@@ -76,7 +92,7 @@ def _shaped(call: str, is_gradient: bool, logits: Any) -> Any:
     if is_gradient:
         return logits
     axis = named(call)[1].get("axis")
-    rows = logits if axis is None else logits.max(axis)
+    rows = logits if axis is None else logits.sum(axis)
     return rows.astype(loss_dtype(np.dtype(logits.dtype)))
 
 
