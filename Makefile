@@ -24,11 +24,13 @@ bench: .venv/.bench
 
 # The adapters: forward and backward pass of the frameworks, objectives of boosting.
 bench-frameworks: .venv/.test
-	$(BIN)/python -m benchmarks.frameworks $(ARGS)
+	$(BIN)/python -m benchmarks.frameworks
+	$(BIN)/python -m benchmarks.boosting
 
-readme: .venv/.bench
+readme: .venv/.test
 	$(BIN)/python -m benchmarks --readme
 	$(BIN)/python -m benchmarks.frameworks --readme
+	$(BIN)/python -m benchmarks.boosting --readme
 
 test: .venv/.test
 	$(BIN)/python -m pytest -n auto $(ARGS)

@@ -1,6 +1,6 @@
 """The adapters against what their users would call instead: loss and gradient, both passes.
 
-python -m benchmarks.frameworks             every case, some ten minutes
+python -m benchmarks.frameworks             every case, some four minutes
 python -m benchmarks.frameworks --quick     a sixteenth of the rows, no torch.compile, no memory
 python -m benchmarks.frameworks --case focal
 python -m benchmarks.frameworks --readme    no measurement: the README's table from the last result
