@@ -623,7 +623,7 @@ def test_a_forked_child_ends():
 
 
 def test_ctrl_c():
-    """At any moment of a call: KeyboardInterrupt, maybe after JAX's error; no crash."""
+    """At any moment of a call: KeyboardInterrupt, maybe after JAX's error; no crash, no wrong bits."""
     run_script("""
         import os, random, signal, threading, time
         import jax, jax.numpy as jnp, numpy as np
@@ -639,16 +639,20 @@ def test_ctrl_c():
                 time.sleep(random.random() * 2e-3)
                 os.kill(os.getpid(), signal.SIGINT)
         threading.Thread(target=press, daemon=True).start()
-        for _ in range(1000):
+        lost = 0
+        for _ in range(500):
             try:
                 try:
                     ready.release()
-                    while True:
+                    late = time.monotonic() + 20
+                    while time.monotonic() < late:
                         assert np.asarray(f(z)).tobytes() == want
+                    lost += 1
                 except (ValueError, jax.errors.JaxRuntimeError) as error:
                     assert "CANCELLED: interrupted" in str(error)
-                    time.sleep(9)
-                    raise SystemExit("swallowed")
+                    time.sleep(20)
+                    lost += 1
             except KeyboardInterrupt:
                 pass
+        assert lost < 5, lost  # where Python can but print it: in somebody's destructor
     """)

@@ -60,7 +60,7 @@ def sources():
     """What the wheel must hold, from the checkout."""
     packages = {
         f"fusedce/{path.relative_to(ROOT / 'fusedce').as_posix()}"
-        for pattern in ("*.py", "losses/*.py")
+        for pattern in ("*.py", "losses/*.py", "adapters/*.py")
         for path in (ROOT / "fusedce").glob(pattern)
     }
     kernels = {
