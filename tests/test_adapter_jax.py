@@ -623,7 +623,7 @@ def test_a_forked_child_ends():
 
 
 def test_ctrl_c():
-    """At any moment of a call: KeyboardInterrupt, maybe after JAX's error; no crash, no wrong bits."""
+    """At any moment of a call: KeyboardInterrupt, maybe after JAX's error; no crash."""
     run_script("""
         import os, random, signal, threading, time
         import jax, jax.numpy as jnp, numpy as np
