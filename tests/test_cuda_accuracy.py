@@ -12,15 +12,15 @@ import pytest
 
 pytest.importorskip("numba_cuda")
 
-from tests import simulator as sim
+from tests.emulator import machine
 from tests import test_accuracy as suite
-from tests.simulated_device import Simulated
+from tests.emulator.device import Emulated
 from tests.test_accuracy import COMPETING, RULES, worst
 
 FIXTURES = (worst,)
 
 
-class Leaner(Simulated):
+class Leaner(Emulated):
     """Loss and gradient as they are without a Hessian: there kernels take shorter ways."""
 
     def call(self, function, args, options):
@@ -28,10 +28,10 @@ class Leaner(Simulated):
         return (*super().call(function, args, options | {"return_hessian": False}), hess)
 
 
-@pytest.fixture(params=[Simulated, Leaner], autouse=True)
+@pytest.fixture(params=[Emulated, Leaner], autouse=True)
 def device(monkeypatch, request):
     monkeypatch.setattr(suite, "fusedce", request.param())
-    with sim.units(20261122):
+    with machine.units(20261122):
         yield
 
 
@@ -57,7 +57,7 @@ def test_units_are_off():
     found = set()
     z = np.linspace(-3, 3, 16, dtype=np.float32).reshape(4, 4)
     for seed in range(3):
-        with sim.units(seed):
+        with machine.units(seed):
             found.add(
                 suite.fusedce.cross_entropy(z, np.arange(4), return_hessian=True)[1].tobytes()
             )

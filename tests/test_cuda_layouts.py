@@ -7,9 +7,9 @@ import pytest
 
 pytest.importorskip("numba_cuda")
 
-from tests import simulator as sim
+from tests.emulator import machine
 from tests import test_losses as suite
-from tests.simulated_device import Simulated
+from tests.emulator.device import Emulated
 from tests.test_losses import DTYPES, calls, check, make
 
 
@@ -17,7 +17,7 @@ from tests.test_losses import DTYPES, calls, check, make
 def device(monkeypatch):
     """What is made small: classes that a lane keeps, elements and labels of a block."""
     sizes = {"GPU_LANE_CLASSES": 16, "GPU_LANE_VISIT": 4, "GPU_SPAN": 128, "GPU_LABELS": 64}
-    found = Simulated(sizes=sizes)
+    found = Emulated(sizes=sizes)
     monkeypatch.setattr(suite, "fusedce", found)
     return found
 
@@ -48,7 +48,7 @@ def traffic(device, name, array):
 def test_columns(name, form, dtype, device):
     """Class axis in the middle: few classes are kept, more are read again."""
     for k, classes in enumerate((1, 2, 7, 17, 30)):
-        device.order, device.seed = sim.ORDERS[k % 3], k
+        device.order, device.seed = machine.ORDERS[k % 3], k
         shape = (2, classes, 3, 5) if k % 2 else (1, classes, 33)
         z, t = make("softmax", form, dtype, shape, np.random.default_rng(k), 1)
         check(name, z, t, dtype, activation="softmax", axis=1)
@@ -63,7 +63,7 @@ def test_options_of_columns(classes, form, device):
     rng = np.random.default_rng(0)
     for k, options in enumerate(calls("focal", "softmax", form, (6, classes), rng)):
         dtype = ("float32", "bfloat16", "float64", "float16")[k % 4]
-        device.order, device.seed = sim.ORDERS[k % 3], k
+        device.order, device.seed = machine.ORDERS[k % 3], k
         z, t = make("softmax", form, dtype, (6, classes), np.random.default_rng(k))
         for a, b in ((z, t), (np.asfortranarray(z), np.asfortranarray(t))):
             check("focal", a, b, dtype, activation="softmax", **options)
@@ -95,7 +95,7 @@ def test_bytes_of_columns(classes, times, dtype, device):
 def test_flat_elements(activation, labels, dtype, device):
     """From one element to several blocks, with and without some that fill no chunk."""
     for k, n in enumerate((1, 3, 4, 17, 600, 1031, 2048)):
-        device.order, device.seed = sim.ORDERS[k % 3], k
+        device.order, device.seed = machine.ORDERS[k % 3], k
         z, t = make(activation, labels, dtype, (1, n), np.random.default_rng(n))
         z, t = z[0], t[0].astype(np.int32) if labels == "int" else t[0]
         check("focal", z, t, dtype, activation=activation)
@@ -111,7 +111,7 @@ def test_elements_anywhere(activation, form, dtype, device):
     """Several blocks, which begin in the middle of a row; outputs in the caller's own layout."""
     shapes = (3, 100), (3, 5, 30), (2, 200, 2), (150, 1)
     for k, shape in enumerate(shapes[::3] if (activation, form) == (None, "index") else shapes):
-        device.order, device.seed = sim.ORDERS[k % 3], k
+        device.order, device.seed = machine.ORDERS[k % 3], k
         z, t = make(activation, form, dtype, shape, np.random.default_rng(k), 1)
         w = np.random.default_rng(1).integers(0, 9, shape[1]) / 4
         for a, b in ((z, t), (z[::-1], t[::-1]), (np.asfortranarray(z), t)):
@@ -150,7 +150,7 @@ def test_labels_of_several_blocks(form, activation, device):
         options["normalize_targets"] = True
     elif form != "soft":
         t.reshape(-1)[::7] = -100
-    for order in sim.ORDERS:
+    for order in machine.ORDERS:
         device.order = order
         check("cross_entropy", z, t, "float32", activation=activation, **options)
     if form != "soft":
@@ -163,7 +163,7 @@ def test_labels_of_several_blocks(form, activation, device):
 
 def test_as_many_threads_as_on_a_device(monkeypatch):
     """Whole blocks, with sizes as they are."""
-    device = Simulated(few=False, order="random", seed=7)
+    device = Emulated(few=False, order="random", seed=7)
     monkeypatch.setattr(suite, "fusedce", device)
     for form, activation in (("index", "softmax"), ("soft", "softmax"), ("int", "sigmoid")):
         z, t = make(activation, form, "float32", (3, 1030), np.random.default_rng(5))

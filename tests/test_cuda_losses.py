@@ -14,9 +14,9 @@ import pytest
 pytest.importorskip("numba_cuda")
 
 import fusedce
-from tests import simulator as sim
+from tests.emulator import machine
 from tests import test_losses as suite
-from tests.simulated_device import Simulated
+from tests.emulator.device import Emulated
 from tests.test_losses import DTYPES, GRID, calls, check, make
 
 BY_ROW = [(name, activation, form) for name, activation, form in GRID if activation == "softmax"]
@@ -25,14 +25,14 @@ BY_ROW = [(name, activation, form) for name, activation, form in GRID if activat
 @pytest.fixture
 def device(monkeypatch):
     """What the borrowed tests call fusedce."""
-    found = Simulated()
+    found = Emulated()
     monkeypatch.setattr(suite, "fusedce", found)
     return found
 
 
 @pytest.mark.parametrize(("name", "activation", "form"), GRID)
 def test_every_option(name, activation, form, device):
-    turns = itertools.cycle(itertools.product(DTYPES, sim.ORDERS))
+    turns = itertools.cycle(itertools.product(DTYPES, machine.ORDERS))
     for shape in ((9, 7), (5, 33)):
         rng = np.random.default_rng(shape[1])
         options = calls(name, activation, form, shape, rng)
@@ -72,7 +72,7 @@ def test_results_that_are_asked_for(dtype, activation, form, name, device):
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_ragged_shapes(activation, form, C, device):
     """Odd classes in half precision: no two rows begin alike."""
-    turns = itertools.cycle(itertools.product(sim.ORDERS, DTYPES))
+    turns = itertools.cycle(itertools.product(machine.ORDERS, DTYPES))
     for N in (1, 2, 5, 33) if C < 100 else (2,):
         for name in ("cross_entropy", "focal"):
             device.order, dtype = next(turns)
@@ -253,7 +253,7 @@ def test_outputs_of_the_caller(activation, name, device):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_activations(name, dtype, device):
     """As the CPU has them, and in place."""
-    turns = itertools.cycle(sim.ORDERS)
+    turns = itertools.cycle(machine.ORDERS)
     for shape, axis in (((5, 33), -1), ((4, 3), -1), ((3, 6, 2), 1), ((2, 300), 1), ((7,), 0)):
         z = (np.random.default_rng(0).normal(size=shape) * 5).astype(DTYPES[dtype])
         z.flat[1] = -np.inf

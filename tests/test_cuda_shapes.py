@@ -13,9 +13,9 @@ pytest.importorskip("numba_cuda")
 
 from fusedce.kernels.cuda.plan import Facts
 from fusedce.kernels.cuda.teams import EXCHANGES
-from tests import simulator as sim
+from tests.emulator import machine
 from tests import test_losses as suite
-from tests.simulated_device import Simulated
+from tests.emulator.device import Emulated
 from tests.test_losses import DTYPES, calls, check, make
 
 OLD = (7, 5)  # neither clusters nor an instruction that rounds to bfloat16
@@ -50,7 +50,7 @@ WAYS = {
 @pytest.fixture(params=WAYS)
 def device(request, monkeypatch):
     """A device on which rows wait where the name of this says."""
-    found = Simulated(**WAYS[request.param][0])
+    found = Emulated(**WAYS[request.param][0])
     found.way = request.param
     monkeypatch.setattr(suite, "fusedce", found)
     return found
@@ -95,7 +95,7 @@ def test_rows(name, dtype, form, device):
     own = {key: float(np.float32(v)) for key, v in suite.RULES[name].items()}
     public = name.split()[0]
     for k, (classes, off) in enumerate(((256, 0), (259, 0), (131, 3))):
-        device.order, device.seed = sim.ORDERS[k % 3], classes
+        device.order, device.seed = machine.ORDERS[k % 3], classes
         z, t = z_and_t(form, dtype, (3, classes), classes, off)
         want = check(name, z, t, dtype, activation="softmax", reduction="none")
         loss, grad = getattr(device, public)(z, t, activation="softmax", reduction="none", **own)
@@ -111,7 +111,7 @@ def test_options(name, form, device):
     shape = (3, 133) if device.way != "clusters again" else (1, 261)
     for k, options in enumerate(calls(name, "softmax", form, shape, np.random.default_rng(0))):
         dtype = ("float32", "float16", "float64", "bfloat16")[k % 4]
-        device.order, device.seed = sim.ORDERS[k % 3], k
+        device.order, device.seed = machine.ORDERS[k % 3], k
         z, t = z_and_t(form, dtype, shape, k)
         check(name, z, t, dtype, activation="softmax", **options)
 

@@ -1,0 +1,140 @@
+"""A GPU that is not there: arrays of a library of our own, kernels run by the emulator.
+
+``Emulated`` has fusedce's public functions, NumPy arrays in and out, like ``tests.gpu.OnGpu``: all
+that lies between them is what a call on a device does, with the launches emulated. Each array is
+known to the last element, so that an access to a gap between rows is a fault, and so is an output
+that is not written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+
+import numpy as np
+import pytest
+from numpy.lib.array_utils import byte_bounds
+
+from fusedce import devices, replay
+from fusedce.kernels import launch
+from fusedce.kernels.cuda.plan import ARRAYS, Facts
+from tests.emulator import machine
+from tests.gpu import OnGpu
+
+WRITTEN = ("loss", "grad", "hess", "total", "scratch")
+
+
+class Array:
+    """An array on the device; its bytes lie in the memory of this process."""
+
+    def __init__(self, host):
+        self.host = host
+
+    def reshape(self, shape):
+        return Array(self.host.reshape(shape, copy=False))
+
+
+class Library:
+    """What fusedce asks of an array library."""
+
+    def __init__(self):
+        self.maker = self
+        self.arrays = []  # of the call under way
+
+    def owns(self, x):
+        return isinstance(x, Array)
+
+    def layout(self, x):
+        a = x.host
+        return devices.Layout(a.__array_interface__["data"][0], a.shape, a.strides, a.dtype, 0)
+
+    def made(self, host):
+        """An array that launches may name."""
+        self.arrays.append(Array(host))
+        return self.arrays[-1]
+
+    def empty(self, shape, dtype, strides, device):
+        """New memory on a multiple of 256 bytes, as allocators of GPU memory give it."""
+        dtype = np.dtype(dtype)
+        steps = devices.contiguous(shape, dtype.itemsize) if strides is None else strides
+        raw = np.full(dtype.itemsize * int(np.prod(shape, dtype=int)) + 256, 0xA5, np.uint8)
+        offset = -raw.ctypes.data % 256
+        return self.made(np.ndarray(shape, dtype, raw, offset, steps))
+
+    def fill(self, x, value):
+        x.host[...] = value
+
+    def packed(self, x, seen):
+        return self.made(np.array(seen.view(np.ndarray), order="C"))
+
+    def assign(self, x, source):
+        x.host[...] = source.host.reshape(x.host.shape)
+
+    def stream(self, device):
+        return 0
+
+
+def read(address, dtype, device, stream):
+    """A number of the device's memory."""
+    return np.frombuffer(ctypes.string_at(address, np.dtype(dtype).itemsize), dtype)[0]
+
+
+class Emulated(OnGpu):
+    """Public functions whose kernels are emulated; what they touch is in ``memory``."""
+
+    def __init__(self, order="forward", facts=None, seed=0, sizes=None, **always):
+        super().__init__(None, **always)
+        self.sizes = sizes or {}  # of kernels.launch
+        self.order, self.facts, self.seed = order, facts or Facts(), seed
+        self.library, self.memory, self.launched = Library(), machine.Memory(), []
+
+    def call(self, function, args, options):
+        with self.installed():
+            self.library.arrays.clear()
+            self.memory, self.launched = machine.Memory(), []
+            result = super().call(function, args, options)
+            self.memory.complete()
+        return result
+
+    @contextlib.contextmanager
+    def installed(self):
+        """This device instead of any other."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(devices, "LIBRARIES", (self.library,))
+            patch.setattr(devices, "facts", lambda device: self.facts)
+            patch.setattr(devices, "launch", self.launch)
+            patch.setattr(devices, "read", read)
+            patch.setattr(devices, "wait", lambda stream, other, device: None)
+            for name, value in self.sizes.items():
+                patch.setattr(launch, name, value)
+            patch.setattr(replay, "recall", lambda key: None)
+            patch.setattr(replay, "keep", lambda key, prepared: None)
+            yield
+
+    def launch(self, library, launches, addresses, device, stream):
+        for name, address in zip(ARRAYS, addresses, strict=True):
+            for array in self.library.arrays:
+                if address and address == array.host.__array_interface__["data"][0]:
+                    self.memory.add(name, array.host, written=name not in WRITTEN,
+                                    output=name in WRITTEN, required=name != "scratch")  # fmt: skip
+        self.launched += launches
+        machine.run(launches, addresses, self.memory, capability=self.facts.capability,
+                    order=self.order, seed=self.seed)  # fmt: skip
+
+    def put(self, a):
+        """The same numbers at the same strides, as far from a multiple of 16 bytes."""
+        if a.size == 0:
+            return self.library.made(np.empty(a.shape, a.dtype))
+        low, high = byte_bounds(a)
+        raw = np.full(high - low + 32, 0xA5, np.uint8)
+        phase = (low - raw.ctypes.data) % 16
+        there = np.ndarray(a.shape, a.dtype, raw, phase + a.ctypes.data - low, a.strides)
+        there[...] = a
+        return self.library.made(there)
+
+    def get(self, b):
+        assert isinstance(b, Array)
+        return np.array(b.host, order="K")
+
+    def fetch_into(self, a, b):
+        a[...] = b.host

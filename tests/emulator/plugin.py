@@ -1,0 +1,87 @@
+"""The GPU tests on the emulator: ``pytest -p tests.emulator.plugin -m gpu tests/test_gpu*.py``.
+
+A stand-in for CuPy takes the place of CuPy, and the emulator that of the driver. The environment
+chooses: EMULATOR_CAPABILITY (9.0), EMULATOR_ORDER of threads (forward, reverse, random) and
+EMULATOR_UNITS (0: exact; a seed: off by what is documented). What needs real streams, graphs,
+tensors or several devices is skipped by name.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import sys
+
+import pytest
+
+from fusedce import devices
+from fusedce.kernels.cuda.plan import ARRAYS, Facts
+from fusedce.warmup_gpu import SHARED
+from tests import gpu
+from tests.emulator import device, fake_cupy, machine, programs
+
+CAPABILITY = tuple(map(int, os.environ.get("EMULATOR_CAPABILITY", "9.0").split(".")))
+ORDER = os.environ.get("EMULATOR_ORDER", "forward")
+UNITS = int(os.environ.get("EMULATOR_UNITS", "0"))
+OUTPUTS = {"loss", "grad", "hess", "total", "scratch"}
+LAUNCHED: collections.Counter = collections.Counter()  # (kernel, threads)
+
+STREAMS, TENSORS = "needs streams that work goes on in", "needs tensors on a GPU"
+SKIPPED = {
+    "test_nothing_waits": STREAMS, "test_the_current_stream": STREAMS, "test_a_graph": STREAMS,
+    "test_torch_tensors": TENSORS, "test_numba_and_nobodys_arrays": "needs arrays of numba.cuda",
+    "test_two_devices": "one device is emulated",
+    "test_more_than_two_to_the_31_elements": "2**31 elements take hours",
+    "test_rows_far_apart": "needs 16 GB of memory",
+}  # fmt: skip
+
+
+def facts(capability):
+    """Of the device that is emulated."""
+    return Facts(capability, shared=SHARED.get(10 * capability[0] + capability[1], 99 << 10))
+
+
+def allowed(addresses):
+    """What kernels may touch: whole pieces of memory; inputs are not written."""
+    memory, found = machine.Memory(), {}
+    for name, address in zip(ARRAYS, addresses, strict=True):
+        for start, end in list(fake_cupy.BLOCKS.items()):
+            if address and start <= address < end:
+                found.setdefault((start, end), []).append(name)
+    for (start, end), names in found.items():
+        if OUTPUTS & set(names):
+            memory.allow("/".join(names), start, end)
+        else:
+            memory.read_only("/".join(names), start, end)
+    return memory
+
+
+def launch(library, launches, addresses, device_, stream):
+    """In place of the driver; no graph has the launches."""
+    LAUNCHED.update((one.kernel, one.threads) for one in launches)
+    machine.run(launches, addresses, allowed(addresses), capability=CAPABILITY, order=ORDER)
+    return False
+
+
+def pytest_configure(config):
+    if why := programs.missing():
+        pytest.exit(why, returncode=4)
+    sys.modules["cupy"] = fake_cupy.module()
+    devices.launch, devices.read = launch, device.read
+    devices.facts, devices.wait = lambda k: facts(CAPABILITY), lambda stream, other, k: None
+    gpu.missing = lambda: None
+    machine.set_units(UNITS)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        name = getattr(item, "originalname", item.name)
+        if item.path.name == "test_gpu_torch.py":
+            item.add_marker(pytest.mark.skip(reason=f"emulated: {TENSORS}"))
+        elif item.path.name == "test_gpu.py" and name in SKIPPED:
+            item.add_marker(pytest.mark.skip(reason=f"emulated: {SKIPPED[name]}"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    took = ", ".join(f"{what} {seconds:.0f} s" for what, seconds in programs.SECONDS.items())
+    terminalreporter.write_line(f"emulated here: {len(LAUNCHED)} kernels, compiling: {took}")

@@ -1,0 +1,143 @@
+"""Kernels as shared objects: PTX from the product's own compiler, then C, then gcc; kept on disk.
+
+Two steps are kept apart: the PTX of a kernel goes with the sources of the package, the shared
+object with the text of the C. The workers of a test run share both; a lock for each kernel keeps
+two of them from doing the same work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from fusedce.kernels.cache import STAMPS_KEPT, cache_folder, ours
+from fusedce.kernels.cuda import compile as compiler
+from fusedce.kernels.cuda.plan import Kernel
+from tests.emulator.translate import to_c
+
+HERE = Path(__file__).parent
+FLAGS = (
+    "-w", "-mfma", "-mf16c", "-msse4.1", "-ffp-contract=off", "-fno-strict-aliasing", "-fwrapv",
+    "-fno-math-errno", "-fno-stack-protector", "-fno-trapping-math", "-shared", "-fPIC",
+    "-I", str(HERE),
+)  # fmt: skip
+SECONDS = {"ptx": 0.0, "c": 0.0}  # what compiling took in this process
+
+
+def missing() -> str | None:
+    """Why kernels cannot be emulated here, or None."""
+    if platform.machine() != "x86_64" or platform.system() != "Linux":
+        return "kernels are emulated on Linux for x86-64 only"
+    return None if shutil.which("gcc") else "gcc is not installed"
+
+
+@functools.cache
+def folder() -> Path:
+    """Where shared objects are kept: beside the package's own cache."""
+    beside = Path(cache_folder()).parents[1] / "fusedce-emulator"
+    found = Path(os.environ.get("FUSEDCE_EMULATOR_CACHE") or beside)
+    found.mkdir(parents=True, exist_ok=True)
+    return found
+
+
+@functools.cache
+def ptx_folder() -> Path:
+    """Where the PTX of these sources is kept; the oldest of other sources goes."""
+    folders = sorted((f for f in folder().iterdir() if f.is_dir()), key=lambda f: f.stat().st_mtime)
+    for old in folders[:-STAMPS_KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+    found = folder() / Path(cache_folder()).name
+    found.mkdir(exist_ok=True)
+    return found
+
+
+@contextlib.contextmanager
+def locked(name: str):
+    """One process at a time."""
+    with open(folder() / f"{name}.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@functools.cache
+def runtime() -> ctypes.CDLL:
+    """Threads, barriers and memory: what kernels are linked with when they are loaded."""
+    source = (HERE / "runtime.c").read_text()
+    return ctypes.CDLL(str(_shared_object(source, "runtime", "-O2")), mode=ctypes.RTLD_GLOBAL)
+
+
+def loaded(source: str) -> ctypes.CDLL:
+    """The functions of some C that includes runtime.h."""
+    runtime()
+    return ctypes.CDLL(str(_shared_object(source, "kernel", "-O1")))
+
+
+def _shared_object(source: str, kind: str, level: str) -> Path:
+    header = (HERE / "runtime.h").read_text()
+    path = folder() / f"{kind}-{_digest(source, header, level, *FLAGS[:-1])}.so"
+    with locked(path.name):
+        if not path.exists():
+            new = path.with_suffix(f".{os.getpid()}")
+            command = ["gcc", "-x", "c", level, *FLAGS, "-o", str(new), "-", "-lm"]
+            with timed("c"):
+                subprocess.run(command, input=source.encode(), check=True)
+            new.replace(path)
+    return path
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:32]
+
+
+@contextlib.contextmanager
+def timed(what: str):
+    """Add what a block takes to ``SECONDS``."""
+    start = time.perf_counter()
+    yield
+    SECONDS[what] += time.perf_counter() - start
+
+
+@functools.cache
+def program(kernel: Kernel, threads: int, capability: tuple[int, int]) -> ctypes.CDLL:
+    """A kernel, ready to be emulated."""
+    runtime()
+    name = compiler._key(kernel, threads, capability)
+    link = ptx_folder() / f"{name}-{_translator()}.so"
+    if not ours(
+        kernel.factory, *kernel.types
+    ):  # its source is not among those that name the folder
+        return loaded(to_c(ptx(kernel, threads, capability)))
+    with locked(name):
+        if not link.exists():
+            made = _shared_object(to_c(ptx(kernel, threads, capability)), "kernel", "-O1")
+            with contextlib.suppress(FileExistsError):
+                os.link(made, link)
+    return ctypes.CDLL(str(link))
+
+
+@functools.cache
+def _translator() -> str:
+    """What decides which C and which machine code come of PTX."""
+    files = ("ptx.py", "translate.py", "runtime.h")
+    return _digest(*FLAGS[:-1], *((HERE / name).read_text() for name in files))[:12]
+
+
+def ptx(kernel: Kernel, threads: int, capability: tuple[int, int]) -> str:
+    """The PTX that the package's compiler assembles: wide, or single where a rule needs it."""
+    kept = compiler._assembled, compiler._MADE, compiler.cache_folder
+    compiler._assembled = lambda text, capability: (text.encode(), "")
+    compiler._MADE, compiler.cache_folder = {}, lambda: str(ptx_folder())
+    try:
+        with timed("ptx"):
+            return compiler.cubin(kernel, threads, capability).code.decode()
+    finally:
+        compiler._assembled, compiler._MADE, compiler.cache_folder = kept
