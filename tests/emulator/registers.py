@@ -19,8 +19,9 @@ FLOATS = ("f16", "bf16", "f32", "f64")
 
 
 def plain(name: str) -> str:
-    """A name that C takes."""
-    return "v_" + re.sub(r"\W", "_", name.strip().lstrip("%"))
+    """A name that C takes; PTX keeps those of registers, which begin with %, apart."""
+    name = name.strip()
+    return ("r_" if name[0] == "%" else "v_") + re.sub(r"\W", "_", name.lstrip("%"))
 
 
 def integer(kind: str) -> str:

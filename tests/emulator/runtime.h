@@ -165,7 +165,8 @@ static inline float log2_approx(float x) {  // absolute error of 2**-22 in (0.5,
 }
 static inline float reciprocal_approx(float x) {  // one unit in the last place
     double exact = 1 / (double)x;
-    return isfinite(exact) ? (float)(exact + ulp(exact) * unit_error(bits32(x), 0)) : (float)exact;
+    if (exact == 0 || !isfinite(exact)) return (float)exact;
+    return (float)(exact + ulp(exact) * unit_error(bits32(x), 0));
 }
 static inline float divide_full(float x, float y) {  // two units in the last place
     double exact = (double)x / y;
@@ -179,6 +180,6 @@ static inline float divide_approx(float x, float y) {  // and 0 for divisors bey
 }
 static inline float sqrt_approx(float x) { return (float)relative(sqrt((double)x), 0x1p-23, bits32(x), 0); }
 static inline float rsqrt_approx(float x) {
-    return (float)relative(1 / sqrt((double)x), 0x1.2p-23, bits32(x), 0);
+    return (float)relative(1 / sqrt((double)x), 1.27765e-7, bits32(x), 0);
 }
 static inline float tanh_approx(float x) { return (float)relative(tanh((double)x), 0x1p-11, bits32(x), 0); }
