@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any, NamedTuple
 from unittest import mock
 
 import ml_dtypes
@@ -31,11 +32,30 @@ ADDRESSES = itertools.count(1 << 40, 1 << 40)  # as far apart as no array is lon
 BINARY = {"asymmetric": {}, "real_asymmetric": {"gamma_neg": 2.5}}
 
 
+class Array(NamedTuple):
+    """What an argument is: so many bytes behind a multiple of 16, with wider rows."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    offset: int = 0
+    padding: int = 0
+
+    @property
+    def strides(self):
+        """In bytes."""
+        return contiguous(
+            (*self.shape[:-1], self.shape[-1] + self.padding), np.dtype(self.dtype).itemsize
+        )
+
+    def imagined(self):
+        """In memory that is nowhere."""
+        address = next(ADDRESSES) + self.offset
+        return Nowhere(Layout(address, tuple(self.shape), self.strides, np.dtype(self.dtype), 0))
+
+
 def array(shape, dtype, offset=0, padding=0):
-    """An array of imaginary memory, so many bytes behind a multiple of 16, with wider rows."""
-    kind = np.dtype(dtype)
-    strides = contiguous((*shape[:-1], shape[-1] + padding), kind.itemsize)
-    return Nowhere(Layout(next(ADDRESSES) + offset, tuple(shape), strides, kind, 0))
+    """An array of imaginary memory."""
+    return Array(shape, dtype, offset, padding).imagined()
 
 
 def facts(capability):
@@ -62,15 +82,25 @@ class Call:
     """A public function with its arguments, made when it is called."""
 
     def __init__(self, name, loss, logits, targets, **options):
-        self.loss, self.logits, self.targets = loss, logits, targets
-        self.options, self.name = options, name
+        self.loss, self.name, self.options = loss, name, options
+        self.logits = Array(*logits)
+        self.targets = None if targets is None else Array(*targets)
+
+    @property
+    def function(self):
+        """The name of the public function."""
+        return self.loss.removeprefix("real_").removeprefix("mixed_")
+
+    @property
+    def own(self):
+        """The loss's own options."""
+        return LOSSES.get(self.loss) or BINARY.get(self.loss) or {}
 
     def __call__(self):
-        name = self.loss.removeprefix("real_").removeprefix("mixed_")
-        given = LOSSES.get(self.loss) or BINARY.get(self.loss) or {}
-        options = given | {k: v() if callable(v) else v for k, v in self.options.items()}
-        targets = () if self.targets is None else (array(*self.targets),)
-        return getattr(fusedce, name)(array(*self.logits), *targets, **options)
+        made = {k: v.imagined() if isinstance(v, Array) else v for k, v in self.options.items()}
+        targets = () if self.targets is None else (self.targets.imagined(),)
+        public = getattr(fusedce, self.function)
+        return public(self.logits.imagined(), *targets, **self.own | made)
 
 
 def _softmax(loss, dtype, classes, way, **more):
@@ -81,9 +111,9 @@ def _softmax(loss, dtype, classes, way, **more):
         "plain": {}, "hessian": {"return_hessian": True}, "softcap": {"softcap": 3.0},
         "smooth": {"label_smoothing": 0.1}, "loss": {"return_grad": False},
         "both": {"label_smoothing": 0.1, "return_hessian": True},
-        "weighted": {"label_smoothing": 0.1, "weight": lambda: array((classes,), np.float32)},
+        "weighted": {"label_smoothing": 0.1, "weight": Array((classes,), np.float32)},
         "same": {}, "double": {"return_hessian": True},
-        "loose": {"grad_out": lambda: array((3, classes), DTYPES[dtype], offset=8)},
+        "loose": {"grad_out": Array((3, classes), DTYPES[dtype], offset=8)},
     }[way]  # fmt: skip
     name = f"{loss}-{dtype}-{classes}-{way}"
     more = {"activation": "softmax"} | options | more
@@ -154,7 +184,7 @@ def elements():
     n = (64, 80)
     more = {
         "plain": {}, "hessian": {"return_hessian": True}, "softcap": {"softcap": 3.0},
-        "weighted": {"weight": lambda: array((80,), np.float32)},
+        "weighted": {"weight": Array((80,), np.float32)},
     }  # fmt: skip
     for losses, dtypes, labels, ways in ELEMENTS:
         for loss, dtype, form, way in itertools.product(losses, dtypes, labels, ways):

@@ -12,8 +12,8 @@ import pytest
 
 pytest.importorskip("numba_cuda")
 
-from tests.emulator import machine
 from tests import test_accuracy as suite
+from tests.emulator import machine
 from tests.emulator.device import Emulated
 from tests.test_accuracy import COMPETING, RULES, worst
 

@@ -13,6 +13,7 @@ import re
 import subprocess
 import tempfile
 from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from fusedce.kernels.cuda.teams import Block, Cluster
 from fusedce.kernels.cuda.waits import Again
 from fusedce.kernels.rule import RULES
 from fusedce.kernels.vector import Wide
+from tests.emulator import programs
 from tests.test_threads import ROOT
 
 # Sums of one number a label or a block, in float64 by design.
@@ -65,8 +67,9 @@ def nvdisasm():
 
 @functools.cache
 def code(kernel, threads, capability):
-    """A kernel, compiled and disassembled."""
-    made = compiler.cubin(kernel, threads, capability)
+    """A kernel, compiled and disassembled; its PTX is shared with the emulator."""
+    with mock.patch.object(compiler, "_ptx", programs.ptx):
+        made = compiler.cubin(kernel, threads, capability)
     registers = max(int(n) for n in re.findall(r"Used (\d+) registers", made.log))
     spills = [
         int(n)

@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("numba_cuda")
 
-from tests.emulator import machine
 from tests import test_losses as suite
+from tests.emulator import machine
 from tests.emulator.device import Emulated
 from tests.test_losses import DTYPES, calls, check, make
 

@@ -14,8 +14,8 @@ import pytest
 pytest.importorskip("numba_cuda")
 
 import fusedce
-from tests.emulator import machine
 from tests import test_losses as suite
+from tests.emulator import machine
 from tests.emulator.device import Emulated
 from tests.test_losses import DTYPES, GRID, calls, check, make
 

@@ -13,8 +13,8 @@ pytest.importorskip("numba_cuda")
 
 from fusedce.kernels.cuda.plan import Facts
 from fusedce.kernels.cuda.teams import EXCHANGES
-from tests.emulator import machine
 from tests import test_losses as suite
+from tests.emulator import machine
 from tests.emulator.device import Emulated
 from tests.test_losses import DTYPES, calls, check, make
 

@@ -279,6 +279,24 @@ CONVERSIONS = [
     ),
     ("cvt.rni.s32.f32", ("f32",), "s32", lambda a: saturating(np.int32)(np.rint(a))),
 ]
+
+
+def by_halves(f):
+    """Two float32 in 64 bits."""
+    return lambda *x: f(*(a.view(np.float32) for a in x)).view(np.uint64)
+
+
+PAIRS = [
+    ("add.rn.f32x2", ("b64", "b64"), "b64", by_halves(np.add)),
+    ("mul.rn.f32x2", ("b64", "b64"), "b64", by_halves(np.multiply)),
+    ("fma.rn.f32x2", ("b64", "b64", "b64"), "b64", by_halves(fused(F))),
+    (
+        "fma.rn.ftz.f32x2",
+        ("b64", "b64", "b64"),
+        "b64",
+        by_halves(lambda a, b, c: flush(fused(F)(flush(a), flush(b), flush(c)))),
+    ),
+]
 COMPARISONS = {
     "eq": np.equal,
     "ne": lambda a, b: (a < b) | (a > b),
@@ -406,44 +424,54 @@ def program_of(cases):
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize(
-    "cases",
-    [INTEGERS, FLOATS, CONVERSIONS, CHOICES],
-    ids=["integers", "floats", "conversions", "comparisons"],
-)
-def test_instructions(cases):
-    """To the last bit; a NaN is a NaN."""
-    operands_ = [
+def stored(row, kind):
+    """What a thread has stored in 8 bytes, as numbers of a PTX type."""
+    T = np.uint32 if kind == "pred" else KINDS[kind][2]
+    item = np.dtype(T).itemsize
+    return np.ascontiguousarray(row.view(np.uint8).reshape(200, 8)[:, :item]).view(T)[:, 0]
+
+
+def alike(a, b):
+    """Equal to the sign of zero; a NaN is a NaN."""
+    if a.dtype.kind in "ui":
+        return a == b
+    a, b = a.astype(float), b.astype(float)
+    return ((a == b) & (np.signbit(a) == np.signbit(b))) | (np.isnan(a) & np.isnan(b))
+
+
+def expected(reference, operands, like):
+    """What NumPy makes of the operands, as numbers of the type that is compared."""
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        found = reference(*operands)
+        if isinstance(found, list):  # whole numbers, cut to their bits
+            return np.array(found, np.uint64).astype(f"u{like.itemsize}").view(like.dtype)
+        return np.asarray(found).astype(like.dtype)
+
+
+GROUPS = {"integers": INTEGERS, "floats": FLOATS, "conversions": CONVERSIONS, "choices": CHOICES}
+
+
+@pytest.mark.parametrize("group", [*GROUPS, "pairs"])
+def test_instructions(group):
+    """Each on 200 numbers an operand, special ones among them."""
+    cases, target = GROUPS.get(group, PAIRS), 100 if group == "pairs" else 90
+    operands = [
         [numbers(kind, 10 * k + j) for j, kind in enumerate(sources) if kind in KINDS]
         for k, (_, sources, _, _) in enumerate(cases)
     ]
-    flat = [x for given in operands_ for x in given]
+    flat = [x for given in operands for x in given]
     a, b = np.zeros((len(flat), 200), np.uint64), np.zeros((len(cases), 200), np.uint64)
     for row, x in zip(a, flat, strict=True):
         row.view(np.uint8).reshape(200, 8)[:, : x.itemsize] = x.view(np.uint8).reshape(200, -1)
-    run(program_of(cases), a, b, threads=200, complete=False)
-    for row, given, (op, _, to, reference) in zip(b, operands_, cases, strict=True):
-        T = np.uint32 if to == "pred" else KINDS[to][2]
-        item = np.dtype(T).itemsize
-        got = np.ascontiguousarray(row.view(np.uint8).reshape(200, 8)[:, :item]).view(T)[:, 0]
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
-            found = reference(*given)
-        if isinstance(found, list):
-            want = np.array(found, np.uint64).astype(f"u{item}").view(T)
-        else:
-            want = np.asarray(found).astype(T)
-        same = (
-            (got == want) & (np.signbit(got) == np.signbit(want))
-            if got.dtype.kind == "f"
-            else got == want
-        )
-        nan = (
-            np.isnan(got.astype(float)) & np.isnan(want.astype(float))
-            if got.dtype.kind in "fV"
-            else False
-        )
-        wrong = np.flatnonzero(~(same | nan))
+    run(program_of(cases), a, b, threads=200, complete=False, target=target)
+    for row, given, (op, _, to, reference) in zip(b, operands, cases, strict=True):
+        got = stored(row, to)
+        want = expected(reference, given, got)
+        same = alike(got, want)
+        if group == "pairs":
+            same = alike(got.view(np.float32), want.view(np.float32)).reshape(200, 2).all(axis=1)
+        wrong = np.flatnonzero(~same)
         assert not wrong.size, (op, [x[wrong[0]] for x in given], got[wrong[0]], want[wrong[0]])
 
 

@@ -124,6 +124,8 @@ def numbers(r: Registers, name: str, parts: list[str], o: tuple[str, ...]) -> st
         return convert(r, parts, o)
     if kind in ("f32", "f64"):
         return floats(r, name, parts, o)
+    if kind == "f32x2":
+        return pairs(r, name, parts, o)
     if kind in BITS and kind[0] in "subp":
         return integers(r, name, parts, o)
     return None
@@ -157,6 +159,20 @@ def floats(r: Registers, name: str, parts: list[str], o: tuple[str, ...]) -> str
     if "sat" in parts:
         found = f"saturated({found})"
     return r.put(o[0], kind, f"flushed({found})" if flush else found)
+
+
+def pairs(r: Registers, name: str, parts: list[str], o: tuple[str, ...]) -> str | None:
+    """Two float32 in 64 bits, from sm_100 on."""
+    known_only(parts, "rn", "ftz")
+    wrap = "flushed({})" if "ftz" in parts else "{}"
+    halves = []
+    for shift in (0, 32):
+        a, b, *c = (wrap.format(f"F((u32)((u64){r.bits(x)} >> {shift}))") for x in o[1:])
+        if name != "fma" and name not in FLOAT_BINARY:
+            return None
+        found = f"fmaf({a}, {b}, {c[0]})" if name == "fma" else f"{a} {FLOAT_BINARY[name]} {b}"
+        halves.append(f"(u64)bits32({wrap.format(found)}) << {shift}")
+    return f"{plain(o[0])} = {' | '.join(halves)};"
 
 
 def integers(r: Registers, name: str, parts: list[str], o: tuple[str, ...]) -> str | None:

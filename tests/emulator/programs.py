@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
+from unittest import mock
 
 from fusedce.kernels.cache import STAMPS_KEPT, cache_folder, ours
 from fusedce.kernels.cuda import compile as compiler
@@ -115,10 +116,10 @@ def program(kernel: Kernel, threads: int, capability: tuple[int, int]) -> ctypes
     if not ours(
         kernel.factory, *kernel.types
     ):  # its source is not among those that name the folder
-        return loaded(to_c(ptx(kernel, threads, capability)))
+        return loaded(to_c(assembled_ptx(kernel, threads, capability)))
     with locked(name):
         if not link.exists():
-            made = _shared_object(to_c(ptx(kernel, threads, capability)), "kernel", "-O1")
+            made = _shared_object(to_c(assembled_ptx(kernel, threads, capability)), "kernel", "-O1")
             with contextlib.suppress(FileExistsError):
                 os.link(made, link)
     return ctypes.CDLL(str(link))
@@ -132,12 +133,32 @@ def _translator() -> str:
 
 
 def ptx(kernel: Kernel, threads: int, capability: tuple[int, int]) -> str:
+    """What ``compile._ptx`` makes of a kernel, kept on disk for all that want it."""
+    if not ours(kernel.factory, *kernel.types):
+        return _ptx(kernel, threads, capability)
+    path = ptx_folder() / f"{compiler._key(kernel, threads, capability)}.ptx"
+    with locked(path.name):
+        if not path.exists():
+            text = _ptx(kernel, threads, capability)
+            new = path.with_suffix(f".{os.getpid()}")
+            new.write_text(text)
+            new.replace(path)
+    return path.read_text()
+
+
+_MADE_BY_NUMBA = compiler._ptx
+
+
+def _ptx(kernel: Kernel, threads: int, capability: tuple[int, int]) -> str:
+    with timed("ptx"):
+        return _MADE_BY_NUMBA(kernel, threads, capability)
+
+
+def assembled_ptx(kernel: Kernel, threads: int, capability: tuple[int, int]) -> str:
     """The PTX that the package's compiler assembles: wide, or single where a rule needs it."""
-    kept = compiler._assembled, compiler._MADE, compiler.cache_folder
-    compiler._assembled = lambda text, capability: (text.encode(), "")
-    compiler._MADE, compiler.cache_folder = {}, lambda: str(ptx_folder())
-    try:
-        with timed("ptx"):
-            return compiler.cubin(kernel, threads, capability).code.decode()
-    finally:
-        compiler._assembled, compiler._MADE, compiler.cache_folder = kept
+    instead = {
+        "_ptx": ptx, "_assembled": lambda text, capability: (text.encode(), ""), "_MADE": {},
+        "load": lambda path: None, "save": lambda path, data: None,
+    }  # fmt: skip
+    with mock.patch.multiple(compiler, **instead):
+        return compiler.cubin(kernel, threads, capability).code.decode()

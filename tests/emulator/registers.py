@@ -7,7 +7,7 @@ import re
 from tests.emulator.ptx import Unknown
 from tests.emulator.ptx import operands as split
 
-BITS = {"pred": 1, "f16x2": 32, "bf16x2": 32, "bf16": 16} | {
+BITS = {"pred": 1, "f16x2": 32, "bf16x2": 32, "bf16": 16, "f32x2": 64} | {
     f"{kind}{bits}": bits for kind in "bfsu" for bits in (8, 16, 32, 64)
 }
 SPECIAL = {

@@ -9,7 +9,9 @@ from fusedce.kernels.cuda import compile as compiler
 from tests.emulator import machine, programs
 from tests.emulator.translate import to_c
 
-HEAD = ".version 8.0\n.target sm_90\n.address_size 64\n.extern .shared .align 16 .b8 memory[];\n"
+HEAD = (
+    ".version 8.7\n.target sm_{target}\n.address_size 64\n.extern .shared .align 16 .b8 memory[];\n"
+)
 ENTRY = HEAD + "{before}\n.visible .entry k(.param .u64 pa, .param .u64 pb)\n{{\n{body}\nret;\n}}\n"
 # Thread i: its number in %i, 4 times that in %at, the arrays' elements i at %a and %b.
 START = """
@@ -21,16 +23,16 @@ mul.wide.u32 %offset, %i, 4; add.s64 %a, %a, %offset; add.s64 %b, %b, %offset;
 """
 
 
-def ptx(body, before=""):
-    return ENTRY.format(body=START + body, before=before)
+def ptx(body, before="", target=90):
+    return ENTRY.format(body=START + body, before=before, target=target)
 
 
 def run(body, a=None, b=None, *, before="", assemble=True, blocks=1, threads=32, shared=0,
-        cluster=1, order="forward", seed=1, complete=True):  # fmt: skip
+        cluster=1, order="forward", seed=1, complete=True, target=90):  # fmt: skip
     """A kernel that reads ``a`` and writes ``b``."""
-    text = ptx(body, before)
+    text = ptx(body, before, target)
     if assemble:
-        compiler._assembled(text, (9, 0))
+        compiler._assembled(text, (target // 10, target % 10))
     memory = machine.Memory()
     memory.add("a", a, written=True)
     memory.add("b", b, output=True)
