@@ -9,11 +9,11 @@ TORCH := $(shell grep -o 'torch==[0-9.]*' pyproject.toml)
 CUDA ?= cuda13
 RUN = $(if $(BIN),$(BIN)/python,$(PYTHON))
 
-.PHONY: help demo bench bench-frameworks readme test gpu soak check wheel-test clean
+.PHONY: help demo bench bench-frameworks readme test emulate gpu soak check wheel-test clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo | bench | bench-frameworks | readme | test | gpu | soak | check | wheel-test | clean    (README.md says what each does)"
+	@echo "make demo | bench | bench-frameworks | readme | test | emulate | gpu | soak | check | wheel-test | clean    (README.md says what each does)"
 
 demo: .venv/.bench
 	$(BIN)/python -m benchmarks.digits
@@ -34,6 +34,12 @@ readme: .venv/.test
 
 test: .venv/.test
 	$(BIN)/python -m pytest -n auto $(ARGS)
+
+# The GPU tests without a GPU: the compiled kernels emulated, for the architecture and with the order
+# of threads that EMULATOR_CAPABILITY (9.0) and EMULATOR_ORDER (forward) name. Most of an hour.
+emulate: .venv/.test
+	EMULATE=all $(BIN)/python -m pytest -n auto -W default -m gpu -p tests.emulator.plugin tests/test_gpu*.py $(ARGS)
+	EMULATE=all $(BIN)/python -m pytest -n auto tests/test_emulat*.py $(ARGS)
 
 # On a machine with a GPU: the tests marked gpu, a small run under compute-sanitizer, the benchmark.
 # The first small run puts the kernels on disk, so that none is compiled under the sanitizer.

@@ -1,4 +1,4 @@
-"""The GPU's kernels, simulated: where a row waits between its two uses, and what it costs.
+"""The GPU's kernels, emulated: where a row waits between its two uses, and what it costs.
 
 Narrow rows wait in registers, wide ones in shared memory, of one block or of a cluster; the widest
 are read again. Sizes of ``kernels.launch`` are made small here, so that small rows do all of that.
@@ -200,7 +200,7 @@ def test_bytes_of_rows(classes, dtype, device):
     once = 2 if "Again" in kinds(device) else 1
     assert once <= reads <= once + shared_look(device, z) + 1e-9
     assert 1 <= writes <= 1 + 1 / classes + 1e-9
-    singles = {size: n for (name, size), n in device.memory.writes.items() if name == "grad"}
+    singles = device.memory.sizes("grad")[1]
     ends = 2 * (16 // z.itemsize - 1) if classes % 8 else 0
     assert singles.get(z.itemsize, 0) <= 4 * (1 + ends)
 

@@ -1,7 +1,6 @@
 """What a thread can ask for: who it is, its neighbours' numbers, shared memory, its cluster.
 
-Shared memory is addressed by bytes from the start of what the launch asked for. Simulated in
-tests/simulator.py, where each of these has a twin in Python.
+Shared memory is addressed by bytes from the start of what the launch asked for.
 """
 
 from typing import Any

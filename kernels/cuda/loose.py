@@ -1,7 +1,4 @@
-"""Lanes that do not come in whole chunks: one number at a time, none where none is present.
-
-Simulated in tests/simulator.py.
-"""
+"""Lanes that do not come in whole chunks: one number at a time, none where none is present."""
 
 from llvmlite import ir
 

@@ -1,8 +1,7 @@
 """Chunks of 16 bytes, and lanes that do not come in whole chunks.
 
 A thread holds several chunks at once (``Words``), so that their loads are all under way together;
-a chunk past the end of a row is not touched, its words are filled in. Simulated in
-tests/simulator.py.
+a chunk past the end of a row is not touched, its words are filled in.
 """
 
 from llvmlite import ir

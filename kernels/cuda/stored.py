@@ -1,6 +1,6 @@
 """Stored numbers, one at a time: at an address, and as floats.
 
-They are told apart by the type tags of forms.py. Simulated in tests/simulator.py.
+They are told apart by the type tags of forms.py.
 """
 
 from llvmlite import ir
