@@ -48,6 +48,23 @@ def bar(dtype, activation, own):
     return 1e-5 if activation == "softmax" else 4e-6
 
 
+def agree(what, ours, true, scale, dtype, rtol, where=""):
+    """One result ("loss", "grad" or "hess") against the oracle's, and its dtype and shape."""
+    half = what != "loss" and dtype in ("float16", "bfloat16")
+    kept = (np.float64 if dtype == "float64" else np.float32) if what == "loss" else DTYPES[dtype]
+    assert ours.dtype == kept
+    assert ours.shape == true.shape
+    kind = dtype if half or dtype == "float64" else "float32"
+    ours = ours.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        room = rtol * scale + ROUNDING[kind] * abs(true) + SMALLEST[kind]
+        fine = (ours == true) | (abs(ours - true) <= room) | (np.isnan(ours) & np.isnan(true))
+    if not np.all(fine):
+        at = tuple(np.argwhere(~np.atleast_1d(fine))[0])
+        o, t, r = (np.atleast_1d(a)[at] for a in (ours, true, room))
+        raise AssertionError(f"{what}{list(at)} {o!r}, not {t!r} +- {r:.2g}: {where}")
+
+
 def check(name, logits, targets, dtype="float64", *, activation, slack=1.0, **options):
     """Loss, gradient and Hessian of one call against the oracle's."""
     own = {k: float(np.float32(v)) for k, v in RULES[name].items()}  # exact in both dtypes
@@ -60,21 +77,7 @@ def check(name, logits, targets, dtype="float64", *, activation, slack=1.0, **op
     )
     rtol = slack * bar(dtype, activation, own)
     for what, ours, true, scale in zip(("loss", "grad", "hess"), got, want, scales, strict=True):
-        half = what != "loss" and dtype in ("float16", "bfloat16")
-        kept = (
-            (np.float64 if dtype == "float64" else np.float32) if what == "loss" else DTYPES[dtype]
-        )
-        assert ours.dtype == kept
-        assert ours.shape == true.shape
-        kind = dtype if half or dtype == "float64" else "float32"
-        ours = ours.astype(np.float64)
-        with np.errstate(invalid="ignore"):
-            room = rtol * scale + ROUNDING[kind] * abs(true) + SMALLEST[kind]
-            fine = (ours == true) | (abs(ours - true) <= room) | (np.isnan(ours) & np.isnan(true))
-        if not np.all(fine):
-            at = tuple(np.argwhere(~np.atleast_1d(fine))[0])
-            o, t, r = (np.atleast_1d(a)[at] for a in (ours, true, room))
-            raise AssertionError(f"{what}{list(at)} {o!r}, not {t!r} +- {r:.2g}: {name} {options}")
+        agree(what, ours, true, scale, dtype, rtol, f"{name} {options}")
     return got
 
 

@@ -129,7 +129,8 @@ def softmax(problem: Problem) -> Launch:
     number = np.int64 if problem.one_hot and not few else T
     options = problem.softcap != 0.0 or problem.logit_scale != 1.0
     by_row = problem.logits.shape[2] == 1
-    direct_grad = _plain(problem.grad, problem, 1 if by_row or not few else 2)
+    # Of rows in lanes a class at a time is stored, of all rows: these lie along axis 2.
+    direct_grad = _plain(problem.grad, problem, 2 if few else 1) and not (few and by_row)
     plan, (outer, classes, inner), _ = _row_plan(
         problem, number, direct_grad=direct_grad and not few,
         direct_logits=not (few or options) and _plain(problem.logits, problem, 1),
@@ -146,7 +147,7 @@ def softmax(problem: Problem) -> Launch:
     if few:
         block = min(launch.lanes_of_block(classes), -(-inner // 16) * 16)  # whole vectors
         factory = distribution_columns.distribution_columns if spread else columns.index_columns
-        plan.set(adjacent=tight and direct_grad and large)
+        plan.set(adjacent=tight and _plain(problem.grad, problem, 1) and large)
         if _interleaved(problem.logits):
             _deal(plan, problem)
     elif spread:
