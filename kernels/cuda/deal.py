@@ -125,7 +125,7 @@ def where(logits: np.ndarray, *outputs: np.ndarray | None) -> type:
 
 
 def tight(*arrays: np.ndarray | None) -> bool:
-    """Whether rows follow each other without a gap, in every array."""
+    """Whether rows follow each other without a gap, in every array; of classes it asks nothing."""
     return all(
         a.shape[2] == 1 and (a.shape[0] == 1 or a.strides[0] == a.shape[1] * a.itemsize)
         for a in arrays
@@ -135,8 +135,8 @@ def tight(*arrays: np.ndarray | None) -> bool:
 
 def along(form: type, classes: int, logits: np.ndarray, *outputs: np.ndarray | None) -> bool:
     """Whether a block's rows are one piece of memory, and too short for chunks of their own."""
-    few = logits.shape[1] <= classes
-    return few and not whole(form, logits) and tight(logits, *outputs)
+    few = logits.shape[1] <= classes and not whole(form, logits)
+    return few and side_by_side(logits, *outputs) and tight(logits, *outputs)
 
 
 def rows(form: type, logits: np.ndarray, facts: Facts, space: Room, held: type = Held) -> Deal:
