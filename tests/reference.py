@@ -98,10 +98,17 @@ def weigh(mass, terms):
     return [np.where(mass == 0, 0, mass * t) for t in terms]
 
 
+def without_own(a):
+    """For each element the sum of all others, without a difference."""
+    before, after = np.zeros_like(a), np.zeros_like(a)
+    before[1:], after[:-1] = np.cumsum(a)[:-1], np.cumsum(a[::-1])[::-1][1:]
+    return before + after
+
+
 def softmax_row(rule, x, mass, z_loss):
     """sum_k m_k f(l_k) + z_loss lse^2, where l_k = x_k - lse.
 
-    dl_k/dx_j = [j=k] - p_j =: D_kj ;  d2l_k/dx_j2 = -p_j u_j ;  |D_kj| <= u_k.
+    dl_k/dx_j = [j=k] - p_j ;  d2l_k/dx_j2 = -p_j u_j ;  |dl_k/dx_j| <= u_k.
     """
     top, at = np.max(x), np.argmax(x)
     e = np.exp(x - top)
@@ -111,14 +118,20 @@ def softmax_row(rule, x, mass, z_loss):
     u[at] = others / (1 + others)
     logp, lse = (x - top) - np.log1p(others), top + np.log1p(others)
 
+    def slope(f1, sign):
+        return f1 * u + sign * p * without_own(f1)
+
+    def bend(f2):
+        """Sum over k of f2_k (dl_k/dx_j / u_k)^2; only that of the largest p may have a small u."""
+        rest = np.where(np.arange(len(x)) == at, 0, f2 / np.where(u == 0, 1, u) ** 2)
+        ratio = np.where(np.arange(len(x)) == at, 0, p / (u[at] if u[at] else 1))
+        ratio = ratio if u[at] else 0 * ratio
+        return np.where(u == 0, 0 * f2, f2) + p**2 * without_own(rest) + f2[at] * ratio**2
+
     values, scales = by_log_probability(rule, logp, p, u)
     (f, f1, f2), (sf, sf1, sf2) = weigh(mass, values), weigh(abs(mass), scales)
-    held = np.flatnonzero(mass)
-    D = np.where(held[:, None] == np.arange(len(x)), u, -p)
-    R = np.where(u[held, None] == 0, 0, D / u[held, None])
-    f1, f2, sf1, sf2 = f1[held], f2[held], sf1[held], sf2[held]
-    values = [f.sum(), f1 @ D, f2 @ R**2 - f1.sum() * p * u]
-    scales = [sf.sum(), sf1 @ abs(D), sf2 @ R**2 + sf1.sum() * p * u]
+    values = [f.sum(), slope(f1, -1), bend(f2) - f1.sum() * p * u]
+    scales = [sf.sum(), slope(sf1, 1), bend(sf2) + sf1.sum() * p * u]
     if z_loss:
         extra = [z_loss * lse**2, 2 * z_loss * lse * p, 2 * z_loss * (p**2 + lse * p * u)]
         scale = [extra[0], abs(extra[1]), 2 * z_loss * (p**2 + abs(lse) * p * u)]

@@ -162,8 +162,6 @@ def test_every_option(name, activation, form, dtype):
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_ragged_shapes(activation, form, C, dtype):
     for N in (1, 2, 5, 33):
-        if C == 1000 and N > 2 and form == "soft":
-            continue  # the oracle is quadratic there
         z, t = make(activation, form, dtype, (N, C), np.random.default_rng(N * C))
         for name in ("cross_entropy", "focal"):
             check(name, z, t, dtype, activation=activation)

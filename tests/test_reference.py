@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from tests.reference import exact_element, exact_row, reference
+from tests.reference import REAL, exact_element, exact_row, reference
 
 RULES = [
     ("cross_entropy", {}),
@@ -298,3 +299,35 @@ def test_against_torch(reduction, smoothing, weighted, dense):
     )
     np.testing.assert_allclose(loss, s * want.detach().numpy(), rtol=1e-13)
     np.testing.assert_allclose(grad, tz.grad.numpy(), rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("form", ["soft", "smooth"])
+def test_memory_of_many_classes(form):
+    """What is needed grows with the number of logits, not with the square of the classes."""
+    rng, classes = np.random.default_rng(0), 32_000
+    z = rng.normal(size=(2, classes)) * 3
+    t = rng.random((2, classes)) / classes if form == "soft" else rng.integers(0, classes, 2)
+    smoothing = 0.1 if form == "smooth" else 0.0
+    tracemalloc.start()
+    try:
+        found = reference(("focal", {"gamma": 2.0}), z, t, activation="softmax", reduction="none",
+                          label_smoothing=smoothing)  # fmt: skip
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [a.shape for a in found] == [(2,), z.shape, z.shape]
+    assert most < 64 * z.size * np.dtype(REAL).itemsize
+
+
+def test_many_classes_are_added_up():
+    """The same derivatives class by class, from the sum over all targets."""
+    rng = np.random.default_rng(1)
+    z, t = rng.normal(size=(1, 40)) * 5, rng.random((1, 40))
+    for rule in RULES:
+        loss, grad, hess = reference(rule, z, t, activation="softmax", reduction="sum")
+        parts = [
+            reference(rule, z, np.where(np.arange(40) == k, t, 0), activation="softmax",
+                      reduction="sum") for k in range(40)
+        ]  # fmt: skip
+        for ours, each in zip((loss, grad, hess), zip(*parts, strict=True), strict=True):
+            np.testing.assert_allclose(ours, sum(each), rtol=1e-12, atol=1e-13)
