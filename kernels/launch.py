@@ -85,7 +85,8 @@ def few_classes(logits: np.ndarray) -> bool:
     Short rows, and rows whose neighbours lie closer than their classes.
     """
     rows = 0 if logits.shape[2] == 1 else 2
-    return logits.shape[1] < FEW_CLASSES or abs(logits.strides[rows]) < abs(logits.strides[1])
+    closer = abs(logits.strides[rows]) < abs(logits.strides[1])
+    return logits.shape[1] < FEW_CLASSES or (logits.shape[rows] > 1 and closer)
 
 
 def rows_of_block(classes: int, direct: bool = True) -> int:

@@ -52,6 +52,7 @@ def evaluate_lanes(N, T, plan, params, label, factor, u, w, y, b, step, m, other
     """(sum of mass f(l), largest |a|, largest |b|); y <- a = mass f'(l), b <- mass f''(l)."""
     log_total = log1p_up(others)
     loss, top, top2 = N(0), N(0), N(0)
+    losses = widened(N(0))
     for j in range(plan.classes):
         here = j * step
         mass = mass_lanes(N, T, plan, label, factor, y, step, j)
@@ -66,6 +67,11 @@ def evaluate_lanes(N, T, plan, params, label, factor, u, w, y, b, step, m, other
             second = massive(mass, f2)
             store(b + here, second)
             top2 = upper(top2, abs(second))
+        if j % GROUP == GROUP - 1:
+            losses = losses + widened(loss)
+            loss = N(0)
+    if plan.classes >= GROUP:
+        loss = narrowed(N, losses + widened(loss))
     return loss, top, top2
 
 
@@ -73,15 +79,15 @@ def evaluate_lanes(N, T, plan, params, label, factor, u, w, y, b, step, m, other
 def sum_lanes(N, T, plan, a, step, top):
     """Sums over the classes of each lane, below the lane's top and at it."""
     below, tied = N(0), N(0)
-    sums = widened(N(0))
+    sums, ties = widened(N(0)), widened(N(0))
     for j in range(plan.classes):
         low, high = split_at(load(N, a + j * step), top)
         below, tied = below + low, tied + high
         if j % GROUP == GROUP - 1:
-            sums = sums + widened(below)
-            below = N(0)
+            sums, ties = sums + widened(below), ties + widened(tied)
+            below, tied = N(0), N(0)
     if plan.classes >= GROUP:
-        below = narrowed(N, sums + widened(below))
+        below, tied = narrowed(N, sums + widened(below)), narrowed(N, ties + widened(tied))
     return below, tied
 
 

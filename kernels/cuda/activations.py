@@ -103,7 +103,7 @@ def softmax_columns(T: Any, Form: type, Layout: type, Way: type, Lanes: type, Wh
         N = vector_of(T, Lanes())
         row = lane_of(plan)
         begin(tags.layout, N, T, form, plan)
-        m, others, held = fold(tags, N, plan, row)
+        m, others, held = fold(tags.way, tags, N, plan, row)
         j, last = np.int64(0), loop_end(tags.way, N, row.classes)
         while j < last:
             count, present = here(N, row.classes, j)

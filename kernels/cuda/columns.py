@@ -9,6 +9,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload
 
+from fusedce.kernels.cuda.compensated import (
+    GROUP,
+    Exponentials,
+    Tallies,
+    added,
+    nought,
+    tally_of,
+    value_of,
+    with_group,
+    with_tally,
+)
 from fusedce.kernels.cuda.distribution import Found, Tally, assessed, curved, spread, tallied
 from fusedce.kernels.cuda.distribution_rows import OneHot, Unweighted, nonzero
 from fusedce.kernels.cuda.index_rows import derivatives, evaluated
@@ -27,6 +38,7 @@ from fusedce.kernels.cuda.rows import absorb, finish, label_of, sample_of, scale
 from fusedce.kernels.cuda.seen import Full, seen, through
 from fusedce.kernels.cuda.stored import float_of, number_at
 from fusedce.kernels.cuda.teams import WARPS
+from fusedce.kernels.cuda.waits import Held
 from fusedce.kernels.scalar import INLINED, choose, log1p_up, scalar
 from fusedce.kernels.vector import lanes_as, total, vector_of, width
 
@@ -51,18 +63,57 @@ def here(N, classes, j):
 
 
 @scalar
-def fold(tags, N, plan, row):
-    """(maximum, sum of exponentials - 1, logits of the last visit) of a row."""
+def fold_classes(tags, N, plan, row, j, last, top):
+    """(maximum, sum of exponentials below it, number at it, logits of the last visit) of classes.
+
+    From j to ``last``; the maximum counts ``top``, that of the classes before.
+    """
     T = lanes_as(N(0))
-    top, below, ties, held = T(-np.finfo(T).max), T(0), T(0), N(0)
-    j, last = np.int64(0), loop_end(tags.way, N, row.classes)
+    below, ties, held = T(0), T(0), N(0)
     while j < last:
         count, present = here(N, row.classes, j)
         held = classes_at(tags.layout, N, T, tags.form, plan, row, j, count)
         x = seen(tags.extra, plan, held, present)
         top, below, ties = absorb(tags.form, top, below, ties, x)
         j += width(N)
-    return top, choose(ties > T(0), below + (ties - T(1)), T(np.nan)), held
+    return top, below, ties, held
+
+
+@scalar
+def others_of(below, ties):
+    """The sum of exponentials - 1; NaN without a class at the maximum: all are -inf (or NaN)."""
+    T = type(below)
+    return choose(ties > T(0), below + (ties - T(1)), T(np.nan))
+
+
+def fold(way, tags, N, plan, row):
+    """(maximum, sum of exponentials - 1, logits of the last visit) of a row."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(fold, jit_options=INLINED)
+def _fold(way, tags, N, plan, row):
+    if way.instance_class is Held:
+
+        def at_once(way, tags, N, plan, row):
+            T = lanes_as(N(0))
+            last, low = loop_end(way, N, row.classes), T(-np.finfo(T).max)
+            top, below, ties, held = fold_classes(tags, N, plan, row, np.int64(0), last, low)
+            return top, others_of(below, ties), held
+
+        return at_once
+
+    def by_groups(way, tags, N, plan, row):
+        T = lanes_as(N(0))
+        found, j = Exponentials(T(-np.finfo(T).max), nought(T), T(0)), np.int64(0)
+        while j < row.classes:
+            last = min(j + GROUP, row.classes)
+            top, below, ties, held = fold_classes(tags, N, plan, row, j, last, found.top)
+            found = with_group(found, top, below, ties)
+            j = last
+        return found.top, others_of(value_of(found.below), found.ties), N(0)
+
+    return by_groups
 
 
 # ------------------------------------------------------------------------------- class indices
@@ -129,7 +180,7 @@ def index_columns(Params: type, T: Any, Form: type, Layout: type, Way: type, Lan
         sample = sample_of(plan, T, row.outer, row.inner)
         weight = weight_of(plan, T, label)
         begin(tags.layout, N, T, form, plan)
-        m, others, held = fold(tags, N, plan, row)
+        m, others, held = fold(tags.way, tags, N, plan, row)
         z = seen(extra, plan, target, True)
         loss, found = evaluated(plan, params, T, z, m, others, weight, sample, scale, fine)
         loss = choose(live, loss, T(0))
@@ -212,12 +263,11 @@ def count_labels(kind, N, stored, plan, row, label):
 
 
 @scalar
-def assess(tags, kind, weights, stored, N, plan, params, row, label, factor, m, others, held):
-    """(loss, tallies) of a row."""
+def assess_classes(tags, kind, weights, stored, N, plan, params, row, label, factor, m, others,
+                   held, j, last, one, two):  # fmt: skip
+    """(loss, tallies) of classes from j to ``last``; the tallies go on from ``one`` and ``two``."""
     T = lanes_as(N(0))
-    none = Tally(T(0), T(0), T(0), T(0))
-    loss, one, two = T(0), none, none
-    j, last = np.int64(0), loop_end(tags.way, N, row.classes)
+    loss = T(0)
     while j < last:
         count, present = here(N, row.classes, j)
         z = classes_again(tags.way, tags.layout, N, T, tags.form, plan, row, j, count, held)
@@ -228,6 +278,45 @@ def assess(tags, kind, weights, stored, N, plan, params, row, label, factor, m, 
         one, two = tallied(one, a), curved(tags.extra, two, b)
         j += width(N)
     return loss, one, two
+
+
+def assess(way, tags, kind, weights, stored, N, plan, params, row, label, factor, m, others, held):
+    """(loss, tallies) of a row."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(assess, jit_options=INLINED)
+def _assess(way, tags, kind, weights, stored, N, plan, params, row, label, factor, m, others, held):
+    if way.instance_class is Held:
+
+        def at_once(way, tags, kind, weights, stored, N, plan, params, row, label, factor, m,
+                    others, held):  # fmt: skip
+            T = lanes_as(N(0))
+            none = Tally(T(0), T(0), T(0), T(0))
+            return assess_classes(
+                tags, kind, weights, stored, N, plan, params, row, label, factor, m, others, held,
+                np.int64(0), loop_end(way, N, row.classes), none, none,
+            )  # fmt: skip
+
+        return at_once
+
+    def by_groups(way, tags, kind, weights, stored, N, plan, params, row, label, factor, m,
+                  others, held):  # fmt: skip
+        T = lanes_as(N(0))
+        none = Tallies(T(0), nought(T), nought(T), T(0))
+        loss, first, second, j = nought(T), none, none, np.int64(0)
+        while j < row.classes:
+            last = min(j + GROUP, row.classes)
+            f, one, two = assess_classes(
+                tags, kind, weights, stored, N, plan, params, row, label, factor, m, others, held,
+                j, last, Tally(first.top, T(0), T(0), T(0)), Tally(second.top, T(0), T(0), T(0)),
+            )  # fmt: skip
+            loss = added(loss, f)
+            first, second = with_tally(first, one), with_tally(second, two)
+            j = last
+        return value_of(loss), tally_of(first), tally_of(second)
+
+    return by_groups
 
 
 @scalar
@@ -270,10 +359,11 @@ def distribution_columns(Params: type, T: Any, Form: type, Stored: type, Kind: t
             live = live and many > T(0)
             factor = factor / choose(many > T(0), many, T(1))
         begin(tags.layout, N, T, form, plan)
-        m, others, held = fold(tags, N, plan, row)
+        m, others, held = fold(tags.way, tags, N, plan, row)
         loss, one, two = assess(
-            tags, kind, weights, stored, N, plan, params, row, label, factor, m, others, held
-        )
+            tags.way, tags, kind, weights, stored, N, plan, params, row, label, factor, m, others,
+            held,
+        )  # fmt: skip
         sample = sample_of(plan, T, row.outer, row.inner) * (T(1) if fine else T(np.nan))
         lse, zeta = m + log1p_up(others), sample * float_of(T, plan.z_loss)
         ridge = choose(zeta == T(0), T(0), zeta * lse)  # no z-loss: also where m is infinite

@@ -181,6 +181,15 @@ def enough(classes: int) -> type:
     return LANES[classes if classes <= 8 else -(-classes // 4) * 4]
 
 
+def lane_registers(way: type, compute: type, full: bool) -> int:
+    """Registers a thread may take whose lane has a row to itself.
+
+    A row that is read again is waited for, so that many threads count: eight blocks fit on a
+    processor, and float32 has enough with that.
+    """
+    return 64 if way is Again and not full and compute is np.float32 else 255
+
+
 def patches(outer: int, classes: int, inner: int) -> dict[str, int]:
     """How blocks of neighbours find their classes, see ``Plan``."""
     span = launch.GPU_SPAN

@@ -149,7 +149,8 @@ def activation(
         source, target
     ):
         lanes, shared = lanes_of(stored, compute, space, source, target)
-        kernel = Kernel(softmax_columns, (compute, stored, *lanes, what), 255)
+        registers = deals.lane_registers(lanes[1], compute, False)
+        kernel = Kernel(softmax_columns, (compute, stored, *lanes, what), registers)
         threads = sizes.GPU_LANES_THREADS
         blocks = -(-source.shape[0] * source.shape[2] // threads)
         made = launch(kernel, blocks, threads, fields, bound, shared=shared)

@@ -105,7 +105,8 @@ def _columns(problem: Problem, stored: type, space: deals.Room) -> Launch:
         types += (targets, place, weights, *lanes, extra, Wide)
         kernel = Kernel(distribution_columns, types, 255)
     else:
-        kernel = Kernel(index_columns, (*types, *lanes, extra), 255)
+        registers = deals.lane_registers(lanes[1], problem.compute, full)
+        kernel = Kernel(index_columns, (*types, *lanes, extra), registers)
     threads = sizes.GPU_LANES_THREADS
     outer, _, inner = problem.logits.shape
     return launch(kernel, -(-outer * inner // threads), threads, fields, bound, shared=shared)
