@@ -13,7 +13,7 @@ from numpy.lib.array_utils import byte_bounds
 
 import fusedce
 from fusedce.arrays import native
-from tests.test_losses import ROUNDING, SMALLEST, make
+from tests.test_losses import make
 
 INPUTS = ("weight", "pos_weight", "sample_weight", "denominator")
 OUTPUTS = ("loss_out", "grad_out", "hess_out", "out")
@@ -147,17 +147,3 @@ def case(shape=(257, 1023), dtype="float32", seed=0):
 def same_bits(gpu, a, b):
     for x, y in zip(a, b, strict=True):
         assert gpu.get(x).tobytes() == gpu.get(y).tobytes()
-
-
-def near(dtype, ours, theirs, slack=1e-3):
-    """Two results, each within its bar of the truth; halves are rounded once more.
-
-    ``slack``: where terms cancel, of the largest element as much as of each element itself.
-    """
-    bar = 4e-13 if dtype == "float64" else 4e-5
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    room = (bar + 2 * ROUNDING[dtype]) * abs(theirs) + 2 * SMALLEST[dtype]
-    largest = abs(theirs[np.isfinite(theirs)]).max(initial=0.0)
-    room += bar * largest * slack
-    wrong = ~((abs(ours - theirs) <= room) | (np.isnan(ours) & np.isnan(theirs)))
-    assert not wrong.any(), np.argwhere(wrong)[0]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import fusedce
-from tests.gpu import case, imported_cupy, missing, near, on_the_gpu, same_bits
-from tests.test_losses import DTYPES, make
+from tests.gpu import case, imported_cupy, missing, on_the_gpu, same_bits
+from tests.test_losses import DTYPES, make, near
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(missing()), reason=missing() or "")]
 FIXTURES = imported_cupy, on_the_gpu
