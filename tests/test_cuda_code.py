@@ -18,7 +18,9 @@ from unittest import mock
 import numpy as np
 import pytest
 
+import fusedce
 from tests import cuda_calls
+from tests.test_rule import Branching, Tempered
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 from fusedce.kernels.cuda import compile as compiler
@@ -162,6 +164,19 @@ def test_kernels(name):
 def test_other_architectures(name, capability):
     for one in cuda_calls.launched(CALLS[name], capability):
         check(one.kernel, one.threads, capability)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("rule", [Tempered(), Branching(1.0)], ids=str)
+def test_rules_that_take_no_vectors(rule, activation, dtype):
+    """Their numbers stay in registers: the lanes of a vector are not looked up in memory."""
+    z, y = (cuda_calls.array((64, 80), cuda_calls.DTYPES[dtype]) for _ in range(2))
+    launched = cuda_calls.launched(lambda: fusedce.apply(rule, z, y, activation=activation))
+    one = next(one for one in launched if type(rule) in one.kernel.types)
+    found = code(one.kernel, one.threads, (9, 0))
+    assert found.made.name.endswith("Single)")
+    assert not any(found.spills), found.made.log
 
 
 def kernels(names):

@@ -12,10 +12,11 @@ from numba.extending import overload
 
 from fusedce.kernels.cuda.seen import Full, through
 from fusedce.kernels.cuda.teams import both, maximum, together, upper
+from fusedce.kernels.cuda.unrolled import unrolled
 from fusedce.kernels.link import softmax_outcome
 from fusedce.kernels.rule import evaluate
 from fusedce.kernels.scalar import INLINED, choose, exp_down, log1p_up, scalar
-from fusedce.kernels.vector import Single, lane, largest, total, width, with_lane
+from fusedce.kernels.vector import Single, lane, largest, total, with_lane
 
 
 class Tally(NamedTuple):
@@ -56,16 +57,14 @@ def _ruled(tag, logp, logq, p, q, params):
     if tag.instance_class is not Single or not hasattr(p, "width"):
         return lambda tag, logp, logq, p, q, params: evaluate(logp, logq, p, q, params)
 
-    def each(tag, logp, logq, p, q, params):
-        f, f1, f2 = p, p, p
-        k = np.int32(0)
-        while k < width(type(p)):
-            a, b, c = evaluate(lane(logp, k), lane(logq, k), lane(p, k), lane(q, k), params)
-            f, f1, f2 = with_lane(f, k, a), with_lane(f1, k, b), with_lane(f2, k, c)
-            k = np.int32(k + 1)
-        return f, f1, f2
+    @scalar
+    def one(k, found, logp, logq, p, q, params):
+        a, b, c = evaluate(lane(logp, k), lane(logq, k), lane(p, k), lane(q, k), params)
+        f, f1, f2 = found
+        return with_lane(f, k, a), with_lane(f1, k, b), with_lane(f2, k, c)
 
-    return each
+    each = unrolled(one, p.width)
+    return lambda tag, logp, logq, p, q, params: each((p, p, p), logp, logq, p, q, params)
 
 
 @scalar

@@ -33,9 +33,10 @@ from fusedce.kernels.cuda.stored import (
     put_number,
 )
 from fusedce.kernels.cuda.teams import block_sum
+from fusedce.kernels.cuda.unrolled import unrolled
 from fusedce.kernels.link import hard_cell, plain_cell, soft_cell
 from fusedce.kernels.scalar import INLINED, choose, scalar
-from fusedce.kernels.vector import Single, lane, lanes_as, total, vector_of, width, with_lane
+from fusedce.kernels.vector import Single, lane, lanes_as, total, vector_of, with_lane
 
 
 class Yes(NamedTuple):
@@ -86,17 +87,16 @@ def _cells(tag, labels, link, z, y, up, down, params):
     if tag.instance_class is not Single or not hasattr(z, "width"):
         return lambda tag, labels, link, z, y, up, down, params: cell(link, z, y, up, down, params)
 
-    def each(tag, labels, link, z, y, up, down, params):
-        losses, first, second = z, z, z
-        k = np.int32(0)
-        while k < width(type(z)):
-            f, f1, f2 = cell(link, lane(z, k), lane(y, k), up, down, params)
-            losses, first = with_lane(losses, k, f), with_lane(first, k, f1)
-            second = with_lane(second, k, f2)
-            k = np.int32(k + 1)
-        return losses, first, second
+    @scalar
+    def one(k, found, link, z, y, up, down, params):
+        f, f1, f2 = cell(link, lane(z, k), lane(y, k), up, down, params)
+        losses, first, second = found
+        return with_lane(losses, k, f), with_lane(first, k, f1), with_lane(second, k, f2)
 
-    return each
+    each = unrolled(one, z.width)
+    return lambda tag, labels, link, z, y, up, down, params: each(
+        (z, z, z), link, z, y, up, down, params
+    )
 
 
 def chained(extra, plan, z, x, first, second):

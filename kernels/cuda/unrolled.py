@@ -1,0 +1,32 @@
+"""The lanes of a vector one after the other, for rules that take no vectors.
+
+Not as a loop: a lane that is named by a variable needs the vector in memory, and a large body is
+not unrolled by the compiler.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from fusedce.kernels.scalar import scalar
+
+
+@scalar
+def _given(state, *args):
+    return state
+
+
+def _after(before: Any, step: Any, lane: int) -> Any:
+    @scalar
+    def after(state, *args):
+        return step(np.int32(lane), before(state, *args), *args)
+
+    return after
+
+
+def unrolled(step: Any, width: int) -> Any:
+    """A function of (state, *args): step(k, state, *args) for each lane k, in order."""
+    done = _given
+    for lane in range(width):
+        done = _after(done, step, lane)
+    return done
