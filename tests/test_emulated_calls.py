@@ -16,7 +16,7 @@ from tests import cuda_calls
 from tests.cuda_calls import Array
 from tests.emulator import machine, programs
 from tests.emulator.device import Emulated
-from tests.gpu import near
+from tests.test_losses import near
 
 if why := programs.missing():
     pytest.skip(why, allow_module_level=True)
