@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
-import importlib.metadata
 import re
-import subprocess
-import tempfile
 from typing import NamedTuple
 from unittest import mock
 
@@ -33,6 +30,7 @@ from fusedce.kernels.cuda.waits import Again
 from fusedce.kernels.rule import RULES
 from fusedce.kernels.vector import Wide
 from tests.emulator import programs
+from tests.machine_code import instructions, listing, nvdisasm
 from tests.test_threads import ROOT
 
 # Sums of one number a label or a block, in float64 by design.
@@ -58,16 +56,6 @@ class Code(NamedTuple):
 
 
 @functools.cache
-def nvdisasm():
-    """The disassembler, or None."""
-    try:
-        files = importlib.metadata.files("nvidia-cuda-nvdisasm") or ()
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    return next((str(f.locate()) for f in files if f.stem == "nvdisasm" and "bin" in f.parts), None)
-
-
-@functools.cache
 def code(kernel, threads, capability):
     """A kernel, compiled and disassembled; its PTX is shared with the emulator."""
     with mock.patch.object(compiler, "_ptx", programs.ptx):
@@ -79,12 +67,7 @@ def code(kernel, threads, capability):
     ]
     if nvdisasm() is None:
         return Code(made, registers, spills, None, [])
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(made.code)
-        file.flush()
-        command = [nvdisasm(), "-c", file.name]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z]\w*[\w.]*)(.*)", text)
+    found = instructions(listing(made.code))
     calls = [rest.strip(" `();") for op, rest in found if op.startswith("CALL")]
     return Code(made, registers, spills, [op for op, _ in found], calls)
 
