@@ -311,6 +311,14 @@ def _tanh_with(near, exp):
 
 tanh32, tanh64 = _tanh_with(_tanh_near32, exp_down32), _tanh_with(_tanh_near64, exp_down64)
 
+
+@scalar
+def inverse_any(x):
+    """1 / x."""
+    return type(x)(1) / x
+
+
+both(stubs.inverse, inverse_any, inverse_any)
 both(stubs.exp, exp32, exp64)
 both(stubs.exp_down, exp_down32, exp_down64)
 both(stubs.log1p_unit, log1p_unit32, log1p_unit64)

@@ -6,7 +6,7 @@ cancellation is never formed: every function below gets or makes q = 1 - p as a 
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from numba.extending import overload
 
@@ -15,6 +15,7 @@ from fusedce.kernels.scalar import (
     INLINED,
     choose,
     exp_down,
+    inverse,
     log,
     log1p,
     log1p_unit,
@@ -35,17 +36,38 @@ class Identity(NamedTuple):
 @scalar
 def sigmoid_outcomes(z):
     """(log p, log q, p, q) of p = sigmoid(z), each right to its own size, one exp in all."""
-    T = type(z)
     e = exp_down(-abs(z))
-    larger = T(1) / (T(1) + e)
+    logp, logq, p, q = sigmoid_from(z, e, log1p_unit(e))
+    return logp, logq, p, q
+
+
+@scalar
+def sigmoid_from(z, e, tail):
+    """The same from e = exp(-|z|) and tail = log(1 + e)."""
+    T = type(z)
+    larger = inverse(T(1) + e)
     smaller = e * larger
     up = z >= T(0)
-    tail = log1p_unit(e)
     logp = min(z, T(0)) - tail
     logq = min(-z, T(0)) - tail
     p = choose(up, larger, smaller)
     q = choose(up, smaller, larger)
     return logp, logq, p, q
+
+
+# How a sigmoid is computed, by the tag of its link.
+SIGMOIDS: dict[type, Any] = {Sigmoid: sigmoid_outcomes}
+
+
+def logistic(link, z):
+    """(log p, log q, p, q) of a sigmoid."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(logistic, jit_options=INLINED)
+def _logistic(link, z):
+    found = SIGMOIDS[link.instance_class]
+    return lambda link, z: found(z)
 
 
 class Slope(NamedTuple):
@@ -63,10 +85,10 @@ def outcomes(link, z):
 
 @overload(outcomes, jit_options=INLINED)
 def _outcomes(link, z):
-    if link.instance_class is Sigmoid:
+    if link.instance_class in SIGMOIDS:
 
         def sigmoid(link, z):
-            logp, logq, p, q = sigmoid_outcomes(z)
+            logp, logq, p, q = logistic(link, z)
             return logp, logq, p, q, q, -p * q, -p, -p * q
 
         return sigmoid
@@ -102,7 +124,7 @@ def term(link, mass, f, f1, f2, slope, bend):
 
 @overload(term, jit_options=INLINED)
 def _term(link, mass, f, f1, f2, slope, bend):
-    if link.instance_class is Sigmoid:
+    if link.instance_class in SIGMOIDS:
 
         def sigmoid(link, mass, f, f1, f2, slope, bend):
             none = mass == type(mass)(0)
@@ -122,26 +144,23 @@ def _term(link, mass, f, f1, f2, slope, bend):
     return identity
 
 
-def hard_cell(link, z, y, up, down, params):
-    """Loss, gradient, curvature of one yes/no label, y in {0, 1}: one evaluation of the rule."""
+def hard_cell(link, z, yes, up, down, params):
+    """Loss, gradient, curvature of one yes/no label: one evaluation of the rule."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(hard_cell, jit_options=INLINED)
-def _hard_cell(link, z, y, up, down, params):
-    if link.instance_class is Sigmoid:
+def _hard_cell(link, z, yes, up, down, params):
+    if link.instance_class in SIGMOIDS:
 
-        def sigmoid(link, z, y, up, down, params):
-            T = type(z)
-            yes = y > T(0.5)
-            logp, logq, p, q = sigmoid_outcomes(choose(yes, z, -z))
+        def sigmoid(link, z, yes, up, down, params):
+            logp, logq, p, q = logistic(link, choose(yes, z, -z))
             f, f1, f2 = evaluate_outcome(yes, logp, logq, p, q, params)
             return term(link, choose(yes, up, down), f, f1, f2, choose(yes, q, -q), -p * q)
 
         return sigmoid
 
-    def identity(link, z, y, up, down, params):
-        yes = y > type(z)(0.5)
+    def identity(link, z, yes, up, down, params):
         logp, logq, p, q, slope_p, bend_p, slope_q, bend_q = outcomes(link, z)
         f, f1, f2 = evaluate_outcome(
             yes,
@@ -164,10 +183,10 @@ def plain_cell(link, z, yes, up, down, params, scale):
 
 @overload(plain_cell, jit_options=INLINED)
 def _plain_cell(link, z, yes, up, down, params, scale):
-    if link.instance_class is Sigmoid:
+    if link.instance_class in SIGMOIDS:
 
         def sigmoid(link, z, yes, up, down, params, scale):
-            logp, logq, p, q = sigmoid_outcomes(choose(yes, z, -z))
+            logp, logq, p, q = logistic(link, choose(yes, z, -z))
             f, f1, f2 = evaluate_outcome(yes, logp, logq, p, q, params)
             slope = choose(yes, up * scale, -(down * scale))
             return choose(yes, up, down) * f, slope * (f1 * q)
@@ -175,8 +194,7 @@ def _plain_cell(link, z, yes, up, down, params, scale):
         return sigmoid
 
     def identity(link, z, yes, up, down, params, scale):
-        T = type(z)
-        loss, first, second = hard_cell(link, z, choose(yes, T(1), T(0)), up, down, params)
+        loss, first, second = hard_cell(link, z, yes, up, down, params)
         return loss, first * scale
 
     return identity

@@ -63,6 +63,11 @@ def log1p_up(x: float) -> float:
     return math.log1p(x)
 
 
+def inverse(x: float) -> float:
+    """1 / x for a normal x up to 2**126."""
+    return 1.0 / x
+
+
 def tanh(x: float) -> float:
     """Hyperbolic tangent."""
     return math.tanh(x)

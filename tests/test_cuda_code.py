@@ -21,7 +21,7 @@ from tests.test_rule import Branching, Tempered
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 from fusedce.kernels.cuda import compile as compiler
-from fusedce.kernels.cuda.elements import flat_elements
+from fusedce.kernels.cuda.flat_elements import flat_elements
 from fusedce.kernels.cuda.forms import BYTES, CHUNK, form
 from fusedce.kernels.cuda.rows import Chunks
 from fusedce.kernels.cuda.seen import Full

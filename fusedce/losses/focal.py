@@ -16,6 +16,10 @@ class WholeFocal(NamedTuple):
     gamma: float
 
 
+class SquareFocal(NamedTuple):
+    """gamma = 2, the usual one: in fewer instructions."""
+
+
 class RealFocal(NamedTuple):
     """Any gamma > 0."""
 
@@ -30,6 +34,12 @@ class MixedFocal(NamedTuple):
 
 class WholeMixedFocal(NamedTuple):
     """The same for gamma in {1, ..., 7}: hard labels take a third less time."""
+
+    gamma: float
+
+
+class SquareMixedFocal(NamedTuple):
+    """The same for gamma = 2."""
 
     gamma: float
 
@@ -49,7 +59,17 @@ def whole_focal(logp, p, q, gamma):  # type: ignore[no-untyped-def]
     lower = whole_power(q, choose(single, G(0), gamma - G(2)))
     factor = choose(single, T(1), lower * (T(1) - gamma * p))
     f2 = gamma * (T(2) * p * low + factor * pl)
-    return -power * logp, low * (gamma * pl - q), f2
+    return power * -logp, low * (gamma * pl - q), f2
+
+
+@scalar
+def square_focal(logp, p, q):  # type: ignore[no-untyped-def]
+    """The same for gamma = 2: f' = q (2 p l - q), f'' = 2 p (2 q + (1 - 2 p) l)."""
+    T = type(p)
+    twice = T(2) * p
+    pl = twice * max(logp, T(-1e30))
+    f2 = T(2) * twice * q + (T(1) - twice) * pl
+    return q * q * -logp, q * (pl - q), f2
 
 
 @scalar
@@ -73,6 +93,12 @@ def real_focal(logp, logq, p, q, gamma):  # type: ignore[no-untyped-def]
 def _whole(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
     """f = -(1 - p)**gamma l."""
     return whole_focal(logp, p, q, params.gamma)
+
+
+@rule(SquareFocal)
+def _square(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
+    """f = -(1 - p)**2 l."""
+    return square_focal(logp, p, q)
 
 
 @rule(RealFocal)
@@ -115,10 +141,18 @@ def _whole_mixed_hard(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
     return whole_focal(logp, p, q, params.gamma)
 
 
+@rule(SquareMixedFocal, soft=_mixed)
+def _square_mixed_hard(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
+    """For hard labels: the plain focal loss."""
+    return square_focal(logp, p, q)
+
+
 def focal_rule(gamma: float, mixed: bool) -> Any:
     """The parameter type whose rule is fastest for this gamma."""
     if gamma == 0.0:
         return MixedFocal(gamma) if mixed else CrossEntropy()
+    if gamma == 2.0:
+        return SquareMixedFocal(gamma) if mixed else SquareFocal()
     if gamma.is_integer() and gamma < 8:
         return WholeMixedFocal(gamma) if mixed else WholeFocal(gamma)
     return MixedFocal(gamma) if mixed else RealFocal(gamma)

@@ -110,7 +110,7 @@ def hard(N, T, link, params, n, z, y, up, down, factor, shift, ignored, scale, l
         here, left = j * itemsize(N), n - j
         label = load_part(y + here, left, N(0))
         f, first, second = hard_cell(
-            link, load_part(z + here, left, N(0)), label * factor + shift,
+            link, load_part(z + here, left, N(0)), label * factor + shift > T(0.5),
             load_part(up + here, left, N(0)), load_part(down + here, left, N(0)), params,
         )  # fmt: skip
         keep = label != ignored

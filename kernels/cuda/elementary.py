@@ -11,9 +11,10 @@ from llvmlite import ir
 from fusedce.kernels import elementary
 from fusedce.kernels import scalar as stubs
 from fusedce.kernels.cuda.numba_cuda import intrinsic, overload
+from fusedce.kernels.link import sigmoid_from
 from fusedce.kernels.machine import fused, select
 from fusedce.kernels.scalar import INLINED, scalar
-from fusedce.kernels.vector import lane_by_lane
+from fusedce.kernels.vector import common, elementwise, lane_by_lane, lane_of, lanes_as
 
 
 def _unit(builder, text, x):
@@ -42,36 +43,81 @@ def power_of_two_whole(typingctx, x):
     return x(x), codegen
 
 
-@scalar
-def _reduced(x):
-    """(t, less): x / log 2 = t - less, t rounded."""
-    T = np.float32
-    t = x * T(1.44269502)
-    less = fused(x, T(-1.44269502), t)
-    return t, fused(x, T(-1.92596299e-8), less)
+@intrinsic
+def largest_of(typingctx, a, b):
+    """The larger of two numbers; the other one if one is NaN."""
+
+    def codegen(context, builder, sig, args):
+        return elementwise(builder, "llvm.maxnum", *args)
+
+    ty = common((a, b)) or a
+    return ty(ty, ty), codegen
+
+
+@intrinsic
+def flipped(typingctx, x, sign):
+    """-x where ``sign`` is negative, else x."""
+
+    def codegen(context, builder, sig, args):
+        def flip(a, b):
+            bits, sign = (builder.bitcast(v, word) for v in (a, b))
+            moved = builder.and_(sign, ir.Constant(word, 1 << word.width - 1))
+            return builder.bitcast(builder.xor(bits, moved), a.type)
+
+        word = ir.IntType(x_type.bitwidth)
+        return lane_by_lane(builder, flip, *args)
+
+    ty = common((x, sign)) or x
+    x_type = lane_of(ty)
+    return ty(ty, ty), codegen
+
+
+@intrinsic
+def unit_inverse(typingctx, x):
+    """1 / x by the approximate unit: to 1 ulp; subnormals are flushed to 0."""
+
+    def codegen(context, builder, sig, args):
+        return _unit(builder, "rcp.approx.ftz.f32", args[0])
+
+    return x(x), codegen
 
 
 @scalar
 def exp_down32(x):
-    """e**x = 2**t (1 - log(2) less) for x <= 0; NaN passes the clamp.
+    """e**x = 2**t (1 - less) for x <= 0: t = x / log 2 rounded, less = log(2) t - x.
 
-    Not flushed: multiples of subnormals may be normal numbers.
+    Not flushed, since multiples of subnormals may be normal numbers. Where x is infinite, 2**t is 0
+    and less is not a number.
     """
     T = np.float32
-    t, less = _reduced(select(x < T(-104.0), T(-104.0), x))
+    t = x * T(1.442695)
+    less = largest_of(fused(t, T(0.6931472), -x), T(-1))
     e = power_of_two_whole(t)
-    return fused(e * T(-0.693147181), less, e)
+    return fused(e, -less, e)
 
 
 @scalar
 def exp32(x):
     """The same for any x, as a square: 2**t may be out of range where e**x is not."""
     T = np.float32
-    x = select(x < T(-104.0), T(-104.0), x)
-    t, less = _reduced(select(x > T(90.0), T(90.0), x))
-    root = power_of_two(t * T(0.5))
-    root = fused(root * T(-0.34657359), less, root)
-    return root * root
+    x = select(x > T(90.0), T(90.0), x)
+    t = x * T(0.7213475)
+    less = largest_of(fused(t, T(1.3862944), -x), T(-1))
+    root = power_of_two(t)
+    return fused(root, -less, root) * root
+
+
+@scalar
+def log1p_unit32(x):
+    """log(1 + x) for x in [0, 1]: x times a polynomial that is right to 3e-7."""
+    T = np.float32
+    w = fused(x, T(-0.008539198), T(0.044089593))
+    w = fused(x, w, T(-0.107681654))
+    w = fused(x, w, T(0.17745237))
+    w = fused(x, w, T(-0.24495462))
+    w = fused(x, w, T(0.3327548))
+    w = fused(x, w, T(-0.49997404))
+    return x * fused(x, w, T(0.9999998))
 
 
 @scalar
@@ -90,6 +136,20 @@ def exp_rough(x):
     return root * root
 
 
+@scalar
+def half_sigmoid(z):
+    """What ``link.sigmoid_outcomes`` gives, to 1e-5: for what is rounded to half precision."""
+    T = lanes_as(z)
+    root = power_of_two(-abs(z) * T(0.72134751))
+    e = root * root
+    w = fused(e, T(-0.023869155), T(0.10122229))
+    w = fused(e, w, T(-0.21004869))
+    w = fused(e, w, T(0.32520667))
+    w = fused(e, w, T(-0.49936137))
+    logp, logq, p, q = sigmoid_from(z, e, e * fused(e, w, T(0.9999916)))
+    return logp, logq, p, q
+
+
 def _both(stub, single, double):
     elementary.both(stub, single, double, register=overload, target="cuda")
 
@@ -99,7 +159,8 @@ _both(stubs.exp_down, exp_down32, elementary.exp_down64)
 _both(stubs.expm1, elementary.expm1_32, elementary.expm1_64)
 _both(stubs.log, elementary.log32, elementary.log64)
 _both(stubs.log1p, elementary.log1p32, elementary.log1p64)
-_both(stubs.log1p_unit, elementary.log1p_unit32, elementary.log1p_unit64)
+_both(stubs.inverse, unit_inverse, elementary.inverse_any)
+_both(stubs.log1p_unit, log1p_unit32, elementary.log1p_unit64)
 _both(stubs.log1p_up, elementary.log1p_up32, elementary.log1p_up64)
 _both(stubs.tanh, elementary.tanh32, elementary.tanh64)
 

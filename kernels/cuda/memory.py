@@ -258,7 +258,7 @@ def _halves(builder, word):
     return builder.trunc(word, I16), builder.trunc(builder.lshr(word, constant(16)), I16)
 
 
-def _pieces(builder, form, words):
+def pieces(builder, form, words):
     """The bits of each stored number."""
     size = BYTES[form]
     if size == 4:
@@ -281,7 +281,7 @@ def decoded(typingctx, number, form, words):
 
     def codegen(context, builder, sig, args):
         raw = [builder.extract_element(args[2], constant(k)) for k in range(words.width)]
-        bits = _pieces(builder, tag, raw)
+        bits = pieces(builder, tag, raw)
         return gathered(builder, [from_bits(builder, tag, N.dtype, b) for b in bits])
 
     return N(number, form, words), codegen

@@ -4,7 +4,9 @@ import numpy as np
 
 from fusedce.kernels import launch as sizes
 from fusedce.kernels.cuda import deal as deals
-from fusedce.kernels.cuda.elements import Given, Soft, Sure, Whole, Yes, elements, flat_elements
+from fusedce.kernels.cuda.element_cells import HalfSigmoid, Soft, Sure, Yes
+from fusedce.kernels.cuda.elements import elements
+from fusedce.kernels.cuda.flat_elements import Given, Mixed, Reduced, Whole, flat_elements
 from fusedce.kernels.cuda.forms import form
 from fusedce.kernels.cuda.plan import Facts, Kernel, Launch, launch
 from fusedce.kernels.cuda.seen import Full, Plain
@@ -58,18 +60,23 @@ def element_losses(problem: Problem, facts: Facts) -> Launch:
         return launch(kernel, blocks, threads, fields, bound, shared=EXCHANGE)
     per = deals.per_chunk(stored)
     # A chunk of these has twice the numbers; two functions an element leave no registers for it.
-    half = problem.logits.itemsize == 2 and not (full or heavy)
+    half = not full and RULES[rule].negative is None and T is not np.float64
     words = sizes.GPU_FLAT_WORDS * (2 if half else 1)
     registers = max(registers, 128) if half else registers
     many = max(per, words * 4 // np.dtype(T).itemsize)
     lanes = deals.enough(many)
     chunks = max(1, many // per)
     fields |= {"outer": 1, "classes": problem.logits.size, "inner": 1, "span": chunks * threads}
+    fields["team"] = deals.power_above(threads)
     check = Whole if problem.ignoring else Given
     up, down = factors(problem)
-    if labels is Yes and not full and up * down != 0.0:
-        labels = Sure
-    out = form(np.dtype(problem.loss.dtype if problem.loss is not None else T))
+    if not full and min(up, down) > 0.0:
+        plain = (problem.label_factor, problem.label_shift) == (1.0, 0.0)
+        usual = check is Whole or not hard
+        labels = Mixed if plain and usual else Sure if hard and yes_or_no else Soft
+    if link is Sigmoid and problem.logits.itemsize == 2 and not full:
+        link = HalfSigmoid
+    out = Reduced if problem.loss is None else form(problem.loss.dtype)
     types = (
         rule, T, stored, form(problem.targets.dtype), out, link, lanes, labels, check, extra, Wide,
     )  # fmt: skip

@@ -1,0 +1,263 @@
+"""Elements of arrays that lie alike from end to end, with the same factors everywhere."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba.extending import overload
+
+from fusedce.kernels.cuda.device import block, thread, threads
+from fusedce.kernels.cuda.element_cells import SINGLE, Soft, Sure, evaluated, outcome
+from fusedce.kernels.cuda.label_words import above_zero, bits_at, chunks_total, equal, zeros_or_ones
+from fusedce.kernels.cuda.memory import (
+    decoded,
+    per_chunk,
+    read_beside,
+    read_logits,
+    write_beside,
+)
+from fusedce.kernels.cuda.params import params_of
+from fusedce.kernels.cuda.rows import scale_of
+from fusedce.kernels.cuda.seen import Full
+from fusedce.kernels.cuda.stored import any_put, float_of, itemsize, number_at, poke, put_number
+from fusedce.kernels.cuda.teams import block_sum
+from fusedce.kernels.scalar import INLINED, choose, scalar
+from fusedce.kernels.vector import vector_of
+
+
+class Whole(NamedTuple):
+    """Type tag: labels are integers, of which some may be ignored and some none at all."""
+
+
+class Given(NamedTuple):
+    """Type tag: labels are used as they are."""
+
+
+class Mixed(NamedTuple):
+    """Type tag: labels are usually 0 or 1; a thread that meets others goes the long way.
+
+    As with ``Sure``, factors are larger than 0 and no curvature is wanted.
+    """
+
+
+class Reduced(NamedTuple):
+    """Type tag: losses are added up and not stored."""
+
+
+class Evaluation(NamedTuple):
+    """What all elements of a kernel have in common."""
+
+    plan: Any
+    params: Any
+    up: float
+    down: float
+    scale: float
+
+
+def checked(check, plan, N, form, words, loss, first, second):
+    """Nothing where a label is ignored, NaN where it is neither yes nor no."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(checked, jit_options=INLINED)
+def _checked(check, plan, N, form, words, loss, first, second):
+    if check.instance_class is Given:
+        return lambda check, plan, N, form, words, loss, first, second: (loss, first, second)
+
+    def of_integers(check, plan, N, form, words, loss, first, second):
+        fine = equal(N, form, words, plan.lowest) | equal(N, form, words, np.int64(1))
+        ignored = equal(N, form, words, plan.ignore_index)
+        bad = choose(fine, N(1), N(np.nan))
+        return (
+            choose(ignored, N(0), loss * bad),
+            choose(ignored, N(0), first * bad),
+            choose(ignored, N(0), second * bad),
+        )
+
+    return of_integers
+
+
+def losses_of(tag, labels, check, extra, link, form, shared, z, label, words):
+    """(losses, gradients, curvatures) of stored logits, and labels as floats and as words."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(losses_of, jit_options=INLINED)
+def _losses_of(tag, labels, check, extra, link, form, shared, z, label, words):
+    def soft(tag, labels, check, extra, link, form, shared, z, label, words):
+        plan, params, up, down, scale = shared
+        y = outcome(SOFT, plan, label)
+        found = evaluated(tag, SOFT, extra, link, plan, params, z, y, up, down, scale)
+        return checked(check, plan, type(z), form, words, found[0], found[1], found[2])
+
+    def hard(tag, labels, check, extra, link, form, shared, z, label, words):
+        plan, params, up, down, scale = shared
+        y = above_zero(type(z), form, words)
+        found = evaluated(tag, labels, extra, link, plan, params, z, y, up, down, scale)
+        return checked(check, plan, type(z), form, words, found[0], found[1], found[2])
+
+    if labels.instance_class is not Mixed:
+        return soft if labels.instance_class is Soft else hard
+    rare = scalar(soft if check.instance_class is Given else hard)
+
+    def either(tag, labels, check, extra, link, form, shared, z, label, words):
+        plan, params, up, down, scale = shared
+        if zeros_or_ones(type(z), form, words) and not special(check, plan):
+            y = above_zero(type(z), form, words)
+            return evaluated(tag, SURE, extra, link, plan, params, z, y, up, down, scale)
+        return rare(tag, SURE, check, extra, link, form, shared, z, label, words)
+
+    return either
+
+
+def special(check, plan):
+    """Whether 0 or 1 may be ignored, or 0 be no label."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(special, jit_options=INLINED)
+def _special(check, plan):
+    if check.instance_class is Given:
+        return lambda check, plan: False
+    return lambda check, plan: plan.lowest != 0 or plan.ignore_index == 0 or plan.ignore_index == 1
+
+
+SURE, SOFT = Sure(), Soft()
+
+
+class Chunks(NamedTuple):
+    """The chunks of a thread: every threads()-th of its block."""
+
+    first: int
+    count: int
+
+
+@scalar
+def chunks_of_thread(plan, form):
+    """Where they are."""
+    start = np.int64(block()) * plan.span
+    left = np.int32(min(plan.classes // np.int64(per_chunk(form)) - start, plan.span))
+    count = np.int32(np.int32(np.int32(left - 1 - thread()) >> np.int32(plan.team)) + 1)
+    return Chunks(start + thread(), count)
+
+
+@scalar
+def place_of(form, like, array, first):
+    """(address of a chunk, bytes to the next one of this thread) of an array beside another."""
+    size = np.int32(per_chunk(like) * itemsize(form))
+    return array + first * np.int64(size), np.int32(size * threads())
+
+
+@scalar
+def put(form, like, array, chunks, x):
+    """Store numbers beside the chunks of another array."""
+    here, step = place_of(form, like, array, chunks.first)
+    write_beside(form, like, here, np.int64(step), chunks.count, x)
+
+
+def put_losses(out, form, plan, chunks, loss):
+    """Store losses, if any are."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(put_losses, jit_options=INLINED)
+def _put_losses(out, form, plan, chunks, loss):
+    if out.instance_class is Reduced:
+        return lambda out, form, plan, chunks, loss: None
+    return lambda out, form, plan, chunks, loss: put(out, form, plan.loss, chunks, loss)
+
+
+def put_curvatures(extra, form, plan, chunks, hess):
+    """Store curvatures, if the kernel is one for them and they are wanted."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(put_curvatures, jit_options=INLINED)
+def _put_curvatures(extra, form, plan, chunks, hess):
+    if extra.instance_class is not Full:
+        return lambda extra, form, plan, chunks, hess: None
+
+    def put_them(extra, form, plan, chunks, hess):
+        if plan.hess != 0:
+            put(form, form, plan.hess, chunks, hess)
+
+    return put_them
+
+
+@scalar
+def put_all(plan, form, out, extra, chunks, loss, grad, hess):
+    """Store what is wanted of whole chunks."""
+    if plan.grad != 0:
+        put(form, form, plan.grad, chunks, grad)
+    put_curvatures(extra, form, plan, chunks, hess)
+    put_losses(out, form, plan, chunks, loss)
+
+
+@scalar
+def put_one(plan, form, e, loss, grad, hess):
+    """The same of a number behind the last whole chunk."""
+    item = np.int64(itemsize(form))
+    if plan.grad != 0:
+        put_number(form, plan.grad + e * item, grad)
+    if plan.hess != 0:
+        put_number(form, plan.hess + e * item, hess)
+    if plan.loss != 0:
+        any_put(plan.loss_kind, plan.loss + e * (8 if plan.loss_kind == 0 else 4), loss)
+
+
+@scalar
+def behind(plan, form):
+    """The number of this thread behind the last whole chunk, of which block 0 takes all; or -1."""
+    if block() != np.int32(0):
+        return np.int64(-1)
+    e = plan.classes - plan.classes % np.int64(per_chunk(form)) + thread()
+    return e if e < plan.classes else np.int64(-1)
+
+
+def flat_elements(Params: type, T: Any, Form: type, Targets: type, Loss: type, Link: type,
+                  Lanes: type, Labels: type, Check: type, Extra: type,
+                  Tag: type) -> Any:  # fmt: skip
+    """The kernel."""
+
+    def flat_elements(plan):
+        form, targets, out = Form(), Targets(), Loss()
+        tag, labels, check, extra, link = Tag(), Labels(), Check(), Extra(), Link()
+        N = vector_of(T, Lanes())
+        params = params_of(plan, Params, T)
+        scale, up, down = scale_of(plan, T), float_of(T, plan.up), float_of(T, plan.down)
+        # 1. The chunks of this thread, and its number at the end.
+        chunks, e = chunks_of_thread(plan, form), behind(plan, form)
+        if scale == T(0):  # nothing is averaged
+            put_all(plan, form, out, extra, chunks, N(0), N(0), N(0))
+            if e >= 0:
+                put_one(plan, form, e, T(0), T(0), T(0))
+            if plan.partial != 0 and thread() == np.int32(0):
+                poke(plan.partial + np.int64(block()) * 8, T(0))
+            return
+        # 2. Logits and labels, read all at once.
+        here, step = place_of(form, form, plan.logits, chunks.first)
+        z = decoded(N, form, read_logits(N, form, here, step, chunks.count))
+        here, step = place_of(targets, form, plan.targets, chunks.first)
+        words = read_beside(N, targets, form, here, np.int64(step), chunks.count)
+        # 3. Losses and derivatives.
+        shared = Evaluation(plan, params, up, down, scale)
+        y = decoded(N, targets, words)
+        loss, grad, hess = losses_of(tag, labels, check, extra, link, targets, shared, z, y, words)
+        put_all(plan, form, out, extra, chunks, loss, grad, hess)
+        sums = chunks_total(form, chunks.count, loss)
+        # 4. The number at the end.
+        if e >= 0:
+            z1 = number_at(T, form, plan.logits + e * itemsize(form))
+            there = plan.targets + e * itemsize(targets)
+            label, bits = number_at(T, targets, there), bits_at(targets, there)
+            loss1, grad1, hess1 = losses_of(
+                SINGLE, labels, check, extra, link, targets, shared, z1, label, bits
+            )
+            put_one(plan, form, e, loss1, grad1, hess1)
+            sums += loss1
+        # 5. The sum of the losses of the block.
+        if plan.partial != 0:
+            sums = block_sum(sums, np.int32(0))
+            if thread() == np.int32(0):
+                poke(plan.partial + np.int64(block()) * 8, sums)
+
+    return flat_elements
