@@ -52,6 +52,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--list", action="store_true", help="name cases and rivals, and end")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where the arrays are")
     add("--sweep", action="store_true", help="on a GPU: time the launch sizes instead")
+    add("--seconds", type=float, help="on a GPU: what would begin later is left out (default: 450)")
     options = parser.parse_args(argv)
     if options.sweep and options.device == "cpu":
         parser.error("--sweep needs --device cuda")

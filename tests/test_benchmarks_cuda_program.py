@@ -102,11 +102,25 @@ def test_nothing_is_written_unasked(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_clock_runs_out(monkeypatch):
-    monkeypatch.setattr(cuda, "BUDGET", -1.0)
+def test_the_clock_runs_out():
     wanted = cases.chosen(0, [])
-    found = cuda.run(program.Console(), Host(), wanted, [], FEW)
+    found = cuda.run(program.Console(), Host(), wanted, [], FEW, -1.0)
     assert [r["left_out"] for records in found for r in records] == ["no time left"] * len(wanted)
+
+
+def test_seconds(monkeypatch, tmp_path, capsys):
+    """What would begin later is left out by name; the table and the result are still there."""
+    monkeypatch.setattr(device, "find", Host)
+    monkeypatch.setattr(device, "bandwidth", lambda gpu: COPY)
+    monkeypatch.setattr(cuda.importlib.util, "find_spec", lambda name: None)
+    words = f"--device cuda --seconds -1 --case 4096x4096 --out {tmp_path / 'found.json'}"
+    assert program.main(words.split()) == 0
+    found = results.read(tmp_path / "found.json")
+    assert {r["left_out"] for r in found["cases"]} == {"no time left"}
+    assert len(found["cases"]) == 9
+    capsys.readouterr()
+    assert program.main(["--device", "cuda", "--sweep", "--seconds", "-1"]) == 0
+    assert "no time left: " in capsys.readouterr().out
 
 
 # --------------------------------------------------------------------- what the bars say

@@ -34,13 +34,14 @@ def effort(options: argparse.Namespace) -> Effort:
 
 
 def run(
-    console: Console, gpu: Any, wanted: list[Question], others: list[Rival], how: Effort
-) -> Iterator[list[Record]]:
+    console: Console, gpu: Any, wanted: list[Question], others: list[Rival], how: Effort,
+    seconds: float = BUDGET,
+) -> Iterator[list[Record]]:  # fmt: skip
     """Measure every case, those that share their arrays together; a line for each."""
     done, start = 0, time.perf_counter()
 
     def late(part: float = 0.6) -> bool:
-        return time.perf_counter() - start > part * BUDGET
+        return time.perf_counter() - start > part * seconds
 
     for questions in cases.by_problem(wanted):
         records: list[Record] = []
@@ -150,10 +151,11 @@ def main(options: argparse.Namespace, console: Console) -> int:
         raise SystemExit(f"no case is called {', '.join(options.case)}; --list names them")
     old = results.read(options.against) if options.against else None
     gpu = device.find()
+    seconds = BUDGET if options.seconds is None else options.seconds
     if options.sweep:
         from benchmarks.cuda import sweep
 
-        return sweep.main(console, gpu, options.shrink or 1)
+        return sweep.main(console, gpu, options.shrink or 1, seconds)
     asked = rivals.chosen(options.rival)
     missing = {r.name: why for r in asked if (why := r.missing())}
     if options.quick and not options.rival:
@@ -164,7 +166,7 @@ def main(options: argparse.Namespace, console: Console) -> int:
     start, how, path = time.perf_counter(), effort(options), place(options)
     result: Record = {}
     records: list[Record] = []
-    for some in run(console, gpu, wanted, others, how):
+    for some in run(console, gpu, wanted, others, how, seconds):
         records += some
         settings = {"seconds": round(time.perf_counter() - start)} | asdict(how)
         result = document(gpu, records, missing, settings, copy)

@@ -4,10 +4,12 @@ Each size of kernels/launch.py in turn takes every candidate, the others as they
 again, so that a drift of the clock falls on all alike. Nothing is timed before it is right.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -136,11 +138,15 @@ def conclude(console: Console, found: dict[Size, list[Times]]) -> None:
         )  # fmt: skip
 
 
-def main(console: Console, device: Any, shrink: int = 1) -> int:
-    """Time them all; the exit status."""
+def main(console: Console, device: Any, shrink: int = 1, seconds: float = inf) -> int:
+    """Time them all, as far as there is time; the exit status."""
     found: dict[Size, list[Times]] = {}
+    end = time.perf_counter() + seconds
     questions = [c for c in cases.CASES if any(size.concerns(c) for size in SIZES)]
     for group in cases.by_problem(questions):
+        if time.perf_counter() > end:
+            console.print(f"no time left: {', '.join(c.title for c in group)}", highlight=False)
+            continue
         whole = cases.divided(group[0], shrink)
         problem = data.make(whole, device)
         right = answer(problem, device)
