@@ -9,11 +9,11 @@ TORCH := $(shell grep -o 'torch==[0-9.]*' pyproject.toml)
 CUDA ?= cuda13
 RUN = $(if $(BIN),$(BIN)/python,$(PYTHON))
 
-.PHONY: help demo bench bench-frameworks readme test emulate gpu soak check wheel-test clean
+.PHONY: help demo bench bench-frameworks readme test emulate gpu gpu-kit soak check wheel-test clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo | bench | bench-frameworks | readme | test | emulate | gpu | soak | check | wheel-test | clean    (README.md says what each does)"
+	@echo "make demo | bench | bench-frameworks | readme | test | emulate | gpu | gpu-kit | soak | check | wheel-test | clean    (README.md says what each does)"
 
 demo: .venv/.bench
 	$(BIN)/python -m benchmarks.digits
@@ -52,6 +52,11 @@ gpu: $(if $(BIN),.venv/.test .venv/.$(CUDA))
 	done
 	$(RUN) -m benchmarks --device cuda
 
+# On a machine without one: all that is needed where a GPU is to be had for minutes only, without
+# network (tests/device/README.md).
+gpu-kit: .venv/.test
+	bash tests/device/prepare.sh
+
 # Ten minutes of mixed calls; fails where memory grows.
 soak: .venv/.test
 	$(BIN)/python -m tests.soak $(ARGS)
@@ -68,7 +73,7 @@ wheel-test: .venv/.pip
 	cd / && $(CURDIR)/.venv/wheel/bin/python -c "$$WHEEL_CALL"
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .gpu build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An installed extra leaves a stamp, so a second `make` installs nothing.

@@ -1,0 +1,210 @@
+"""A pytest plugin that notes which kernels the GPU tests launch, on a machine without a GPU.
+
+``python -O -m pytest -p tests.device.recorder tests/test_gpu*.py``, with RECORD=file. Arrays have a
+layout and no memory, launches are written down and not done, and every result is nought. So nothing
+can be compared: -O removes the assertions of the tests, and what else compares does nothing here.
+"""
+
+from __future__ import annotations
+
+import collections
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+import numpy as np
+from numpy.lib.array_utils import byte_bounds
+
+import fusedce
+import tests.gpu
+from fusedce import devices
+from fusedce.devices import Layout, shadow
+from fusedce.kernels.cuda.plan import Facts
+from fusedce.warmup_gpu import Imagined, Nowhere
+from tests.device import names
+
+COUNTS: collections.Counter = collections.Counter()  # (kernel, threads of a block) -> launches
+
+
+class Array(Nowhere):
+    """An array without memory that can be sliced and reshaped: NumPy works on its layout alone."""
+
+    def __init__(self, layout, host=None):
+        super().__init__(layout)
+        self.host = host  # the numbers it was made of
+        self.shape, self.dtype, self.ndim = layout.shape, layout.dtype, len(layout.shape)
+        self.device = SimpleNamespace(id=0)
+
+    def of(self, seen):
+        """The array that a view of this one's layout describes."""
+        return Array(Layout(seen.ctypes.data, seen.shape, seen.strides, seen.dtype, 0))
+
+    @property
+    def seen(self):
+        return shadow(self.layout)
+
+    def __getitem__(self, key):
+        """A view; of elements that an array names, only one could be looked up, so the first."""
+        return self.of(self.seen[:1] if isinstance(key, Array) else self.seen[key])
+
+    def __setitem__(self, key, value):
+        """Nothing is stored."""
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __float__(self):
+        return 0.0
+
+    def reshape(self, *shape):
+        return self.of(self.seen.reshape(*shape))
+
+    def view(self, dtype):
+        return self.of(self.seen.view(dtype))
+
+    def copy(self, *_):
+        return LIBRARY.empty(self.shape, self.dtype)
+
+    def fill(self, value):
+        """Nothing is stored."""
+
+    set = fill
+
+    def get(self):
+        return np.zeros(self.shape, self.dtype)
+
+
+class Library(Imagined):
+    """The array library of such arrays."""
+
+    def empty(self, shape, dtype=float, strides=None, device=0):
+        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        return Array(super().empty(shape, dtype, strides, device).layout)
+
+    def packed(self, x, seen):
+        return self.empty(seen.shape, seen.dtype)
+
+    def fill(self, x, value):
+        """Nothing is stored."""
+
+    def assign(self, x, source):
+        """Nothing is stored."""
+
+
+LIBRARY = Library()
+
+
+class Recorded(tests.gpu.OnGpu):
+    """fusedce on NumPy arrays, of which only the layout goes to the imagined device."""
+
+    def __getattr__(self, name):
+        found = getattr(fusedce, name)
+        return super().__getattr__(name) if callable(found) else found
+
+    def call(self, function, args, options):
+        if any(isinstance(a, Array) for a in args):
+            return function(*args, **options)
+        return super().call(function, args, options)
+
+    def put(self, a):
+        """An array that lies as this one does, as far from a multiple of 16 bytes."""
+        a = tests.gpu.readable(a)
+        layout = LIBRARY.empty(a.shape, a.dtype).layout
+        if a.size == 0:
+            return Array(layout, a)
+        low, _ = byte_bounds(a)
+        start = a.__array_interface__["data"][0]
+        address = layout.address + low % 16 + start - low
+        return Array(layout._replace(address=address, strides=a.strides), a)
+
+    def get(self, b):
+        """An input as it was; a result is nought."""
+        return np.zeros(b.shape, b.dtype) if b.host is None else b.host
+
+    def fetch_into(self, a, b):
+        """Nothing comes back."""
+
+
+def launch(library, launches, *_):
+    """Note the kernels."""
+    for each in launches:
+        COUNTS[each.kernel, each.threads] += 1
+
+
+def cupy():
+    """As much of CuPy as the tests ask for by name; anything else is a mock."""
+    module = mock.MagicMock()
+    module.ndarray, module.empty = Array, LIBRARY.empty
+    module.zeros = module.ones = LIBRARY.empty
+    module.full = lambda shape, value, dtype: LIBRARY.empty(shape, dtype)
+    module.empty_like = lambda a: LIBRARY.empty(a.shape, a.dtype)
+    module.asarray = lambda a: Recorded(None).put(np.asarray(a))
+    module.cuda.runtime.memGetInfo.return_value = (64 << 30, 80 << 30)
+    module.cuda.runtime.getDeviceCount.return_value = 1
+    module.__spec__ = SimpleNamespace(name="cupy", loader=None, origin=None)
+    return module
+
+
+def nothing(*_, **__):
+    """In the place of a comparison."""
+
+
+def nothing_is_compared():
+    """Results are nought; so what the tests expect need not be computed, which takes most of their
+    time. What is not replaced here only makes the recording slower.
+    """
+    for name in dir(np.testing):
+        if name.startswith("assert_"):
+            setattr(np.testing, name, nothing)
+    tests.gpu.near = tests.gpu.same_bits = nothing
+    for module, name, instead in (
+        ("tests.reference", "reference", expected),
+        ("tests.exact", "exact_softmax", nothing),
+        ("tests.test_losses", "check", called),
+        ("tests.test_accuracy", "judge", nothing),
+        ("tests.test_accuracy", "judge_rows", nothing),
+        ("tests.test_sizes", "wide_row", lambda *_: ((0, 0, 0),) * 2),
+    ):
+        setattr(importlib.import_module(module), name, instead)
+
+
+def expected(name, logits, targets, *, scales=False, **_):
+    """Loss, gradient and Hessian, and as many bounds for their errors."""
+    found = (np.zeros(np.shape(logits)),) * 3
+    return (found, found) if scales else found
+
+
+def called(name, logits, targets, dtype="float64", *, activation, slack=1.0, **options):
+    """What ``tests.test_losses.check`` calls."""
+    from tests import test_losses
+
+    own = {k: float(np.float32(v)) for k, v in test_losses.RULES[name].items()}
+    function = getattr(test_losses.fusedce, name.split()[0])
+    return function(logits, targets, activation=activation, return_hessian=True, **own, **options)
+
+
+def pytest_configure(config):
+    sys.modules["cupy"] = cupy()
+    devices.LIBRARIES = (LIBRARY,)
+    devices.launch, devices.facts = launch, lambda device: Facts()
+    devices.read = lambda address, dtype, device, stream: np.dtype(dtype).type(-1)
+    devices.wait = nothing
+    tests.gpu.missing, tests.gpu.OnGpu = (lambda: None), Recorded
+    nothing_is_compared()
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that compare with the CPU make the same calls there: these are noted too, not done."""
+    for module in {item.module for item in items if hasattr(item, "module")}:
+        module.fusedce = Recorded(None)
+
+
+def pytest_unconfigure(config):
+    """A file for each process of the tests."""
+    found = [(*names.written(*kernel), n) for kernel, n in COUNTS.most_common()]
+    path = Path(os.environ["RECORD"], f"{os.getpid()}.jsonl")
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in found))
