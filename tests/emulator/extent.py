@@ -12,13 +12,8 @@ rest = pytest.mark.skipif(
 
 
 def part(cases, *kept):
-    """All cases; in `make test` only those that are named, by value or by place, are run."""
+    """Values of a parameter, of which `make test` runs only those that are ``kept``."""
     cases = list(cases)
-    for one in kept:
-        assert one in cases or isinstance(one, int), one
-
-    def marked(k, case):
-        values = case if isinstance(case, tuple) else (case,)
-        return case if case in kept or k in kept else pytest.param(*values, marks=rest)
-
-    return [marked(k, case) for k, case in enumerate(cases)]
+    assert set(kept) <= set(cases), kept
+    given = [(case, case if isinstance(case, tuple) else (case,)) for case in cases]
+    return [case if case in kept else pytest.param(*values, marks=rest) for case, values in given]
