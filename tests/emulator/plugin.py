@@ -1,9 +1,10 @@
 """The GPU tests on the emulator: ``pytest -p tests.emulator.plugin -m gpu tests/test_gpu*.py``.
 
 A stand-in for CuPy takes the place of CuPy, and the emulator that of the driver. The environment
-chooses: EMULATOR_CAPABILITY (9.0), EMULATOR_ORDER of threads (forward, reverse, random) and
-EMULATOR_UNITS (0: exact; a seed: off by what is documented). What needs real streams, graphs,
-tensors or several devices is skipped by name.
+chooses: EMULATOR_CAPABILITY (9.0), EMULATOR_ORDER of threads (forward, reverse, random),
+EMULATOR_UNITS (0: exact; a seed: off by what is documented) and EMULATOR_PART (3/8: the third of
+every eight cases, of 1/1). What needs real streams, graphs, tensors or several devices is skipped
+by name.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tests.emulator import device, fake_cupy, machine, programs
 CAPABILITY = tuple(map(int, os.environ.get("EMULATOR_CAPABILITY", "9.0").split(".")))
 ORDER = os.environ.get("EMULATOR_ORDER", "forward")
 UNITS = int(os.environ.get("EMULATOR_UNITS", "0"))
+PART, PARTS = map(int, os.environ.get("EMULATOR_PART", "1/1").split("/"))
 OUTPUTS = {"loss", "grad", "hess", "total", "scratch"}
 LAUNCHED: collections.Counter = collections.Counter()  # (kernel, threads)
 
@@ -74,6 +76,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
+    items[:] = items[PART - 1 :: PARTS]
     for item in items:
         name = getattr(item, "originalname", item.name)
         if item.path.name == "test_gpu_torch.py":
