@@ -24,6 +24,7 @@ DISTRIBUTIONS = (
     "ml_dtypes", "torch", "triton", "liger-kernel", "quack-kernels",
 )  # fmt: skip
 RESULT = "cuda.json"
+WRONG = "fusedce is wrong"
 
 
 def effort(options: argparse.Namespace) -> Effort:
@@ -46,18 +47,30 @@ def run(
     for questions in cases.by_problem(wanted):
         records: list[Record] = []
         if late(1.0):
-            for case in questions:
-                row = {"case": case.name, "title": case.title, "group": case.group}
-                records.append(row | {"left_out": "no time left"})
+            records += [left_out(case, "no time left") for case in questions]
         else:
             try:
                 records += measure.measured(questions, others, how, gpu, late)
-            except oracle.Disagreement as wrong:
-                raise SystemExit(f"fusedce is wrong, {questions[0].title}: {wrong}") from wrong
+            except oracle.Disagreement as wrong:  # the other cases are measured all the same
+                why = f"{WRONG}: {wrong}"
+                records += [left_out(case, why) for case in questions[len(records) :]]
         for record in records:
             done += 1
             tell(console, record, f"{done}/{len(wanted)}")
         yield records
+
+
+def left_out(case: Question, why: str) -> Record:
+    """The row of a case without figures."""
+    return {"case": case.name, "title": case.title, "group": case.group, "left_out": why}
+
+
+def tell_wrong(console: Console, records: list[Record]) -> int:
+    """Name the cases in which fusedce itself is wrong; the exit status."""
+    wrong = [r for r in records if r.get("left_out", "").startswith(WRONG)]
+    for record in wrong:
+        console.print(f"{record['title']}: {record['left_out']}", style="red", highlight=False)
+    return 1 if wrong else 0
 
 
 def tell(console: Console, record: Record, place: str) -> None:
@@ -175,8 +188,9 @@ def main(options: argparse.Namespace, console: Console) -> int:
     conclude(console, result)
     if path is not None:
         draw(console, result, path)
+    status = tell_wrong(console, records)
     if old is None:
-        return 0
+        return status
     from benchmarks.__main__ import tell_regressions
 
-    return tell_regressions(console, old, result)
+    return tell_regressions(console, old, result) or status

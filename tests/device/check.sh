@@ -55,7 +55,7 @@ export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
 pytest=(env NUMBA_NUM_THREADS=1 OMP_NUM_THREADS=1 python3 -m pytest -q -p no:cacheprovider
   -W default -rfE --tb=line -m gpu -p tests.device.deadline)
 if has xdist; then pytest+=(-p xdist -n "${JOBS:-14}"); fi
-if has pytest_timeout; then pytest+=(-p pytest_timeout --timeout=60); fi
+if has pytest_timeout; then pytest+=(-p pytest_timeout --timeout=30); fi
 
 summary() {
   cat "$ends" && gpu && cat "$lines"

@@ -1,9 +1,9 @@
 """Which kernels the checks on a GPU will launch, found on a machine without one.
 
 ``python -m tests.device.wanted FILE [JOBS]`` writes a line of JSON a kernel, in order of worth: of
-the smoke test, the small run under the sanitizer, the benchmark, the tests (those launched most
-often first), the sweep, and ``fusedce warmup``. The same calls are made with arrays that have a
-layout and no memory, and what they would launch is noted.
+the first calls, the smoke test, the small run under the sanitizer, the benchmark, the tests (those
+launched most often first), the sweep, and ``fusedce warmup``. The same calls are made with arrays
+that have a layout and no memory, and what they would launch is noted.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from unittest import mock
 
 import numpy as np
 
+import fusedce
 from fusedce import devices, replay
 from fusedce.kernels.cache import ours
 from fusedce.kernels.cuda.plan import Facts
@@ -54,6 +55,14 @@ def without(shape, axis):
     """The shape of class indices."""
     axis %= len(shape)
     return shape[:axis] + shape[axis + 1 :]
+
+
+def facts():
+    from tests.device.facts import CLUSTER, FIRST
+
+    for shape, dtype in (FIRST, CLUSTER):
+        z, t = array(shape, DTYPES[dtype]), array(shape[:1], np.int64)
+        yield lambda z=z, t=t: fusedce.cross_entropy(z, t)
 
 
 def smoke():
@@ -146,7 +155,7 @@ def tests(jobs):
 def main():
     path, jobs = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1
     found, number = {}, {}
-    for name in ("smoke", "sanitized", "benchmark", "tests", "sweep", "warmup"):
+    for name in ("facts", "smoke", "sanitized", "benchmark", "tests", "sweep", "warmup"):
         before = len(found)
         kernels = tests(jobs) if name == "tests" else written(launched(globals()[name]))
         found |= dict.fromkeys(map(json.dumps, kernels))
