@@ -165,7 +165,8 @@ PYTHON = """
     *sanitized*) echo "128 calls are right"; exit 0 ;;
     esac
     head -c 300000 /dev/zero | tr '\\0' x
-    printf '\\nthe end of %s\\n' "$*"
+    yes 'a line of output' | head -n 9000
+    echo the end of "$*"
 """
 
 
