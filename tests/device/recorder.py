@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -195,6 +196,10 @@ def pytest_configure(config):
     devices.wait = nothing
     tests.gpu.missing, tests.gpu.OnGpu = (lambda: None), Recorded
     nothing_is_compared()
+    if importlib.util.find_spec("torch"):
+        from tests.device import recorder_torch
+
+        recorder_torch.install()
 
 
 def pytest_collection_modifyitems(items):

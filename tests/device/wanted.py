@@ -28,7 +28,7 @@ from tests.device import names
 from tests.device.recorder import LIBRARY, Recorded
 from tests.test_losses import DTYPES
 
-TESTS = "tests/test_gpu.py", "tests/test_gpu_suite.py", "tests/test_gpu_numbers.py"
+TESTS = [f"tests/test_gpu{name}.py" for name in ("", "_suite", "_numbers", "_torch")]
 
 
 def launched(calls):

@@ -1,0 +1,41 @@
+"""The part of recorder.py for tests/test_gpu_torch.py: tensors of the CPU that pass for a GPU's."""
+
+from __future__ import annotations
+
+import contextlib
+from unittest import mock
+
+import torch
+
+from fusedce import devices
+from fusedce.adapters import torch_operators
+from fusedce.devices import Layout
+from tests.device.recorder import Array
+
+to = torch.Tensor.to
+
+
+def moved(tensor, *args, **options):
+    """Stays where it is."""
+    return to(tensor, *("cpu" if a == "cuda" else a for a in args), **options)
+
+
+def array(tensor):
+    """The layout of a tensor, as what fusedce is called with."""
+    if tensor is None:
+        return None
+    dtype = devices._from_torch(tensor.dtype)
+    strides = tuple(step * dtype.itemsize for step in tensor.stride())
+    return Array(Layout(tensor.data_ptr(), tuple(tensor.shape), strides, dtype, 0))
+
+
+def install():
+    """Instead of CUDA; whatever is not replaced here ends its test."""
+    torch.cuda.is_available = lambda: True
+    torch.Tensor.to, torch.Tensor.cuda = moved, lambda tensor, **_: tensor.clone()
+    torch.cuda.Stream = torch.cuda.set_sync_debug_mode = mock.MagicMock()
+    torch.cuda.stream = lambda stream: contextlib.nullcontext()
+    torch.testing.assert_close, torch.compile = mock.MagicMock(), lambda function, **_: function
+    torch_operators._array, torch_operators.pages = array, mock.MagicMock()
+    # On a GPU no gradient is kept from the forward pass.
+    torch_operators._ones = mock.MagicMock(**{"get.return_value": False})
