@@ -69,14 +69,18 @@ def fused(T):
     return lambda a, b, c: (a.astype(wide) * b.astype(wide) + c.astype(wide)).astype(T)
 
 
-def saturating(T):
+def saturating(T, source):
+    """To the nearest integer there is; NaN to 0, or to the sign bit where 64 bits are concerned."""
     info = np.iinfo(T)
+    nan = np.array(1 << (info.bits - 1), np.uint64).astype(f"u{info.bits // 8}").view(T)
+    nan = nan if source == "f64" or info.bits == 64 else T(0)
 
     def convert(x):
+        x = np.trunc(x.astype(np.float64))
         low, high = np.float64(info.min), np.float64(info.max)
-        found = np.where(np.isnan(x), 0, np.clip(x.astype(np.float64), low, high))
-        top = x.astype(np.float64) >= high
-        return np.where(top, info.max, np.where(top, 0, found).astype(T))
+        inside = np.where((x > low) & (x < high), x, 0).astype(T)
+        found = np.where(x >= high, info.max, np.where(x <= low, info.min, inside))
+        return np.where(np.isnan(x), nan, found)
 
     return convert
 
@@ -273,11 +277,11 @@ CONVERSIONS = [
         for m, f in (("rni", np.rint), ("rzi", np.trunc), ("rmi", np.floor), ("rpi", np.ceil))
     ),
     *(
-        (f"cvt.rzi.{t}.{s}", (s,), t, saturating(KINDS[t][2]))
-        for t in ("s32", "u32", "s64", "u64")
+        (f"cvt.rzi.{t}.{s}", (s,), t, saturating(KINDS[t][2], s))
+        for t in ("s32", "u32", "s64", "u64", "u16", "s16")
         for s in ("f32", "f64")
     ),
-    ("cvt.rni.s32.f32", ("f32",), "s32", lambda a: saturating(np.int32)(np.rint(a))),
+    ("cvt.rni.s32.f32", ("f32",), "s32", lambda a: saturating(np.int32, "f32")(np.rint(a))),
 ]
 
 
@@ -523,3 +527,13 @@ def test_division_of_units():
         assert 2.0**-24 < abs(off[4:]).max() < 2.0**-22 + 2.0**-24
         large = [0 if "approx" in op else 2.0**-127, 0, np.inf, np.nan]
         np.testing.assert_allclose(b.view(np.float32)[0, :8:2], large, 1e-6)
+
+
+def test_predicates():
+    """-1 is true, and a predicate has one bit: xor and not of two true ones."""
+    body = """mov.pred %p1, -1; setp.eq.u32 %p2, %i, %i; xor.pred %p3, %p1, %p2; not.pred %p4, %p3;
+    selp.u32 %r0, 1, 0, %p4; setp.lt.and.u32 %p1|%p2, %i, 1000, %p1; @%p2 add.u32 %r0, %r0, 10;
+    st.global.u32 [%b], %r0;"""
+    b = np.zeros(32, np.uint32)
+    run(body, None, b)
+    np.testing.assert_array_equal(b, 1)

@@ -10,6 +10,8 @@ from tests.emulator.registers import BITS, FLOATS, Registers, integer, plain
 
 COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",
            "lo": "<", "ls": "<=", "hi": ">", "hs": ">="}  # fmt: skip
+OPERANDS = {"fma": 4, "mad": 4, "selp": 4, "setp": 4, "shf": 4, "bfe": 4, "prmt": 4, "bfi": 5,
+            "lop3": 5}  # at most, the result among them; of all others 3  # fmt: skip
 UNORDERED = {"equ": "==", "neu": "!=", "ltu": "<", "leu": "<=", "gtu": ">", "geu": ">="}
 ROUND_TO_INTEGER = {"rni": "rint", "rzi": "trunc", "rmi": "floor", "rpi": "ceil"}
 INTEGER_BINARY = {"add": "+", "sub": "-", "and": "&", "or": "|", "xor": "^"}
@@ -29,6 +31,8 @@ def known_only(parts: list[str], *allowed: str) -> None:
 
 def arithmetic(r: Registers, one: Instruction) -> str:
     """The C of an instruction that neither branches nor touches memory or other threads."""
+    if len(one.operands) > OPERANDS.get(one.parts[0], 3):
+        raise Unknown("more operands than are known")
     for translated in (logic, numbers):
         if (found := translated(r, one.parts[0], one.parts, one.operands)) is not None:
             return found
@@ -39,7 +43,7 @@ def logic(r: Registers, name: str, parts: list[str], o: tuple[str, ...]) -> str 
     kind = parts[-1]
     if name == "mov":
         return move(r, kind, o)
-    if name == "setp" or name == "set":
+    if name == "setp":
         return compare(r, parts, o)
     if name == "selp":
         a, b, which = map(r.bits, o[1:4])
@@ -55,7 +59,7 @@ def logic(r: Registers, name: str, parts: list[str], o: tuple[str, ...]) -> str 
         return r.put(o[0], kind, f"{n} >= {width} ? {beyond} : {a} {sign} {n}")
     if name == "shf":
         return funnel(r, parts, o)
-    field = f"bits_extracted({{}}, {{}}, {{}}, {BITS.get(kind)}, {int(kind[0] == 's')})"
+    field = f"bits_extracted({{}}, {{}}, {{}}, {BITS.get(kind, 0)}, {int(kind[0] == 's')})"
     calls = {
         "bfi": ("bits_inserted({}, {}, {}, {})", (2, 1, 3, 4)),
         "bfe": (field, (1, 2, 3)),
@@ -64,6 +68,7 @@ def logic(r: Registers, name: str, parts: list[str], o: tuple[str, ...]) -> str 
         "popc": ("__builtin_popcountll({})", (1,)),
     }  # fmt: skip
     if name in calls:
+        known_only(parts if kind in BITS else [*parts, ""])
         text, places = calls[name]
         return f"{plain(o[0])} = {text.format(*(r.bits(o[k]) for k in places))};"
     if name == "clz":
@@ -86,7 +91,7 @@ def move(r: Registers, kind: str, o: tuple[str, ...]) -> str:
         each = BITS[kind] // len(source)
         parts = (f"(u64)(u{each}){r.bits(x)} << {each * k}" for k, x in enumerate(source))
         return f"{plain(o[0])} = {' | '.join(parts)};"
-    return f"{plain(o[0])} = {r.bits(o[1])};"
+    return f"{plain(o[0])} = {r.bits(o[1])}{' & 1' if kind == 'pred' else ''};"
 
 
 def compare(r: Registers, parts: list[str], o: tuple[str, ...]) -> str:
@@ -104,9 +109,10 @@ def compare(r: Registers, parts: list[str], o: tuple[str, ...]) -> str:
         expression = f"({a} {COMPARE[how]} {b})"
     target, *other = o[0].split("|")
     combine = next((p for p in parts[2:-1] if p in ("and", "or", "xor")), None)
-    tail = f" {INTEGER_BINARY[combine]} {r.value(o[3], 'pred')}" if combine else ""
-    code = "".join(f" {plain(x)} = !{expression}{tail};" for x in other)
-    return f"{plain(target)} = {expression}{tail};{code}"
+    tail = f" {INTEGER_BINARY[combine]} c" if combine else ""
+    begin = f"u1 c = {r.value(o[3], 'pred')}; " if combine else ""
+    code = "".join(f" {plain(x)} = !found{tail};" for x in other)
+    return f"{{ {begin}u1 found = {expression}; {plain(target)} = found{tail};{code} }}"
 
 
 def funnel(r: Registers, parts: list[str], o: tuple[str, ...]) -> str:
@@ -122,11 +128,13 @@ def numbers(r: Registers, name: str, parts: list[str], o: tuple[str, ...]) -> st
     kind = parts[-1]
     if name == "cvt":
         return convert(r, parts, o)
+    if name == "rcp" and parts[1:] == ["approx", "ftz", "f64"]:
+        return r.put(o[0], kind, f"reciprocal_gross({r.value(o[1], kind)})")
     if kind in ("f32", "f64"):
         return floats(r, name, parts, o)
     if kind == "f32x2":
         return pairs(r, name, parts, o)
-    if kind in BITS and kind[0] in "subp":
+    if kind[0] in "sub" and kind[1:].isdigit():
         return integers(r, name, parts, o)
     return None
 
@@ -136,6 +144,7 @@ def floats(r: Registers, name: str, parts: list[str], o: tuple[str, ...]) -> str
     single = kind == "f32"
     known_only(parts, "rn", "ftz", "approx", "full", "sat")
     if name in ("neg", "abs"):
+        known_only(parts)
         x, sign = r.bits(o[1]), "0x80000000u" if single else "(1ull << 63)"
         return f"{plain(o[0])} = {x} {'^ ' if name == 'neg' else '& ~'}{sign};"
     suffix, approx = "f" if single else "", "approx" in parts
@@ -216,6 +225,8 @@ def convert(r: Registers, parts: list[str], o: tuple[str, ...]) -> str:
     rounding = [p for p in parts[1:] if p not in kinds]
     if left := set(rounding) - {"rn", "ftz", "sat", *ROUND_TO_INTEGER}:
         raise Unknown(f"modifier {left.pop()}")
+    if to == "bf16" and source not in ("f32", "f16", "bf16"):
+        raise Unknown("two roundings")
     if to in ("f16x2", "bf16x2"):
         encode = "half_bits" if to == "f16x2" else "bfloat_bits"
         high, low = (f"(u32){encode}({r.value(x, 'f32')})" for x in o[1:3])
@@ -230,7 +241,9 @@ def convert(r: Registers, parts: list[str], o: tuple[str, ...]) -> str:
         flush = "ftz" in rounding and to == "f32"
         return r.put(o[0], to, f"flushed({found})" if flush else found)
     if source in FLOATS:
-        return r.put(o[0], to, f"to_{integer(to)}({whole}((double){x}))")
+        wide = source == "f64" or BITS[to] == 64  # else NaN is 0
+        nan = f"({integer(to)})(1ull << {BITS[to] - 1})" if wide else "0"
+        return r.put(o[0], to, f"{x} != {x} ? {nan} : to_{integer(to)}({whole}((double){x}))")
     if "sat" in rounding:
         raise Unknown("saturation of integers")
     return r.put(o[0], to, x)

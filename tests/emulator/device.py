@@ -118,8 +118,8 @@ class Emulated(OnGpu):
                     self.memory.add(name, array.host, written=name not in WRITTEN,
                                     output=name in WRITTEN, required=name != "scratch")  # fmt: skip
         self.launched += launches
-        machine.run(launches, addresses, self.memory, capability=self.facts.capability,
-                    order=self.order, seed=self.seed)  # fmt: skip
+        turns = machine.Turns(self.order, self.seed)
+        machine.run(launches, addresses, self.memory, self.facts, turns)
 
     def put(self, a):
         """The same numbers at the same strides, as far from a multiple of 16 bytes."""

@@ -54,6 +54,9 @@ def alloc(size):
     return MemoryPointer(Memory(int(size)), 0)
 
 
+NOWHERE = types.SimpleNamespace(ptr=0, size=0, device_id=0)  # the memory of an empty array
+
+
 def on_host(pointer, shape, strides, dtype):
     """The NumPy array of some memory, which keeps that memory."""
     if 0 in shape:
@@ -109,7 +112,9 @@ class ndarray(NDArrayOperatorsMixin):
                 np.empty_like(like, order=order, subok=False).strides if self.size else like.strides
             )
         self.strides = tuple(strides)
-        self.data = alloc(self.nbytes) if memptr is None else memptr
+        if memptr is None:
+            memptr = alloc(self.nbytes) if self.size else NOWHERE
+        self.data = memptr
         self.device = types.SimpleNamespace(id=0)
 
     @property

@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import threading
+from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
-from fusedce.kernels.cuda.plan import Launch
+from fusedce.kernels.cuda.plan import Facts, Launch
 from tests.emulator.programs import program, runtime
 
 ORDERS = ("forward", "reverse", "random")
@@ -30,7 +31,7 @@ class Fault(RuntimeError):
 class _Memory(ctypes.Structure):
     _fields_ = (
         ("start", ctypes.c_uint64), ("end", ctypes.c_uint64), ("state", ctypes.c_void_p),
-        ("marks", ctypes.c_void_p), ("counts", ctypes.c_uint64 * 10), ("name", ctypes.c_char_p),
+        ("marks", ctypes.c_void_p), ("counts", ctypes.c_uint64 * 12), ("name", ctypes.c_char_p),
     )  # fmt: skip
 
 
@@ -48,7 +49,7 @@ class Region:
 
     def __init__(self, name: str, start: int, end: int, state: np.ndarray | None):
         self.name, self.start, self.end, self.state = name, start, end, state
-        self.counts = np.zeros((2, 5), np.uint64)  # reads and writes of 1, 2, 4, 8, 16 bytes
+        self.counts = np.zeros((2, 6), np.uint64)  # reads and writes of 1, 2, 4, 8, 16, 32 bytes
         self.asked = np.zeros(0, bool)  # bytes that have to be written
 
     def missing(self) -> int:
@@ -120,7 +121,7 @@ class Memory:
 
     def sizes(self, name: str) -> tuple[dict[int, int], dict[int, int]]:
         """How many reads, and how many writes, of how many bytes each."""
-        counts = sum((r.counts for r in self.named(name)), np.zeros((2, 5), np.uint64))
+        counts = sum((r.counts for r in self.named(name)), np.zeros((2, 6), np.uint64))
         reads, writes = ({1 << k: int(n) for k, n in enumerate(row) if n} for row in counts)
         return reads, writes
 
@@ -136,39 +137,56 @@ class Memory:
                 raise Fault(f"byte {k} of {region.name} has never been written")
 
 
-def run(launches, addresses, memory: Memory, *, capability=(9, 0), order="forward", seed=0) -> None:
+class Turns(NamedTuple):
+    """In which order threads have their turn."""
+
+    order: str = "forward"
+    seed: int = 0
+
+
+class Grid(NamedTuple):
+    """How many threads there are, and what they share."""
+
+    blocks: int
+    threads: int
+    shared: int = 0
+    cluster: int = 1
+
+
+def run(launches, addresses, memory: Memory, facts: Facts, turns: Turns) -> None:
     """Run all, in order; ``addresses`` stand in the order of ``plan.ARRAYS``."""
     with LOCK:
-        marked = sum(r.end - r.start for r in memory.regions) <= WATCHED
-        marks = [
-            np.zeros(2 * (r.end - r.start), np.uint64) if marked else None for r in memory.regions
-        ]
+        watch = sum(r.end - r.start for r in memory.regions) <= WATCHED
+        marks = [marks_of(r) if watch else None for r in memory.regions]
         for launch in launches:
+            check(launch, facts)
             fields = list(launch.plan)
             for slot, k in launch.bound:
                 fields[slot] += addresses[k]
-            if launch.blocks:
-                _run(launch, fields, memory.regions, marks, capability, order, seed)
+            parameters = np.array([f & (2**64 - 1) for f in fields], np.uint64)
+            grid = Grid(launch.blocks, launch.threads, launch.shared, launch.cluster)
+            kernel = program(launch.kernel, launch.threads, facts.capability).kernel
+            if said := execute(kernel, parameters, memory.regions, marks, grid, turns):
+                where = f"{launch.blocks} blocks of {launch.threads} threads"
+                raise Fault(f"{launch.kernel.name}, {where}: {said}")
 
 
-def _run(launch: Launch, fields, regions, marks, capability, order, seed) -> None:
+def check(launch: Launch, facts: Facts) -> None:
+    """Raise for what a driver refuses."""
     if not 1 <= launch.threads <= 1024 or not 1 <= launch.cluster <= 16:
         raise Fault(f"{launch.threads} threads a block, {launch.cluster} blocks a cluster")
-    if launch.blocks % launch.cluster:
+    if launch.blocks % launch.cluster or launch.blocks < 1:
         raise Fault(f"{launch.blocks} blocks in clusters of {launch.cluster}")
-    kernel = program(launch.kernel, launch.threads, capability).kernel
-    parameters = np.array([f & (2**64 - 1) for f in fields], np.uint64)
-    said = execute(
-        kernel, parameters, regions, marks, blocks=launch.blocks, threads=launch.threads,
-        shared=launch.shared, cluster=launch.cluster, order=order, seed=seed,
-    )  # fmt: skip
-    if said:
-        raise Fault(f"{launch.kernel.name}, {launch.blocks} x {launch.threads} threads: {said}")
+    if launch.shared > facts.shared:
+        raise Fault(f"{launch.shared} bytes of shared memory, of {facts.shared}")
 
 
-def execute(
-    kernel, parameters, regions, marks, *, blocks, threads, shared, cluster, order, seed
-) -> str:
+def marks_of(region: Region) -> np.ndarray:
+    """For each byte who wrote it, and who read it last: nobody."""
+    return np.zeros(2 * (region.end - region.start), np.uint64)
+
+
+def execute(kernel, parameters, regions, marks, grid: Grid, turns: Turns) -> str:
     """One grid; what went wrong, or nothing."""
     table = (_Memory * max(1, len(regions)))()
     for entry, region, mark in zip(table, regions, marks, strict=False):
@@ -177,13 +195,13 @@ def execute(
         entry.marks = None if mark is None else mark.ctypes.data
     error = ctypes.create_string_buffer(600)
     launch = _Launch(
-        ctypes.cast(kernel, ctypes.c_void_p), parameters.ctypes.data, blocks, threads, shared,
-        cluster, ORDERS.index(order), seed, ctypes.addressof(table), len(regions), len(error),
+        ctypes.cast(kernel, ctypes.c_void_p), parameters.ctypes.data, *grid,
+        ORDERS.index(turns.order), turns.seed, ctypes.addressof(table), len(regions), len(error),
         ctypes.addressof(error),
     )  # fmt: skip
     runtime().emulate(ctypes.byref(launch))
     for entry, region in zip(table, regions, strict=False):
-        region.counts += np.array(entry.counts, np.uint64).reshape(2, 5)
+        region.counts += np.array(entry.counts, np.uint64).reshape(2, 6)
     return error.value.decode()
 
 

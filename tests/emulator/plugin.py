@@ -61,7 +61,7 @@ def allowed(addresses):
 def launch(library, launches, addresses, device_, stream):
     """In place of the driver; no graph has the launches."""
     LAUNCHED.update((one.kernel, one.threads) for one in launches)
-    machine.run(launches, addresses, allowed(addresses), capability=CAPABILITY, order=ORDER)
+    machine.run(launches, addresses, allowed(addresses), facts(CAPABILITY), machine.Turns(ORDER))
     return False
 
 

@@ -32,6 +32,7 @@ FLAGS = (
     "-I", str(HERE),
 )  # fmt: skip
 LEVEL = "-Og"  # two thirds of the seconds of -O1, and code as fast
+A_WEEK = 7 * 24 * 3600
 SECONDS = {"ptx": 0.0, "c": 0.0}  # what compiling took in this process
 
 
@@ -39,6 +40,10 @@ def missing() -> str | None:
     """Why kernels cannot be emulated here, or None."""
     if platform.machine() != "x86_64" or platform.system() != "Linux":
         return "kernels are emulated on Linux for x86-64 only"
+    with open("/proc/cpuinfo") as file:
+        flags = set(file.read().split())
+    if not {"fma", "f16c"} <= flags:
+        return "kernels are emulated on processors with FMA and F16C only"
     return None if shutil.which("gcc") else "gcc is not installed"
 
 
@@ -54,11 +59,17 @@ def folder() -> Path:
 @functools.cache
 def ptx_folder() -> Path:
     """Where the PTX of these sources is kept; the oldest of other sources goes."""
-    folders = sorted((f for f in folder().iterdir() if f.is_dir()), key=lambda f: f.stat().st_mtime)
-    for old in folders[:-STAMPS_KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
     found = folder() / Path(cache_folder()).name
     found.mkdir(exist_ok=True)
+    os.utime(found)
+    with contextlib.suppress(OSError):  # another process may be doing the same
+        kept = [f for f in folder().iterdir() if f.is_dir()]
+        for old in sorted(kept, key=lambda f: f.stat().st_mtime)[:-STAMPS_KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+        for file in folder().iterdir():
+            unused = file.is_file() and file.stat().st_nlink == 1
+            if unused and time.time() - file.stat().st_mtime > A_WEEK:
+                file.unlink()
     return found
 
 

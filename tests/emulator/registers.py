@@ -57,6 +57,8 @@ class Registers:
         pattern = r"\.(?:local|param) (?:\.align (\d+) )?\.b(\d+) ([\w$]+)(?:\[(\d+)\])?"
         if m := re.fullmatch(pattern, text):
             size = int(m[2]) // 8 * int(m[4] or 1)
+            if size > 1 << 14:
+                raise Unknown("more than 16 KB of local memory")
             align = f"__attribute__((aligned({max(int(m[1] or 8), 8)})))"
             return f"u8 {plain(m[3])}[{max(size, 8)}] {align};"
         if text.startswith((".loc", ".pragma", ".file", ".branchtargets", ".callprototype")):

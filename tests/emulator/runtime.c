@@ -19,7 +19,7 @@ typedef struct Memory {
     u64 start, end;
     u8 *state;       // see above; null: all may be read and written
     u64 *marks;      // null: races are not looked for
-    u64 counts[2][5];  // reads and writes of 1, 2, 4, 8, 16 bytes
+    u64 counts[2][6];  // reads and writes of 1, 2, 4, 8, 16, 32 bytes
     const char *name;
 } Memory;
 
@@ -115,15 +115,18 @@ static u32 distance(const Thread *t, u32 other) {  // what the two threads have 
 
 // Whether all that made the mark comes before what the thread does now; marks of threads before
 // `since` are of an earlier launch, of nobody, or of a block that had this shared memory before.
-static int comes_before(Mark m, const Thread *t, u32 since) {
+// `passed`: barriers of the cluster behind which the thread sees what was done: for stores of others
+// those without relaxed arrivals, which publish nothing.
+static int comes_before(Mark m, const Thread *t, u32 since, u32 passed) {
     if (m.thread < since) return 1;
     if (m.thread < cluster_base) return 0;  // another cluster of this launch
     u32 far = distance(t, m.thread);
+    int met = ((passed - m.cluster - 1) & 0xff) < 0xfd;  // waits > arrivals; none is 3 ahead
     switch (far > m.spread ? far : m.spread) {
     case ONE: return 1;
-    case OF_WARP: return m.warp != (t->warp_syncs & 0x3fff);
-    case OF_BLOCK: return m.block != (t->block_syncs & 0xfff);
-    default: return ((t->waits - m.cluster - 1) & 0xff) < 0x80;  // waits > arrivals at that time
+    case OF_WARP: return met || m.warp != (t->warp_syncs & 0x3fff);
+    case OF_BLOCK: return met || m.block != (t->block_syncs & 0xfff);
+    default: return met;
     }
 }
 
@@ -137,21 +140,22 @@ static void __attribute__((noinline, noreturn)) race(Thread *t, Mark m, const ch
 
 static void check_race(Thread *t, Memory *m, u64 at, u32 bytes, int writes, u32 since) {
     u64 *marks = m->marks + 2 * at;
-    Mark mine = {number_of(t), ONE, t->warp_syncs, t->block_syncs, t->arrivals};
+    Mark mine = {number_of(t), ONE, t->warp_syncs, t->block_syncs, writes ? t->releases : t->arrivals};
     u64 me = packed(mine), seen[2] = {~0ull, ~0ull}, merged = 0;
     for (u32 k = 0; k < bytes; k++) {
         u64 *wrote = marks + 2 * k, *has_read = wrote + 1;
         if (*wrote != seen[0] || *has_read != seen[1]) {  // neighbours mostly have the same marks
             seen[0] = *wrote, seen[1] = *has_read;
             Mark w = unpacked(*wrote), r = unpacked(*has_read);
-            if (!comes_before(w, t, since)) race(t, w, m->name, at + k);
-            if (writes && !comes_before(r, t, since)) race(t, r, m->name, at + k);
+            if (!comes_before(w, t, since, t->acquired)) race(t, w, m->name, at + k);
+            if (writes && !comes_before(r, t, since, t->waits)) race(t, r, m->name, at + k);
             Mark shared = mine;
-            if (!comes_before(r, t, since)) {  // two readers: a writer has to come after both
+            if (!comes_before(r, t, since, t->waits)) {  // two readers: a writer has to come after both
                 u32 far = r.thread < cluster_base ? OF_MORE : distance(t, r.thread);
                 shared.spread = far > r.spread ? far : r.spread;
             }
-            merged = packed(shared);
+            int elsewhere = r.thread >= since && r.thread < cluster_base;  // it stays: no writer comes after it
+            merged = elsewhere ? *has_read : packed(shared);
         }
         if (writes) *wrote = me; else *has_read = merged;
     }
@@ -162,7 +166,7 @@ static void check_race(Thread *t, Memory *m, u64 at, u32 bytes, int writes, u32 
 static Memory *memory_at(u64 address, u32 bytes) {
     for (u32 k = 0; k < launch->memories; k++) {
         Memory *m = launch->memory + k;
-        if (address >= m->start && address + bytes <= m->end) return m;
+        if (address >= m->start && address < m->end && bytes <= m->end - address) return m;
     }
     return 0;
 }
@@ -179,7 +183,7 @@ static void __attribute__((noinline)) check_state(Thread *t, Memory *m, u64 at, 
 
 void *global_access(Thread *t, u64 address, u32 bytes, int writes) {
     Memory *m = last;
-    if (!m || address < m->start || address + bytes > m->end) {
+    if (!m || address < m->start || address >= m->end || bytes > m->end - address) {
         m = memory_at(address, bytes);
         if (!m) fault(t, writes ? "a store outside of every array" : "a load outside of every array",
                       "the address space", address);
@@ -195,13 +199,15 @@ void *global_access(Thread *t, u64 address, u32 bytes, int writes) {
 
 // The block of the cluster whose shared memory an address belongs to is in its upper 8 bits, plus
 // one; 0: the thread's own.
-void *shared_access(Thread *t, u32 address, u32 bytes, int writes) {
+void *cluster_access(Thread *t, u32 address, u32 bytes, int writes) {
     u32 rank = address >> 24, at = (address & 0xffffff) - SHARED_BASE;
+    if (rank > launch->cluster) fault(t, "an access outside of the launch", "shared memory", address);
     Block *b = rank ? blocks + rank - 1 : t->block;
     if (b != t->block) {
         if (t->arrivals != t->waits)
             fault(t, "an access to a block that may have ended, by a thread that has arrived already",
                   "shared memory", at);
+        if (!t->waits) fault(t, "an access to a block that may not have begun", "shared memory", at);
         t->remote = 1;
     }
     Memory *m = b->shared;
@@ -209,12 +215,22 @@ void *shared_access(Thread *t, u32 address, u32 bytes, int writes) {
         fault(t, "an access outside of the launch", "shared memory", at);
     if (at % bytes) fault(t, "a misaligned access", "shared memory", at);
     m->counts[writes][__builtin_ctz(bytes)]++;
+    for (u32 k = 0; k < t->pending && b == t->block; k++) {
+        u32 to = (t->copies[k].to & 0xffffff) - SHARED_BASE;
+        if (at < to + 16 && to < at + bytes)
+            fault(t, "an access to where an asynchronous copy is under way", "shared memory", at);
+    }
     if (!writes)
         for (u32 k = 0; k < bytes; k++)
             if (unpacked(m->marks[2 * (at + k)]).thread < cluster_base)
                 fault(t, "a load of what has never been written", "shared memory", at + k);
     check_race(t, m, at, bytes, writes, cluster_base);
     return (u8 *)m->start + at;
+}
+
+void *shared_access(Thread *t, u32 address, u32 bytes, int writes) {
+    if (address >> 24) fault(t, "an access to another block without ::cluster", "shared memory", address);
+    return cluster_access(t, address, bytes, writes);
 }
 
 void *local_access(Thread *t, u64 address, u32 bytes, int writes) {
@@ -237,13 +253,18 @@ u32 map_shared_rank(Thread *t, u32 address, u32 rank) {
 void copy_async(Thread *t, u32 to, u64 from) {
     if (t->pending == PENDING) fault(t, "too many asynchronous copies", "shared memory", to);
     global_access(t, from, 16, 0);
+    shared_access(t, to, 16, 1);  // it may be there at once, or as late as at the wait
     t->copies[t->pending++] = (Copy){from, to};
 }
 
 void copies_wait(Thread *t) {
-    for (u32 k = 0; k < t->pending; k++)
-        memcpy(shared_access(t, t->copies[k].to, 16, 1), (void *)t->copies[k].from, 16);
+    u32 n = t->pending;
     t->pending = 0;
+    for (u32 k = 0; k < n; k++) {
+        u64 at = t->copies[k].to - SHARED_BASE;
+        check_race(t, t->block->shared, at, 16, 1, cluster_base);  // with who has read it meanwhile
+        memcpy((u8 *)t->block->shared->start + at, (void *)t->copies[k].from, 16);
+    }
 }
 
 // ---------------------------------------------------------------- waiting for others
@@ -252,16 +273,17 @@ static void wait_for(Thread *t, u32 state, u32 line) {
     t->state = state, t->site = line;
     leave();
 }
-u32 shuffle(Thread *t, u32 value, u32 lane, u32 line) {
+u32 shuffle(Thread *t, u32 value, u32 lane, u32 clamp, u32 mask, u32 line) {
+    if (clamp != 31 || mask != ~0u) stop(t, "a shuffle of less than the warp", line);
     t->value = value, t->lane = lane;
     wait_for(t, AT_SHUFFLE, line);
     return t->received;
 }
 void barrier(Thread *t, u32 line) { wait_for(t, AT_BARRIER, line); }
 void warp_barrier(Thread *t, u32 line) { wait_for(t, AT_WARP_BARRIER, line); }
-void cluster_arrive(Thread *t, u32 line) {
+void cluster_arrive(Thread *t, u32 line, int relaxed) {
     if (t->arrivals != t->waits) stop(t, "arrives twice at a barrier of the cluster", line);
-    t->arrivals++, t->remote = 0;
+    t->arrivals++, t->releases += !relaxed, t->remote = 0;
 }
 void cluster_wait(Thread *t, u32 line) {
     if (t->arrivals == t->waits) stop(t, "waits at a barrier of the cluster where it has not arrived", line);
@@ -328,7 +350,7 @@ static int release_cluster(Thread *all, u32 n) {
     for (u32 k = 0; k < n; k++)
         if (all[k].state == AT_CLUSTER_WAIT && all[k].waits < fewest) {
             all[k].state = READY, any = 1;
-            all[k].waits++, all[k].block_syncs++, all[k].warp_syncs++;
+            all[k].waits++, all[k].acquired = all[k].releases;
         }
     return any;
 }
@@ -342,7 +364,7 @@ static void report_deadlock(const Thread *all, u32 n) {
         int goes_on = k + 1 < n && all[k + 1].block == all[k].block && all[k + 1].state == all[k].state &&
                       (all[k].state == ENDED || all[k + 1].site == all[k].site);
         if (goes_on) continue;
-        if (runs++ == 8) { snprintf(to, end - to, " ..."); return; }
+        if (runs++ == 8 || end - to < 120) { snprintf(to, end - to, " ..."); return; }
         to += snprintf(to, end - to, " block %u threads %u-%u %s", all[k].block->ctaid, all[first].tid,
                        all[k].tid, places[all[k].state]);
         if (all[k].state != ENDED) to += snprintf(to, end - to, " (line %u of the PTX)", all[k].site);
@@ -356,7 +378,8 @@ static void report_deadlock(const Thread *all, u32 n) {
 static void prepare(Thread *t, u32 index, Block *b, u32 tid) {
     u8 *low = stacks + (size_t)STACK * index;
     t->block = b, t->tid = tid, t->state = READY, t->stack_low = low, t->stack_high = low + STACK;
-    t->warp_syncs = t->block_syncs = t->arrivals = t->waits = t->remote = t->pending = t->site = 0;
+    t->warp_syncs = t->block_syncs = t->arrivals = t->waits = t->releases = t->acquired = 0;
+    t->remote = t->pending = t->site = 0;
     // Tops of stacks lie differently in their pages, so that they do not share lines of the cache.
     void **top = (void **)(low + STACK - 64 * (1 + index % 47)) - 1;
     *--top = (void *)first_function;

@@ -31,6 +31,7 @@ typedef struct Thread {
     u32 value, lane, received;  // of a shuffle: what it brings, from which lane it takes, the result
     u32 warp_syncs, block_syncs;   // barriers passed: of the warp, of the block
     u32 arrivals, waits;           // the two halves of the cluster's barrier
+    u32 releases, acquired;        // the same without relaxed arrivals, which publish no stores
     u32 remote;                    // has read another block's memory since it last arrived
     u32 pending;
     u8 *stack_low, *stack_high;
@@ -46,13 +47,14 @@ typedef struct Block {
 // ---------------------------------------------------------------- memory and threads (runtime.c)
 
 void *global_access(Thread *, u64 address, u32 bytes, int writes);
-void *shared_access(Thread *, u32 address, u32 bytes, int writes);
+void *shared_access(Thread *, u32 address, u32 bytes, int writes);   // of the thread's own block
+void *cluster_access(Thread *, u32 address, u32 bytes, int writes);  // of any block of the cluster
 void *local_access(Thread *, u64 address, u32 bytes, int writes);
 void *generic_access(Thread *, u64 address, u32 bytes, int writes);
-u32 shuffle(Thread *, u32 value, u32 lane, u32 line);  // the value of that lane
+u32 shuffle(Thread *, u32 value, u32 lane, u32 clamp, u32 mask, u32 line);  // the value of that lane
 void barrier(Thread *, u32 line);
 void warp_barrier(Thread *, u32 line);
-void cluster_arrive(Thread *, u32 line);
+void cluster_arrive(Thread *, u32 line, int relaxed);
 void cluster_wait(Thread *, u32 line);
 u32 map_shared_rank(Thread *, u32 address, u32 rank);
 void copy_async(Thread *, u32 to, u64 from);  // 16 bytes, there after copies_wait
@@ -89,8 +91,8 @@ EXTREMES(double, 64)
 // Out of range to the nearest integer there is, NaN to 0.
 #define SATURATING(name, I, lowest, limit) \
     static inline I name(double x) { \
-        return x != x ? 0 : x <= (lowest) ? (I)(lowest) : x >= (limit) ? (I)(((I)0 - 1) > 0 \
-            ? (I)-1 : (I)~((I)1 << (8 * sizeof(I) - 1))) : (I)x; }
+        return x != x ? 0 : x <= (lowest) ? (I)(lowest) : x >= (limit) ? \
+            (I)((lowest) < 0 ? ~(1ull << (8 * sizeof(I) - 1)) : ~0ull) : (I)x; }
 SATURATING(to_s8, s8, -0x1p7, 0x1p7)
 SATURATING(to_s16, s16, -0x1p15, 0x1p15)
 SATURATING(to_s32, s32, -0x1p31, 0x1p31)
@@ -167,6 +169,12 @@ static inline float reciprocal_approx(float x) {  // one unit in the last place
     double exact = 1 / (double)x;
     if (exact == 0 || !isfinite(exact)) return (float)exact;
     return (float)(exact + ulp(exact) * unit_error(bits32(x), 0));
+}
+// Of the upper halves only; what is subnormal is 0.
+static inline double reciprocal_gross(double x) {
+    double y = 1 / D(bits64(x) & 0xffffffff00000000ull);
+    if (fabs(x) < 0x1p-1022) y = copysign(INFINITY, x);
+    return fabs(y) < 0x1p-1022 ? copysign(0, y) : D(bits64(y) & 0xffffffff00000000ull);
 }
 static inline float divide_full(float x, float y) {  // two units in the last place
     double exact = (double)x / y;

@@ -15,21 +15,10 @@ from tests.emulator.registers import BITS, Registers, integer, plain
 
 # What says where a load is cached, and nothing else.
 CACHING = (
-    "cs",
-    "cg",
-    "ca",
-    "lu",
-    "cv",
-    "wb",
-    "wt",
-    "nc",
-    "volatile",
-    "relaxed",
-    "weak",
-    "gpu",
-    "cta",
-)
-SPACES = ("param", "global", "shared", "local", "const")
+    "cs", "cg", "ca", "lu", "cv", "wb", "wt", "nc", "volatile", "relaxed", "weak", "gpu", "cta",
+)  # fmt: skip
+ARRIVALS = [f"barrier.cluster.arrive{how}" for how in ("", ".release", ".relaxed")]
+SPACES = ("param", "global", "shared", "local")
 SHARED = re.compile(r"\.extern\s+\.shared\s+\.align\s+\d+\s+\.b8\s+([\w$]+)\[\]")
 
 
@@ -123,7 +112,7 @@ class _Translator:
             return self.r.put(o[0], "u32", mapped)
         if name == "cvta":
             return self.r.put(o[0], parts[-1], self.r.bits(o[1]))
-        if parts[:3] == ["cp", "async", "cg"] and o[2] == "16":
+        if parts[:3] == ["cp", "async", "cg"] and o[2:] == ("16",):
             return f"copy_async(t, {self.r.address(o[0])}, {self.r.address(o[1])});"
         if parts == ["cp", "async", "wait_all"]:
             return "copies_wait(t);"
@@ -132,6 +121,8 @@ class _Translator:
     def load_or_store(self, name: str, parts: list[str], o: tuple[str, ...]) -> str:
         spaces = [p for p in parts[1:-1] if p.split("::")[0] in SPACES]
         space = spaces[0].split("::")[0] if spaces else "generic"
+        if spaces == ["shared::cluster"]:
+            space = "cluster"
         count = next((int(p[1]) for p in parts if p in ("v2", "v4")), 1)
         known_only(parts, *spaces, "v2", "v4", *CACHING,
                         *(p for p in parts if p.startswith(("L1::", "L2::"))))  # fmt: skip
@@ -156,9 +147,12 @@ class _Translator:
     def parameter(self, where: str) -> str:
         """A pointer to a parameter: of the kernel 8 bytes each, else a buffer."""
         m = re.fullmatch(r"\[\s*([\w$]+)\s*(?:\+\s*(\d+))?\s*\]", where)
-        assert m
+        if not m:
+            raise Unknown(where)
         names = [name for name, _ in self.function.params]
         if self.function.entry and m[1] in names:
+            if m[2] not in (None, "0") or max(n for _, n in self.function.params) > 8:
+                raise Unknown("a parameter of more than 8 bytes")
             return f"parameters + {names.index(m[1])}"
         return f"{plain(m[1])} + {m[2] or 0}"
 
@@ -168,18 +162,18 @@ class _Translator:
         op = ".".join(parts)
         if op == "bar.sync" and o == ("0",):
             return f"barrier(t, {self.line});"
-        if op == "bar.warp.sync":
+        if op == "bar.warp.sync" and o == ("-1",):
             return f"warp_barrier(t, {self.line});"
-        if parts[:3] == ["barrier", "cluster", "arrive"]:
-            return f"cluster_arrive(t, {self.line});"
-        if parts[:3] == ["barrier", "cluster", "wait"]:
+        if op in ARRIVALS:
+            return f"cluster_arrive(t, {self.line}, {int('relaxed' in parts)});"
+        if op in ("barrier.cluster.wait", "barrier.cluster.wait.acquire"):
             return f"cluster_wait(t, {self.line});"
         if parts[:2] == ["shfl", "sync"]:
             lane = {"bfly": "t->tid % WARP ^ {}", "idx": "{}"}[parts[2]].format(self.r.bits(o[2]))
             target, *valid = o[0].split("|")
-            code = self.r.put(
-                target, "u32", f"shuffle(t, {self.r.bits(o[1])}, {lane}, {self.line})"
-            )
+            value, clamp, mask = (self.r.bits(o[k]) for k in (1, 3, 4))
+            call = f"shuffle(t, {value}, {lane}, {clamp}, {mask}, {self.line})"
+            code = self.r.put(target, "u32", call)
             return code + "".join(f" {plain(v)} = 1;" for v in valid)
         if name in ("membar", "fence"):
             return ";"

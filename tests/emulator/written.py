@@ -37,11 +37,10 @@ def run(body, a=None, b=None, *, before="", assemble=True, blocks=1, threads=32,
     memory.add("a", a, written=True)
     memory.add("b", b, output=True)
     where = [0 if x is None else x.ctypes.data for x in (a, b)]
-    marks = [np.zeros(2 * (r.end - r.start), np.uint64) for r in memory.regions]
-    said = machine.execute(
-        programs.loaded(to_c(text)).kernel, np.array(where, np.uint64), memory.regions, marks,
-        blocks=blocks, threads=threads, shared=shared, cluster=cluster, order=order, seed=seed,
-    )  # fmt: skip
+    marks = [machine.marks_of(r) for r in memory.regions]
+    kernel = programs.loaded(to_c(text)).kernel
+    grid, turns = machine.Grid(blocks, threads, shared, cluster), machine.Turns(order, seed)
+    said = machine.execute(kernel, np.array(where, np.uint64), memory.regions, marks, grid, turns)
     if said:
         raise machine.Fault(said)
     if complete:
