@@ -83,3 +83,26 @@ def test_masked_and_spoilt_groups(form):
     want = reference(("cross_entropy", {}), z, t, **options)
     for a, b in zip(fusedce.cross_entropy(z, t, **options), want, strict=False):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", ["smooth", "uniform"])
+def test_a_row_of_two_millions(form):
+    """Side by side: each lane of a GPU's block adds up thousands; every class has mass."""
+    classes = 2_000_003
+    z = np.full((1, classes), -3.0, np.float32)
+    z[0, -1] = 8.0
+    wide = z[0].astype(np.float64)
+    others = (classes - 1) * np.exp(-11.0)
+    log = wide - 8.0 - np.log1p(others)
+    mass = np.full(classes, 0.125 / classes)
+    if form == "smooth":
+        mass[-1] += 0.875
+        got = fusedce.cross_entropy(z, np.array([classes - 1]), label_smoothing=0.125)
+    else:
+        q = np.full(z.shape, 0.7, np.float32)
+        mass[:] = q[0, 0]
+        got = fusedce.cross_entropy(z, q)
+    assert got[0] == pytest.approx(-(mass * log).sum(), rel=1e-6)
+    p, size = np.exp(log), mass.sum()
+    away = abs(got[1][0] - (p * size - mass))
+    assert np.all(away <= 1e-6 * (p * size + mass))

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload
 
+from fusedce.kernels.cuda.compensated import all_terms, first_terms, more_terms
 from fusedce.kernels.cuda.distribution import (
     Found,
     Tally,
@@ -287,7 +288,7 @@ def _relabelled(tags, plan, N, target, span, k, marks):
 @scalar
 def assess_row(tags, plan, N, params, source, target, span, m, others, words, marks, found):
     """(loss, tallies) of a lane's part of a row; ``found``: those of its edge."""
-    loss, first, second = found
+    terms, visit = first_terms(tags.way, found), np.int32(0)
     k, per = np.int32(0), chunks_of(N, tags.form)
     end = visits(tags.way, span.chunks, per)
     while k < end:
@@ -295,10 +296,9 @@ def assess_row(tags, plan, N, params, source, target, span, m, others, words, ma
         x = seen(tags.extra, plan, v, lanes_present(tags.extra, N, tags.form, span, k))
         mass = chunk_masses(tags, plan, N, target, span, k, marks)
         f, a, b, p, q = assessed(tags.tag, params, x, m, others, mass)
-        loss += total(f)
-        first, second = tallied(first, a), curved(tags.extra, second, b)
-        k = np.int32(k + per)
-    return loss, first, second
+        terms = more_terms(tags.way, tags.extra, terms, visit, f, a, b)
+        k, visit = np.int32(k + per), np.int32(visit + 1)
+    return all_terms(tags.way, terms)
 
 
 @scalar
