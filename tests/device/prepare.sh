@@ -5,7 +5,7 @@
 #   cubins.tar.xz   the kernels that the checks launch, compiled for sm_90, in order of worth
 #   newest.cubin    one kernel by the newest compilers of CUDA 13
 # SECONDS_TO_COMPILE: after so long no more kernel is begun. A later run goes on where this one ended,
-# as long as no file that kernels are made of has changed; wheels and cubins are kept in FUSEDCE_STORE.
+# as long as no source file has changed: packages, names and cubins are kept in FUSEDCE_STORE.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 store=${FUSEDCE_STORE:-$HOME/.cache/fusedce-gpu} jobs=${JOBS:-$(nproc)} start=$SECONDS
@@ -55,11 +55,17 @@ compiling=$store/$(echo "${compilers[*]}" | sha256sum | cut -c1-12)
 [ -e "$compiling/done" ] || environment "$compiling"
 say "compilers are there"
 
-"$tests" -m tests.device.wanted "$store/wanted" "$jobs"
-say "the wanted kernels are found"
-"$tests" -m tests.device.newest "$store/wanted" .gpu/newest.cubin
+sources=$(git ls-files -co --exclude-standard -z kernels fusedce tests benchmarks |
+  xargs -0 sha256sum 2>/dev/null | sha256sum | cut -c1-12)
+wanted=$store/wanted-$sources
+if [ ! -e "$wanted" ]; then
+  "$tests" -m tests.device.wanted "$store/part" "$jobs"
+  mv "$store/part" "$wanted"
+fi
+say "the wanted kernels are found: $(wc -l <"$wanted")"
+"$tests" -m tests.device.newest "$wanted" .gpu/newest.cubin
 PYTHONPATH=$PWD:$place/site NUMBA_CACHE_DIR=$store/cache "$compiling/bin/python" \
-  -m tests.device.compile_ahead "$store/wanted" "$store/out" "${SECONDS_TO_COMPILE:-150}" "$jobs"
+  -m tests.device.compile_ahead "$wanted" "$store/out" "${SECONDS_TO_COMPILE:-150}" "$jobs"
 tar -C "$store/out" --sort=name -cf - manifest.json cubins | xz -T"$jobs" -6 >.gpu/cubins.tar.xz
 say "the kernels are compiled"
 

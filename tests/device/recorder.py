@@ -1,8 +1,9 @@
 """A pytest plugin that notes which kernels the GPU tests launch, on a machine without a GPU.
 
-``python -O -m pytest -p tests.device.recorder tests/test_gpu*.py``, with RECORD=file. Arrays have a
-layout and no memory, launches are written down and not done, and every result is nought. So nothing
-can be compared: -O removes the assertions of the tests, and what else compares does nothing here.
+``PYTHONOPTIMIZE=1 RECORD=folder python -m pytest --assert=plain -p tests.device.recorder ...``
+Arrays have a layout and no memory, launches are written down and not done, and every result is
+zero. So nothing can be compared: Python leaves the assertions of the tests out, and what else
+compares does nothing here.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ class Recorded(tests.gpu.OnGpu):
         return Array(layout._replace(address=address, strides=a.strides), a)
 
     def get(self, b):
-        """An input as it was; a result is nought."""
+        """An input as it was; a result is zero."""
         return np.zeros(b.shape, b.dtype) if b.host is None else b.host
 
     def fetch_into(self, a, b):
@@ -155,7 +156,7 @@ def nothing(*_, **__):
 
 
 def nothing_is_compared():
-    """Results are nought; so what the tests expect need not be computed, which takes most of their
+    """Results are zero; so what the tests expect need not be computed, which takes most of their
     time. What is not replaced here only makes the recording slower.
     """
     for name in dir(np.testing):
