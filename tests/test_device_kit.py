@@ -104,8 +104,9 @@ def test_cubins_are_placed(kit, nvvm, tmp_path, monkeypatch):
         os.link(path, tmp_path / "kit" / path.name) if path.is_file() else os.symlink(
             path, tmp_path / "kit" / path.name
         )
+    stamp = json.loads((folder / "manifest.json").read_text())["stamp"]
     for module in (rename, compiler):
-        monkeypatch.setattr(module, "cache_folder", lambda: str(tmp_path / "cache"))
+        monkeypatch.setattr(module, "cache_folder", lambda: str(tmp_path / "cache" / stamp))
     monkeypatch.setattr(compiler, "_MADE", {})
     true = compiler.toolchain()
     tools = {"the same": true, "another": ((2, 0, 3, 1), (13, 9), 1, 2)}.get(nvvm)
@@ -118,7 +119,7 @@ def test_cubins_are_placed(kit, nvvm, tmp_path, monkeypatch):
     monkeypatch.setattr(compiler, "toolchain", toolchain)
     placed, number, said = rename.rename(tmp_path / "kit")
     assert (placed, number) == (2, 2)
-    assert ("toolchain" in said.split("changed since: ")[1]) == (nvvm == "another")
+    assert ("not that of the cubins" in said) == (nvvm == "another")
     for each in launches:
         assert compiler.cubin(each.kernel, each.threads, (9, 0)).from_disk
     if nvvm == "missing":
@@ -126,6 +127,15 @@ def test_cubins_are_placed(kit, nvvm, tmp_path, monkeypatch):
         path = tmp_path / "kit/toolchain"
         done = run(sys.executable, "-c", code, PYTHONPATH=FOLDER, FUSEDCE_TOOLCHAIN=path)
         assert done.stdout.strip() == repr(true), done.stderr
+
+
+def test_cubins_of_other_sources(kit, tmp_path, monkeypatch):
+    """They are the code of another kernel."""
+    monkeypatch.setattr(rename, "cache_folder", lambda: str(tmp_path / "another"))
+    placed, number, said = rename.rename(kit[0])
+    assert (placed, number) == (0, 2)
+    assert "other sources" in said
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_carried():

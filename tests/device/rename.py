@@ -2,8 +2,9 @@
 
 ``python3 -m tests.device.rename FOLDER``, of FOLDER/manifest.json and FOLDER/cubins. The name of a
 cubin is a hash of its kernel and of the compilers, which may have other versions or sizes here; the
-code is as good. Where NVVM cannot be loaded there are no such names: then FOLDER/toolchain says
-which compilers were used elsewhere, and sitecustomize.py makes that the answer.
+code is as good. Code of other sources is not: then nothing is put in place. Where NVVM cannot be
+loaded there are no such names: then FOLDER/toolchain says which compilers were used elsewhere, and
+sitecustomize.py makes that the answer.
 """
 
 from __future__ import annotations
@@ -33,30 +34,24 @@ def toolchain(folder, manifest):
 def rename(folder):
     """(how many cubins are in place, how many there are, what to tell)."""
     manifest = json.loads((folder / "manifest.json").read_text())
+    number, target = len(manifest["kernels"]), Path(cache_folder())
+    if target.name != manifest["stamp"]:
+        return 0, number, "they are of other sources: make gpu-kit compiles them anew"
     tools, origin = toolchain(folder, manifest)
-    target = Path(cache_folder())
     target.mkdir(parents=True, exist_ok=True)
-    placed = 0
     for each in manifest["kernels"]:
-        try:
-            kernel, threads = names.found(*each["kernel"])
-        except (LookupError, AttributeError, ImportError):  # the code has changed since
-            continue
+        kernel, threads = names.found(*each["kernel"])
         key = compiler._key(kernel, threads, tuple(manifest["capability"]))
         path = target / f"cuda-{kernel.factory.__name__}-{key}"
         if not path.exists():
             os.link(folder / "cubins" / each["file"], path)
-        placed += 1
-    same = {
-        "sources": target.name == manifest["stamp"],
-        "numba-cuda": compiler.__version__ == manifest["version"],
-        "toolchain": repr(tools) == manifest["toolchain"],
-    }
-    changed = [name for name, equal in same.items() if not equal]
-    said = f"toolchain {origin}: {tools}; changed since: {', '.join(changed) or 'nothing'}"
-    return placed, len(manifest["kernels"]), said
+    made = manifest["version"], manifest["toolchain"]
+    same = made == (compiler.__version__, repr(tools))
+    said = f"toolchain {origin}: {tools}, {'the same as' if same else 'not'} that of the cubins"
+    return number, number, said
 
 
 if __name__ == "__main__":
     placed, number, said = rename(Path(sys.argv[1]))
     print(f"{placed} of {number} cubins are in place; {said}")
+    sys.exit(placed != number)
