@@ -10,6 +10,7 @@ import sys
 import textwrap
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from tests.test_threads import LIMIT, ROOT
@@ -21,7 +22,10 @@ pytestmark = pytest.mark.skipif(
 
 from fusedce.kernels.cuda import compile as compiler  # noqa: E402
 from tests import cuda_calls  # noqa: E402
-from tests.device import deadline, names, rename, unpack, wanted  # noqa: E402
+from tests.device import deadline, names, rename, smoke, unpack, wanted  # noqa: E402
+from tests.device.smoke_cases import Case, Size, cases  # noqa: E402
+from tests.emulator import programs  # noqa: E402
+from tests.emulator.device import Emulated  # noqa: E402
 
 FOLDER = ROOT / "tests/device"
 SHOWN = 12_000  # bytes of output
@@ -51,6 +55,42 @@ def test_names():
 def test_every_kernel_is_in_the_smoke_test():
     found = {e.kernel.factory for c in cuda_calls.calls() for e in cuda_calls.launched(c)}
     assert found == {kernel.factory for kernel, _ in wanted.launched(wanted.smoke)}
+
+
+@pytest.mark.skipif(bool(programs.missing()), reason=programs.missing() or "")
+@pytest.mark.parametrize("name", ["index rows", "distribution columns", "elements, weighted",
+                                  "survey of distributions", "log_softmax"])  # fmt: skip
+def test_smoke_is_right(name, monkeypatch):
+    """The smallest call of a family on the emulator beside the oracle; a spoilt result is seen."""
+    case = min((c for c in cases(name) if c.dtype == "float32"), key=lambda c: np.prod(c.shape))
+    gpu = Emulated()
+    assert smoke.check(gpu, case)[0] < 1
+    true = gpu.call
+
+    def spoilt(*args):
+        found = true(*args)
+        return (found[0], found[1] * 1.001) if isinstance(found, tuple) else found * 1.001
+
+    monkeypatch.setattr(gpu, "call", spoilt)
+    assert smoke.check(gpu, case)[0] > 1
+
+
+def test_repeated_rows(monkeypatch):
+    """Of many equal blocks each is looked at, and so is each of two runs."""
+    case = Case("sigmoid", "float64", Size((3, 5), 4))
+    right = SimpleNamespace(sigmoid=lambda z: smoke.activated("sigmoid", z, 1).astype(float))
+    assert smoke.check(right, case)[0] < 1
+
+    def spoilt(z):
+        found = right.sigmoid(z)
+        found[-1, -1] += 1e-6
+        return found
+
+    with pytest.raises(AssertionError, match="equal rows have different results"):
+        smoke.check(SimpleNamespace(sigmoid=spoilt), case)
+    runs = iter((1.0, 1 + 1e-15))
+    with pytest.raises(AssertionError, match="two runs differ"):
+        smoke.check(SimpleNamespace(sigmoid=lambda z: right.sigmoid(z) * next(runs)), case)
 
 
 @pytest.mark.parametrize("group", ["facts", "sanitized", "benchmark", "sweep"])
