@@ -259,8 +259,8 @@ def test_a_stage_that_fails(check):
     assert done.stdout.count("the end of -m pytest") == 2
     assert files == {"all-A.log"}
     assert "-p xdist -n 14" in asked
-    assert "--seconds 25 --quick --out" in asked
-    assert "--seconds 5 --quick --case 8192x128256-bfloat16-gradient --rival torch" in asked
+    assert "--seconds 35 --quick --out" in asked
+    assert "torch.compile --seconds 60 --out" in asked
 
 
 def test_a_stage_that_hangs(check):
