@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import textwrap
 from types import SimpleNamespace
 
@@ -193,6 +194,39 @@ def test_scripts_parse():
     assert len(scripts) == 4
     for path in scripts:
         assert run("bash", "-n", path).stderr == ""
+
+
+PREPARING = """
+    echo "$*" >>{log}
+    case "$*" in
+    "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+    "-m pip download "*) echo no warning ;;
+    *unpack.py*) mkdir -p "$3" && echo package >"$3/package.py" ;;
+    *device.wanted*) echo '["a kernel"]' >"$3" ;;
+    *device.newest*) echo code >"$4" ;;
+    *compile_ahead*) mkdir -p "$4/cubins" && echo 1 | tee "$4/cubins/a" >"$4/manifest.json" ;;
+    esac
+"""
+
+
+def test_preparing(tmp_path):
+    """With programs of ours; the second time nothing is fetched, packed or looked for again."""
+    program, log = tmp_path / "python", tmp_path / "log"
+    program.write_text("#!/bin/bash\n" + textwrap.dedent(PREPARING).format(log=log))
+    program.chmod(0o755)
+    for steps in (7, 2):
+        log.unlink(missing_ok=True)
+        done = run("bash", "tests/device/prepare.sh", FUSEDCE_STORE=tmp_path / "store", JOBS=1,
+                   GPU_KIT=tmp_path / "kit", PYTHON_OF_TESTS=program, PYTHON312=program)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert re.search(r"^to be sent: \d+\.\d MiB of 64$", done.stdout, re.MULTILINE)
+        assert len(log.read_text().splitlines()) == steps
+    held = {"cubins.tar.xz": {"manifest.json", "cubins/a"},
+            "site.tar.xz": {"site/package.py", "site/sitecustomize.py"}}  # fmt: skip
+    for name, files in held.items():
+        with tarfile.open(tmp_path / "kit" / name) as archive:
+            assert files <= set(archive.getnames())
+    assert (tmp_path / "kit/newest.cubin").exists()
 
 
 def test_page_and_script_agree_on_the_limits():

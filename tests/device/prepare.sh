@@ -10,8 +10,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 store=${FUSEDCE_STORE:-$HOME/.cache/fusedce-gpu} jobs=${JOBS:-$(nproc)} start=$SECONDS
 tests=${PYTHON_OF_TESTS:-.venv/bin/python} # has the tests' requirements, and the newest compilers
-most=64                                    # MiB that can be sent
-mkdir -p "$store" && rm -rf .gpu && mkdir .gpu
+kit=${GPU_KIT:-.gpu} most=64               # MiB that can be sent
+mkdir -p "$store" && rm -rf "$kit" && mkdir "$kit"
 say() { echo "[$((SECONDS - start)) s] $*"; }
 
 # Packages: these versions are known to work together; the image of the machine may have others.
@@ -50,28 +50,29 @@ if [ ! -e "$place/site.tar.xz" ]; then
   tar -C "$place" --sort=name -cf - site | xz -T"$jobs" -6 >"$place/part"
   mv "$place/part" "$place/site.tar.xz"
 fi
-cp "$place/site.tar.xz" .gpu/
+cp "$place/site.tar.xz" "$kit"
 compiling=$store/$(echo "${compilers[*]}" | sha256sum | cut -c1-12)
 [ -e "$compiling/done" ] || environment "$compiling"
 say "compilers are there"
 
 sources=$(git ls-files -co --exclude-standard -z kernels fusedce tests benchmarks |
-  xargs -0 sha256sum 2>/dev/null | sha256sum | cut -c1-12)
+  { xargs -0 sha256sum 2>/dev/null || true; } | sha256sum | cut -c1-12) # no sum of a link to a folder
 wanted=$store/wanted-$sources
 if [ ! -e "$wanted" ]; then
   "$tests" -m tests.device.wanted "$store/part" "$jobs"
   mv "$store/part" "$wanted"
 fi
 say "the wanted kernels are found: $(wc -l <"$wanted")"
-"$tests" -m tests.device.newest "$wanted" .gpu/newest.cubin
+"$tests" -m tests.device.newest "$wanted" "$kit/newest.cubin"
 PYTHONPATH=$PWD:$place/site NUMBA_CACHE_DIR=$store/cache "$compiling/bin/python" \
   -m tests.device.compile_ahead "$wanted" "$store/out" "${SECONDS_TO_COMPILE:-150}" "$jobs"
-tar -C "$store/out" --sort=name -cf - manifest.json cubins | xz -T"$jobs" -6 >.gpu/cubins.tar.xz
+tar -C "$store/out" --sort=name -cf - manifest.json cubins | xz -T"$jobs" -6 >"$kit/cubins.tar.xz"
 say "the kernels are compiled"
 
-checkout=$(git ls-files -co --exclude-standard -z | xargs -0 du -cb 2>/dev/null | tail -n 1 | cut -f1)
-carried=$(du -sb .gpu | cut -f1)
-ls -l .gpu
+checkout=$(git ls-files -co --exclude-standard -z | { xargs -0 du -cb 2>/dev/null || true; } |
+  tail -n 1 | cut -f1)
+carried=$(du -sb "$kit" | cut -f1)
+ls -l "$kit"
 awk -v n=$((checkout + carried)) -v most="$most" 'BEGIN {
   n /= 1048576; printf "to be sent: %.1f MiB of %d\n", n, most; exit n > most - 1 }' ||
   { echo "too much: set SECONDS_TO_COMPILE lower"; exit 1; }
