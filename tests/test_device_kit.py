@@ -216,8 +216,9 @@ def test_preparing(tmp_path):
     program.chmod(0o755)
     for steps in (7, 2):
         log.unlink(missing_ok=True)
-        done = run("bash", "tests/device/prepare.sh", FUSEDCE_STORE=tmp_path / "store", JOBS=1,
-                   GPU_KIT=tmp_path / "kit", PYTHON_OF_TESTS=program, PYTHON312=program)  # fmt: skip
+        done = run("bash", "tests/device/prepare.sh", JOBS=1, GPU_KIT=tmp_path / "kit",
+                   FUSEDCE_STORE=tmp_path / "store", PYTHON_OF_TESTS=program,
+                   PYTHON312=program)  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert re.search(r"^to be sent: \d+\.\d MiB of 64$", done.stdout, re.MULTILINE)
         assert len(log.read_text().splitlines()) == steps
