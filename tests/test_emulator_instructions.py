@@ -212,6 +212,15 @@ FLOATS = [
         for t in ("f32", "f64")
         for op, f in (("min", least), ("max", greatest))
     ),
+    *(
+        (
+            f"{op}.NaN.f32",
+            ("f32", "f32"),
+            "f32",
+            lambda a, b, f=f: np.where(np.isnan(a) | np.isnan(b), F(np.nan), f(a, b)),
+        )
+        for op, f in (("min", least), ("max", greatest))
+    ),
     ("fma.rn.f32", ("f32", "f32", "f32"), "f32", fused(F)),
     *(
         (f"{op}.{t}", (t,), t, f)

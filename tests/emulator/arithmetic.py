@@ -142,7 +142,7 @@ def numbers(r: Registers, name: str, parts: list[str], o: tuple[str, ...]) -> st
 def floats(r: Registers, name: str, parts: list[str], o: tuple[str, ...]) -> str | None:
     kind, flush = parts[-1], "ftz" in parts
     single = kind == "f32"
-    known_only(parts, "rn", "ftz", "approx", "full", "sat")
+    known_only(parts, "rn", "ftz", "approx", "full", "sat", "NaN")
     if name in ("neg", "abs"):
         known_only(parts)
         x, sign = r.bits(o[1]), "0x80000000u" if single else "(1ull << 63)"
@@ -155,6 +155,8 @@ def floats(r: Registers, name: str, parts: list[str], o: tuple[str, ...]) -> str
         found = f"fma{suffix}({a}, {more[0]}, {more[1]})"
     elif name in ("min", "max"):
         found = f"{'least' if name == 'min' else 'greatest'}{BITS[kind]}({a}, {more[0]})"
+        if "NaN" in parts:
+            found = f"({a} != {a} || {more[0]} != {more[0]} ? NAN : {found})"
     elif name == "div":
         ways = {"approx": "divide_approx({}, {})", "full": "divide_full({}, {})"}
         way = next((ways[p] for p in parts if p in ways), "{} / {}")
