@@ -20,6 +20,7 @@ from fusedce.kernels.scalar import (
     log1p,
     log1p_unit,
     log1p_up,
+    ratio,
     scalar,
     tiny,
 )
@@ -252,8 +253,8 @@ def softmax_outcome(d, e, others, log_total):
     """
     T = type(d)
     total = T(1) + others
-    p = e / total
-    q = choose(d >= T(0), others, total - e) / total
+    p = ratio(e, total)
+    q = ratio(choose(d >= T(0), others, total - e), total)
     logq = choose(q < T(0.5), log(q), log1p(-p))
     return d - log_total, logq, p, q
 
@@ -286,7 +287,7 @@ def softmax_row(params, d, e, m, others, weight, sample, z_loss, scale):
     term, ridge = weight * scale, zeta * scale
     slope = T(2) * ridge * lse
     product = slope - term * f1
-    k, rest = product / total, softmax_rest(e, others, total)
+    k, rest = ratio(product, total), softmax_rest(e, others, total)
     first = choose(plain, -(k * rest), term * f1 * q + slope * p)
     square = term * f2 + T(2) * ridge
     second = term * (f2 * q * q - f1 * p * q) + T(2) * ridge * p * p + slope * p * q

@@ -68,6 +68,11 @@ def inverse(x: float) -> float:
     return 1.0 / x
 
 
+def ratio(x: float, y: float) -> float:
+    """x / y for a normal y up to 2**126."""
+    return x / y
+
+
 def tanh(x: float) -> float:
     """Hyperbolic tangent."""
     return math.tanh(x)

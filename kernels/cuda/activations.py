@@ -16,10 +16,11 @@ from fusedce.kernels.cuda.lanes import (
     put_results,
 )
 from fusedce.kernels.cuda.memory import chunks_of, decoded, no_words
-from fusedce.kernels.cuda.rows import absorb, edge_of, put_edge, row_of, settled, span_of, store
+from fusedce.kernels.cuda.powers import absorb, absorb_visit, settled
+from fusedce.kernels.cuda.rows import edge_of, put_edge, row_of, span_of, store
 from fusedce.kernels.cuda.seen import Plain
 from fusedce.kernels.cuda.stored import number_at, put_number
-from fusedce.kernels.cuda.teams import depart, leave, seat
+from fusedce.kernels.cuda.teams import depart, inside_of, leave, seat
 from fusedce.kernels.cuda.waits import fetch, read, recall, visits
 from fusedce.kernels.link import sigmoid_outcomes
 from fusedce.kernels.scalar import INLINED, exp_down, log1p_up
@@ -66,7 +67,7 @@ def softmax_rows(T: Any, Form: type, Way: type, Team: type, Lanes: type, Where: 
         form, way, team, where, what = Form(), Way(), Team(), Where(), What()
         N = vector_of(T, Lanes())
         number, lane = seat(team, plan)
-        inside = number < plan.outer * plan.inner
+        inside = inside_of(team, plan, number)
         outer, inner = row_of(plan, number if inside else np.int64(0))
         source = plan.logits + outer * plan.logits_outer + inner * plan.logits_inner
         target = plan.grad + outer * plan.grad_outer + inner * plan.grad_inner
@@ -74,20 +75,21 @@ def softmax_rows(T: Any, Form: type, Way: type, Team: type, Lanes: type, Where: 
         z = edge_of(T, form, source, span)
         top, below, ties = absorb(form, T(-np.finfo(T).max), T(0), T(0), z)
         words = no_words(N, form)
-        fetch(way, plan, source, span)
+        fetch(way, plan, N, form, source, span, span.chunks)
         k, per = np.int32(0), chunks_of(N, form)
         end = visits(way, span.chunks, per)
         while k < end:
             words = read(way, plan, N, form, source, span, k)
-            top, below, ties = absorb(form, top, below, ties, decoded(N, form, words))
+            v = decoded(N, form, words)
+            top, below, ties, _ = absorb_visit(way, form, top, below, ties, v)
             k = np.int32(k + per)
-        m, others = settled(team, plan, 0, top, below, ties)
+        m, others = settled(team, plan, form, 0, top, below, ties)
         depart(team)
-        k = np.int32(0)
+        k, at = np.int32(0), target + span.first
         while k < end:
             v = decoded(N, form, recall(way, plan, N, form, source, span, k, words))
-            store(where, form, target, span, k, probability(what, v, m, others))
-            k = np.int32(k + per)
+            store(where, form, at, span, k, probability(what, v, m, others))
+            k, at = np.int32(k + per), at + per * span.step
         put_edge(form, target, span, probability(what, z, m, others))
         leave(team)
 

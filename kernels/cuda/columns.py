@@ -34,7 +34,8 @@ from fusedce.kernels.cuda.lanes import (
 from fusedce.kernels.cuda.loose import numbered, read_lanes
 from fusedce.kernels.cuda.memory import first_lanes
 from fusedce.kernels.cuda.params import params_of
-from fusedce.kernels.cuda.rows import absorb, finish, label_of, sample_of, scale_of, weight_of
+from fusedce.kernels.cuda.powers import absorb
+from fusedce.kernels.cuda.rows import finish, label_of, sample_of, scale_of, weight_of
 from fusedce.kernels.cuda.seen import Full, seen, through
 from fusedce.kernels.cuda.stored import float_of, number_at
 from fusedce.kernels.cuda.teams import WARPS
@@ -182,8 +183,9 @@ def index_columns(Params: type, T: Any, Form: type, Layout: type, Way: type, Lan
         begin(tags.layout, N, T, form, plan)
         m, others, held = fold(tags.way, tags, N, plan, row)
         z = seen(extra, plan, target, True)
-        loss, found = evaluated(plan, params, T, z, m, others, weight, sample, scale, fine)
-        loss = choose(live, loss, T(0))
+        loss, found = evaluated(
+            plan, form, params, T, z, m, others, weight, sample, scale, live, fine
+        )
         if plan.grad != 0 or plan.hess != 0:
             write_indices(tags, N, plan, row, label, target, found, live, held)
         finish(OneLane(), plan, row.outer, row.inner, np.int32(0), row.inside, loss)

@@ -165,7 +165,9 @@ def _wide(form: type, rows_: int, chunks: int, facts: Facts, space: Room) -> Dea
     if facts.capability >= (9, 0):
         parts = power_above(-(-chunks * CHUNK // launch.GPU_STAGED_BYTES))
         parts = min(parts, power_above(launch.GPU_CLUSTER_MAX))
-    each = -(-chunks // (threads << parts)) * threads * CHUNK  # bytes of a block
+    visit = tag.lanes // per_chunk(form)
+    mine = visit * -(-chunks // (visit * threads << parts))  # chunks of a thread, whole visits
+    each = mine * threads * CHUNK  # bytes of a block
     way: type = Fetched if facts.capability >= (8, 0) else Staged
     shared = EXCHANGES + each
     if shared > facts.shared:  # so much is asked for that one block fits on a processor

@@ -27,8 +27,8 @@ from fusedce.kernels.cuda.memory import (
     renewed,
 )
 from fusedce.kernels.cuda.params import params_of
+from fusedce.kernels.cuda.powers import absorb, absorb_visit, settled
 from fusedce.kernels.cuda.rows import (
-    absorb,
     edge_of,
     finish,
     label_of,
@@ -37,13 +37,12 @@ from fusedce.kernels.cuda.rows import (
     row_of,
     sample_of,
     scale_of,
-    settled,
     span_of,
     unread,
 )
 from fusedce.kernels.cuda.seen import lanes_present, seen
 from fusedce.kernels.cuda.stored import float_of, itemsize
-from fusedce.kernels.cuda.teams import depart, leave, seat, together
+from fusedce.kernels.cuda.teams import depart, inside_of, leave, seat, together
 from fusedce.kernels.cuda.waits import Held, fetch, read, recall, visits
 from fusedce.kernels.scalar import INLINED, choose, log1p_up, scalar
 from fusedce.kernels.vector import lanes_as, total, vector_of
@@ -242,11 +241,11 @@ class Tags(NamedTuple):
 
 
 @scalar
-def read_row(tags, plan, N, source, target, span, state, many):
+def read_row(tags, plan, N, source, target, span, out, state, many):
     """(words of logits, words of labels, state, nonzero labels) after a first look at a row."""
     form = tags.form
     words, marks = no_words(N, form), no_words(N, tags.stored)
-    fetch(tags.way, plan, source, span)
+    fetch(tags.way, plan, N, form, source, span, out.chunks)
     k, per = np.int32(0), chunks_of(N, form)
     end = visits(tags.way, span.chunks, per)
     while k < end:
@@ -256,7 +255,8 @@ def read_row(tags, plan, N, source, target, span, state, many):
         many += nonzero(y)
         v = decoded(N, form, words)
         v = seen(tags.extra, plan, v, lanes_present(tags.extra, N, form, span, k))
-        state = absorb(form, state[0], state[1], state[2], v)
+        found = absorb_visit(tags.way, form, state[0], state[1], state[2], v)
+        state = found[0], found[1], found[2]
         k = np.int32(k + per)
     return words, marks, state, many
 
@@ -306,7 +306,7 @@ def write_row(tags, plan, N, params, source, grad, hess, target, span, out, row,
               marks):  # fmt: skip
     """Gradients and curvatures of a lane's chunks; zeros in a row that does not count."""
     term, ridge, slope, live = factors
-    k, per = np.int32(0), chunks_of(N, tags.form)
+    k, per, at = np.int32(0), chunks_of(N, tags.form), out.first
     end = visits(tags.way, out.chunks, per)
     while k < end:
         v = decoded(N, tags.form, recall(tags.way, plan, N, tags.form, source, span, k, words))
@@ -314,8 +314,8 @@ def write_row(tags, plan, N, params, source, grad, hess, target, span, out, row,
         mass = chunk_masses(tags, plan, N, target, span, k, marks)
         g, h = spread(tags.extra, tags.tag, plan, params, v, x, mass, row, term, ridge, slope)
         g, h = choose(live, g, N(0)), choose(live, h, N(0))
-        put_chunks(tags.extra, tags.where, plan, tags.form, grad, hess, out, k, g, h)
-        k = np.int32(k + per)
+        put_chunks(tags.extra, tags.where, plan, tags.form, grad + at, hess + at, out, k, g, h)
+        k, at = np.int32(k + per), at + per * out.step
 
 
 @scalar
@@ -338,7 +338,7 @@ def distribution_rows(Params: type, T: Any, Form: type, Stored: type, Kind: type
         N = vector_of(T, Lanes())
         params = params_of(plan, Params, T)
         number, lane = seat(team, plan)
-        inside = number < plan.outer * plan.inner
+        inside = inside_of(team, plan, number)
         outer, inner = row_of(plan, number if inside else np.int64(0))
         source = plan.logits + outer * plan.logits_outer + inner * plan.logits_inner
         scale = scale_of(plan, T)
@@ -354,8 +354,10 @@ def distribution_rows(Params: type, T: Any, Form: type, Stored: type, Kind: type
         y = edge_label(T, form, stored, plan, target, span)
 
         state = absorb(form, T(-np.finfo(T).max), T(0), T(0), edge)
-        words, marks, state, many = read_row(tags, plan, N, source, target, span, state, nonzero(y))
-        m, others = settled(team, plan, 0, state[0], state[1], state[2])
+        words, marks, state, many = read_row(
+            tags, plan, N, source, target, span, out, state, nonzero(y)
+        )
+        m, others = settled(team, plan, form, 0, state[0], state[1], state[2])
         factor, some = live_factor(team, plan, T, many)
         target, live = Target(at, label, factor), live and some
         mass = edge_mass(tags.weights, T, form, plan, span, y, factor)

@@ -170,6 +170,11 @@ def _fma(a, b, c):
     return lambda a, b, c: fused(a, b, c)
 
 
+@overload(stubs.ratio, target="cuda", jit_options=INLINED)
+def _ratio(x, y):
+    return lambda x, y: x * stubs.inverse(y)
+
+
 @overload(stubs.choose, target="cuda", jit_options=INLINED)
 def _choose(condition, a, b):
     return lambda condition, a, b: select(condition, a, b)

@@ -7,7 +7,8 @@ from numba.extending import overload
 
 from fusedce.kernels.cuda.device import block, thread, threads
 from fusedce.kernels.cuda.element_cells import SINGLE, Soft, Sure, evaluated, outcome
-from fusedce.kernels.cuda.label_words import above_zero, bits_at, chunks_total, equal, zeros_or_ones
+from fusedce.kernels.cuda.folds import chunks_total
+from fusedce.kernels.cuda.label_words import above_zero, bits_at, equal, zeros_or_ones
 from fusedce.kernels.cuda.memory import (
     decoded,
     per_chunk,

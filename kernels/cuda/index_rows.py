@@ -5,39 +5,52 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from fusedce.kernels.cuda.memory import chunks_of, decoded
+from fusedce.kernels.cuda.folds import pinned
+from fusedce.kernels.cuda.memory import chunks_of, decoded, no_words
 from fusedce.kernels.cuda.params import params_of
-from fusedce.kernels.cuda.rows import (
+from fusedce.kernels.cuda.powers import (
     absorb,
-    absorbed,
+    absorb_visit,
+    fresh,
+    lowered,
+    multiples_of,
+    powers,
+    relative,
+    scaled,
+    settled,
+)
+from fusedce.kernels.cuda.rows import (
     curvature,
     edge_of,
     finish,
     label_at,
-    once_more,
     owner_of,
     put_chunks,
     put_ends,
     row_of,
     sample_of,
     scale_of,
-    settled,
     span_of,
     unread,
     weight_of,
 )
 from fusedce.kernels.cuda.seen import Full, below_top, lanes_present, seen, through
 from fusedce.kernels.cuda.stored import float_of, itemsize, number_at, put_number
-from fusedce.kernels.cuda.teams import depart, have_read, leave, seat
-from fusedce.kernels.cuda.waits import Kept, fetch, nothing, read, recall, visits, waiting
+from fusedce.kernels.cuda.teams import depart, have_read, inside_of, leave, seat
+from fusedce.kernels.cuda.waits import Held, Kept, fetch, read, recall, visits, waiting
 from fusedce.kernels.link import softmax_row
 from fusedce.kernels.scalar import INLINED, choose, exp_down, scalar
 from fusedce.kernels.vector import vector_of
 
 
 class Settled(NamedTuple):
-    """What the derivatives of a row are made of: see ``link.softmax_row``."""
+    """What the derivatives of a row are made of: see ``link.softmax_row``.
 
+    Those of other classes than the target are ``unit`` times ``powers`` of ``way``.
+    """
+
+    way: Any
+    unit: float
     m: float
     others: float
     k: float
@@ -48,15 +61,21 @@ class Settled(NamedTuple):
 
 
 @scalar
-def evaluated(plan, params, T, z, m, others, weight, sample, scale, fine):
+def evaluated(plan, form, params, T, z, m, others, weight, sample, scale, live, fine):
     """(loss, Settled) of a row whose target has the logit z; NaN for a label that is none."""
     d = below_top(plan, z, m)
     loss, k, rest, first, square, product, second = softmax_row(
         params, d, exp_down(d), m, others, weight * sample, sample,
         float_of(T, plan.z_loss), scale,
     )  # fmt: skip
-    bad = choose(fine, T(1), T(np.nan))
-    return loss * bad, Settled(m, others, k * bad, first * bad, square, product * bad, second * bad)
+    bad, none = choose(fine, T(1), T(np.nan)), T(0)
+    if live:
+        way, unit = scaled(form, m, k * bad)
+        return loss * bad, Settled(
+            way, unit, m, others, k * bad, first * bad, square, product * bad, second * bad
+        )
+    way, unit = scaled(form, none, none)
+    return none, Settled(way, unit, none, none, none, none, none, none, none)
 
 
 def derivatives(extra, plan, form, z, x, row, live):
@@ -69,7 +88,7 @@ def _derivatives(extra, plan, form, z, x, row, live):
     if extra.instance_class is not Full:
 
         def plain(extra, plan, form, z, x, row, live):
-            g = row.k * once_more(form, x - row.m)
+            g = row.unit * powers(form, row.way, relative(form, row.way, x))
             return g, g
 
         return plain
@@ -84,6 +103,40 @@ def _derivatives(extra, plan, form, z, x, row, live):
     return full
 
 
+def looked_at(way, extra, plan, N, T, form, source, span):
+    """(maximum, sum below it, number at it, what waits) of the chunks of a lane."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(looked_at, jit_options=INLINED)
+def _looked_at(way, extra, plan, N, T, form, source, span):
+    if way.instance_class in (Held, Kept):
+
+        def at_once(way, extra, plan, N, T, form, source, span):
+            k = np.int32(0)
+            words = read(way, plan, N, form, source, span, k)
+            v = decoded(N, form, words)
+            v = seen(extra, plan, v, lanes_present(extra, N, form, span, k))
+            top, below, ties, e = fresh(form, v)
+            return top, below, ties, waiting(way, words, e)
+
+        return at_once
+
+    def by_visits(way, extra, plan, N, T, form, source, span):
+        top, below, ties = T(-np.finfo(T).max), T(0), T(0)
+        waits = no_words(N, form)
+        k = np.int32(0)
+        while k < span.chunks:
+            waits = read(way, plan, N, form, source, span, k)
+            v = decoded(N, form, waits)
+            v = seen(extra, plan, v, lanes_present(extra, N, form, span, k))
+            top, below, ties, e = absorb_visit(way, form, top, below, ties, v)
+            k = np.int32(k + chunks_of(N, form))
+        return top, below, ties, waits
+
+    return by_visits
+
+
 def gradients(way, extra, plan, N, form, source, span, k, waits, top, row, live):
     """(gradients, curvatures) of the chunks from the k-th on, from what waits of them."""
     raise NotImplementedError("compiled code only")
@@ -94,7 +147,7 @@ def _gradients(way, extra, plan, N, form, source, span, k, waits, top, row, live
     if way.instance_class is Kept:
 
         def kept(way, extra, plan, N, form, source, span, k, waits, top, row, live):
-            g = waits * (row.k * exp_down(top - row.m))
+            g = multiples_of(form, top, row.k * lowered(form, top - row.m), waits)
             return g, g
 
         return kept
@@ -140,7 +193,7 @@ def index_rows(Params: type, T: Any, Form: type, Labels: type, Way: type, Team: 
         N = vector_of(T, Lanes())
         params = params_of(plan, Params, T)
         number, lane = seat(team, plan)
-        inside = number < plan.outer * plan.inner
+        inside = inside_of(team, plan, number)
         outer, inner = row_of(plan, number if inside else np.int64(0))
         source = plan.logits + outer * plan.logits_outer + inner * plan.logits_inner
         scale = scale_of(plan, T)
@@ -152,45 +205,43 @@ def index_rows(Params: type, T: Any, Form: type, Labels: type, Way: type, Team: 
         out = span_of(team, plan, form, source, lane, inside)
         span = unread(out, live)
         # Of an ignored row nothing is read: its exponentials are those of -inf.
-        z = edge_of(T, form, source, span)
         target = number_at(T, form, source + label * itemsize(form)) if live else T(0)
 
-        edge = seen(extra, plan, z, span.edges > 0)
-        top, below, ties = absorb(form, T(-np.finfo(T).max), T(0), T(0), edge)
-        waits = nothing(way, N, form)
-        fetch(way, plan, source, span)
-        k, per = np.int32(0), chunks_of(N, form)
-        end = visits(way, span.chunks, per)
-        while k < end:
-            words = read(way, plan, N, form, source, span, k)
-            v = decoded(N, form, words)
-            v = seen(extra, plan, v, lanes_present(extra, N, form, span, k))
-            top, below, ties, e = absorbed(form, top, below, ties, v)
-            waits = waiting(way, words, e)
-            k = np.int32(k + per)
-        m, others = settled(team, plan, 0, top, below, ties)
+        z = edge = T(-np.inf)
+        if out.ends > 0:
+            z = edge_of(T, form, source, span)
+            edge = seen(extra, plan, z, span.edges > 0)
+        fetch(way, plan, N, form, source, span, out.chunks)
+        top, below, ties, waits = looked_at(way, extra, plan, N, T, form, source, span)
+        held = top  # the maximum of the chunks
+        if out.ends > 0:
+            top, below, ties = absorb(form, top, below, ties, edge)
+        m, others = settled(team, plan, form, 0, top, below, ties)
         depart(team)
         seen_target = seen(extra, plan, target, True)
         weight = weight_of(plan, T, label)
-        loss, row = evaluated(plan, params, T, seen_target, m, others, weight, sample, scale, fine)
-        row = row if live else Settled(T(0), T(0), T(0), T(0), T(0), T(0), T(0))
+        loss, row = evaluated(
+            plan, form, params, T, seen_target, m, others, weight, sample, scale, live, fine
+        )
 
         have_read(team)  # the target's logit; in place it is overwritten now
         if plan.grad != 0 or plan.hess != 0:
-            grad = plan.grad + outer * plan.grad_outer + inner * plan.grad_inner
+            grad = pinned(plan.grad + outer * plan.grad_outer + inner * plan.grad_inner)
             hess = plan.hess + outer * plan.hess_outer + inner * plan.hess_inner
-            k, end = np.int32(0), visits(way, out.chunks, per)
+            k, per, at = np.int32(0), chunks_of(N, form), out.first
+            end = visits(way, out.chunks, per)
             while k < end:
                 first, second = gradients(
-                    way, extra, plan, N, form, source, span, k, waits, top, row, live
+                    way, extra, plan, N, form, source, span, k, waits, held, row, live
                 )
-                put_chunks(extra, where, plan, form, grad, hess, out, k, first, second)
-                k = np.int32(k + per)
-            first, second = derivatives(extra, plan, form, z, edge, row, live)
-            put_ends(extra, plan, form, grad, hess, out, first, second)
+                put_chunks(extra, where, plan, form, grad + at, hess + at, out, k, first, second)
+                k, at = np.int32(k + per), at + per * out.step
+            if out.ends > 0:
+                first, second = derivatives(extra, plan, form, z, edge, row, live)
+                put_ends(extra, plan, form, grad, hess, out, first, second)
             if live and lane == owner_of(team, plan, form, out, label):
                 put_target(extra, plan, form, grad, hess, label, target, row)
-        finish(team, plan, outer, inner, lane, inside, choose(live, loss, T(0)))
+        finish(team, plan, outer, inner, lane, inside, loss)
         leave(team)
 
     return index_rows

@@ -1,4 +1,4 @@
-"""Integer labels compared as they are stored, and sums over chunks of which some are absent."""
+"""Labels looked at as they are stored, without making numbers of them."""
 
 import functools
 
@@ -15,10 +15,10 @@ from fusedce.kernels.cuda.forms import (
     OldFloat16,
     Uint64,
 )
-from fusedce.kernels.cuda.memory import Words, lanes_of, pieces
+from fusedce.kernels.cuda.memory import Words, pieces
 from fusedce.kernels.cuda.numba_cuda import intrinsic, types
 from fusedce.kernels.cuda.stored import DEVICE, constant
-from fusedce.kernels.vector import Mask, Vector, gathered, lane_of
+from fusedce.kernels.vector import Mask, Vector, gathered
 
 
 def _unsigned(form):
@@ -129,24 +129,3 @@ def bits_at(typingctx, form, address):
         return gathered(builder, [builder.trunc(bits, I32), high])
 
     return Words(max(1, size // 4))(form, types.int64), codegen
-
-
-@intrinsic
-def chunks_total(typingctx, form, count, x):
-    """The sum of the lanes of the first ``count`` chunks."""
-    per = lanes_of(form.instance_class)
-
-    def codegen(context, builder, sig, args):
-        _, count, value = args
-        none = ir.Constant(value.type.element, 0.0)
-        sums = none
-        for k in range(x.width // per):
-            parts = [builder.extract_element(value, constant(per * k + i)) for i in range(per)]
-            while len(parts) > 1:
-                pairs = zip(parts[::2], parts[1::2], strict=True)
-                parts = [builder.fadd(a, b, flags=("contract",)) for a, b in pairs]
-            present = builder.icmp_signed("<", constant(k), count)
-            sums = builder.fadd(sums, builder.select(present, parts[0], none))
-        return sums
-
-    return lane_of(x)(form, types.int32, x), codegen

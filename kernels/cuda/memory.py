@@ -44,7 +44,7 @@ class _WordsModel(models.PrimitiveModel):  # type: ignore[misc]
         super().__init__(dmm, fe_type, ir.VectorType(I32, fe_type.width))
 
 
-def _words_of(number, form):
+def words_of(number, form):
     """Words that hold the lanes of a number."""
     return Words(max(1, number.width * BYTES[form] // 4))
 
@@ -76,7 +76,8 @@ LOWEST = {
 }  # fmt: skip
 
 
-def _fills(form, low):
+def fills(form, low):
+    """The words of what is not there, of even and of odd places."""
     return LOWEST[form] if low else (0, 0)
 
 
@@ -104,7 +105,8 @@ def _load_words(builder, address, present, fills, space, number=4):
     return [builder.extract_value(found, k) for k in range(number)] if number > 1 else [found]
 
 
-def _store_words(builder, address, present, words, space):
+def store_words(builder, address, present, words, space):
+    """Store 1, 2 or 4 words, if they are present."""
     number = len(words)
     store = "st.shared" if space == "shared" else "st.global.cs"
     text = (
@@ -125,16 +127,50 @@ def step_from(builder, start, step, k):
     return builder.add(start, builder.mul(step, ir.Constant(width, k)))
 
 
+def _load_present(builder, address, words, space):
+    """Words that are there."""
+    load = f"ld.{space}" if space == "shared" else f"ld.{space}.{NEXT}"
+    where = "r" if address.type == I32 else "l"
+    found = assembly(
+        builder, f"{load}.{_VECTOR[words]} {_names(0, words)}, [${words}];",
+        ir.LiteralStructType([I32] * words), ",".join(["=r"] * words + [where]), (address,),
+    )  # fmt: skip
+    return [builder.extract_value(found, k) for k in range(words)]
+
+
 def _read_words(words, tag, low, space):
-    """Code that reads chunks ``step`` bytes apart, the first ``count`` of them."""
+    """Code that reads chunks ``step`` bytes apart, the first ``count`` of them.
+
+    All but the last are there for most threads, which go a shorter way.
+    """
+    chunks = words.width // 4
+
+    def at(builder, start, step, k, count):
+        address = step_from(builder, start, step, k)
+        if count is None:
+            return _load_present(builder, address, 4, space)
+        present = builder.icmp_signed("<", constant(k), count)
+        return _load_words(builder, address, present, fills(tag, low), space)
 
     def codegen(builder, start, step, count):
+        if chunks == 1 or space == "shared":
+            every = [at(builder, start, step, k, count) for k in range(chunks)]
+            return gathered(builder, [w for four in every for w in four])
+        most = builder.icmp_signed(">=", count, constant(chunks - 1))
+        ways = []
+        with builder.if_else(most) as (usual, other):
+            for way, there in ((usual, None), (other, count)):
+                with way:
+                    every = [at(builder, start, step, k, there) for k in range(chunks - 1)]
+                    ways.append((every, builder.block))
         found = []
-        for k in range(words.width // 4):
-            present = builder.icmp_signed("<", constant(k), count)
-            address = step_from(builder, start, step, k)
-            found += _load_words(builder, address, present, _fills(tag, low), space)
-        return gathered(builder, found)
+        for k in range(chunks - 1):
+            for i in range(4):
+                word = builder.phi(I32)
+                for every, block in ways:
+                    word.add_incoming(every[k][i], block)
+                found.append(word)
+        return gathered(builder, found + at(builder, start, step, chunks - 1, count))
 
     return codegen
 
@@ -144,7 +180,7 @@ def _write_words(words, space):
         for k in range(words.width // 4):
             present = builder.icmp_signed("<", constant(k), count)
             four = [builder.extract_element(values, constant(4 * k + i)) for i in range(4)]
-            _store_words(builder, step_from(builder, start, step, k), present, four, space)
+            store_words(builder, step_from(builder, start, step, k), present, four, space)
 
     return codegen
 
@@ -153,19 +189,19 @@ def _reader(low, space):
     @intrinsic
     def read(typingctx, number, form, start, step, count):
         tag = form.instance_class
-        words = _words_of(number.instance_type, tag)
+        words = words_of(number.instance_type, tag)
         code = _read_words(words, tag, low, space)
         address = types.int32 if space == "shared" else types.int64
 
         def codegen(context, builder, sig, args):
-            return code(builder, *_placed(builder, args[2], space), *args[3:])
+            return code(builder, *placed(builder, args[2], space), *args[3:])
 
         return words(number, form, address, types.int32, types.int32), codegen
 
     return read
 
 
-def _placed(builder, address, space):
+def placed(builder, address, space):
     """The address as PTX takes it: in shared memory it begins where the launch's does."""
     if space == "global":
         return (address,)
@@ -179,7 +215,7 @@ def _writer(space):
         address = types.int32 if space == "shared" else types.int64
 
         def codegen(context, builder, sig, args):
-            code(builder, *_placed(builder, args[0], space), *args[1:])
+            code(builder, *placed(builder, args[0], space), *args[1:])
             return context.get_dummy_value()
 
         return types.void(address, types.int32, types.int32, words), codegen
@@ -201,7 +237,7 @@ def read_beside(typingctx, number, form, like, start, step, count):
     Those of chunk k lie side by side from start + k * step; zeros from chunk ``count`` on.
     """
     N, tag, per = number.instance_type, form.instance_class, lanes_of(like.instance_class)
-    words = _words_of(N, tag)
+    words = words_of(N, tag)
     parts, size = _parts(per * BYTES[tag] // 4)
 
     def codegen(context, builder, sig, args):
@@ -231,7 +267,7 @@ def write_beside(typingctx, form, like, start, step, count, x):
             for part in range(parts):
                 place = builder.add(here, ir.Constant(I64, 4 * size * part))
                 first = (k * parts + part) * size
-                _store_words(builder, place, present, words[first : first + size], "global")
+                store_words(builder, place, present, words[first : first + size], "global")
         return context.get_dummy_value()
 
     return types.void(form, like, types.int64, types.int64, types.int32, x), codegen
@@ -246,7 +282,7 @@ def _parts(words):
 @intrinsic
 def no_words(typingctx, number, form):
     """Words that nobody reads."""
-    words = _words_of(number.instance_type, form.instance_class)
+    words = words_of(number.instance_type, form.instance_class)
 
     def codegen(context, builder, sig, args):
         return ir.Constant(ir.VectorType(I32, words.width), None)
@@ -295,30 +331,6 @@ def _pairs(builder, form, x):
     return [builder.call(asm, pair) for pair in zip(x[::2], x[1::2], strict=True)]
 
 
-@intrinsic
-def copy_chunk(typingctx, place, address):
-    """Begin to copy a chunk into shared memory, past the registers (sm_80)."""
-
-    def codegen(context, builder, sig, args):
-        (there,) = _placed(builder, args[0], "shared")
-        text = "cp.async.cg.shared.global.L2::128B [$0], [$1], 16;"
-        assembly(builder, text, VOID, "r,l", (there, args[1]))
-        return context.get_dummy_value()
-
-    return types.void(types.int32, types.int64), codegen
-
-
-@intrinsic
-def copied(typingctx):
-    """Wait until what this thread has begun to copy is there, for this thread."""
-
-    def codegen(context, builder, sig, args):
-        assembly(builder, "cp.async.wait_all;", VOID, "")
-        return context.get_dummy_value()
-
-    return types.void(), codegen
-
-
 def words_from(builder, form, number, x):
     """The words that store the lanes of a number, as a list."""
     lanes = [builder.extract_element(x, constant(k)) for k in range(number.width)]
@@ -344,7 +356,7 @@ def encoded(typingctx, form, x):
     def codegen(context, builder, sig, args):
         return gathered(builder, words_from(builder, tag, x, args[1]))
 
-    return _words_of(x, tag)(form, x), codegen
+    return words_of(x, tag)(form, x), codegen
 
 
 @intrinsic

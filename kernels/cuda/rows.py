@@ -11,8 +11,6 @@ import numpy as np
 from numba.extending import overload
 
 from fusedce.kernels.cuda.device import block
-from fusedce.kernels.cuda.elementary import exp_coarse, exp_rough
-from fusedce.kernels.cuda.forms import Float32, Float64
 from fusedce.kernels.cuda.loose import read_lanes, write_grid, write_lanes
 from fusedce.kernels.cuda.memory import (
     encoded,
@@ -31,10 +29,9 @@ from fusedce.kernels.cuda.stored import (
     peek,
     poke,
 )
-from fusedce.kernels.cuda.teams import block_total, both, maximum, size_bits, upper
+from fusedce.kernels.cuda.teams import block_total, size_bits
 from fusedce.kernels.link import softmax_rest
-from fusedce.kernels.scalar import INLINED, choose, exp_down, scalar
-from fusedce.kernels.vector import largest, total
+from fusedce.kernels.scalar import INLINED, scalar
 
 
 class Chunks(NamedTuple):
@@ -55,6 +52,7 @@ class Span(NamedTuple):
     edges: Any  # 1 if it has one
     head: Any  # classes ahead of the first whole chunk of the row
     body: Any  # classes in whole chunks
+    ends: Any  # classes of the row in no whole chunk
 
 
 @scalar
@@ -71,7 +69,7 @@ def span_of(team, plan, form, address, lane, inside):
     item, per = np.int32(itemsize(form)), np.int32(per_chunk(form))
     classes, bits = np.int32(plan.classes), size_bits(team, plan)
     head = min(np.int32(np.int32((-address) & 15) // item), classes)
-    whole = np.int32((classes - head) // per)
+    whole = np.int32(np.int64(np.int32(classes - head)) * item >> 4)  # item * per is 16
     body = np.int32(whole * per)
     ends = np.int32(classes - body)  # both of them
     chunks = np.int32(np.int32(np.int32(whole - 1 - lane) >> bits) + 1)
@@ -81,7 +79,7 @@ def span_of(team, plan, form, address, lane, inside):
         chunks, edges = np.int32(0), np.int32(0)
     first = np.int64(head * item + lane * np.int32(16))
     return Span(first, np.int32(np.int32(16) << bits), chunks, np.int64(edge) * item, edges,
-                head, body)  # fmt: skip
+                head, body, ends)  # fmt: skip
 
 
 @scalar
@@ -90,7 +88,7 @@ def unread(span, live):
     none = np.int32(0)
     return Span(
         span.first, span.step, span.chunks if live else none, span.edge,
-        span.edges if live else none, span.head, span.body,
+        span.edges if live else none, span.head, span.body, span.ends,
     )  # fmt: skip
 
 
@@ -158,32 +156,8 @@ def finish(team, plan, outer, inner, lane, inside, loss):
             poke(plan.partial + (np.int64(block()) >> plan.cluster) * 8, total)
 
 
-def exponential(form, d):
-    """exp(d) for d <= 0, whose sum a rule takes to its powers."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(exponential, jit_options=INLINED)
-def _exponential(form, d):
-    if form.instance_class in (Float32, Float64):
-        return lambda form, d: exp_down(d)
-    return lambda form, d: exp_coarse(d)
-
-
-def once_more(form, d):
-    """The same for the gradient, where its error counts once."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(once_more, jit_options=INLINED)
-def _once_more(form, d):
-    if form.instance_class is Float32:
-        return lambda form, d: exp_rough(d)
-    return lambda form, d: exponential(form, d)
-
-
 def store(where, form, address, span, k, x):
-    """Gradients of the chunks from the k-th on."""
+    """Gradients of the chunks from the k-th on, which lies at an address."""
     raise NotImplementedError("compiled code only")
 
 
@@ -191,12 +165,10 @@ def store(where, form, address, span, k, x):
 def _store(where, form, address, span, k, x):
     if where.instance_class is Chunks:
         return lambda where, form, address, span, k, x: write_words(
-            address + span.first + np.int64(k) * span.step, span.step, span.chunks - k,
-            encoded(form, x),
+            address, span.step, span.chunks - k, encoded(form, x)
         )  # fmt: skip
     return lambda where, form, address, span, k, x: write_grid(
-        form, address + span.first + np.int64(k) * span.step, span.step, itemsize(form),
-        span.chunks - k, x,
+        form, address, span.step, itemsize(form), span.chunks - k, x
     )  # fmt: skip
 
 
@@ -213,7 +185,10 @@ def put_edge(form, address, span, x):
 
 
 def put_chunks(extra, where, plan, form, grad, hess, span, k, first, second):
-    """Gradients, and curvatures if they are wanted, of chunks."""
+    """Gradients, and curvatures if they are wanted, of the chunks from the k-th on.
+
+    ``grad`` and ``hess`` are the addresses of that chunk.
+    """
     raise NotImplementedError("compiled code only")
 
 
@@ -252,48 +227,6 @@ def _put_ends(extra, plan, form, grad, hess, span, first, second):
             put_edge(form, hess, span, second)
 
     return full
-
-
-# ---------------------------------------------------------------------- maximum and sum of a row
-
-
-@scalar
-def absorbed(form, top, below, ties, z):
-    """(maximum, sum of exp(z - maximum) below it, number at it) with some more logits; and those.
-
-    Apart, because 1 + sum loses what a confident row is about: 1 - p of the largest class is the
-    sum of the others over the total. A NaN is below.
-    """
-    N, T = type(z), type(top)
-    peak = upper(top, largest(z))
-    same = peak == top
-    d = z - peak
-    e = exponential(form, d)
-    at_top = choose(d >= N(0), N(1), N(0))  # where e is 1 exactly
-    below = choose(same, below, (below + ties) * exp_down(top - peak))
-    ties = choose(same, ties, T(0))
-    return peak, below + total(e - at_top), ties + total(at_top), e
-
-
-@scalar
-def absorb(form, top, below, ties, z):
-    """The same without the exponentials."""
-    top, below, ties, e = absorbed(form, top, below, ties, z)
-    return top, below, ties
-
-
-@scalar
-def settled(team, plan, place, top, below, ties):
-    """(maximum, sum of exponentials - 1) of a row, from what its lanes have found.
-
-    NaN without a class at the maximum: all are -inf (or NaN). Three exchanges.
-    """
-    T = type(top)
-    m = maximum(team, plan, place, top, T(-np.finfo(T).max))
-    same = top == m
-    below = choose(same, below, (below + ties) * exp_down(top - m))
-    below, ties = both(team, plan, place + 1, below, choose(same, ties, T(0)))
-    return m, choose(ties > T(0), below + (ties - T(1)), T(np.nan))
 
 
 @scalar

@@ -24,6 +24,7 @@ from fusedce.kernels.cuda.device import (
     threads,
     warp_barrier,
 )
+from fusedce.kernels.cuda.elementary import largest_of
 from fusedce.kernels.scalar import INLINED, choose, scalar
 
 # One exchange: a number of each of 32 warps, and one of the block for its cluster.
@@ -82,6 +83,18 @@ def _seat(team, plan):
     return of_cluster
 
 
+def inside_of(team, plan, row):
+    """Whether there is a row of this number: to teams of blocks no other is given."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(inside_of, jit_options=INLINED)
+def _inside_of(team, plan, row):
+    if issubclass(team.instance_class, Warp):
+        return lambda team, plan, row: row < plan.outer * plan.inner
+    return lambda team, plan, row: True
+
+
 def size_bits(team, plan):
     """log2 of the lanes that share a row."""
     raise NotImplementedError("compiled code only")
@@ -122,53 +135,85 @@ def _folds(combine):
     return found
 
 
-MAXIMA, SUMS = _folds(upper), _folds(plus)
+MAXIMA, SUMS = _folds(largest_of), _folds(plus)
 warp_max, warp_sum = MAXIMA[5], SUMS[5]
+max_of_8, sum_of_8 = MAXIMA[3], SUMS[3]
+
+
+MANY = 8  # warps of a block, or blocks of a cluster, whose numbers are folded in three steps
 
 
 @scalar
-def posted(x, place, neutral):
-    """What the warps of a block have to say, one in each lane; x is the word of this one."""
-    warps = (threads() + np.int32(31)) >> np.int32(5)
-    lane = np.int32(thread() & np.int32(31))
-    T = type(x)
-    size = np.int32(8)
-    if lane == np.int32(0):
-        put(np.int32(place + (thread() >> np.int32(5)) * size), x)
-    barrier()
-    return get(np.int32(place + lane * size), T) if lane < warps else neutral
+def warps_here():
+    """Warps of this block."""
+    return (threads() + np.int32(31)) >> np.int32(5)
+
+
+@scalar
+def grouped(lane):
+    """The number of a lane within its group, if groups of ``MANY`` do for the warps there are."""
+    return np.int32(lane & np.int32(MANY - 1)) if warps_here() <= MANY else lane
+
+
+@scalar
+def posted(T, place, neutral):
+    """What the warps of a block have to say: one in each lane, or in each group of ``MANY``."""
+    lane = grouped(np.int32(thread() & np.int32(31)))
+    return get(np.int32(place + lane * np.int32(8)), T) if lane < warps_here() else neutral
+
+
+@scalar
+def post(x, place):
+    """Say what this warp has to say: its first lane does."""
+    if np.int32(thread() & np.int32(31)) == np.int32(0):
+        put(np.int32(place + (thread() >> np.int32(5)) * np.int32(8)), x)
+
+
+@scalar
+def across_max(x):
+    """The largest of what the warps of a block say."""
+    return max_of_8(x) if warps_here() <= MANY else warp_max(x)
+
+
+@scalar
+def across_sum(x):
+    """The sum of it."""
+    return sum_of_8(x) if warps_here() <= MANY else warp_sum(x)
 
 
 @scalar
 def block_max(x, place, neutral):
     """The largest in a block."""
-    return warp_max(posted(warp_max(x), place, neutral))
+    post(warp_max(x), place)
+    barrier()
+    return across_max(posted(type(x), place, neutral))
 
 
 @scalar
 def block_sum(x, place):
     """The sum over a block."""
     T = type(x)
-    return warp_sum(posted(warp_sum(x), place, T(0)))
+    post(warp_sum(x), place)
+    barrier()
+    return across_sum(posted(T, place, T(0)))
 
 
 @scalar
 def block_both(a, b, place):
     """The sums of a and of b over a block."""
-    warps = (threads() + np.int32(31)) >> np.int32(5)
-    lane = np.int32(thread() & np.int32(31))
-    T = type(a)
+    T, size, apart = type(a), np.int32(8), np.int32(EXCHANGE)
     a, b = warp_sum(a), warp_sum(b)
-    mine = np.int32(place + (thread() >> np.int32(5)) * np.int32(8))
+    lane = np.int32(thread() & np.int32(31))
     if lane == np.int32(0):
-        put(mine, a)
-        put(np.int32(mine + np.int32(EXCHANGE)), b)
+        here = np.int32(place + (thread() >> np.int32(5)) * size)
+        put(here, a)
+        put(np.int32(here + apart), b)
     barrier()
-    a, b = T(0), T(0)
-    if lane < warps:
-        there = np.int32(place + lane * np.int32(8))
-        a, b = get(there, T), get(np.int32(there + np.int32(EXCHANGE)), T)
-    return warp_sum(a), warp_sum(b)
+    a, b, lane = T(0), T(0), grouped(lane)
+    if lane < warps_here():
+        here = np.int32(place + lane * size)
+        a, b = get(here, T), get(np.int32(here + apart), T)
+    return across_sum(a), across_sum(b)
 
 
 @scalar
@@ -180,8 +225,8 @@ def publish(x, place):
 
 @scalar
 def shown(T, place, size, neutral):
-    """What the blocks of a cluster show, one in each lane."""
-    lane = np.int32(thread() & np.int32(31))
+    """What the blocks of a cluster show, one in each lane of a group of ``MANY``."""
+    lane = np.int32(thread() & np.int32(MANY - 1))
     return get_remote(np.int32(place + SHOWN), lane, T) if lane < size else neutral
 
 
@@ -190,7 +235,7 @@ def cluster_max(x, place, size, neutral):
     """The largest of what the blocks of a cluster show."""
     publish(x, place)
     cluster_barrier()
-    return warp_max(shown(type(x), place, size, neutral))
+    return max_of_8(shown(type(x), place, size, neutral))
 
 
 @scalar
@@ -199,17 +244,22 @@ def cluster_sum(x, place, size):
     T = type(x)
     publish(x, place)
     cluster_barrier()
-    return warp_sum(shown(T, place, size, T(0)))
+    return sum_of_8(shown(T, place, size, T(0)))
 
 
 @scalar
 def cluster_both(a, b, place, size):
     """The sums of what they show at two places."""
-    T, other = type(a), np.int32(place + EXCHANGE)
-    publish(a, place)
-    publish(b, other)
+    T, apart = type(a), np.int32(EXCHANGE)
+    here = np.int32(place + SHOWN)
+    if thread() == np.int32(0):
+        put(here, a)
+        put(np.int32(here + apart), b)
     cluster_barrier()
-    return warp_sum(shown(T, place, size, T(0))), warp_sum(shown(T, other, size, T(0)))
+    a, b, lane = T(0), T(0), np.int32(thread() & np.int32(MANY - 1))
+    if lane < size:
+        a, b = get_remote(here, lane, T), get_remote(np.int32(here + apart), lane, T)
+    return sum_of_8(a), sum_of_8(b)
 
 
 def maximum(team, plan, place, x, neutral):

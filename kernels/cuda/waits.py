@@ -9,12 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from numba.extending import overload
 
+from fusedce.kernels.cuda.copies import copied, copy_chunk, get_whole, put_lowest
 from fusedce.kernels.cuda.device import thread, threads
 from fusedce.kernels.cuda.memory import (
-    copied,
-    copy_chunk,
+    chunks_of,
     get_words,
-    no_words,
     put_words,
     read_logits,
     renewed,
@@ -60,37 +59,34 @@ def place_of(plan, k):
     return np.int32(plan.staged + (np.int64(k) * threads() + thread()) * 16)
 
 
-def fetch(way, plan, address, span):
-    """Bring a row to where it waits, before the first visit."""
+def fetch(way, plan, N, form, address, span, many):
+    """Bring a row to where it waits, before the first visit.
+
+    Behind its chunks lies -inf, as far as visits to ``many`` chunks read: they ask no more whether
+    a chunk is there. Of a row that does not count there is nothing else.
+    """
     raise NotImplementedError("compiled code only")
 
 
 @overload(fetch, jit_options=INLINED)
-def _fetch(way, plan, address, span):
+def _fetch(way, plan, N, form, address, span, many):
     if way.instance_class is not Fetched:
-        return lambda way, plan, address, span: None
+        return lambda way, plan, N, form, address, span, many: None
 
-    def fetched(way, plan, address, span):
+    def fetched(way, plan, N, form, address, span, many):
         k, here = np.int32(0), address + span.first
         while k < span.chunks:
             copy_chunk(place_of(plan, k), here)
             here += span.step
             k = np.int32(k + 1)
+        visit = chunks_of(N, form)
+        end = np.int32(np.int32(np.int32(many + visit - 1) // visit) * visit)
+        while k < end:
+            put_lowest(form, place_of(plan, k))
+            k = np.int32(k + 1)
         copied()
 
     return fetched
-
-
-def nothing(way, N, form):
-    """What waits of a row that has not been read."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(nothing, jit_options=INLINED)
-def _nothing(way, N, form):
-    if way.instance_class is Kept:
-        return lambda way, N, form: N(0)
-    return lambda way, N, form: no_words(N, form)
 
 
 def waiting(way, words, e):
@@ -113,8 +109,8 @@ def read(way, plan, N, form, address, span, k):
 @overload(read, jit_options=INLINED)
 def _read(way, plan, N, form, address, span, k):
     if way.instance_class is Fetched:
-        return lambda way, plan, N, form, address, span, k: get_words(
-            N, form, place_of(plan, k), np.int32(threads() * 16), span.chunks - k
+        return lambda way, plan, N, form, address, span, k: get_whole(
+            N, form, place_of(plan, k), np.int32(threads() * 16)
         )
     if way.instance_class is not Staged:
         return lambda way, plan, N, form, address, span, k: read_logits(
@@ -139,7 +135,11 @@ def recall(way, plan, N, form, address, span, k, words):
 def _recall(way, plan, N, form, address, span, k, words):
     if way.instance_class is Held:
         return lambda way, plan, N, form, address, span, k, words: renewed(words)
-    if way.instance_class in (Staged, Fetched):
+    if way.instance_class is Fetched:
+        return lambda way, plan, N, form, address, span, k, words: get_whole(
+            N, form, place_of(plan, k), np.int32(threads() * 16)
+        )
+    if way.instance_class is Staged:
         return lambda way, plan, N, form, address, span, k, words: get_words(
             N, form, place_of(plan, k), np.int32(threads() * 16), span.chunks - k
         )
