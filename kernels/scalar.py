@@ -78,12 +78,12 @@ def tanh(x: float) -> float:
     return math.tanh(x)
 
 
-def choose(condition: bool, a: float, b: float) -> float:
+def choose(condition: Any, a: Any, b: Any) -> Any:
     """``a if condition else b`` without a branch: two such on one condition would stay scalar."""
     return a if condition else b
 
 
-def fma(a: float, b: float, c: float) -> float:
+def fma(a: Any, b: Any, c: Any) -> Any:
     """a * b + c with one rounding."""
     return a * b + c
 

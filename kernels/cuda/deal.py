@@ -1,6 +1,6 @@
 """Which kernel takes a problem, and how its rows are dealt out: by sizes, strides, alignment."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -78,7 +78,7 @@ def per_chunk(form: type) -> int:
     return CHUNK // BYTES[form]
 
 
-def lanes(number: int) -> type:
+def lanes(number: int) -> Any:
     """The type tag of so many lanes."""
     return LANES[number]
 

@@ -128,8 +128,8 @@ SURE, SOFT = Sure(), Soft()
 class Chunks(NamedTuple):
     """The chunks of a thread: every threads()-th of its block."""
 
-    first: int
-    count: int
+    first: Any
+    number: Any
 
 
 @scalar
@@ -152,7 +152,7 @@ def place_of(form, like, array, first):
 def put(form, like, array, chunks, x):
     """Store numbers beside the chunks of another array."""
     here, step = place_of(form, like, array, chunks.first)
-    write_beside(form, like, here, np.int64(step), chunks.count, x)
+    write_beside(form, like, here, np.int64(step), chunks.number, x)
 
 
 def put_losses(out, form, plan, chunks, loss):
@@ -236,15 +236,15 @@ def flat_elements(Params: type, T: Any, Form: type, Targets: type, Loss: type, L
             return
         # 2. Logits and labels, read all at once.
         here, step = place_of(form, form, plan.logits, chunks.first)
-        z = decoded(N, form, read_logits(N, form, here, step, chunks.count))
+        z = decoded(N, form, read_logits(N, form, here, step, chunks.number))
         here, step = place_of(targets, form, plan.targets, chunks.first)
-        words = read_beside(N, targets, form, here, np.int64(step), chunks.count)
+        words = read_beside(N, targets, form, here, np.int64(step), chunks.number)
         # 3. Losses and derivatives.
         shared = Evaluation(plan, params, up, down, scale)
         y = decoded(N, targets, words)
         loss, grad, hess = losses_of(tag, labels, check, extra, link, targets, shared, z, y, words)
         put_all(plan, form, out, extra, chunks, loss, grad, hess)
-        sums = chunks_total(form, chunks.count, loss)
+        sums = chunks_total(form, chunks.number, loss)
         # 4. The number at the end.
         if e >= 0:
             z1 = number_at(T, form, plan.logits + e * itemsize(form))

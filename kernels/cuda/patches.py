@@ -45,7 +45,7 @@ def element_losses(problem: Problem, facts: Facts) -> Launch:
     fields, bound = common(problem)
     stored = form(problem.logits.dtype, facts.capability)
     T, rule = problem.compute, type(problem.params)
-    link = Sigmoid if problem.activation == "sigmoid" else Identity
+    link: type = Sigmoid if problem.activation == "sigmoid" else Identity
     hard = problem.one_hot or problem.targets.dtype.kind in "biu"
     yes_or_no = (problem.label_factor, problem.label_shift) in _YES_OR_NO
     labels: type = Yes if hard and yes_or_no else Soft
