@@ -125,7 +125,7 @@ def _special(check, plan):
 SURE, SOFT = Sure(), Soft()
 
 
-class Chunks(NamedTuple):
+class ThreadChunks(NamedTuple):
     """The chunks of a thread: every threads()-th of its block."""
 
     first: Any
@@ -138,7 +138,7 @@ def chunks_of_thread(plan, form):
     start = np.int64(block()) * plan.span
     left = np.int32(min(plan.classes // np.int64(per_chunk(form)) - start, plan.span))
     count = np.int32(np.int32(np.int32(left - 1 - thread()) >> np.int32(plan.team)) + 1)
-    return Chunks(start + thread(), count)
+    return ThreadChunks(start + thread(), count)
 
 
 @scalar
