@@ -20,7 +20,7 @@ from tests.emulator.programs import program, runtime
 
 ORDERS = ("forward", "reverse", "random")
 READABLE, WRITABLE, STORED = 1, 2, 4
-WATCHED = 1 << 26  # bytes of arrays up to which races are looked for
+WATCHED = 1 << 22  # bytes of arrays up to which races are looked for
 LOCK = threading.RLock()
 
 
