@@ -127,7 +127,7 @@ MUTATIONS = [
     Mutation("a term of the Hessian dropped", LINK,
              "mass * f2 * slope * slope + a * bend", "a * bend", FOCAL),
     Mutation("gamma for gamma - 1", "fusedce/losses/focal.py",
-             "low = whole_power(q, gamma - G(1))", "low = whole_power(q, gamma)", FOCAL),
+             "q * q * -logp, q * (pl - q)", "q * q * -logp, pl - q", FOCAL),
     Mutation("epsilon of the wrong sign", "fusedce/losses/poly1.py",
              "params.epsilon * q,", "-params.epsilon * q,", option("poly1-sigmoid-int-float64")),
     Mutation("label C allowed", "kernels/cpu/labels.py",

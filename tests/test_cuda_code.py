@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import fusedce
-from tests import cuda_calls
+from tests import cuda_calls, slots
 from tests.test_rule import Branching, Tempered
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
@@ -82,9 +82,10 @@ def chunks(kernel):
     name = kernel.factory.__name__
     if name == "flat_elements":
         labels, loss = kernel.types[3], kernel.types[4]
-        each = [visit * CHUNK // BYTES[stored] * BYTES[f] // CHUNK for f in (labels, loss)]
-        whole = [n if n >= visit else 0 for n in each]
-        written = 2 * visit  # and the curvature, asked for or not
+        size = visit * CHUNK // BYTES[stored]
+        read, stored_losses = (size * BYTES.get(f, 0) // CHUNK for f in (labels, loss))
+        written = visit * (2 if Full in kernel.types else 1)
+        whole = [n if n >= visit else 0 for n in (read, stored_losses)]
         return visit + whole[0], written + whole[1]
     if name not in ("index_rows", "distribution_rows", "softmax_rows"):
         return 0, 0
@@ -214,3 +215,21 @@ def test_what_is_found(monkeypatch):
         monkeypatch.setattr(f"{__name__}.code", lambda *job, one=broken: one)
         with pytest.raises(AssertionError):
             check(kernel, threads, (9, 0))
+
+
+# Issue slots a logit, see tests/slots.py.
+SLOTS = {
+    "cross_entropy softmax float32 1000": 29,
+    "cross_entropy softmax float32 32000": 29,
+    "cross_entropy softmax bfloat16 1000": 25,
+    "cross_entropy softmax bfloat16 32000": 25,
+    "focal sigmoid float32, float32 labels": 60,
+    "focal sigmoid bfloat16, bool labels": 45,
+}
+
+
+@pytest.mark.skipif(nvdisasm() is None, reason="nvdisasm is not installed")
+@pytest.mark.parametrize("name", SLOTS)
+def test_slots(name):
+    call = next(call for call in slots.calls() if call.name == name)
+    assert slots.counted(slots.main_launch(call)).slots <= SLOTS[name]

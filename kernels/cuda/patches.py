@@ -58,22 +58,24 @@ def element_losses(problem: Problem, facts: Facts) -> Launch:
         kernel = Kernel(elements, (rule, T, stored, link, labels, extra), 128)
         blocks = -(-problem.logits.size // sizes.GPU_SPAN)
         return launch(kernel, blocks, threads, fields, bound, shared=EXCHANGE)
-    per = deals.per_chunk(stored)
-    # A chunk of these has twice the numbers; two functions an element leave no registers for it.
-    half = not full and RULES[rule].negative is None and T is not np.float64
-    words = sizes.GPU_FLAT_WORDS * (2 if half else 1)
-    registers = max(registers, 128) if half else registers
-    many = max(per, words * 4 // np.dtype(T).itemsize)
-    lanes = deals.enough(many)
-    chunks = max(1, many // per)
-    fields |= {"outer": 1, "classes": problem.logits.size, "inner": 1, "span": chunks * threads}
-    fields["team"] = deals.power_above(threads)
     check = Whole if problem.ignoring else Given
     up, down = factors(problem)
     if not full and min(up, down) > 0.0:
         plain = (problem.label_factor, problem.label_shift) == (1.0, 0.0)
         usual = check is Whole or not hard
         labels = Mixed if plain and usual else Sure if hard and yes_or_no else Soft
+    per = deals.per_chunk(stored)
+    # Twice the numbers, where two ways of labels or two functions an element leave registers for
+    # it: rules without parameters need few.
+    light = labels is Sure or (labels is Mixed and not rule._fields)
+    twice = light and RULES[rule].negative is None and T is not np.float64
+    words = sizes.GPU_FLAT_WORDS * (2 if twice else 1)
+    registers = max(registers, 128) if twice else registers
+    many = max(per, words * 4 // np.dtype(T).itemsize)
+    lanes = deals.enough(many)
+    chunks = max(1, many // per)
+    fields |= {"outer": 1, "classes": problem.logits.size, "inner": 1, "span": chunks * threads}
+    fields["team"] = deals.power_above(threads)
     if link is Sigmoid and problem.logits.itemsize == 2 and not full:
         link = HalfSigmoid
     out = Reduced if problem.loss is None else form(problem.loss.dtype)
