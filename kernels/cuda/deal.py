@@ -161,11 +161,11 @@ def _wide(form: type, rows_: int, chunks: int, facts: Facts, space: Room) -> Dea
     """Rows that do not fit in registers: in shared memory, or read again."""
     threads, parts = launch.GPU_STAGED_THREADS, 0
     # Half the lanes: 16 bits are decoded from shared memory again and again.
-    tag = lanes(max(1, space.lanes // per_chunk(form) // 2) * per_chunk(form))
+    visit = max(1, space.lanes // per_chunk(form) // 2)  # chunks
+    tag = lanes(visit * per_chunk(form))
     if facts.capability >= (9, 0):
         parts = power_above(-(-chunks * CHUNK // launch.GPU_STAGED_BYTES))
         parts = min(parts, power_above(launch.GPU_CLUSTER_MAX))
-    visit = tag.lanes // per_chunk(form)
     mine = visit * -(-chunks // (visit * threads << parts))  # chunks of a thread, whole visits
     each = mine * threads * CHUNK  # bytes of a block
     way: type = Fetched if facts.capability >= (8, 0) else Staged

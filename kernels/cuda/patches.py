@@ -67,7 +67,7 @@ def element_losses(problem: Problem, facts: Facts) -> Launch:
     per = deals.per_chunk(stored)
     # Twice the numbers, where two ways of labels or two functions an element leave registers for
     # it: rules without parameters need few.
-    light = labels is Sure or (labels is Mixed and not rule._fields)
+    light = labels is Sure or (labels is Mixed and not problem.params)
     twice = light and RULES[rule].negative is None and T is not np.float64
     words = sizes.GPU_FLAT_WORDS * (2 if twice else 1)
     registers = max(registers, 128) if twice else registers
