@@ -36,7 +36,7 @@ from fusedce.kernels.cuda.waits import Again, Fetched, Staged
 from fusedce.kernels.launch import GPU_SPAN
 from fusedce.kernels.rule import RULES
 from tests import machine_code
-from tests.cuda_calls import DTYPES, HALVES, Call, array, launched
+from tests.cuda_calls import DTYPES, HALVES, Array, Call, launched
 
 # Kernels that go through rows in chunks, with how often each reads where the row waits.
 PASSES = {"index_rows": 2, "distribution_rows": 3, "softmax_rows": 2}
@@ -83,8 +83,8 @@ def calls() -> list[Call]:
               for d in ("float32", "bfloat16")]  # fmt: skip
     found += [_sigmoid("real_focal", "float32", "bool")]
     found += [_sigmoid("focal", d, "index") for d in three]
-    weights = {"weight": lambda: array((80,), np.float32)}
-    samples = {"sample_weight": lambda: array((4096, 1), np.float32)}
+    weights = {"weight": Array((80,), np.float32)}
+    samples = {"sample_weight": Array((4096, 1), np.float32)}
     found += [_sigmoid("focal", "float32", "index", **some) for some in (weights, samples)]
     found += [_sigmoid("focal", "float32", "bool", **some) for some in (weights, samples)]
     for dtype in ("float32", "bfloat16"):
