@@ -290,11 +290,12 @@ def vector_of(typingctx, dtype, tag):
 @intrinsic
 def lane(typingctx, x, k):
     """One lane, by number."""
+    one = types.boolean if isinstance(x, Mask) else x.dtype
 
     def codegen(context, builder, sig, args):
         return builder.extract_element(*args)
 
-    return x.dtype(x, types.int32), codegen
+    return one(x, types.int32), codegen
 
 
 @intrinsic

@@ -175,7 +175,10 @@ ELEMENTS = (
     (("real_asymmetric",), ("float64",), ("bool", "float32"), ("plain", "hessian")),
     (("focal", *BINARY), ("float32",), ("bool",), ("weighted",)),
     (("real_asymmetric",), ("float64",), ("float32",), ("weighted",)),
-    (("focal",), ("float64", "bfloat16"), ("index",), ("plain",)),
+    (("focal",), tuple(DTYPES), ("index",), ("plain",)),
+    ((*LOSSES, *BINARY), ("float32",), ("index",), ("plain", "hessian", "weighted")),
+    (("focal",), ("float64", *HALVES), ("index", "same"), ("weighted", "samples")),
+    (("focal",), ("float32",), ("bool",), ("ragged",)),
 )
 
 
@@ -185,6 +188,8 @@ def elements():
     more = {
         "plain": {}, "hessian": {"return_hessian": True}, "softcap": {"softcap": 3.0},
         "weighted": {"weight": Array((80,), np.float32)},
+        "samples": {"sample_weight": Array((64, 1), np.float64)},
+        "ragged": {"weight": Array((80,), np.float32, offset=4)},
     }  # fmt: skip
     for losses, dtypes, labels, ways in ELEMENTS:
         for loss, dtype, form, way in itertools.product(losses, dtypes, labels, ways):
@@ -234,7 +239,9 @@ SELECTED = (
     "cross_entropy-float64-128256-both", "cross_entropy-float16-1001-both",
     "cross_entropy-bfloat16-21-axis-plain", "cross_entropy-float32-80-axis-both",
     "asymmetric-bfloat16-sigmoid-bool-plain", "real_asymmetric-float64-sigmoid-float32-weighted",
-    "focal-float16-sigmoid-same-plain", "focal-float32-probability-index", "softmax-bfloat16-1001",
+    "focal-float16-sigmoid-same-plain", "focal-float32-probability-index",
+    "focal-bfloat16-sigmoid-index-plain", "focal-float16-sigmoid-index-weighted",
+    "focal-float32-sigmoid-bool-ragged", "softmax-bfloat16-1001",
     "softmax-float32-axis", "log_sigmoid-float16", "cross_entropy-float32-many",
     "cross_entropy-float32-many-given",
 )  # fmt: skip

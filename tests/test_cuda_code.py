@@ -23,6 +23,7 @@ pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 from fusedce.kernels.cuda import compile as compiler
 from fusedce.kernels.cuda.flat_elements import flat_elements
 from fusedce.kernels.cuda.forms import BYTES, CHUNK, form
+from fusedce.kernels.cuda.row_elements import row_elements
 from fusedce.kernels.cuda.rows import Chunks
 from fusedce.kernels.cuda.seen import Full
 from fusedce.kernels.cuda.teams import Block, Cluster
@@ -87,6 +88,8 @@ def chunks(kernel):
         written = visit * (2 if Full in kernel.types else 1)
         whole = [n if n >= visit else 0 for n in (read, stored_losses)]
         return visit + whole[0], written + whole[1]
+    if name == "row_elements":
+        return visit, visit * (2 if Full in kernel.types else 1)
     if name not in ("index_rows", "distribution_rows", "softmax_rows"):
         return 0, 0
     passes = 3 if name == "distribution_rows" else 2
@@ -127,7 +130,7 @@ def check_instructions(kernel, found, where):
     loads, stores = chunks(kernel)
     assert wide(ops, "LDG") >= loads, where
     assert wide(ops, "STG") >= stores, where
-    if {Block, Cluster} & set(kernel.types) or kernel.factory is flat_elements:
+    if {Block, Cluster} & set(kernel.types) or kernel.factory in (flat_elements, row_elements):
         assert [op for op in ops if op.startswith("BAR")], where
     if Cluster in kernel.types:
         assert [op for op in ops if op.startswith(("UCGABAR", "BAR.ARV.CLUSTER"))], where

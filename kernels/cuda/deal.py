@@ -199,3 +199,9 @@ def patches(outer: int, classes: int, inner: int) -> dict[str, int]:
     limit = (1 << 20) - span
     found = {k: -(-(1 << 40) // n) if n <= limit - n else 0 for k, n in magic.items()}
     return {"span": span, **found}
+
+
+def magic(divisor: int) -> tuple[int, int]:
+    """(factor, shift): n // divisor == (n * factor) >> shift for 0 <= n < 2**31."""
+    shift = 31 + power_above(divisor)
+    return -(-(1 << shift) // divisor), shift

@@ -90,6 +90,18 @@ def hard_or_soft(link, z, y, up, down, params, scale):
 CELLS = {Yes: hard, Sure: sure, Soft: hard_or_soft}
 
 
+def factor_of(factor, k):
+    """What a lane weighs: its own factor, or that of all."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(factor_of, jit_options=INLINED)
+def _factor_of(factor, k):
+    if hasattr(factor, "width"):
+        return lambda factor, k: lane(factor, k)
+    return lambda factor, k: factor
+
+
 def cells(tag, labels, link, z, y, up, down, params, scale):
     """The same by what is known of the labels; a rule that takes no vectors, lane by lane."""
     raise NotImplementedError("compiled code only")
@@ -105,7 +117,8 @@ def _cells(tag, labels, link, z, y, up, down, params, scale):
 
     @scalar
     def one(k, found, link, z, y, up, down, params, scale):
-        f, f1, f2 = cell(link, lane(z, k), lane(y, k), up, down, params, scale)
+        a, b = factor_of(up, k), factor_of(down, k)
+        f, f1, f2 = cell(link, lane(z, k), lane(y, k), a, b, params, scale)
         losses, first, second = found
         return with_lane(losses, k, f), with_lane(first, k, f1), with_lane(second, k, f2)
 

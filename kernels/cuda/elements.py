@@ -1,7 +1,8 @@
 """Elements anywhere, a number a thread, with weights of classes and of samples.
 
 Every logit has a loss of its own (sigmoid, and binary probabilities); labels are its own, or class
-indices. Arrays that lie alike from end to end are in flat_elements.py.
+indices. Arrays that lie alike from end to end are in flat_elements.py, and with weights or class
+indices in row_elements.py, if rows are whole chunks.
 """
 
 from typing import Any

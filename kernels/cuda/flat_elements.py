@@ -133,10 +133,10 @@ class ThreadChunks(NamedTuple):
 
 
 @scalar
-def chunks_of_thread(plan, form):
-    """Where they are."""
+def chunks_among(total, plan):
+    """Where they are, of so many chunks."""
     start = np.int64(block()) * plan.span
-    left = np.int32(min(plan.classes // np.int64(per_chunk(form)) - start, plan.span))
+    left = np.int32(min(total - start, plan.span))
     count = np.int32(np.int32(np.int32(left - 1 - thread()) >> np.int32(plan.team)) + 1)
     return ThreadChunks(start + thread(), count)
 
@@ -226,7 +226,8 @@ def flat_elements(Params: type, T: Any, Form: type, Targets: type, Loss: type, L
         params = params_of(plan, Params, T)
         scale, up, down = scale_of(plan, T), float_of(T, plan.up), float_of(T, plan.down)
         # 1. The chunks of this thread, and its number at the end.
-        chunks, e = chunks_of_thread(plan, form), behind(plan, form)
+        total = plan.classes // np.int64(per_chunk(form))
+        chunks, e = chunks_among(total, plan), behind(plan, form)
         if scale == T(0):  # nothing is averaged
             put_all(plan, form, out, extra, chunks, N(0), N(0), N(0))
             if e >= 0:

@@ -70,6 +70,7 @@ class Plan(NamedTuple):
     staged: int = 0  # bytes of shared memory ahead of the staged row
     magic_classes: int = 0  # n // classes == (n * magic) >> 40 for n < 2**20
     magic_inner: int = 0
+    shift_classes: int = 0  # in row_elements: chunks of a row, by ``deal.magic``
     # labels
     one_hot: int = 0
     normalize: int = 0

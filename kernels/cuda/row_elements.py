@@ -1,0 +1,204 @@
+"""Elements in rows of whole chunks: class indices, and weights of classes and of samples.
+
+Rows follow each other without a gap, so that the chunks of 16 bytes are numbered from end to end,
+as in flat_elements.py; each lies in one row. A thread asks once a chunk which row that is, and what
+its label and its weights are.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba.extending import overload
+
+from fusedce.kernels.cuda.device import block, thread
+from fusedce.kernels.cuda.element_cells import Soft, evaluated, outcome
+from fusedce.kernels.cuda.flat_elements import (
+    Evaluation,
+    chunks_among,
+    losses_of,
+    place_of,
+    put_all,
+)
+from fusedce.kernels.cuda.folds import chunks_total
+from fusedce.kernels.cuda.forms import BYTES, CHUNK, LANES
+from fusedce.kernels.cuda.memory import (
+    decoded,
+    first_lanes,
+    lanes_of,
+    per_chunk,
+    read_beside,
+    read_logits,
+)
+from fusedce.kernels.cuda.numba_cuda import intrinsic, types
+from fusedce.kernels.cuda.params import params_of
+from fusedce.kernels.cuda.row_weights import (
+    Absent,
+    Seats,
+    Weights,
+    seat_of,
+    unweighed,
+    weighed,
+    with_chunk,
+)
+from fusedce.kernels.cuda.rows import scale_of
+from fusedce.kernels.cuda.stored import constant, float_of, integer_at, poke
+from fusedce.kernels.cuda.teams import block_sum
+from fusedce.kernels.cuda.unrolled import unrolled
+from fusedce.kernels.scalar import INLINED, choose, scalar
+from fusedce.kernels.vector import vector_of
+
+
+class Indexed(NamedTuple):
+    """Type tag: a row has one label, the index of its class; C stands for none of them."""
+
+
+@intrinsic
+def with_hit(typingctx, form, mask, k, place):
+    """The mask, in the k-th chunk yes at a place: of no lane where that is outside."""
+    per = lanes_of(form.instance_class)
+
+    def codegen(context, builder, sig, args):
+        _, found, k, place = args
+        start = builder.mul(k, constant(per))
+        for i in range(per):
+            hit = builder.icmp_signed("==", place, constant(i))
+            found = builder.insert_element(found, hit, builder.add(start, constant(i)))
+        return found
+
+    return mask(form, mask, types.int32, types.int32), codegen
+
+
+class Marked(NamedTuple):
+    """What class indices say of each lane."""
+
+    yes: Any
+    ignored: Any
+    bad: Any
+    odd: Any  # whether any lane is ignored or bad
+
+
+@scalar
+def marked(k, found, seats, form, targets):
+    """With those of the k-th chunk."""
+    plan = seats.plan
+    row, first = seat_of(seats, form, k)
+    label = integer_at(targets, plan.targets + row * plan.targets_outer)
+    ignored = label == plan.ignore_index
+    bad = np.uint64(label) > np.uint64(plan.classes)
+    return Marked(
+        with_hit(form, found.yes, k, np.int32(np.int32(label) - first)),
+        with_chunk(form, found.ignored, k, ignored),
+        with_chunk(form, found.bad, k, bad),
+        found.odd or ignored or bad,
+    )
+
+
+def said(labels, plan, N, yes):
+    """What the labels of lanes say, as ``evaluated`` takes it."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(said, jit_options=INLINED)
+def _said(labels, plan, N, yes):
+    if labels.instance_class is Soft:
+        return lambda labels, plan, N, yes: outcome(labels, plan, choose(yes, N(1), N(0)))
+    return lambda labels, plan, N, yes: yes
+
+
+def given(chunks_of_lanes: int) -> Any:
+    """The function of losses by labels that are stored beside the logits."""
+
+    @scalar
+    def losses(N, tags, shared, seats, chunks, z):
+        here, step = place_of(tags.targets, tags.form, shared.plan.targets, chunks.first)
+        words = read_beside(N, tags.targets, tags.form, here, np.int64(step), chunks.number)
+        y = decoded(N, tags.targets, words)
+        return losses_of(
+            tags.numbers, tags.labels, tags.check, tags.extra, tags.link, tags.targets, shared,
+            z, y, words,
+        )  # fmt: skip
+
+    return losses
+
+
+def indexed(chunks_of_lanes: int) -> Any:
+    """The function of losses by class indices."""
+    each = unrolled(marked, chunks_of_lanes)
+
+    @scalar
+    def losses(N, tags, shared, seats, chunks, z):
+        plan, params, up, down, scale = shared
+        none = first_lanes(N, np.int32(0))
+        found = each(Marked(none, none, none, False), seats, tags.form, tags.targets)
+        y = said(tags.labels, plan, N, found.yes)
+        loss, grad, hess = evaluated(
+            tags.numbers, tags.labels, tags.extra, tags.link, plan, params, z, y, up, down, scale
+        )
+        if found.odd:
+            bad = choose(found.bad, N(np.nan), N(1))
+            loss = choose(found.ignored, N(0), loss * bad)
+            grad = choose(found.ignored, N(0), grad * bad)
+            hess = choose(found.ignored, N(0), hess * bad)
+        return loss, grad, hess
+
+    return losses
+
+
+class Tags(NamedTuple):
+    """What the kernel is made for."""
+
+    form: Any
+    targets: Any
+    link: Any
+    labels: Any
+    check: Any
+    extra: Any
+    numbers: Any
+
+
+def row_elements(Params: type, T: Any, Form: type, Targets: type, Loss: type, Link: type,
+                 Lanes: Any, Labels: type, Check: type, Extra: type, Weight: type,
+                 Positive: type, Samples: type, Tag: type) -> Any:  # fmt: skip
+    """The kernel.
+
+    logits, losses, gradients, curvatures: (N, C); targets: (N,) class indices, or (N, C) labels;
+    weight, pos_weight: (C,); sample_weight: (N,).
+    """
+    number = Lanes.lanes * BYTES[Form] // CHUNK
+    Piece = LANES[CHUNK // BYTES[Form]]
+    losses = (indexed if Check is Indexed else given)(number)
+    even = (Weight, Positive, Samples) == (Absent,) * 3
+    factors = unweighed if even else unrolled(weighed, number)
+
+    def row_elements(plan):
+        form, out = Form(), Loss()
+        tags = Tags(form, Targets(), Link(), Labels(), Check(), Extra(), Tag())
+        weights = Weights(Weight(), Positive(), Samples())
+        N, P = vector_of(T, Lanes()), vector_of(T, Piece())
+        params = params_of(plan, Params, T)
+        scale, up, down = scale_of(plan, T), float_of(T, plan.up), float_of(T, plan.down)
+        # 1. The chunks of this thread.
+        total = plan.outer * plan.classes // np.int64(per_chunk(form))
+        chunks = chunks_among(total, plan)
+        seats = Seats(plan, np.int32(chunks.first), np.int32(total - 1))
+        if scale == T(0):  # nothing is averaged
+            put_all(plan, form, out, tags.extra, chunks, N(0), N(0), N(0))
+            if plan.partial != 0 and thread() == np.int32(0):
+                poke(plan.partial + np.int64(block()) * 8, T(0))
+            return
+        # 2. Logits, read all at once.
+        here, step = place_of(form, form, plan.logits, chunks.first)
+        z = decoded(N, form, read_logits(N, form, here, step, chunks.number))
+        # 3. What positive and negative outcomes weigh.
+        ups, downs = factors((N(up), N(down)), seats, form, T, P, weights, up, down)
+        # 4. Losses and derivatives.
+        shared = Evaluation(plan, params, ups, downs, scale)
+        loss, grad, hess = losses(N, tags, shared, seats, chunks, z)
+        put_all(plan, form, out, tags.extra, chunks, loss, grad, hess)
+        # 5. The sum of the losses of the block.
+        if plan.partial != 0:
+            sums = block_sum(chunks_total(form, chunks.number, loss), np.int32(0))
+            if thread() == np.int32(0):
+                poke(plan.partial + np.int64(block()) * 8, sums)
+
+    return row_elements
