@@ -175,8 +175,9 @@ ELEMENTS = (
     (("real_asymmetric",), ("float64",), ("bool", "float32"), ("plain", "hessian")),
     (("focal", *BINARY), ("float32",), ("bool",), ("weighted",)),
     (("real_asymmetric",), ("float64",), ("float32",), ("weighted",)),
-    (("focal",), tuple(DTYPES), ("index",), ("plain",)),
-    ((*LOSSES, *BINARY), ("float32",), ("index",), ("plain", "hessian", "weighted")),
+    (("focal",), ("float64", *HALVES), ("index",), ("plain",)),
+    ((*LOSSES, *BINARY), ("float32",), ("index",), ("plain", "weighted")),
+    (("cross_entropy", "asymmetric"), ("float32",), ("index",), ("hessian",)),
     (("focal",), ("float64", *HALVES), ("index", "same"), ("weighted", "samples")),
     (("focal",), ("float32",), ("bool",), ("ragged",)),
 )

@@ -228,6 +228,9 @@ SLOTS = {
     "cross_entropy softmax bfloat16 32000": 25,
     "focal sigmoid float32, float32 labels": 60,
     "focal sigmoid bfloat16, bool labels": 45,
+    "focal sigmoid float32, index labels": 61,
+    "focal sigmoid float32, index labels weight": 71,
+    "focal sigmoid float32, bool labels sample_weight": 62,
 }
 
 

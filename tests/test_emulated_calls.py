@@ -87,7 +87,7 @@ def host_call(call):
     options = dict(call.own)
     for name, value in call.options.items():
         given = isinstance(value, Array)
-        numbers = rng.uniform(0.5, 2, value.shape) if given and name == "weight" else 0
+        numbers = rng.uniform(0.5, 2, value.shape) if given and name.endswith("weight") else 0
         options[name] = laid_out(value, numbers) if given else value
     return args, options
 
