@@ -36,18 +36,18 @@ def device(monkeypatch, request):
         yield
 
 
-@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
-@pytest.mark.parametrize("name", part(RULES, "cross_entropy", "focal 2", "asymmetric"))
+@pytest.mark.parametrize("soft", part([False, True], False), ids=["hard", "soft"])
+@pytest.mark.parametrize("name", part(RULES, "focal 2"))
 def test_sigmoid(name, soft, worst):
     suite.test_sigmoid(name, soft, "float32", worst)
 
 
-@pytest.mark.parametrize("name", part(COMPETING, "cross_entropy", "focal 3.7"))
+@pytest.mark.parametrize("name", part(COMPETING, "focal 3.7"))
 def test_softmax_of_an_index(name, worst):
     suite.test_softmax_of_an_index(name, "float32", worst)
 
 
-@pytest.mark.parametrize("form", ["soft", "smooth"])
+@pytest.mark.parametrize("form", part(["soft", "smooth"], "soft"))
 @pytest.mark.parametrize(
     "name", part(["cross_entropy", "focal 2", "focal 3.7", "poly1 -1"], "focal 2")
 )

@@ -44,7 +44,7 @@ def traffic(device, name, array):
 
 
 @pytest.mark.parametrize("dtype", part(DTYPES, "float32"))
-@pytest.mark.parametrize("form", ["index", "soft"])
+@pytest.mark.parametrize("form", part(["index", "soft"], "index"))
 @pytest.mark.parametrize("name", part(["cross_entropy", "focal 0.5"], "focal 0.5"))
 def test_columns(name, form, dtype, device):
     """Class axis in the middle: few classes are kept, more are read again."""

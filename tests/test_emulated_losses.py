@@ -16,7 +16,7 @@ import fusedce
 from tests import test_losses as suite
 from tests.emulator import machine
 from tests.emulator.device import Emulated
-from tests.emulator.extent import part
+from tests.emulator.extent import part, rest
 from tests.test_losses import DTYPES, check, make
 
 
@@ -29,8 +29,8 @@ def device(monkeypatch):
 
 
 @pytest.mark.parametrize("name", part(["cross_entropy", "focal 0.5"], "focal 0.5"))
-@pytest.mark.parametrize("form", ["index", "soft"])
-@pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
+@pytest.mark.parametrize("form", part(["index", "soft"], "soft"))
+@pytest.mark.parametrize("activation", part(["softmax", "sigmoid", None], "softmax"))
 @pytest.mark.parametrize("dtype", part(DTYPES, "float32"))
 def test_results_that_are_asked_for(dtype, activation, form, name, device):
     """No gradient, no Hessian, neither: the same numbers as with both."""
@@ -55,7 +55,7 @@ TARGETS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint
 FLOATS = ["float16", "bfloat16", "float32", "float64"]
 
 
-@pytest.mark.parametrize("kind", part([*TARGETS, "bool", *FLOATS], "uint64", "bool", "bfloat16"))
+@pytest.mark.parametrize("kind", part([*TARGETS, "bool", *FLOATS], "uint64"))
 def test_every_kind_of_label(kind, device):
     """As class indices where they are integers, and as labels of each element."""
     rng = np.random.default_rng(3)
@@ -170,6 +170,7 @@ def test_outputs_of_the_caller(activation, name, device):
         np.testing.assert_array_equal(both, want[1])
 
 
+@rest
 @pytest.mark.parametrize("name", ["softmax", "log_softmax", "sigmoid", "log_sigmoid"])
 @pytest.mark.parametrize("dtype", part(DTYPES, "float64"))
 def test_activations(name, dtype, device):
