@@ -16,6 +16,7 @@ from tests import cuda_calls
 from tests.cuda_calls import Array
 from tests.emulator import machine, programs
 from tests.emulator.device import Emulated
+from tests.emulator.extent import part
 from tests.test_losses import near
 
 if why := programs.missing():
@@ -118,6 +119,6 @@ def test_as_the_cpu(name):
 
 
 @pytest.mark.parametrize("capability", [(7, 5), (8, 0), (10, 0)], ids=str)
-@pytest.mark.parametrize("name", cuda_calls.SELECTED)
+@pytest.mark.parametrize("name", part(cuda_calls.SELECTED, *cuda_calls.SELECTED[:6]))
 def test_other_architectures(name, capability):
     emulated(CALLS[name], capability, "forward")

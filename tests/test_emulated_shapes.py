@@ -76,7 +76,7 @@ def z_and_t(form, dtype, shape, seed=0, off=0):
 
 
 @pytest.mark.parametrize("dtype", part(DTYPES, "float32"))
-@pytest.mark.parametrize("form", ["index", "soft"])
+@pytest.mark.parametrize("form", part(["index", "soft"], "index"))
 def test_rows_wait_where_they_should(form, dtype, device):
     z, t = z_and_t(form, dtype, (2, 259))
     device.cross_entropy(z, t)
