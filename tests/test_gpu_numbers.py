@@ -33,9 +33,9 @@ def test_as_the_cpu(gpu, activation, form, shape, dtype):
         options = {"activation": activation, "return_hessian": shape[1] < 5000}
         got = getattr(gpu, name)(z, t, **options)
         want = getattr(fusedce, name)(z, t, **options)
-        for a, b in zip(got, want, strict=True):
+        for k, (a, b) in enumerate(zip(got, want, strict=True)):
             assert a.dtype == b.dtype
-            near(dtype, a, b)
+            near(dtype, a, b, 1e-2 if k == 2 else 1e-3)  # curvatures have zeros
         near(dtype, getattr(gpu, name)(z, t, activation=activation, return_grad=False), want[0])
 
 
