@@ -35,7 +35,8 @@ def test_as_the_cpu(gpu, activation, form, shape, dtype):
         want = getattr(fusedce, name)(z, t, **options)
         for k, (a, b) in enumerate(zip(got, want, strict=True)):
             assert a.dtype == b.dtype
-            near(dtype, a, b, 1e-2 if k == 2 else 1e-3)  # curvatures have zeros
+            # A curvature has zeros, where 1e-7 of its terms is left of it: on the CPU as well.
+            near(dtype, a, b, 3e-3 if k == 2 else 1e-3)
         near(dtype, getattr(gpu, name)(z, t, activation=activation, return_grad=False), want[0])
 
 
