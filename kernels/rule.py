@@ -22,6 +22,7 @@ class Rule(NamedTuple):
     positive: Any  # (logp, logq, p, q, params) -> f, f', f'' for the outcome of probability p
     negative: Any  # the same for the outcome "no" of a sigmoid, where it is another function
     soft: Any  # (logp, logq, p, q, y, params) -> loss, its derivatives by the logit, or None
+    by_logit: Any = None  # (logp, logq, p, q, params) -> f, q f', or None
 
 
 RULES: dict[type, Rule] = {}
@@ -32,12 +33,15 @@ def rule(
     *,
     negative: Callable[..., Any] | None = None,
     soft: Callable[..., Any] | None = None,
+    by_logit: Callable[..., Any] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a loss: ``params`` is a NamedTuple of floats, the function its rule.
 
     The function takes ``(logp, logq, p, q, params)`` with q = 1 - p and logq = log q, all exact to
     their own size, and returns f, df/dlogp and d2f/dlogp2. ``negative`` replaces it for the
     negative outcome of a sigmoid; ``soft`` replaces the mixture y f(log p) + (1-y) f(log(1-p)).
+    ``by_logit`` returns f and q df/dlogp, the gradient by the logit of a sigmoid, where that takes
+    fewer steps than their product.
     """
     fields = getattr(params, "_fields", None)
     if fields is None or not isinstance(params, type):
@@ -50,6 +54,7 @@ def rule(
             scalar(fn),
             scalar(negative) if negative is not None else None,
             scalar(soft) if soft is not None else None,
+            scalar(by_logit) if by_logit is not None else None,
         )
         return fn
 
@@ -66,6 +71,15 @@ def evaluate_outcome(positive, logp, logq, p, q, params):
     found = RULES[type(params)]
     use = found.positive if positive or found.negative is None else found.negative
     return use(logp, logq, p, q, params)
+
+
+def evaluate_by_logit(positive, logp, logq, p, q, params):
+    """f and q f' for a positive or negative outcome of probability p."""
+    by_logit = RULES[type(params)].by_logit
+    if by_logit is not None:
+        return by_logit(logp, logq, p, q, params)
+    f, f1, _ = evaluate_outcome(positive, logp, logq, p, q, params)
+    return f, f1 * q
 
 
 @overload(evaluate, jit_options=INLINED)
@@ -94,3 +108,16 @@ def _evaluate_outcome(positive, logp, logq, p, q, params):
         return choose(positive, f, T(g)), choose(positive, f1, T(g1)), choose(positive, f2, T(g2))
 
     return both
+
+
+@overload(evaluate_by_logit, jit_options=INLINED)
+def _evaluate_by_logit(positive, logp, logq, p, q, params):
+    fn = RULES[params.instance_class].by_logit
+    if fn is not None:
+        return lambda positive, logp, logq, p, q, params: fn(logp, logq, p, q, params)
+
+    def product(positive, logp, logq, p, q, params):
+        f, f1, f2 = evaluate_outcome(positive, logp, logq, p, q, params)
+        return f, f1 * q
+
+    return product

@@ -153,6 +153,22 @@ def test_other_architectures(name, capability):
         check(one.kernel, one.threads, capability)
 
 
+@pytest.mark.skipif(nvdisasm() is None, reason="nvdisasm is not installed")
+@pytest.mark.parametrize("name", cuda_calls.SELECTED[::9])
+def test_ir_is_shared(name):
+    """The emulator's programs use one LLVM IR for all architectures: it is what Numba makes."""
+    for one in cuda_calls.launched(CALLS[name]):
+        programs.ptx(one.kernel, one.threads, (9, 0))
+        shared, own = (
+            instructions(listing(compiler._assembled(made, (8, 9))[0]))
+            for made in (
+                programs.ptx(one.kernel, one.threads, (8, 9)),
+                compiler._ptx(one.kernel, one.threads, (8, 9)),
+            )
+        )
+        assert [op for op, _ in shared] == [op for op, _ in own]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("rule", [Tempered(), Branching(1.0)], ids=str)
@@ -227,6 +243,7 @@ SLOTS = {
     "cross_entropy softmax bfloat16 1000": 25,
     "cross_entropy softmax bfloat16 32000": 25,
     "focal sigmoid float32, float32 labels": 60,
+    "focal sigmoid bfloat16, bfloat16 labels": 45,
     "focal sigmoid bfloat16, bool labels": 45,
     "focal sigmoid float32, index labels": 61,
     "focal sigmoid float32, index labels weight": 71,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from fractions import Fraction
 
 import ml_dtypes
 import numpy as np
@@ -310,6 +311,44 @@ PAIRS = [
         by_halves(lambda a, b, c: flush(fused(F)(flush(a), flush(b), flush(c)))),
     ),
 ]
+
+
+def of_halves(kind, f):
+    """Two numbers of half precision in 32 bits; NaN is 0x7fff."""
+
+    def both(*x):
+        found = f(*(np.ascontiguousarray(a).view(kind) for a in x))
+        return np.where(found != found, 0x7FFF, found.view(np.uint16)).astype(np.uint16).view("u4")
+
+    return both
+
+
+def fused_halves(kind):
+    """a b + c rounded once: first to float32, its last bit odd where it is not exact."""
+
+    def one(a, b, c):
+        a, b, c = (float(x) for x in (a, b, c))
+        found = np.float32(a * b + c)
+        if np.isfinite([a, b, c]).all() and found and not found.view(np.uint32) & 1:
+            exact = Fraction(a) * Fraction(b) + Fraction(c)
+            near = Fraction(float(found)) if np.isfinite(found) else exact + np.sign(found)
+            if near != exact:
+                found = np.nextafter(found, np.float32(np.inf if exact > near else -np.inf))
+        return kind(found)
+
+    return np.vectorize(one, otypes=[kind])
+
+
+HALVES = [
+    *(
+        (f"neg.{t}x2", ("b32",), "b32", of_halves(np.uint16, lambda a: a ^ np.uint16(0x8000)))
+        for t in ("f16", "bf16")
+    ),
+    *(
+        (f"fma.rn.{t}x2", ("b32",) * 3, "b32", of_halves(k, fused_halves(k)))
+        for t, k in (("f16", np.float16), ("bf16", BFLOAT16))
+    ),
+]
 COMPARISONS = {
     "eq": np.equal,
     "ne": lambda a, b: (a < b) | (a > b),
@@ -462,7 +501,10 @@ def expected(reference, operands, like):
         return np.asarray(found).astype(like.dtype)
 
 
-GROUPS = {"integers": INTEGERS, "floats": FLOATS, "conversions": CONVERSIONS, "choices": CHOICES}
+GROUPS = {
+    "integers": INTEGERS, "floats": FLOATS, "halves": HALVES, "conversions": CONVERSIONS,
+    "choices": CHOICES,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("group", [*GROUPS, "pairs"])

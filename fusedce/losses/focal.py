@@ -95,7 +95,14 @@ def _whole(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
     return whole_focal(logp, p, q, params.gamma)
 
 
-@rule(SquareFocal)
+def _square_by_logit(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
+    """f and q f' = q**2 (2 p l - q)."""
+    T = type(p)
+    square = q * q
+    return square * -logp, square * (T(2) * p * max(logp, T(-1e30)) - q)
+
+
+@rule(SquareFocal, by_logit=_square_by_logit)
 def _square(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
     """f = -(1 - p)**2 l."""
     return square_focal(logp, p, q)

@@ -9,7 +9,7 @@ from fusedce.kernels.cuda.seen import Full, seen, through
 from fusedce.kernels.cuda.stored import float_of
 from fusedce.kernels.cuda.unrolled import unrolled
 from fusedce.kernels.link import SIGMOIDS, hard_cell, logistic, plain_cell, soft_cell
-from fusedce.kernels.rule import evaluate_outcome
+from fusedce.kernels.rule import evaluate_by_logit
 from fusedce.kernels.scalar import INLINED, choose, fma, scalar
 from fusedce.kernels.vector import Single, lane, lanes_as, total, with_lane
 
@@ -65,8 +65,8 @@ def _sure(link, z, yes, up, down, params, scale):
         # The factor carries the sign of the outcome, so that no lane keeps a predicate for long.
         factor = choose(yes, up, -down)
         logp, logq, p, q = logistic(link, flipped(z, factor))
-        f, f1, f2 = evaluate_outcome(factor > type(z)(0), logp, logq, p, q, params)
-        first = factor * scale * (f1 * q)
+        f, slope = evaluate_by_logit(factor > type(z)(0), logp, logq, p, q, params)
+        first = factor * scale * slope
         return abs(factor) * f, first, first
 
     return signed

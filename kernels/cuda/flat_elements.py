@@ -7,15 +7,15 @@ from numba.extending import overload
 
 from fusedce.kernels.cuda.device import block, thread, threads
 from fusedce.kernels.cuda.element_cells import SINGLE, Soft, Sure, evaluated, outcome
-from fusedce.kernels.cuda.folds import chunks_total
+from fusedce.kernels.cuda.folds import chunks_total, pinned
 from fusedce.kernels.cuda.label_words import above_zero, bits_at, equal, zeros_or_ones
 from fusedce.kernels.cuda.memory import (
     decoded,
     per_chunk,
     read_beside,
-    read_logits,
     write_beside,
 )
+from fusedce.kernels.cuda.numba_cuda import types
 from fusedce.kernels.cuda.params import params_of
 from fusedce.kernels.cuda.rows import scale_of
 from fusedce.kernels.cuda.seen import Full
@@ -44,6 +44,14 @@ class Reduced(NamedTuple):
     """Type tag: losses are added up and not stored."""
 
 
+class Sums(NamedTuple):
+    """How the losses of a thread are added up: at once, where a product and a sum are one step."""
+
+    out: Any
+    form: Any
+    count: Any  # of chunks
+
+
 class Evaluation(NamedTuple):
     """What all elements of a kernel have in common."""
 
@@ -52,6 +60,7 @@ class Evaluation(NamedTuple):
     up: float
     down: float
     scale: float
+    sums: Any  # or None
 
 
 def checked(check, plan, N, form, words, loss, first, second):
@@ -85,29 +94,47 @@ def losses_of(tag, labels, check, extra, link, form, shared, z, label, words):
 @overload(losses_of, jit_options=INLINED)
 def _losses_of(tag, labels, check, extra, link, form, shared, z, label, words):
     def soft(tag, labels, check, extra, link, form, shared, z, label, words):
-        plan, params, up, down, scale = shared
+        plan, params, up, down, scale, sums = shared
         y = outcome(SOFT, plan, label)
         found = evaluated(tag, SOFT, extra, link, plan, params, z, y, up, down, scale)
-        return checked(check, plan, type(z), form, words, found[0], found[1], found[2])
+        found = checked(check, plan, type(z), form, words, found[0], found[1], found[2])
+        return wanted(sums, found[0]), found[1], found[2]
 
     def hard(tag, labels, check, extra, link, form, shared, z, label, words):
-        plan, params, up, down, scale = shared
+        plan, params, up, down, scale, sums = shared
         y = above_zero(type(z), form, words)
         found = evaluated(tag, labels, extra, link, plan, params, z, y, up, down, scale)
-        return checked(check, plan, type(z), form, words, found[0], found[1], found[2])
+        found = checked(check, plan, type(z), form, words, found[0], found[1], found[2])
+        return wanted(sums, found[0]), found[1], found[2]
 
     if labels.instance_class is not Mixed:
         return soft if labels.instance_class is Soft else hard
     rare = scalar(soft if check.instance_class is Given else hard)
 
     def either(tag, labels, check, extra, link, form, shared, z, label, words):
-        plan, params, up, down, scale = shared
+        plan, params, up, down, scale, sums = shared
         if zeros_or_ones(type(z), form, words) and not special(check, plan):
             y = above_zero(type(z), form, words)
-            return evaluated(tag, SURE, extra, link, plan, params, z, y, up, down, scale)
-        return rare(tag, SURE, check, extra, link, form, shared, z, label, words)
+            loss, first, second = evaluated(
+                tag, SURE, extra, link, plan, params, z, y, up, down, scale
+            )
+            return wanted(sums, loss), first, second
+        loss, first, second = rare(tag, SURE, check, extra, link, form, shared, z, label, words)
+        return pinned(loss), first, second  # so that no sum is put off until both ways have met
 
     return either
+
+
+def wanted(sums, loss):
+    """Losses that are to be stored; of others the sum, made where they are: see ``Sums``."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(wanted, jit_options=INLINED)
+def _wanted(sums, loss):
+    if isinstance(sums, types.NoneType) or sums.types[0].instance_class is not Reduced:
+        return lambda sums, loss: loss
+    return lambda sums, loss: chunks_total(sums.form, sums.count, loss)
 
 
 def special(check, plan):
@@ -226,8 +253,8 @@ def flat_elements(Params: type, T: Any, Form: type, Targets: type, Loss: type, L
         params = params_of(plan, Params, T)
         scale, up, down = scale_of(plan, T), float_of(T, plan.up), float_of(T, plan.down)
         # 1. The chunks of this thread, and its number at the end.
-        total = plan.classes // np.int64(per_chunk(form))
-        chunks, e = chunks_among(total, plan), behind(plan, form)
+        whole = plan.classes // np.int64(per_chunk(form))
+        chunks, e = chunks_among(whole, plan), behind(plan, form)
         if scale == T(0):  # nothing is averaged
             put_all(plan, form, out, extra, chunks, N(0), N(0), N(0))
             if e >= 0:
@@ -237,15 +264,16 @@ def flat_elements(Params: type, T: Any, Form: type, Targets: type, Loss: type, L
             return
         # 2. Logits and labels, read all at once.
         here, step = place_of(form, form, plan.logits, chunks.first)
-        z = decoded(N, form, read_logits(N, form, here, step, chunks.number))
+        z = decoded(N, form, read_beside(N, form, form, here, np.int64(step), chunks.number))
         here, step = place_of(targets, form, plan.targets, chunks.first)
         words = read_beside(N, targets, form, here, np.int64(step), chunks.number)
         # 3. Losses and derivatives.
-        shared = Evaluation(plan, params, up, down, scale)
+        sums = Sums(out, form, chunks.number)
+        shared = Evaluation(plan, params, up, down, scale, sums)
         y = decoded(N, targets, words)
         loss, grad, hess = losses_of(tag, labels, check, extra, link, targets, shared, z, y, words)
         put_all(plan, form, out, extra, chunks, loss, grad, hess)
-        sums = chunks_total(form, chunks.number, loss)
+        total = chunks_total(form, chunks.number, loss)
         # 4. The number at the end.
         if e >= 0:
             z1 = number_at(T, form, plan.logits + e * itemsize(form))
@@ -255,11 +283,11 @@ def flat_elements(Params: type, T: Any, Form: type, Targets: type, Loss: type, L
                 SINGLE, labels, check, extra, link, targets, shared, z1, label, bits
             )
             put_one(plan, form, e, loss1, grad1, hess1)
-            sums += loss1
+            total += loss1
         # 5. The sum of the losses of the block.
         if plan.partial != 0:
-            sums = block_sum(sums, np.int32(0))
+            total = block_sum(total, np.int32(0))
             if thread() == np.int32(0):
-                poke(plan.partial + np.int64(block()) * 8, sums)
+                poke(plan.partial + np.int64(block()) * 8, total)
 
     return flat_elements

@@ -8,7 +8,7 @@ from fusedce.kernels.cuda.device import I32, assembly
 from fusedce.kernels.cuda.memory import lanes_of
 from fusedce.kernels.cuda.numba_cuda import intrinsic, types
 from fusedce.kernels.cuda.stored import constant
-from fusedce.kernels.vector import elementwise, gathered, lane_by_lane, lane_of
+from fusedce.kernels.vector import Vector, elementwise, gathered, lane_by_lane, lane_of
 
 
 def _lanes(builder, x):
@@ -26,9 +26,16 @@ def _tree(builder, parts):
     return parts[0]
 
 
+def _chain(builder, parts):
+    """Their sum, one after the other: of products, each is one instruction."""
+    return functools.reduce(builder.fadd, parts)
+
+
 @intrinsic
 def chunks_total(typingctx, form, count, x):
-    """The sum of the lanes of the first ``count`` chunks."""
+    """The sum of the lanes of the first ``count`` chunks; of one number, itself."""
+    if not isinstance(x, Vector):
+        return x(form, types.int32, x), lambda context, builder, sig, args: args[2]
     per = lanes_of(form.instance_class)
 
     def codegen(context, builder, sig, args):
@@ -36,7 +43,8 @@ def chunks_total(typingctx, form, count, x):
         lanes, sums = _lanes(builder, value), []
         for k in range(len(lanes) // per):
             present = builder.icmp_signed("<", constant(k), count)
-            part = _tree(builder, lanes[per * k : per * k + per])
+            some = lanes[per * k : per * k + per]
+            part = _tree(builder, [_chain(builder, some[0::2]), _chain(builder, some[1::2])])
             sums.append(builder.select(present, part, ir.Constant(part.type, 0.0)))
         return _tree(builder, sums)
 

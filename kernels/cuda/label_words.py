@@ -18,7 +18,7 @@ from fusedce.kernels.cuda.forms import (
 from fusedce.kernels.cuda.memory import Words, pieces
 from fusedce.kernels.cuda.numba_cuda import intrinsic, types
 from fusedce.kernels.cuda.stored import DEVICE, constant
-from fusedce.kernels.vector import Mask, Vector, gathered
+from fusedce.kernels.vector import Mask, Vector, elementwise, gathered
 
 
 def _unsigned(form):
@@ -34,6 +34,12 @@ def _raw(builder, number, form, words):
     return found[:width]
 
 
+def _whole_words(builder, form, words):
+    """The words of 32 bits, or of 64 where a label has as many."""
+    found = [builder.extract_element(words, constant(k)) for k in range(words.type.count)]
+    return pieces(builder, form, found) if BYTES[form] == 8 else found
+
+
 def _mask(number):
     return Mask(number.width) if isinstance(number, Vector) else types.boolean
 
@@ -42,32 +48,58 @@ def _answer(builder, number, answers):
     return gathered(builder, answers) if isinstance(number, Vector) else answers[0]
 
 
-# Of floats: the lowest bit of 1.0 that is set, and by what it is multiplied to give 1.0.
+# The bits of 1.0.
 _ONE = {
-    Float64: (1 << 52, 1023), Float32: (1 << 23, 127), Float16: (1 << 10, 15),
-    OldFloat16: (1 << 10, 15), Bfloat16: (1 << 7, 127), OldBfloat16: (1 << 7, 127),
+    Float64: 1023 << 52, Float32: 127 << 23, Float16: 15 << 10, OldFloat16: 15 << 10,
+    Bfloat16: 127 << 7, OldBfloat16: 127 << 7,
 }  # fmt: skip
 
 
-def _ones(form):
-    """(bit, factor): all bits of a label that is 0 or 1 are this one of its bits times that."""
-    return _ONE.get(form, (1, 1))
+def _odd_float(builder, word):
+    """y y - y of a float32, which is 0 for 0 and 1 alone."""
+    y = builder.bitcast(word, ir.FloatType())
+    less = builder.fsub(ir.Constant(y.type, -0.0), y)
+    return builder.bitcast(elementwise(builder, "llvm.fma", y, y, less), I32)
+
+
+def _odd_halves(kind):
+    """The same of both halves of a word."""
+
+    def odd(builder, word):
+        text = f"{{ .reg .b32 less; neg.{kind} less, $1; fma.rn.{kind} $0, $1, $1, less; }}"
+        return builder.call(ir.InlineAsm(ir.FunctionType(I32, [I32]), text, "=r,r"), [word])
+
+    return odd
+
+
+def _odd_bits(form):
+    """The same in whole numbers: 1.0 is its lowest bit that is set times a factor."""
+    bit, factor = {Float64: (1 << 52, 1023), OldBfloat16: (1 << 7, 127)}.get(form, (1, 1))
+    bits = sum(bit << 8 * BYTES[form] * k for k in range(max(1, 4 // BYTES[form])))
+
+    def odd(builder, word):
+        one = builder.and_(word, ir.Constant(word.type, bits))
+        one = one if factor == 1 else builder.mul(one, ir.Constant(word.type, factor))
+        return builder.xor(word, one)
+
+    return odd
+
+
+_ODD = {
+    Float32: _odd_float, Float16: _odd_halves("f16x2"), OldFloat16: _odd_halves("f16x2"),
+    Bfloat16: _odd_halves("bf16x2"),
+}  # fmt: skip
 
 
 @intrinsic
 def zeros_or_ones(typingctx, number, form, words):
     """Whether every label is 0 or 1; several of less than 32 bits are looked at together."""
     tag = form.instance_class
-    size, (bit, factor) = BYTES[tag], _ones(tag)
+    odd = _ODD.get(tag) or _odd_bits(tag)
 
     def codegen(context, builder, sig, args):
-        raw = [builder.extract_element(args[2], constant(k)) for k in range(words.width)]
-        bits, odd = sum(bit << 8 * size * k for k in range(max(1, 4 // size))), []
-        for word in pieces(builder, tag, raw) if size == 8 else raw:
-            one = builder.and_(word, ir.Constant(word.type, bits))
-            one = one if factor == 1 else builder.mul(one, ir.Constant(word.type, factor))
-            odd.append(builder.xor(word, one))
-        found = functools.reduce(builder.or_, odd)
+        each = [odd(builder, word) for word in _whole_words(builder, tag, args[2])]
+        found = functools.reduce(builder.or_, each)
         return builder.icmp_unsigned("==", found, ir.Constant(found.type, 0))
 
     return types.boolean(number, form, words), codegen
@@ -77,15 +109,25 @@ def zeros_or_ones(typingctx, number, form, words):
 def above_zero(typingctx, number, form, words):
     """Which labels are larger than 0; of floats, which are all 0.0 or 1.0."""
     N, tag = number.instance_type, form.instance_class
+    size = BYTES[tag]
 
     def codegen(context, builder, sig, args):
-        compare = builder.icmp_signed
-        found = _raw(builder, N, tag, args[2])
-        if tag in _ONE or _unsigned(tag):
-            compare = builder.icmp_unsigned
-            bit = _ones(tag)[0] if tag in _ONE else -1
-            found = [builder.and_(b, ir.Constant(b.type, bit)) for b in found]
-        return _answer(builder, N, [compare(">", b, ir.Constant(b.type, 0)) for b in found])
+        if tag not in _ONE and not _unsigned(tag):
+            found = _raw(builder, N, tag, args[2])
+            return _answer(
+                builder, N, [builder.icmp_signed(">", b, ir.Constant(b.type, 0)) for b in found]
+            )
+        # Bits of a label are looked at where they lie in its word: one instruction.
+        bits = _ONE.get(tag, (1 << 8 * size) - 1)
+        raw = _whole_words(builder, tag, args[2])
+        found = [
+            builder.and_(word, ir.Constant(word.type, bits << 8 * size * k))
+            for word in raw for k in range(max(1, 4 // size))
+        ]  # fmt: skip
+        found = found[: getattr(N, "width", 1)]
+        return _answer(
+            builder, N, [builder.icmp_unsigned("!=", b, ir.Constant(b.type, 0)) for b in found]
+        )
 
     return _mask(N)(number, form, words), codegen
 

@@ -27,7 +27,6 @@ from fusedce.kernels.cuda.memory import (
     lanes_of,
     per_chunk,
     read_beside,
-    read_logits,
 )
 from fusedce.kernels.cuda.numba_cuda import intrinsic, types
 from fusedce.kernels.cuda.params import params_of
@@ -127,7 +126,7 @@ def indexed(chunks_of_lanes: int) -> Any:
 
     @scalar
     def losses(N, tags, shared, seats, chunks, z):
-        plan, params, up, down, scale = shared
+        plan, params, up, down, scale, sums = shared
         none = first_lanes(N, np.int32(0))
         found = each(Marked(none, none, none, False), seats, tags.form, tags.targets)
         y = said(tags.labels, plan, N, found.yes)
@@ -178,9 +177,9 @@ def row_elements(Params: type, T: Any, Form: type, Targets: type, Loss: type, Li
         params = params_of(plan, Params, T)
         scale, up, down = scale_of(plan, T), float_of(T, plan.up), float_of(T, plan.down)
         # 1. The chunks of this thread.
-        total = plan.outer * plan.classes // np.int64(per_chunk(form))
-        chunks = chunks_among(total, plan)
-        seats = Seats(plan, np.int32(chunks.first), np.int32(total - 1))
+        whole = plan.outer * plan.classes // np.int64(per_chunk(form))
+        chunks = chunks_among(whole, plan)
+        seats = Seats(plan, np.int32(chunks.first), np.int32(whole - 1))
         if scale == T(0):  # nothing is averaged
             put_all(plan, form, out, tags.extra, chunks, N(0), N(0), N(0))
             if plan.partial != 0 and thread() == np.int32(0):
@@ -188,17 +187,17 @@ def row_elements(Params: type, T: Any, Form: type, Targets: type, Loss: type, Li
             return
         # 2. Logits, read all at once.
         here, step = place_of(form, form, plan.logits, chunks.first)
-        z = decoded(N, form, read_logits(N, form, here, step, chunks.number))
+        z = decoded(N, form, read_beside(N, form, form, here, np.int64(step), chunks.number))
         # 3. What positive and negative outcomes weigh.
         ups, downs = factors((N(up), N(down)), seats, form, T, P, weights, up, down)
         # 4. Losses and derivatives.
-        shared = Evaluation(plan, params, ups, downs, scale)
+        shared = Evaluation(plan, params, ups, downs, scale, None)
         loss, grad, hess = losses(N, tags, shared, seats, chunks, z)
         put_all(plan, form, out, tags.extra, chunks, loss, grad, hess)
         # 5. The sum of the losses of the block.
         if plan.partial != 0:
-            sums = block_sum(chunks_total(form, chunks.number, loss), np.int32(0))
+            total = block_sum(chunks_total(form, chunks.number, loss), np.int32(0))
             if thread() == np.int32(0):
-                poke(plan.partial + np.int64(block()) * 8, sums)
+                poke(plan.partial + np.int64(block()) * 8, total)
 
     return row_elements

@@ -134,6 +134,8 @@ def numbers(r: Registers, name: str, parts: list[str], o: tuple[str, ...]) -> st
         return floats(r, name, parts, o)
     if kind == "f32x2":
         return pairs(r, name, parts, o)
+    if kind in ("f16x2", "bf16x2"):
+        return halves(r, name, parts, o)
     if kind[0] in "sub" and kind[1:].isdigit():
         return integers(r, name, parts, o)
     return None
@@ -184,6 +186,21 @@ def pairs(r: Registers, name: str, parts: list[str], o: tuple[str, ...]) -> str 
         found = f"fmaf({a}, {b}, {c[0]})" if name == "fma" else f"{a} {FLOAT_BINARY[name]} {b}"
         halves.append(f"(u64)bits32({wrap.format(found)}) << {shift}")
     return f"{plain(o[0])} = {' | '.join(halves)};"
+
+
+def halves(r: Registers, name: str, parts: list[str], o: tuple[str, ...]) -> str | None:
+    """Two numbers of half precision in 32 bits."""
+    known_only(parts, *(["rn"] if name == "fma" else []))
+    if name == "neg":
+        return f"{plain(o[0])} = {r.bits(o[1])} ^ 0x80008000u;"
+    if name != "fma":
+        return None
+    half, encode = ("half", "half_bits") if parts[-1] == "f16x2" else ("bfloat", "bfloat_bits")
+    found = []
+    for shift in (0, 16):
+        a, b, c = (f"{half}_value((u16)({r.bits(x)} >> {shift}))" for x in o[1:])
+        found.append(f"(u32){encode}(fma_to_odd({a}, {b}, {c})) << {shift}")
+    return f"{plain(o[0])} = {' | '.join(found)};"
 
 
 def integers(r: Registers, name: str, parts: list[str], o: tuple[str, ...]) -> str | None:

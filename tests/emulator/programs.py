@@ -12,13 +12,17 @@ import ctypes
 import fcntl
 import functools
 import hashlib
+import json
 import os
 import platform
 import shutil
 import subprocess
 import time
+import zlib
 from pathlib import Path
 from unittest import mock
+
+from numba.cuda.cudadrv import nvvm
 
 from fusedce.kernels.cache import STAMPS_KEPT, cache_folder, ours
 from fusedce.kernels.cuda import compile as compiler
@@ -150,19 +154,36 @@ def ptx(kernel: Kernel, threads: int, capability: tuple[int, int]) -> str:
     path = ptx_folder() / f"{compiler._key(kernel, threads, capability)}.ptx"
     with locked(path.name):
         if not path.exists():
-            text = _ptx(kernel, threads, capability)
-            new = path.with_suffix(f".{os.getpid()}")
-            new.write_text(text)
-            new.replace(path)
+            _write(path, _ptx(kernel, threads, capability).encode())
     return path.read_text()
+
+
+def _write(path: Path, data: bytes) -> None:
+    """At once: who reads the file finds all of it."""
+    new = path.with_suffix(f".{os.getpid()}")
+    new.write_bytes(data)
+    new.replace(path)
 
 
 _MADE_BY_NUMBA = compiler._ptx
 
 
 def _ptx(kernel: Kernel, threads: int, capability: tuple[int, int]) -> str:
+    """The LLVM IR of a kernel depends on its types alone: it is made once for all architectures."""
+    if not ours(kernel.factory, *kernel.types):
+        with timed("ptx"):
+            return _MADE_BY_NUMBA(kernel, threads, capability)
+    path = ptx_folder() / f"{compiler._key(kernel, threads, (0, 0))}.ll"
+    if not path.exists():
+        with timed("ptx"), mock.patch.object(nvvm, "compile_ir", wraps=nvvm.compile_ir) as seen:
+            text = _MADE_BY_NUMBA(kernel, threads, capability)
+        modules, options = seen.call_args.args[0], seen.call_args.kwargs
+        _write(path, zlib.compress(json.dumps([modules, options]).encode(), 1))
+        return text
+    modules, options = json.loads(zlib.decompress(path.read_bytes()))
+    options["arch"] = "compute_{}{}".format(*capability)
     with timed("ptx"):
-        return _MADE_BY_NUMBA(kernel, threads, capability)
+        return nvvm.compile_ir(modules, **options).decode().strip("\0").strip()
 
 
 def assembled_ptx(kernel: Kernel, threads: int, capability: tuple[int, int]) -> str:

@@ -76,6 +76,16 @@ static inline u16 bfloat_bits(float x) {
     u32 u = bits32(x);
     return x != x ? 0x7fff : (u + 0x7fff + (u >> 16 & 1)) >> 16;
 }
+// a b + c of half precision as a float whose last bit is odd if it is not exact, so that rounding it
+// once more is the only rounding.
+static inline float fma_to_odd(float a, float b, float c) {
+    double p = (double)a * b, s = p + c, z = s - p, lost = (p - (s - z)) + (c - z);
+    float f = (float)s;
+    double rest = s != f ? s - f : lost;
+    u32 u = bits32(f);
+    if (!(rest != 0) || rest != rest || f == 0 || u & 1) return f;
+    return F((rest > 0) == (f > 0) ? u + 1 : u - 1);
+}
 static inline float flushed(float x) { return fabsf(x) < 0x1p-126f ? copysignf(0, x) : x; }
 static inline float saturated(float x) { return x > 0 ? (x < 1 ? x : 1) : 0; }
 
