@@ -39,7 +39,7 @@ test: .venv/.test
 # of threads that EMULATOR_CAPABILITY (9.0) and EMULATOR_ORDER (forward) name. Most of an hour.
 emulate: .venv/.test
 	EMULATE=all $(BIN)/python -m pytest -n auto -W default -m gpu -p tests.emulator.plugin tests/test_gpu*.py $(ARGS)
-	EMULATE=all $(BIN)/python -m pytest -n auto tests/test_emulat*.py $(ARGS)
+	EMULATE=all $(BIN)/python -m pytest -n auto tests/test_emulat*.py tests/test_cuda_code.py $(ARGS)
 
 # On a machine with a GPU: the tests marked gpu, a small run under compute-sanitizer, the benchmark.
 # The first small run puts the kernels on disk, so that none is compiled under the sanitizer.

@@ -234,6 +234,25 @@ def calls():
     return [*rows(), *columns(), *elements(), *functions(), *labels()]
 
 
+def families(call):
+    """(kernel, place, type) of each type that a kernel of this call is made for."""
+    return {
+        (one.kernel.factory, *placed)
+        for one in launched(call)
+        for placed in enumerate(one.kernel.types)
+    }
+
+
+def covering():
+    """The names of calls that between them have every type at every place of every kernel."""
+    left = {call.name: families(call) for call in calls()}
+    missing, chosen = set().union(*left.values()), []
+    while missing:
+        chosen.append(max(left, key=lambda name: len(left[name] & missing)))
+        missing -= left.pop(chosen[-1])
+    return chosen
+
+
 # A few that between them launch every kernel, from every dtype.
 SELECTED = (
     "cross_entropy-float32-1000-plain", "cross_entropy-bfloat16-128256-plain",

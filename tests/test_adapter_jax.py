@@ -639,20 +639,20 @@ def test_ctrl_c():
                 time.sleep(random.random() * 2e-3)
                 os.kill(os.getpid(), signal.SIGINT)
         threading.Thread(target=press, daemon=True).start()
-        lost = 0
-        for _ in range(500):
+        lost = 0  # where Python can but print it: in somebody's destructor
+        for _ in range(200):
+            assert lost < 5
             try:
                 try:
                     ready.release()
-                    late = time.monotonic() + 20
+                    late = time.monotonic() + 5
                     while time.monotonic() < late:
                         assert np.asarray(f(z)).tobytes() == want
                     lost += 1
                 except (ValueError, jax.errors.JaxRuntimeError) as error:
                     assert "CANCELLED: interrupted" in str(error)
-                    time.sleep(20)
+                    time.sleep(5)
                     lost += 1
             except KeyboardInterrupt:
                 pass
-        assert lost < 5, lost  # where Python can but print it: in somebody's destructor
     """)

@@ -31,6 +31,7 @@ from fusedce.kernels.cuda.waits import Again
 from fusedce.kernels.rule import RULES
 from fusedce.kernels.vector import Wide
 from tests.emulator import programs
+from tests.emulator.extent import part
 from tests.machine_code import instructions, listing, nvdisasm
 from tests.test_threads import ROOT
 
@@ -139,7 +140,7 @@ def check_instructions(kernel, found, where):
 CALLS = {call.name: call for call in cuda_calls.calls()}
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", part(CALLS, *cuda_calls.covering()))
 def test_kernels(name):
     """On the architecture that the sizes of kernels/launch.py are made for."""
     for one in cuda_calls.launched(CALLS[name]):

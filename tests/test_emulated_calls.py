@@ -24,6 +24,7 @@ if why := programs.missing():
 
 CALLS = {call.name: call for call in cuda_calls.calls()}
 NAMES = list(CALLS)
+COVERING = cuda_calls.covering()
 
 
 def laid_out(spec, values):
@@ -109,7 +110,7 @@ def emulated(call, capability, order):
     return device
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", part(NAMES, *COVERING))
 def test_as_the_cpu(name):
     """Orders of threads take turns. What is launched is what test_cuda_code.py looks at."""
     order = machine.ORDERS[NAMES.index(name) % 3]

@@ -45,7 +45,7 @@ def traffic(device, name, array):
 
 @pytest.mark.parametrize("dtype", part(DTYPES, "float32"))
 @pytest.mark.parametrize("form", part(["index", "soft"], "index"))
-@pytest.mark.parametrize("name", part(["cross_entropy", "focal 0.5"], "focal 0.5"))
+@pytest.mark.parametrize("name", part(["cross_entropy", "focal 0.5"], "cross_entropy"))
 def test_columns(name, form, dtype, device):
     """Class axis in the middle: few classes are kept, more are read again."""
     for k, classes in enumerate((1, 2, 7, 17, 30)):
@@ -92,7 +92,7 @@ def test_bytes_of_columns(classes, times, dtype, device):
 
 
 @pytest.mark.parametrize("dtype", part(DTYPES, "float16"))
-@pytest.mark.parametrize("labels", ["int", "soft", "bool"])
+@pytest.mark.parametrize("labels", part(["int", "soft", "bool"], "soft"))
 @pytest.mark.parametrize("activation", part(["sigmoid", None], "sigmoid"))
 def test_flat_elements(activation, labels, dtype, device):
     """From one element to several blocks, with and without some that fill no chunk."""
@@ -120,27 +120,27 @@ def test_elements_anywhere(activation, form, dtype, device):
             check("focal", a, b, dtype, activation=activation, axis=1, weight=w, reduction="none")
 
 
-def test_bytes_of_elements(device):
+@pytest.mark.parametrize("dtype", part(DTYPES, "bfloat16"))
+def test_bytes_of_elements(dtype, device):
     """Each number once, in whole chunks where arrays lie alike."""
-    for dtype in DTYPES:
-        z, t = make("sigmoid", "int", dtype, (4, 512), np.random.default_rng(0))
-        t = t.astype(np.int32)
-        device.cross_entropy(z, t, activation="sigmoid")
-        assert traffic(device, "logits", z) == (1, 0)
-        assert traffic(device, "grad", z) == (0, 1)
-        assert set(device.memory.sizes("logits")[0]) == {16}
-        assert set(device.memory.sizes("grad")[1]) == {16}
-        device.cross_entropy(z[:, 1:], t[:, 1:], activation="sigmoid", denominator=1.0)
-        for name, touched in (("logits", (1, 0)), ("targets", (1, 0)), ("grad", (0, 1))):
-            array = t if name == "targets" else z
-            assert traffic(device, name, array[:, 1:]) == touched
+    z, t = make("sigmoid", "int", dtype, (4, 512), np.random.default_rng(0))
+    t = t.astype(np.int32)
+    device.cross_entropy(z, t, activation="sigmoid")
+    assert traffic(device, "logits", z) == (1, 0)
+    assert traffic(device, "grad", z) == (0, 1)
+    assert set(device.memory.sizes("logits")[0]) == {16}
+    assert set(device.memory.sizes("grad")[1]) == {16}
+    device.cross_entropy(z[:, 1:], t[:, 1:], activation="sigmoid", denominator=1.0)
+    for name, touched in (("logits", (1, 0)), ("targets", (1, 0)), ("grad", (0, 1))):
+        array = t if name == "targets" else z
+        assert traffic(device, name, array[:, 1:]) == touched
 
 
 # ------------------------------------------------------------------------------ labels
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
-@pytest.mark.parametrize("form", ["index", "soft", "int"])
+@pytest.mark.parametrize("form", part(["index", "soft", "int"], "index", "soft"))
 def test_labels_of_several_blocks(form, activation, device):
     """What blocks have counted is put together by another one."""
     if (activation, form) == ("softmax", "int"):
@@ -163,6 +163,7 @@ def test_labels_of_several_blocks(form, activation, device):
             device.cross_entropy(z, t, activation=activation, validate=True)
 
 
+@rest
 def test_as_many_threads_as_on_a_device(monkeypatch):
     """Whole blocks, with sizes as they are."""
     device = Emulated(order="random", seed=7)

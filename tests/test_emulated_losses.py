@@ -28,7 +28,7 @@ def device(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("name", part(["cross_entropy", "focal 0.5"], "focal 0.5"))
+@pytest.mark.parametrize("name", part(["cross_entropy", "focal 0.5"], "cross_entropy"))
 @pytest.mark.parametrize("form", part(["index", "soft"], "soft"))
 @pytest.mark.parametrize("activation", part(["softmax", "sigmoid", None], "softmax"))
 @pytest.mark.parametrize("dtype", part(DTYPES, "float32"))
@@ -55,21 +55,18 @@ TARGETS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint
 FLOATS = ["float16", "bfloat16", "float32", "float64"]
 
 
+@pytest.mark.parametrize("activation", part(["sigmoid", "softmax"], "sigmoid"))
 @pytest.mark.parametrize("kind", part([*TARGETS, "bool", *FLOATS], "uint64"))
-def test_every_kind_of_label(kind, device):
+def test_every_kind_of_label(kind, activation, device):
     """As class indices where they are integers, and as labels of each element."""
     rng = np.random.default_rng(3)
     z = rng.normal(size=(5, 9)).astype(np.float32)
     dense = rng.integers(0, 2, z.shape).astype(DTYPES.get(kind, kind))
-    for activation in ("sigmoid", "softmax", None):
-        if activation is None or (activation == "softmax" and kind == "bool"):
-            continue
+    if (activation, kind) != ("softmax", "bool"):
         check("focal", z, dense, "float32", activation=activation)
         check("focal", z, dense, "float32", activation=activation, weight=np.arange(1.0, 10))
     if kind in TARGETS:
-        index = rng.integers(0, 9, 5).astype(kind)
-        for activation in ("sigmoid", "softmax"):
-            check("focal", z, index, "float32", activation=activation)
+        check("focal", z, rng.integers(0, 9, 5).astype(kind), "float32", activation=activation)
 
 
 @pytest.mark.parametrize("kind", part([*FLOATS, "int32", "bool"], "float16"))
@@ -97,7 +94,7 @@ def test_denominator_on_the_device(activation, device):
     assert not grad.any()
 
 
-@pytest.mark.parametrize("form", ["index", "int", "soft"])
+@pytest.mark.parametrize("form", part(["index", "int", "soft"], "index"))
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_nothing_to_average(activation, form, device):
     """Every row ignored: loss NaN, gradient zeros, and neither of what is in the logits."""
@@ -122,7 +119,7 @@ def test_nothing_to_average(activation, form, device):
 
 
 @pytest.mark.parametrize("form", ["index", "int", "signed"])
-@pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
+@pytest.mark.parametrize("activation", part(["softmax", "sigmoid", None], "softmax", "sigmoid"))
 @pytest.mark.parametrize("bad", part([-1, 5, 6, -101, 2**31, -(2**62)], 6, -(2**62)))
 def test_labels_that_name_no_class(activation, form, bad, device):
     """That row is NaN and the others are as ever; with ``validate`` it is an IndexError."""
@@ -152,7 +149,7 @@ def test_labels_that_name_no_class(activation, form, bad, device):
 
 
 @pytest.mark.parametrize("name", part(["cross_entropy", "focal"], "focal"))
-@pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
+@pytest.mark.parametrize("activation", part(["softmax", "sigmoid", None], "softmax", "sigmoid"))
 def test_outputs_of_the_caller(activation, name, device):
     """In place too, where each number is read before it is written."""
     z, t = make(activation, "index", "float32", (5, 37), np.random.default_rng(1))

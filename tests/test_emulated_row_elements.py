@@ -59,7 +59,7 @@ def weights(shape, seed=0):
 
 
 @pytest.mark.parametrize("dtype", part(DTYPES, "float32"))
-@pytest.mark.parametrize(("rows", "classes"), part(SHAPES, (257, 80), (3, 96), (1, 4)))
+@pytest.mark.parametrize(("rows", "classes"), part(SHAPES, (257, 80)))
 def test_class_indices(rows, classes, dtype, device):
     """Background, ignored rows, and each way to put the losses together."""
     shape, whole = (rows, classes), classes * np.dtype(DTYPES[dtype]).itemsize % 16 == 0
@@ -111,7 +111,7 @@ def test_every_kind_of_index(kind, device):
     assert taken(device)[0] == "row_elements"
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", part(DTYPES, "float32"))
 def test_labels_that_are_none(dtype, device):
     """NaN in their row, and in no other; an ignored row does not see its logits or its weight."""
     z, t = labelled(dtype, (9, 16), 3)
@@ -145,7 +145,7 @@ def test_in_place_and_nothing_to_average(some, device):
     assert taken(device)[0] == "row_elements"
 
 
-@pytest.mark.parametrize("form", ["index", "bool"])
+@pytest.mark.parametrize("form", part(["index", "bool"], "index"))
 def test_a_rule_that_takes_no_vectors(form, device):
     """It is evaluated lane by lane, and each lane has its own factors."""
     z, t = labelled("float32", (5, 8), 5, form)

@@ -147,15 +147,18 @@ def test_spoilt_rows(device):
         assert np.isnan(got[1][5]).all() == (form is t)
 
 
-def test_same_bits_in_every_order(device):
-    for form, dtype in (("index", "float32"), ("soft", "bfloat16"), ("index", "float64")):
-        z, t = z_and_t(form, dtype, (5, 157))
-        found = set()
-        for order, seed in (("forward", 0), ("reverse", 0), ("random", 1), ("random", 2)):
-            device.order, device.seed = order, seed
-            got = device.focal(z, t, activation="softmax", return_hessian=True)
-            found.add(b"".join(a.tobytes() for a in got))
-        assert len(found) == 1
+@pytest.mark.parametrize(
+    ("form", "dtype"),
+    part([("index", "float32"), ("soft", "bfloat16"), ("index", "float64")], ("index", "float32")),
+)
+def test_same_bits_in_every_order(form, dtype, device):
+    z, t = z_and_t(form, dtype, (5, 157))
+    found = set()
+    for order, seed in (("forward", 0), ("reverse", 0), ("random", 1), ("random", 2)):
+        device.order, device.seed = order, seed
+        got = device.focal(z, t, activation="softmax", return_hessian=True)
+        found.add(b"".join(a.tobytes() for a in got))
+    assert len(found) == 1
 
 
 @rest

@@ -28,11 +28,12 @@ def emulate(*args, **environment):
 
 
 def test_on_cupys_arrays():
-    code, said = emulate("tests/test_gpu.py", EMULATOR_ORDER="random")
+    some = "not float16 and not bfloat16 and not float64"
+    code, said = emulate("tests/test_gpu.py", "-k", some, EMULATOR_ORDER="random")
     assert code == 0, said
     passed, skipped = map(int, re.findall(r"(\d+) (?:passed|skipped)", said))
-    assert passed >= 11
-    assert skipped >= 12
+    assert passed >= 8
+    assert skipped >= 9
     for reason in ("needs streams that work goes on in", "needs tensors on a GPU", "one device"):
         assert reason in said
     assert re.search(r"emulated here: \d\d+ kernels", said)

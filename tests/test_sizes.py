@@ -333,7 +333,7 @@ WIDE = [
 def test_rows_wider_than_the_scratch(options, name, dtype):
     """More than 131072 classes: the row is read twice; the target on every side of the seam."""
     options, own = dict(options), {"gamma": 2.0} if name == "focal" else {}
-    for C in (131_072, 131_073, 300_001):
+    for C in (131_072, 131_073, 300_001) if dtype == "float32" else (131_073,):  # a slow oracle
         rng = np.random.default_rng(C)
         z = rng.normal(size=(4, C)).astype(DTYPES[dtype])
         z[0, 5] = z[1, C - 1] = 9.0
@@ -351,7 +351,7 @@ def test_rows_wider_than_the_scratch(options, name, dtype):
         small = {"float16": 2.0**-24}.get(dtype, 1.2e-38)
         for i in range(4):
             if C > 140_000 and i % 2:
-                continue  # the oracle is slow
+                continue
             mass = ((np.arange(C) == t[i]) * (1 - eps) + eps / C) * (1 if w is None else w)
             want, scales = wide_row(name, own, z[i], mass, k.get("softcap"),
                                     k.get("logit_scale", 1.0), k.get("z_loss", 0.0))  # fmt: skip

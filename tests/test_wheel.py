@@ -49,7 +49,9 @@ def built(tmp_path_factory):
     hook("build_sdist", copy, dist)
     (sdist,) = dist.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
-        archive.extractall(folder / "unpacked", filter="data")
+        # Python 3.11 takes the filter as an argument from 3.11.4 on.
+        archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
+        archive.extractall(folder / "unpacked")
     (source,) = (folder / "unpacked").iterdir()
     hook("build_wheel", source, dist)
     (wheel,) = dist.glob("*.whl")
