@@ -33,15 +33,12 @@ def rule(
     *,
     negative: Callable[..., Any] | None = None,
     soft: Callable[..., Any] | None = None,
-    by_logit: Callable[..., Any] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a loss: ``params`` is a NamedTuple of floats, the function its rule.
 
     The function takes ``(logp, logq, p, q, params)`` with q = 1 - p and logq = log q, all exact to
     their own size, and returns f, df/dlogp and d2f/dlogp2. ``negative`` replaces it for the
     negative outcome of a sigmoid; ``soft`` replaces the mixture y f(log p) + (1-y) f(log(1-p)).
-    ``by_logit`` returns f and q df/dlogp, the gradient by the logit of a sigmoid, where that takes
-    fewer steps than their product.
     """
     fields = getattr(params, "_fields", None)
     if fields is None or not isinstance(params, type):
@@ -54,8 +51,22 @@ def rule(
             scalar(fn),
             scalar(negative) if negative is not None else None,
             scalar(soft) if soft is not None else None,
-            scalar(by_logit) if by_logit is not None else None,
         )
+        return fn
+
+    return register
+
+
+def by_logit(params: type) -> Callable[..., Any]:
+    """Add to a rule that is the same for both outcomes a function that returns f and q f'.
+
+    That is the gradient by the logit of a sigmoid; it pays where it takes fewer steps than f, f'
+    and their product with q. The function takes ``(logp, logq, p, q, params)``.
+    """
+    assert RULES[params].negative is None
+
+    def register(fn: Callable[..., Any]) -> Callable[..., Any]:
+        RULES[params] = RULES[params]._replace(by_logit=scalar(fn))
         return fn
 
     return register
@@ -75,9 +86,9 @@ def evaluate_outcome(positive, logp, logq, p, q, params):
 
 def evaluate_by_logit(positive, logp, logq, p, q, params):
     """f and q f' for a positive or negative outcome of probability p."""
-    by_logit = RULES[type(params)].by_logit
-    if by_logit is not None:
-        return by_logit(logp, logq, p, q, params)
+    fn = RULES[type(params)].by_logit
+    if fn is not None:
+        return fn(logp, logq, p, q, params)
     f, f1, _ = evaluate_outcome(positive, logp, logq, p, q, params)
     return f, f1 * q
 

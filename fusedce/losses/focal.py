@@ -4,7 +4,7 @@ from typing import Any, NamedTuple, Unpack
 
 from fusedce import checks
 from fusedce.call import run
-from fusedce.kernels.rule import rule
+from fusedce.kernels.rule import by_logit, rule
 from fusedce.kernels.scalar import choose, log, real_power, scalar, tiny, whole_power
 from fusedce.losses.cross_entropy import CrossEntropy
 from fusedce.options import Options, Traits
@@ -95,17 +95,18 @@ def _whole(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
     return whole_focal(logp, p, q, params.gamma)
 
 
+@rule(SquareFocal)
+def _square(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
+    """f = -(1 - p)**2 l."""
+    return square_focal(logp, p, q)
+
+
+@by_logit(SquareFocal)
 def _square_by_logit(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
     """f and q f' = q**2 (2 p l - q)."""
     T = type(p)
     square = q * q
     return square * -logp, square * (T(2) * p * max(logp, T(-1e30)) - q)
-
-
-@rule(SquareFocal, by_logit=_square_by_logit)
-def _square(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
-    """f = -(1 - p)**2 l."""
-    return square_focal(logp, p, q)
 
 
 @rule(RealFocal)
