@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numba.np.ufunc import parallel
 
 import fusedce
 
@@ -41,6 +42,14 @@ def test_calls_from_eight_threads():
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(work, range(8), timeout=LIMIT)) == [None] * 8
+
+
+def test_no_call_waits_for_the_lock_that_numba_shares_with_forked_children():
+    """Who is interrupted, or killed, while holding it leaves it taken."""
+    z, t = np.zeros((40_000, 30), np.float32), np.zeros(40_000, int)
+    want = bits(fusedce.cross_entropy(z, t))  # Numba's threads are there
+    with ThreadPoolExecutor(1) as pool, parallel._backend_init_process_lock:
+        assert bits(pool.submit(fusedce.cross_entropy, z, t).result(timeout=20)) == want
 
 
 def test_first_calls_at_once():

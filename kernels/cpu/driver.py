@@ -20,6 +20,7 @@ from llvmlite import ir
 from numba import njit, prange, types
 from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
+from numba.np.ufunc import parallel as layer
 
 from fusedce.kernels.cpu.compile import _Cache
 from fusedce.kernels.cpu.plan import SLOT, SLOTS
@@ -243,10 +244,19 @@ class Program:
         """
         threads, taken = None, 0
         if self.parallel and not _taken[0]:
-            threads, taken = numba.get_num_threads(), _taken.ctypes.data
+            threads, taken = _number_of_threads(), _taken.ctypes.data
         return _entry(threads is not None)(  # type: ignore[no-any-return]
             self._where, id(labels), *map(id, arrays), given, threads, taken
         )
+
+
+def _number_of_threads() -> int:
+    """numba.get_num_threads(), without the lock of it that all processes of a fork share.
+
+    An interrupt, or a forked child that is killed, can leave that lock taken, and the next call of
+    another thread would wait for ever. Once Numba's threads are there, their number takes no lock.
+    """
+    return int(getattr(layer, "_get_num_threads", numba.get_num_threads)())
 
 
 def _packed(launch: Launch | None) -> bytes:
