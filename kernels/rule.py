@@ -124,11 +124,14 @@ def _evaluate_outcome(positive, logp, logq, p, q, params):
 @overload(evaluate_by_logit, jit_options=INLINED)
 def _evaluate_by_logit(positive, logp, logq, p, q, params):
     fn = RULES[params.instance_class].by_logit
-    if fn is not None:
-        return lambda positive, logp, logq, p, q, params: fn(logp, logq, p, q, params)
+
+    def registered(positive, logp, logq, p, q, params):
+        T = type(p)
+        f, first = fn(logp, logq, p, q, params)
+        return T(f), T(first)
 
     def product(positive, logp, logq, p, q, params):
         f, f1, f2 = evaluate_outcome(positive, logp, logq, p, q, params)
         return f, f1 * q
 
-    return product
+    return product if fn is None else registered

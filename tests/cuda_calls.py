@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import Any, NamedTuple
 from unittest import mock
@@ -243,6 +244,7 @@ def families(call):
     }
 
 
+@functools.cache
 def covering():
     """The names of calls that between them have every type at every place of every kernel."""
     left = {call.name: families(call) for call in calls()}
@@ -250,7 +252,7 @@ def covering():
     while missing:
         chosen.append(max(left, key=lambda name: len(left[name] & missing)))
         missing -= left.pop(chosen[-1])
-    return chosen
+    return tuple(chosen)
 
 
 # A few that between them launch every kernel, from every dtype.
@@ -259,7 +261,8 @@ SELECTED = (
     "cross_entropy-float64-128256-both", "cross_entropy-float16-1001-both",
     "cross_entropy-bfloat16-21-axis-plain", "cross_entropy-float32-80-axis-both",
     "asymmetric-bfloat16-sigmoid-bool-plain", "real_asymmetric-float64-sigmoid-float32-weighted",
-    "focal-float16-sigmoid-same-plain", "focal-float32-probability-index",
+    "focal-float16-sigmoid-same-plain", "focal-bfloat16-sigmoid-same-plain",
+    "focal-float32-probability-index",
     "focal-bfloat16-sigmoid-index-plain", "focal-float16-sigmoid-index-weighted",
     "focal-float32-sigmoid-bool-ragged", "softmax-bfloat16-1001",
     "softmax-float32-axis", "log_sigmoid-float16", "cross_entropy-float32-many",

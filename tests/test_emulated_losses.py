@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import itertools
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 pytest.importorskip("numba_cuda")
 
 import fusedce
+from fusedce.kernels.cuda.flat_elements import Mixed
 from tests import test_losses as suite
 from tests.emulator import machine
 from tests.emulator.device import Emulated
 from tests.emulator.extent import part, rest
-from tests.test_losses import DTYPES, check, make
+from tests.test_losses import DTYPES, check, make, near
 
 
 @pytest.fixture
@@ -67,6 +69,31 @@ def test_every_kind_of_label(kind, activation, device):
         check("focal", z, dense, "float32", activation=activation, weight=np.arange(1.0, 10))
     if kind in TARGETS:
         check("focal", z, rng.integers(0, 9, 5).astype(kind), "float32", activation=activation)
+
+
+ODD = (-0.0, "least", "below", "above", 0.5, -1.0)
+
+
+@pytest.mark.parametrize("dtype", part(DTYPES, "bfloat16"))
+@pytest.mark.parametrize("kind", part(FLOATS, "bfloat16", "float32"))
+def test_hard_labels_of_elements(kind, dtype, device):
+    """Without a Hessian, threads that meet zeros and ones alone go a shorter way than others."""
+    rng, T = np.random.default_rng(4), np.dtype(DTYPES[kind])
+    z = (rng.normal(size=3000) * 4).astype(DTYPES[dtype])
+    hard = rng.integers(0, 2, z.shape).astype(T)
+    info = ml_dtypes.finfo(T)
+    known = {"least": info.smallest_subnormal, "below": 1 - info.epsneg, "above": 1 + info.eps}
+    odd = hard.copy()
+    for k, value in enumerate(ODD):
+        odd[450 * k + k] = known.get(value, value)
+    for labels in (hard, odd):
+        for reduction in ("mean", "none"):
+            call = {"activation": "sigmoid", "reduction": reduction}
+            got, want = device.focal(z, labels, **call), fusedce.focal(z, labels, **call)
+            for a, b in zip(got, want, strict=True):
+                near(dtype, a, b, 1e-3)
+        types = [t for one in device.launched for t in one.kernel.types]
+        assert Mixed in types
 
 
 @pytest.mark.parametrize("kind", part([*FLOATS, "int32", "bool"], "float16"))

@@ -33,6 +33,15 @@ def test_what_is_not_known():
             to_c(ptx(body))
 
 
+def test_what_an_architecture_does_not_know():
+    for body, since in (("neg.bf16x2 %r0, %r1;", 80), ("max.NaN.f32 %f0, %f1, %f2;", 80),
+                        ("cp.async.wait_all;", 80), ("mapa.shared::cluster.u32 %r0, %r1, 1;", 90),
+                        ("add.rn.f32x2 %rd0, %rd1, %rd2;", 100)):  # fmt: skip
+        to_c(ptx(body, target=since))
+        with pytest.raises(Unknown, match=f"needs sm_{since}"):
+            to_c(ptx(body, target=75 if since == 80 else since - 10))
+
+
 def test_statements():
     one = instruction("@!%p1 ld.global.v2.f32 {%f1, %f2}, [%rd1+16]")
     assert (one.op, one.operands) == ("ld.global.v2.f32", ("{%f1, %f2}", "[%rd1+16]"))

@@ -530,6 +530,25 @@ def test_instructions(group):
         assert not wrong.size, (op, [x[wrong[0]] for x in given], got[wrong[0]], want[wrong[0]])
 
 
+@pytest.mark.parametrize(
+    ("kind", "factor", "least"),
+    [("f16", 1 + 2.0**-5, 2.0**-24), ("bf16", 1 + 2.0**-4, 2.0**-100)],
+)
+def test_half_products_with_one_rounding(kind, factor, least):
+    """Of a product half way between two numbers, a tiny third operand decides."""
+    T = KINDS[kind][2]
+    other = T(1 + 2.0**-6 if kind == "f16" else factor)
+    a, b = np.zeros((3, 200), np.uint64), np.zeros((1, 200), np.uint64)
+    operands = [(T(factor), T(factor)), (other, other), (T(-least), T(least))]
+    for row, halves in zip(a, operands, strict=True):
+        row[:] = np.array(halves, T).view(np.uint32)[0]
+    body = program_of([(f"fma.rn.{kind}x2", ("b32",) * 3, "b32", None)])
+    run(body, a, b, threads=200, complete=False)
+    low, high = np.uint32(b[0, 0]).reshape(1).view(T)
+    assert low < Fraction(float(T(factor))) * Fraction(float(other)) < high
+    assert np.nextafter(low.astype(T), T(np.inf)) == high
+
+
 def test_products_with_one_rounding():
     """Of float64 products, 64 digits are kept."""
     a, b = np.zeros((3, 200)), np.zeros((1, 200))

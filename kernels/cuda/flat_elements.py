@@ -45,7 +45,10 @@ class Reduced(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """How the losses of a thread are added up: at once, where a product and a sum are one step."""
+    """How a thread adds up its losses, if they are not stored.
+
+    That is done in each branch of the code, so that a product and its addition are one instruction.
+    """
 
     out: Any
     form: Any
@@ -87,7 +90,10 @@ def _checked(check, plan, N, form, words, loss, first, second):
 
 
 def losses_of(tag, labels, check, extra, link, form, shared, z, label, words):
-    """(losses, gradients, curvatures) of stored logits, and labels as floats and as words."""
+    """(losses, gradients, curvatures) of stored logits, and labels as floats and as words.
+
+    Of losses that are not stored the sum: see ``Sums``.
+    """
     raise NotImplementedError("compiled code only")
 
 
@@ -120,13 +126,13 @@ def _losses_of(tag, labels, check, extra, link, form, shared, z, label, words):
             )
             return wanted(sums, loss), first, second
         loss, first, second = rare(tag, SURE, check, extra, link, form, shared, z, label, words)
-        return pinned(loss), first, second  # so that no sum is put off until both ways have met
+        return pinned(loss), first, second  # else LLVM adds up behind the branches
 
     return either
 
 
 def wanted(sums, loss):
-    """Losses that are to be stored; of others the sum, made where they are: see ``Sums``."""
+    """The losses, or their sum: see ``Sums``."""
     raise NotImplementedError("compiled code only")
 
 

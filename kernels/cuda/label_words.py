@@ -73,7 +73,10 @@ def _odd_halves(kind):
 
 
 def _odd_bits(form):
-    """The same in whole numbers: 1.0 is its lowest bit that is set times a factor."""
+    """The same in whole numbers, where -0.0 is none of the two.
+
+    1.0 is its lowest bit that is set times a factor.
+    """
     bit, factor = {Float64: (1 << 52, 1023), OldBfloat16: (1 << 7, 127)}.get(form, (1, 1))
     bits = sum(bit << 8 * BYTES[form] * k for k in range(max(1, 4 // BYTES[form])))
 

@@ -116,8 +116,9 @@ def element_losses(problem: Problem, facts: Facts) -> Launch:
     if link is Sigmoid and problem.logits.itemsize == 2 and not full:
         link = HalfSigmoid
     out = Reduced if problem.loss is None else form(problem.loss.dtype)
+    targets = form(problem.targets.dtype, facts.capability)
     types: tuple[type, ...] = (
-        rule, T, stored, form(problem.targets.dtype), out, link, lanes, labels, check, extra,
+        rule, T, stored, targets, out, link, lanes, labels, check, extra,
     )  # fmt: skip
     factory: Callable[..., Any] = flat_elements
     if flat:

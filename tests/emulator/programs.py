@@ -169,7 +169,7 @@ _MADE_BY_NUMBA = compiler._ptx
 
 
 def _ptx(kernel: Kernel, threads: int, capability: tuple[int, int]) -> str:
-    """The LLVM IR of a kernel depends on its types alone: it is made once for all architectures."""
+    """The LLVM IR of a kernel does not depend on the architecture: it is made once for all."""
     if not ours(kernel.factory, *kernel.types):
         with timed("ptx"):
             return _MADE_BY_NUMBA(kernel, threads, capability)

@@ -19,6 +19,12 @@ CACHING = (
 )  # fmt: skip
 ARRIVALS = [f"barrier.cluster.arrive{how}" for how in ("", ".release", ".relaxed")]
 SPACES = ("param", "global", "shared", "local")
+# The first architecture that knows what a part of an operation's name says.
+SINCE = {
+    "bf16": 80, "bf16x2": 80, "cp": 80, "NaN": 80, "mapa": 90, "cluster": 90,
+    "shared::cluster": 90, "f32x2": 100,
+}  # fmt: skip
+TARGET = re.compile(r"\.target\s+sm_(\d+)")
 SHARED = re.compile(r"\.extern\s+\.shared\s+\.align\s+\d+\s+\.b8\s+([\w$]+)\[\]")
 
 
@@ -42,6 +48,7 @@ class _Translator:
 
     def __init__(self, function: Function, known: dict[str, Function], text: str):
         self.function, self.known = function, known
+        self.target = int(TARGET.findall(text)[0])
         self.r = Registers(frozenset(SHARED.findall(text)))
         self.line = 0  # of the function's body
 
@@ -77,6 +84,8 @@ class _Translator:
 
     def code(self, one: Instruction) -> str:
         name = one.parts[0]
+        if (since := max(SINCE.get(part, 0) for part in one.parts)) > self.target:
+            raise Unknown(f"needs sm_{since}")
         for translated in (self.control, self.memory, self.threads):
             if (found := translated(name, one.parts, one.operands)) is not None:
                 return found
