@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from numba.extending import overload
 
-from fusedce.kernels.rule import RULES, evaluate, evaluate_by_logit, evaluate_outcome
+from fusedce.kernels.rule import RULES, evaluate, evaluate_outcome
 from fusedce.kernels.scalar import (
     INLINED,
     choose,
@@ -188,9 +188,9 @@ def _plain_cell(link, z, yes, up, down, params, scale):
 
         def sigmoid(link, z, yes, up, down, params, scale):
             logp, logq, p, q = logistic(link, choose(yes, z, -z))
-            f, first = evaluate_by_logit(yes, logp, logq, p, q, params)
+            f, f1, f2 = evaluate_outcome(yes, logp, logq, p, q, params)
             slope = choose(yes, up * scale, -(down * scale))
-            return choose(yes, up, down) * f, slope * first
+            return choose(yes, up, down) * f, slope * (f1 * q)
 
         return sigmoid
 

@@ -61,7 +61,8 @@ def by_logit(params: type) -> Callable[..., Any]:
     """Add to a rule that is the same for both outcomes a function that returns f and q f'.
 
     That is the gradient by the logit of a sigmoid; it pays where it takes fewer steps than f, f'
-    and their product with q. The function takes ``(logp, logq, p, q, params)``.
+    and their product with q. The function takes ``(logp, logq, p, q, params)``. GPU kernels without
+    a Hessian use it; on the CPU a gradient has the same bits with a Hessian beside it.
     """
     assert RULES[params].negative is None
 
