@@ -33,13 +33,13 @@ readme: .venv/.test
 	$(BIN)/python -m benchmarks.boosting --readme
 
 test: .venv/.test
-	$(BIN)/python -m pytest -n auto $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 # The GPU tests without a GPU: the compiled kernels emulated, for the architecture and with the order
 # of threads that EMULATOR_CAPABILITY (9.0) and EMULATOR_ORDER (forward) name. Most of an hour.
 emulate: .venv/.test
-	EMULATE=all $(BIN)/python -m pytest -n auto -W default -m gpu -p tests.emulator.plugin tests/test_gpu*.py $(ARGS)
-	EMULATE=all $(BIN)/python -m pytest -n auto tests/test_emulat*.py tests/test_cuda_code.py $(ARGS)
+	EMULATE=all $(BIN)/python -m pytest -n auto --dist worksteal -W default -m gpu -p tests.emulator.plugin tests/test_gpu*.py $(ARGS)
+	EMULATE=all $(BIN)/python -m pytest -n auto --dist worksteal tests/test_emulat*.py tests/test_cuda_code.py $(ARGS)
 
 # On a machine with a GPU: the tests marked gpu, a small run under compute-sanitizer, the benchmark.
 # The first small run puts the kernels on disk, so that none is compiled under the sanitizer.

@@ -13,6 +13,7 @@ import numpy as np
 import fusedce
 from fusedce import devices, relaunch
 from fusedce.devices import Layout, contiguous
+from fusedce.kernels import rule
 from fusedce.kernels.cuda.plan import Facts
 from fusedce.warmup_gpu import SHARED, Imagined, Nowhere
 
@@ -222,9 +223,9 @@ def functions():
 
 def labels():
     """What is found out about labels ahead."""
-    many = (1 << 20,), np.int32
+    many = (1 << 16,), np.int32
     for dtype in ("float32", "float64"):
-        z = (1 << 20, 4), DTYPES[dtype]
+        z = (1 << 16, 4), DTYPES[dtype]
         yield Call(f"cross_entropy-{dtype}-many", "cross_entropy", z, many)
         yield Call(f"cross_entropy-{dtype}-many-given", "cross_entropy", z, z,
                    normalize_targets=True)  # fmt: skip
@@ -236,11 +237,12 @@ def calls():
 
 
 def families(call):
-    """(kernel, place, type) of each type that a kernel of this call is made for."""
+    """(kernel, place, type) of each type that a kernel of this call is made for, but for rules."""
     return {
-        (one.kernel.factory, *placed)
+        (one.kernel.factory, place, kind)
         for one in launched(call)
-        for placed in enumerate(one.kernel.types)
+        for place, kind in enumerate(one.kernel.types)
+        if kind not in rule.RULES
     }
 
 

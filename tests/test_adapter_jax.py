@@ -625,17 +625,17 @@ def test_a_forked_child_ends():
 def test_ctrl_c():
     """At any moment of a call: KeyboardInterrupt, maybe after JAX's error; no crash."""
     run_script("""
-        import os, random, signal, threading, time
+        import os, queue, random, signal, threading, time
         import jax, jax.numpy as jnp, numpy as np
         from fusedce.adapters import jax as ours
         z, k = jnp.ones((32, 10)), jnp.arange(32) % 10
         f = jax.jit(jax.grad(
             lambda z: ours.softmax_cross_entropy_with_integer_labels(z, k).mean()))
         want = np.asarray(f(z)).tobytes()
-        ready = threading.Semaphore(0)
+        ready = queue.SimpleQueue()  # of C: an interrupt finds it whole
         def press():
             while True:
-                ready.acquire()
+                ready.get()
                 time.sleep(random.random() * 2e-3)
                 os.kill(os.getpid(), signal.SIGINT)
         threading.Thread(target=press, daemon=True).start()
@@ -644,7 +644,7 @@ def test_ctrl_c():
             assert lost < 5
             try:
                 try:
-                    ready.release()
+                    ready.put(None)
                     late = time.monotonic() + 5
                     while time.monotonic() < late:
                         assert np.asarray(f(z)).tobytes() == want

@@ -29,7 +29,7 @@ class Leaner(Emulated):
         return (*super().call(function, args, options | {"return_hessian": False}), hess)
 
 
-@pytest.fixture(params=[Emulated, Leaner], autouse=True)
+@pytest.fixture(params=part([Emulated, Leaner], Leaner), autouse=True)
 def device(monkeypatch, request):
     monkeypatch.setattr(suite, "fusedce", request.param())
     with machine.units(20261122):
@@ -42,7 +42,7 @@ def test_sigmoid(name, soft, worst):
     suite.test_sigmoid(name, soft, "float32", worst)
 
 
-@pytest.mark.parametrize("name", part(COMPETING, "focal 3.7"))
+@pytest.mark.parametrize("name", part(COMPETING, "focal 2"))
 def test_softmax_of_an_index(name, worst):
     suite.test_softmax_of_an_index(name, "float32", worst)
 

@@ -121,6 +121,6 @@ def test_as_the_cpu(name):
 
 
 @pytest.mark.parametrize("capability", [(7, 5), (8, 0), (10, 0)], ids=str)
-@pytest.mark.parametrize("name", part(cuda_calls.SELECTED, *cuda_calls.SELECTED[::3]))
+@pytest.mark.parametrize("name", part(cuda_calls.SELECTED, *cuda_calls.SELECTED[::4]))
 def test_other_architectures(name, capability):
     emulated(CALLS[name], capability, "forward")

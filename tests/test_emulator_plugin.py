@@ -28,12 +28,12 @@ def emulate(*args, **environment):
 
 
 def test_on_cupys_arrays():
-    some = "not float16 and not float64"  # nor bfloat16
+    some = "float32 or sigmoid-6 or stream or graph or two_devices"
     code, said = emulate("tests/test_gpu.py", "-k", some, EMULATOR_ORDER="random")
     assert code == 0, said
     passed, skipped = map(int, re.findall(r"(\d+) (?:passed|skipped)", said))
-    assert passed >= 8
-    assert skipped >= 9
+    assert passed >= 2
+    assert skipped >= 4
     for reason in ("needs streams that work goes on in", "needs tensors on a GPU", "one device"):
         assert reason in said
     assert re.search(r"emulated here: \d+ kernels", said)
