@@ -632,6 +632,7 @@ def test_ctrl_c():
         f = jax.jit(jax.grad(
             lambda z: ours.softmax_cross_entropy_with_integer_labels(z, k).mean()))
         want = np.asarray(f(z)).tobytes()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job of a shell may ignore it
         ready = queue.SimpleQueue()  # of C: an interrupt finds it whole
         def press():
             while True:
