@@ -20,8 +20,8 @@ FORMS = [("softmax", "index"), ("softmax", "soft"), ("sigmoid", "index"), ("sigm
 SHAPES = [(1, 1), (1, 2), (3, 1000), (33, 7), (1000, 80), (257, 1023), (64, 4096), (20, 32_001),
           (5, 58_113), (300, 130_000)]  # fmt: skip
 RNG = np.random.default_rng
-# A curvature, and a gradient by soft labels, has zeros, where 1e-7 of its terms is left of it: on the
-# CPU as well.
+# A curvature, and a gradient by soft labels, has zeros, where 1e-7 of its terms is left of it: on
+# the CPU as well.
 CANCELS = 3e-3
 
 
