@@ -85,15 +85,6 @@ def evaluate_outcome(positive, logp, logq, p, q, params):
     return use(logp, logq, p, q, params)
 
 
-def evaluate_by_logit(positive, logp, logq, p, q, params):
-    """f and q f' for a positive or negative outcome of probability p."""
-    fn = RULES[type(params)].by_logit
-    if fn is not None:
-        return fn(logp, logq, p, q, params)
-    f, f1, _ = evaluate_outcome(positive, logp, logq, p, q, params)
-    return f, f1 * q
-
-
 @overload(evaluate, jit_options=INLINED)
 def _evaluate(logp, logq, p, q, params):
     fn = RULES[params.instance_class].positive
@@ -120,19 +111,3 @@ def _evaluate_outcome(positive, logp, logq, p, q, params):
         return choose(positive, f, T(g)), choose(positive, f1, T(g1)), choose(positive, f2, T(g2))
 
     return both
-
-
-@overload(evaluate_by_logit, jit_options=INLINED)
-def _evaluate_by_logit(positive, logp, logq, p, q, params):
-    fn = RULES[params.instance_class].by_logit
-
-    def registered(positive, logp, logq, p, q, params):
-        T = type(p)
-        f, first = fn(logp, logq, p, q, params)
-        return T(f), T(first)
-
-    def product(positive, logp, logq, p, q, params):
-        f, f1, f2 = evaluate_outcome(positive, logp, logq, p, q, params)
-        return f, f1 * q
-
-    return product if fn is None else registered

@@ -1,6 +1,6 @@
 """One element on a GPU: its label, its loss, and the derivatives by its stored logit."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from numba.extending import overload
 
@@ -9,7 +9,7 @@ from fusedce.kernels.cuda.seen import Full, seen, through
 from fusedce.kernels.cuda.stored import float_of
 from fusedce.kernels.cuda.unrolled import unrolled
 from fusedce.kernels.link import SIGMOIDS, hard_cell, logistic, plain_cell, soft_cell
-from fusedce.kernels.rule import evaluate_by_logit
+from fusedce.kernels.rule import RULES, evaluate_outcome
 from fusedce.kernels.scalar import INLINED, choose, fma, scalar
 from fusedce.kernels.vector import Single, lane, lanes_as, total, with_lane
 
@@ -46,6 +46,24 @@ def hard(link, z, yes, up, down, params, scale):
     return loss, first * scale, second * scale
 
 
+def first_derivative(rule: Any) -> Any:
+    """The function of (positive, logp, logq, p, q, params) that returns f and q f'."""
+    by_logit = rule.by_logit
+
+    @scalar
+    def product(positive, logp, logq, p, q, params):
+        f, f1, f2 = evaluate_outcome(positive, logp, logq, p, q, params)
+        return f, f1 * q
+
+    @scalar
+    def registered(positive, logp, logq, p, q, params):
+        T = type(p)
+        f, first = by_logit(logp, logq, p, q, params)
+        return T(f), T(first)
+
+    return product if by_logit is None else registered
+
+
 def sure(link, z, yes, up, down, params, scale):
     """(loss, gradient, nothing) of those whose factors are larger than 0."""
     raise NotImplementedError("compiled code only")
@@ -60,12 +78,13 @@ def _sure(link, z, yes, up, down, params, scale):
             return loss, first, first
 
         return plain
+    evaluate = first_derivative(RULES[params.instance_class])
 
     def signed(link, z, yes, up, down, params, scale):
         # The factor carries the sign of the outcome, so that no lane keeps a predicate for long.
         factor = choose(yes, up, -down)
         logp, logq, p, q = logistic(link, flipped(z, factor))
-        f, slope = evaluate_by_logit(factor > type(z)(0), logp, logq, p, q, params)
+        f, slope = evaluate(factor > type(z)(0), logp, logq, p, q, params)
         first = factor * scale * slope
         return abs(factor) * f, first, first
 
@@ -90,16 +109,10 @@ def hard_or_soft(link, z, y, up, down, params, scale):
 CELLS = {Yes: hard, Sure: sure, Soft: hard_or_soft}
 
 
-def factor_of(factor, k):
-    """What a lane weighs: its own factor, or that of all."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(factor_of, jit_options=INLINED)
-def _factor_of(factor, k):
-    if hasattr(factor, "width"):
-        return lambda factor, k: lane(factor, k)
-    return lambda factor, k: factor
+@scalar
+def same(factor, k):
+    """The factor of all lanes."""
+    return factor
 
 
 def cells(tag, labels, link, z, y, up, down, params, scale):
@@ -114,6 +127,8 @@ def _cells(tag, labels, link, z, y, up, down, params, scale):
         return lambda tag, labels, link, z, y, up, down, params, scale: cell(
             link, z, y, up, down, params, scale
         )
+
+    factor_of = lane if hasattr(up, "width") else same
 
     @scalar
     def one(k, found, link, z, y, up, down, params, scale):

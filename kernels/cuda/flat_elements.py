@@ -15,7 +15,6 @@ from fusedce.kernels.cuda.memory import (
     read_beside,
     write_beside,
 )
-from fusedce.kernels.cuda.numba_cuda import types
 from fusedce.kernels.cuda.params import params_of
 from fusedce.kernels.cuda.rows import scale_of
 from fusedce.kernels.cuda.seen import Full
@@ -44,15 +43,15 @@ class Reduced(NamedTuple):
     """Type tag: losses are added up and not stored."""
 
 
-class Sums(NamedTuple):
-    """How a thread adds up its losses, if they are not stored.
+class Tags(NamedTuple):
+    """What a kernel is made for."""
 
-    That is done in each branch of the code, so that a product and its addition are one instruction.
-    """
-
-    out: Any
     form: Any
-    count: Any  # of chunks
+    targets: Any
+    link: Any
+    labels: Any
+    extra: Any
+    numbers: Any
 
 
 class Evaluation(NamedTuple):
@@ -63,96 +62,92 @@ class Evaluation(NamedTuple):
     up: float
     down: float
     scale: float
-    sums: Any  # or None
+    count: Any  # of a thread's chunks
 
 
-def checked(check, plan, N, form, words, loss, first, second):
+@scalar
+def unchecked(plan, N, form, words, found):
+    """Labels that are used as they are."""
+    return found
+
+
+@scalar
+def checked(plan, N, form, words, found):
     """Nothing where a label is ignored, NaN where it is neither yes nor no."""
-    raise NotImplementedError("compiled code only")
+    fine = equal(N, form, words, plan.lowest) | equal(N, form, words, np.int64(1))
+    ignored = equal(N, form, words, plan.ignore_index)
+    bad = choose(fine, N(1), N(np.nan))
+    return (
+        choose(ignored, N(0), found[0] * bad),
+        choose(ignored, N(0), found[1] * bad),
+        choose(ignored, N(0), found[2] * bad),
+    )
 
 
-@overload(checked, jit_options=INLINED)
-def _checked(check, plan, N, form, words, loss, first, second):
-    if check.instance_class is Given:
-        return lambda check, plan, N, form, words, loss, first, second: (loss, first, second)
-
-    def of_integers(check, plan, N, form, words, loss, first, second):
-        fine = equal(N, form, words, plan.lowest) | equal(N, form, words, np.int64(1))
-        ignored = equal(N, form, words, plan.ignore_index)
-        bad = choose(fine, N(1), N(np.nan))
-        return (
-            choose(ignored, N(0), loss * bad),
-            choose(ignored, N(0), first * bad),
-            choose(ignored, N(0), second * bad),
-        )
-
-    return of_integers
+@scalar
+def never(plan):
+    """No label is ignored, and 0 and 1 are labels."""
+    return False
 
 
-def losses_of(tag, labels, check, extra, link, form, shared, z, label, words):
-    """(losses, gradients, curvatures) of stored logits, and labels as floats and as words.
+@scalar
+def special(plan):
+    """Whether 0 or 1 may be ignored, or 0 be no label."""
+    return plan.lowest != 0 or plan.ignore_index == 0 or plan.ignore_index == 1
 
-    Of losses that are not stored the sum: see ``Sums``.
+
+@scalar
+def stored(tags, shared, found):
+    """Losses that are stored."""
+    return found
+
+
+@scalar
+def summed(tags, shared, found):
+    """The sum of losses instead: in each branch, so that a product and its addition are one."""
+    return chunks_total(tags.form, shared.count, found[0]), found[1], found[2]
+
+
+def losses_of(Labels: type, Check: type, Out: type | None) -> Any:
+    """The function of (tags, shared, z, label, words) by the kind of labels.
+
+    (losses, gradients, curvatures) of stored logits, and labels as floats and as words; of losses
+    that are not stored (``Out`` is Reduced) the sum.
     """
-    raise NotImplementedError("compiled code only")
+    finished = summed if Out is Reduced else stored
+    valid, unusual = (unchecked, never) if Check is Given else (checked, special)
+    known = SURE if Labels is Mixed else Labels()
 
-
-@overload(losses_of, jit_options=INLINED)
-def _losses_of(tag, labels, check, extra, link, form, shared, z, label, words):
-    def soft(tag, labels, check, extra, link, form, shared, z, label, words):
-        plan, params, up, down, scale, sums = shared
+    @scalar
+    def soft(tags, shared, z, label, words):
+        plan, params, up, down, scale, count = shared
         y = outcome(SOFT, plan, label)
-        found = evaluated(tag, SOFT, extra, link, plan, params, z, y, up, down, scale)
-        found = checked(check, plan, type(z), form, words, found[0], found[1], found[2])
-        return wanted(sums, found[0]), found[1], found[2]
+        found = evaluated(
+            tags.numbers, SOFT, tags.extra, tags.link, plan, params, z, y, up, down, scale
+        )
+        return finished(tags, shared, valid(plan, type(z), tags.targets, words, found))
 
-    def hard(tag, labels, check, extra, link, form, shared, z, label, words):
-        plan, params, up, down, scale, sums = shared
-        y = above_zero(type(z), form, words)
-        found = evaluated(tag, labels, extra, link, plan, params, z, y, up, down, scale)
-        found = checked(check, plan, type(z), form, words, found[0], found[1], found[2])
-        return wanted(sums, found[0]), found[1], found[2]
+    @scalar
+    def hard(tags, shared, z, label, words):
+        plan, params, up, down, scale, count = shared
+        y = above_zero(type(z), tags.targets, words)
+        found = evaluated(
+            tags.numbers, known, tags.extra, tags.link, plan, params, z, y, up, down, scale
+        )
+        return finished(tags, shared, valid(plan, type(z), tags.targets, words, found))
 
-    if labels.instance_class is not Mixed:
-        return soft if labels.instance_class is Soft else hard
-    rare = scalar(soft if check.instance_class is Given else hard)
+    if Labels is not Mixed:
+        return soft if Labels is Soft else hard
+    usual, rare = losses_of(Sure, Given, Out), soft if Check is Given else hard
 
-    def either(tag, labels, check, extra, link, form, shared, z, label, words):
-        plan, params, up, down, scale, sums = shared
-        if zeros_or_ones(type(z), form, words) and not special(check, plan):
-            y = above_zero(type(z), form, words)
-            loss, first, second = evaluated(
-                tag, SURE, extra, link, plan, params, z, y, up, down, scale
-            )
-            return wanted(sums, loss), first, second
-        loss, first, second = rare(tag, SURE, check, extra, link, form, shared, z, label, words)
+    @scalar
+    def either(tags, shared, z, label, words):
+        if zeros_or_ones(type(z), tags.targets, words) and not unusual(shared.plan):
+            return usual(tags, shared, z, label, words)
+        loss, first, second = rare(tags, shared, z, label, words)
         return pinned(loss), first, second  # else LLVM adds up behind the branches
 
     return either
-
-
-def wanted(sums, loss):
-    """The losses, or their sum: see ``Sums``."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(wanted, jit_options=INLINED)
-def _wanted(sums, loss):
-    if isinstance(sums, types.NoneType) or sums.types[0].instance_class is not Reduced:
-        return lambda sums, loss: loss
-    return lambda sums, loss: chunks_total(sums.form, sums.count, loss)
-
-
-def special(check, plan):
-    """Whether 0 or 1 may be ignored, or 0 be no label."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(special, jit_options=INLINED)
-def _special(check, plan):
-    if check.instance_class is Given:
-        return lambda check, plan: False
-    return lambda check, plan: plan.lowest != 0 or plan.ignore_index == 0 or plan.ignore_index == 1
 
 
 SURE, SOFT = Sure(), Soft()
@@ -251,10 +246,12 @@ def flat_elements(Params: type, T: Any, Form: type, Targets: type, Loss: type, L
                   Lanes: type, Labels: type, Check: type, Extra: type,
                   Tag: type) -> Any:  # fmt: skip
     """The kernel."""
+    losses = losses_of(Labels, Check, Loss)
 
     def flat_elements(plan):
-        form, targets, out = Form(), Targets(), Loss()
-        tag, labels, check, extra, link = Tag(), Labels(), Check(), Extra(), Link()
+        form, targets, out, extra = Form(), Targets(), Loss(), Extra()
+        tags = Tags(form, targets, Link(), Labels(), extra, Tag())
+        single = Tags(form, targets, Link(), Labels(), extra, SINGLE)
         N = vector_of(T, Lanes())
         params = params_of(plan, Params, T)
         scale, up, down = scale_of(plan, T), float_of(T, plan.up), float_of(T, plan.down)
@@ -274,10 +271,8 @@ def flat_elements(Params: type, T: Any, Form: type, Targets: type, Loss: type, L
         here, step = place_of(targets, form, plan.targets, chunks.first)
         words = read_beside(N, targets, form, here, np.int64(step), chunks.number)
         # 3. Losses and derivatives.
-        sums = Sums(out, form, chunks.number)
-        shared = Evaluation(plan, params, up, down, scale, sums)
-        y = decoded(N, targets, words)
-        loss, grad, hess = losses_of(tag, labels, check, extra, link, targets, shared, z, y, words)
+        shared = Evaluation(plan, params, up, down, scale, chunks.number)
+        loss, grad, hess = losses(tags, shared, z, decoded(N, targets, words), words)
         put_all(plan, form, out, extra, chunks, loss, grad, hess)
         total = chunks_total(form, chunks.number, loss)
         # 4. The number at the end.
@@ -285,9 +280,7 @@ def flat_elements(Params: type, T: Any, Form: type, Targets: type, Loss: type, L
             z1 = number_at(T, form, plan.logits + e * itemsize(form))
             there = plan.targets + e * itemsize(targets)
             label, bits = number_at(T, targets, there), bits_at(targets, there)
-            loss1, grad1, hess1 = losses_of(
-                SINGLE, labels, check, extra, link, targets, shared, z1, label, bits
-            )
+            loss1, grad1, hess1 = losses(single, shared, z1, label, bits)
             put_one(plan, form, e, loss1, grad1, hess1)
             total += loss1
         # 5. The sum of the losses of the block.

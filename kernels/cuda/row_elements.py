@@ -8,12 +8,13 @@ its label and its weights are.
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import overload
 
 from fusedce.kernels.cuda.device import block, thread
 from fusedce.kernels.cuda.element_cells import Soft, evaluated, outcome
 from fusedce.kernels.cuda.flat_elements import (
+    SOFT,
     Evaluation,
+    Tags,
     chunks_among,
     losses_of,
     place_of,
@@ -34,6 +35,7 @@ from fusedce.kernels.cuda.row_weights import (
     Absent,
     Seats,
     Weights,
+    chunk_replaced,
     seat_of,
     unweighed,
     weighed,
@@ -43,7 +45,7 @@ from fusedce.kernels.cuda.rows import scale_of
 from fusedce.kernels.cuda.stored import constant, float_of, integer_at, poke
 from fusedce.kernels.cuda.teams import block_sum
 from fusedce.kernels.cuda.unrolled import unrolled
-from fusedce.kernels.scalar import INLINED, choose, scalar
+from fusedce.kernels.scalar import choose, scalar
 from fusedce.kernels.vector import vector_of
 
 
@@ -58,11 +60,8 @@ def with_hit(typingctx, form, mask, k, place):
 
     def codegen(context, builder, sig, args):
         _, found, k, place = args
-        start = builder.mul(k, constant(per))
-        for i in range(per):
-            hit = builder.icmp_signed("==", place, constant(i))
-            found = builder.insert_element(found, hit, builder.add(start, constant(i)))
-        return found
+        hits = [builder.icmp_signed("==", place, constant(i)) for i in range(per)]
+        return chunk_replaced(builder, found, k, hits)
 
     return mask(form, mask, types.int32, types.int32), codegen
 
@@ -92,44 +91,41 @@ def marked(k, found, seats, form, targets):
     )
 
 
-def said(labels, plan, N, yes):
-    """What the labels of lanes say, as ``evaluated`` takes it."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(said, jit_options=INLINED)
-def _said(labels, plan, N, yes):
-    if labels.instance_class is Soft:
-        return lambda labels, plan, N, yes: outcome(labels, plan, choose(yes, N(1), N(0)))
-    return lambda labels, plan, N, yes: yes
-
-
-def given(chunks_of_lanes: int) -> Any:
+def given(Labels: type, Check: type) -> Any:
     """The function of losses by labels that are stored beside the logits."""
+    found = losses_of(Labels, Check, None)
 
     @scalar
     def losses(N, tags, shared, seats, chunks, z):
         here, step = place_of(tags.targets, tags.form, shared.plan.targets, chunks.first)
         words = read_beside(N, tags.targets, tags.form, here, np.int64(step), chunks.number)
-        y = decoded(N, tags.targets, words)
-        return losses_of(
-            tags.numbers, tags.labels, tags.check, tags.extra, tags.link, tags.targets, shared,
-            z, y, words,
-        )  # fmt: skip
+        return found(tags, shared, z, decoded(N, tags.targets, words), words)
 
     return losses
 
 
-def indexed(chunks_of_lanes: int) -> Any:
+@scalar
+def yes_or_no(plan, N, yes):
+    """Labels that say yes or no."""
+    return yes
+
+
+@scalar
+def smoothed(plan, N, yes):
+    """Labels as numbers in [0, 1]."""
+    return outcome(SOFT, plan, choose(yes, N(1), N(0)))
+
+
+def indexed(Labels: type, chunks_of_lanes: int) -> Any:
     """The function of losses by class indices."""
-    each = unrolled(marked, chunks_of_lanes)
+    each, said = unrolled(marked, chunks_of_lanes), smoothed if Labels is Soft else yes_or_no
 
     @scalar
     def losses(N, tags, shared, seats, chunks, z):
-        plan, params, up, down, scale, sums = shared
+        plan, params, up, down, scale, count = shared
         none = first_lanes(N, np.int32(0))
         found = each(Marked(none, none, none, False), seats, tags.form, tags.targets)
-        y = said(tags.labels, plan, N, found.yes)
+        y = said(plan, N, found.yes)
         loss, grad, hess = evaluated(
             tags.numbers, tags.labels, tags.extra, tags.link, plan, params, z, y, up, down, scale
         )
@@ -143,18 +139,6 @@ def indexed(chunks_of_lanes: int) -> Any:
     return losses
 
 
-class Tags(NamedTuple):
-    """What the kernel is made for."""
-
-    form: Any
-    targets: Any
-    link: Any
-    labels: Any
-    check: Any
-    extra: Any
-    numbers: Any
-
-
 def row_elements(Params: type, T: Any, Form: type, Targets: type, Loss: type, Link: type,
                  Lanes: Any, Labels: type, Check: type, Extra: type, Weight: type,
                  Positive: type, Samples: type, Tag: type) -> Any:  # fmt: skip
@@ -165,13 +149,13 @@ def row_elements(Params: type, T: Any, Form: type, Targets: type, Loss: type, Li
     """
     number = Lanes.lanes * BYTES[Form] // CHUNK
     Piece = LANES[CHUNK // BYTES[Form]]
-    losses = (indexed if Check is Indexed else given)(number)
+    losses = indexed(Labels, number) if Check is Indexed else given(Labels, Check)
     even = (Weight, Positive, Samples) == (Absent,) * 3
-    factors = unweighed if even else unrolled(weighed, number)
+    factors = unweighed if even else unrolled(weighed(Weight, Positive, Samples), number)
 
     def row_elements(plan):
         form, out = Form(), Loss()
-        tags = Tags(form, Targets(), Link(), Labels(), Check(), Extra(), Tag())
+        tags = Tags(form, Targets(), Link(), Labels(), Extra(), Tag())
         weights = Weights(Weight(), Positive(), Samples())
         N, P = vector_of(T, Lanes()), vector_of(T, Piece())
         params = params_of(plan, Params, T)
@@ -191,7 +175,7 @@ def row_elements(Params: type, T: Any, Form: type, Targets: type, Loss: type, Li
         # 3. What positive and negative outcomes weigh.
         ups, downs = factors((N(up), N(down)), seats, form, T, P, weights, up, down)
         # 4. Losses and derivatives.
-        shared = Evaluation(plan, params, ups, downs, scale, None)
+        shared = Evaluation(plan, params, ups, downs, scale, chunks.number)
         loss, grad, hess = losses(N, tags, shared, seats, chunks, z)
         put_all(plan, form, out, tags.extra, chunks, loss, grad, hess)
         # 5. The sum of the losses of the block.

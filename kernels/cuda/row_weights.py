@@ -3,13 +3,12 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import overload
 
 from fusedce.kernels.cuda.device import threads
 from fusedce.kernels.cuda.memory import decoded, lanes_of, per_chunk, read_beside
 from fusedce.kernels.cuda.numba_cuda import intrinsic, types
 from fusedce.kernels.cuda.stored import constant, itemsize, number_at
-from fusedce.kernels.scalar import INLINED, scalar
+from fusedce.kernels.scalar import scalar
 
 
 class Absent(NamedTuple):
@@ -35,6 +34,14 @@ def seat_of(seats, form, k):
     return row, np.int32(np.int32(n - np.int32(row) * chunks) * per)
 
 
+def chunk_replaced(builder, found, k, values):
+    """The same lanes, but those of the k-th chunk."""
+    start = builder.mul(k, constant(len(values)))
+    for i, value in enumerate(values):
+        found = builder.insert_element(found, value, builder.add(start, constant(i)))
+    return found
+
+
 @intrinsic
 def with_chunk(typingctx, form, x, k, chunk):
     """The same lanes, but those of the k-th chunk: other ones, or one for all."""
@@ -42,51 +49,36 @@ def with_chunk(typingctx, form, x, k, chunk):
 
     def codegen(context, builder, sig, args):
         _, found, k, new = args
-        start = builder.mul(k, constant(per))
-        for i in range(per):
-            value = builder.extract_element(new, constant(i)) if hasattr(chunk, "width") else new
-            found = builder.insert_element(found, value, builder.add(start, constant(i)))
-        return found
+        one = not hasattr(chunk, "width")
+        values = [new if one else builder.extract_element(new, constant(i)) for i in range(per)]
+        return chunk_replaced(builder, found, k, values)
 
     return x(form, x, types.int32, chunk), codegen
 
 
-def weights_at(tag, P, form, address):
-    """The weights of a chunk's classes, from an address on."""
-    raise NotImplementedError("compiled code only")
+@scalar
+def weights_at(tag, P, form, array, first):
+    """The weights of a chunk's classes, from the first one on."""
+    address = array + np.int64(first) * np.int64(itemsize(tag))
+    return decoded(P, tag, read_beside(P, tag, form, address, np.int64(0), np.int32(1)))
 
 
-@overload(weights_at, jit_options=INLINED)
-def _weights_at(tag, P, form, address):
-    if tag.instance_class is Absent:
-        return lambda tag, P, form, address: P(1)
-    return lambda tag, P, form, address: decoded(
-        P, tag, read_beside(P, tag, form, address, np.int64(0), np.int32(1))
-    )
+@scalar
+def ones_at(tag, P, form, array, first):
+    """The same where there are none."""
+    return P(1)
 
 
-def place_at(tag, address, number):
-    """The address of a number by its place; nothing where there are none."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(place_at, jit_options=INLINED)
-def _place_at(tag, address, number):
-    if tag.instance_class is Absent:
-        return lambda tag, address, number: np.int64(0)
-    return lambda tag, address, number: address + np.int64(number) * np.int64(itemsize(tag))
-
-
+@scalar
 def sample_at(tag, T, plan, row):
     """The sample weight of a row."""
-    raise NotImplementedError("compiled code only")
+    return number_at(T, tag, plan.sample_weight + row * plan.sample_outer)
 
 
-@overload(sample_at, jit_options=INLINED)
-def _sample_at(tag, T, plan, row):
-    if tag.instance_class is Absent:
-        return lambda tag, T, plan, row: T(1)
-    return lambda tag, T, plan, row: number_at(T, tag, plan.sample_weight + row * plan.sample_outer)
+@scalar
+def one_at(tag, T, plan, row):
+    """The same where there are none."""
+    return T(1)
 
 
 class Weights(NamedTuple):
@@ -97,17 +89,22 @@ class Weights(NamedTuple):
     samples: Any
 
 
-@scalar
-def weighed(k, found, seats, form, T, P, weights, up, down):
-    """(up, down) of lanes, with those of the k-th chunk."""
-    plan = seats.plan
-    row, first = seat_of(seats, form, k)
-    both = weights_at(weights.classes, P, form, place_at(weights.classes, plan.weight, first))
-    both = both * sample_at(weights.samples, T, plan, row)
-    here = place_at(weights.positive, plan.pos_weight, first)
-    more = both * up * weights_at(weights.positive, P, form, here)
-    ups, downs = found
-    return with_chunk(form, ups, k, more), with_chunk(form, downs, k, both * down)
+def weighed(Weight: type, Positive: type, Samples: type) -> Any:
+    """The function of (k, found, ...) that puts what the k-th chunk weighs into (up, down)."""
+    classes, positive = (ones_at if tag is Absent else weights_at for tag in (Weight, Positive))
+    samples = one_at if Samples is Absent else sample_at
+
+    @scalar
+    def with_weights(k, found, seats, form, T, P, weights, up, down):
+        plan = seats.plan
+        row, first = seat_of(seats, form, k)
+        both = classes(weights.classes, P, form, plan.weight, first)
+        both = both * samples(weights.samples, T, plan, row)
+        more = both * up * positive(weights.positive, P, form, plan.pos_weight, first)
+        ups, downs = found
+        return with_chunk(form, ups, k, more), with_chunk(form, downs, k, both * down)
+
+    return with_weights
 
 
 @scalar
