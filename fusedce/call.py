@@ -7,7 +7,7 @@ import numpy as np
 from fusedce import arrays, checks, gpu, relaunch, replay
 from fusedce.host import HIGHEST, Host
 from fusedce.kernels.problem import Problem
-from fusedce.options import Call, Options, Traits
+from fusedce.options import IGNORE_INDEX, Call, Options, Traits
 
 
 def run(params: Any, traits: Traits, logits: Any, targets: Any, /, **options: Any) -> Any:
@@ -23,103 +23,75 @@ def run(params: Any, traits: Traits, logits: Any, targets: Any, /, **options: An
         key, results = relaunch.again(params, traits, logits, targets, options)
         if results is not None:
             return results
-    return _run(params, traits, logits, targets, key, **options)
+    return _run(params, traits, logits, targets, key, options)
 
 
-def _run(
-    params: Any,
-    traits: Traits,
-    logits: Any,
-    targets: Any,
-    key: Any,
-    /,
-    *,
-    return_grad: bool = True,
-    return_hessian: bool = False,
-    loss_out: Any = None,
-    grad_out: Any = None,
-    hess_out: Any = None,
-    validate: bool | None = None,
-    **options: Any,
-) -> Any:
+def _run(params: Any, traits: Traits, logits: Any, targets: Any, key: Any, given: Any) -> Any:
     """The ordinary way, with every check."""
-    extra = options.keys() - Options.__annotations__.keys()
+    extra = given.keys() - Options.__annotations__.keys()
     if extra:
-        raise checks.unknown(traits.name, extra)
-    home = gpu.home(logits=logits, targets=targets, **{k: options.get(k) for k in gpu.INPUTS})
+        raise checks.unknown(traits.name, extra, Options._fields)
+    options = Options(**given)
+    home = gpu.home(logits=logits, targets=targets, **{k: given.get(k) for k in gpu.INPUTS})
     single = home.ndim(logits) == home.ndim(targets) == 0
-    if single and options.get("activation", "softmax") != "softmax":
-        buffers = {"loss_out": loss_out, "grad_out": grad_out, "hess_out": hess_out}
-        options |= {"return_grad": return_grad, "return_hessian": return_hessian}
-        options["validate"] = validate
-        return _run_single(home, params, traits, logits, targets, buffers, **options)
-    return_grad = checks.flag("return_grad", return_grad)
-    return_hessian = checks.flag("return_hessian", return_hessian)
-    if validate is not None:
-        checks.flag("validate", validate)
-    call = _check(home, traits, logits, targets, **options)
-    given = {"loss_out": loss_out, "grad_out": grad_out, "hess_out": hess_out}
-    outputs = _outputs(home, call, given, return_grad, return_hessian)
-    checks.overlaps({name: outputs[name] for name in given if given[name] is not None}, call.inputs)
-    if call.reduction == "none" and loss_out is None:
+    if single and options.activation != "softmax":
+        return _run_single(home, params, traits, logits, targets, options)
+    return_grad = checks.flag("return_grad", options.return_grad)
+    return_hessian = checks.flag("return_hessian", options.return_hessian)
+    if options.validate is not None:
+        checks.flag("validate", options.validate)
+    call = _check(home, traits, logits, targets, options)
+    buffers = _buffers(options)
+    outputs = _outputs(home, call, buffers, return_grad, return_hessian)
+    brought = {name: outputs[name] for name in buffers if buffers[name] is not None}
+    checks.overlaps(brought, call.inputs)
+    if call.reduction == "none" and options.loss_out is None:
         loss_dtype = arrays.loss_dtype(call.logits.dtype)
         outputs["loss_out"] = home.empty("loss_out", call.loss_shape, loss_dtype)
     problem = _problem(home, params, traits, call, outputs)
-    return home.finish(traits, call, problem, outputs, given, key, bool(validate))
+    return home.finish(traits, call, problem, outputs, buffers, key, bool(options.validate))
+
+
+def _buffers(options: Options) -> dict[str, Any]:
+    """The arrays that the caller wants filled, None where there is none."""
+    return {name: getattr(options, name) for name in ("loss_out", "grad_out", "hess_out")}
 
 
 def _run_single(
-    home: Host | gpu.Gpu, params: Any, traits: Traits, logits: Any, targets: Any,
-    buffers: dict[str, Any], **options: Any,
-) -> Any:  # fmt: skip
+    home: Host | gpu.Gpu, params: Any, traits: Traits, logits: Any, targets: Any, options: Options
+) -> Any:
     """A single logit with a single label, as an array of one."""
-    unreduced = options.get("reduction", "mean") == "none"
+    buffers = _buffers(options)
     views = dict(buffers)
     for name, buffer in buffers.items():
-        if getattr(buffer, "shape", None) == () and (unreduced or name != "loss_out"):
+        one = name != "loss_out" or options.reduction == "none"  # a reduced loss has no axis
+        if one and getattr(buffer, "shape", None) == ():
             views[name] = buffer.reshape(1)
-    result = run(params, traits, *home.single(logits, targets), **views, **options)
+    arguments = options._asdict() | views
+    result = run(params, traits, *home.single(logits, targets), **arguments)
     results = result if isinstance(result, tuple) else (result,)
-    wanted = [True, options["return_grad"], options["return_hessian"]]
+    wanted = [True, options.return_grad, options.return_hessian]
     given = [b for b, want in zip(buffers.values(), wanted, strict=True) if want]
     back = [home.number(r) if b is None else b for r, b in zip(results, given, strict=True)]
     return tuple(back) if len(back) > 1 else back[0]
 
 
 def _check(
-    home: Host | gpu.Gpu,
-    traits: Traits,
-    logits: Any,
-    targets: Any,
-    *,
-    activation: str | None = "softmax",
-    weight: Any = None,
-    pos_weight: Any = None,
-    sample_weight: Any = None,
-    ignore_index: int = -100,
-    label_smoothing: float = 0.0,
-    normalize_targets: bool = False,
-    neg_label: int = 0,
-    z_loss: float = 0.0,
-    softcap: float | None = None,
-    logit_scale: float = 1.0,
-    reduction: str = "mean",
-    denominator: Any = None,
-    axis: int = -1,
+    home: Host | gpu.Gpu, traits: Traits, logits: Any, targets: Any, options: Options
 ) -> Call:
     """Arguments into a ``Call``, or the error that says what is wrong with them."""
-    checks.choice("activation", activation, checks.ACTIVATIONS)
-    checks.choice("reduction", reduction, checks.REDUCTIONS)
+    activation = checks.choice("activation", options.activation, checks.ACTIVATIONS)
+    reduction = checks.choice("reduction", options.reduction, checks.REDUCTIONS)
     z, t, w, pw, sw = home.read(
-        logits=logits, targets=targets, weight=weight, pos_weight=pos_weight,
-        sample_weight=sample_weight,
+        logits=checks.given("logits", logits), targets=checks.given("targets", targets),
+        weight=options.weight, pos_weight=options.pos_weight, sample_weight=options.sample_weight,
     )  # fmt: skip
     z = checks.logits(z)
-    k = checks.axis(axis, z.ndim)
+    k = checks.class_axis(options.axis, z)
     one_hot = checks.target_form(z.shape, t, k, activation)
     if activation == "softmax" and z.shape[k] == 0:
-        raise checks.no_classes(z.shape, axis)
-    divisor = home.denominator(denominator)
+        raise checks.no_classes(z.shape, options.axis)
+    divisor = home.denominator(options.denominator)
     call = Call(
         activation=activation,
         logits=home.native("logits", z),
@@ -131,18 +103,20 @@ def _check(
         if pw is None
         else home.vector("pos_weight", pw, z.shape[k], scalar=True),
         sample_weight=None,
-        ignore_index=checks.whole("ignore_index", ignore_index),
-        smoothing=checks.number("label_smoothing", label_smoothing, 0, 1, allowed="in [0, 1]"),
-        normalize=checks.flag("normalize_targets", normalize_targets),
-        neg_label=checks.choice("neg_label", neg_label, (0, -1)),
-        z_loss=checks.number("z_loss", z_loss),
-        softcap=checks.positive("softcap", softcap) or 0.0,
-        logit_scale=checks.number("logit_scale", logit_scale),
+        ignore_index=checks.whole("ignore_index", options.ignore_index),
+        smoothing=checks.number("label_smoothing", options.label_smoothing, 0, 1,
+                                allowed="in [0, 1]"),
+        normalize=checks.flag("normalize_targets", options.normalize_targets),
+        neg_label=checks.choice("neg_label", options.neg_label, (0, -1)),
+        z_loss=checks.number("z_loss", options.z_loss),
+        softcap=checks.positive("softcap", options.softcap) or 0.0,
+        logit_scale=checks.number("logit_scale", options.logit_scale),
         reduction=reduction,
         denominator=divisor,
+        any_label=traits.any_label,
         inputs={
             "logits": z, "targets": t, "weight": w, "pos_weight": pw, "sample_weight": sw,
-            "denominator": divisor if isinstance(divisor, np.ndarray) else denominator,
+            "denominator": divisor if isinstance(divisor, np.ndarray) else options.denominator,
         },
     )  # fmt: skip
     _check_meaning(traits, call)
@@ -160,7 +134,9 @@ def _check_meaning(traits: Traits, call: Call) -> None:
     if call.activation == "softmax":
         if traits.sigmoid_only:
             raise checks.no_competition(traits.name, where)
-        refused: dict[str, Any] = {"pos_weight": call.pos_weight, "alpha": traits.alpha}
+        if traits.alpha is not None:
+            raise checks.no_class_balance(traits.alpha, where)
+        refused: dict[str, Any] = {"pos_weight": call.pos_weight}
         refused |= {"neg_label": call.neg_label or None, "soft_labels": traits.mixed}
     else:
         refused = {"z_loss": call.z_loss or None, "normalize_targets": call.normalize or None}
@@ -180,6 +156,12 @@ def _check_meaning(traits: Traits, call: Call) -> None:
         _refuse(refused, where)
     if call.denominator is not None and call.reduction != "mean":
         raise checks.meaningless("denominator", call.denominator, f"reduction={call.reduction!r}")
+    if call.ignore_index == 0 and call.has_numbers and call.by_row:
+        where = "a distribution, most of whose targets may be 0"
+        raise checks.meaningless("ignore_index", 0, where)
+    if call.ignore_index != IGNORE_INDEX and not call.can_be_ignored:
+        where = f"targets of dtype {call.targets.dtype}, which cannot hold it"
+        raise checks.meaningless("ignore_index", call.ignore_index, where)
 
 
 def _refuse(options: dict[str, Any], where: str) -> None:
@@ -248,6 +230,7 @@ def _problem(
         else home.view3("sample_weight", call.sample_weight, loss_shape),
         ignore_index=call.ignore_index,
         ignoring=integers and not (call.by_row and not call.one_hot),
+        has_numbers=call.has_numbers,
         lowest=call.neg_label if dense_labels else 0,
         highest=2 if dense_labels else call.classes + background,
         hole=0 if dense_labels and call.neg_label == -1 else HIGHEST,

@@ -1,6 +1,7 @@
 """Every error text of the package, and the checks that raise them before any work is done."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,29 @@ def masked(x: Any) -> TypeError:
     return TypeError(f"a {arrays.kind(x)} with a mask is not read: pass its data")
 
 
+_INSTEAD_OF_MASKS = {
+    "targets": "targets.filled(ignore_index)",
+    "logits": "logits.filled(-numpy.inf) for classes left out, or sample_weight=0 for rows",
+    "sample_weight": "sample_weight.filled(0)",
+}
+
+
+def masked_array(name: str) -> TypeError:
+    """An array of numpy.ma, whose mask would be passed over."""
+    instead = _INSTEAD_OF_MASKS.get(name, f"{name}.data or {name}.filled(...)")
+    return TypeError(f"{name} is an array of numpy.ma, whose mask is not read: pass {instead}")
+
+
+def no_numbers(name: str, x: Any, why: str) -> TypeError:
+    """An argument of which NumPy makes no array of numbers."""
+    library = type(x).__module__.partition(".")[0]
+    instead = {
+        "torch": "; fusedce.adapters.torch takes tensors of every dtype",
+        "pandas": "; pass its .to_numpy(dtype=..., na_value=...)",
+    }.get(library, "")
+    return TypeError(f"{name} must be an array of numbers, got {arrays.kind(x)}: {why}{instead}")
+
+
 def no_cupy() -> ImportError:
     """Arrays of no library that could make another."""
     return ImportError(
@@ -65,6 +89,20 @@ def logits(array: np.ndarray, name: str = "logits") -> np.ndarray:
     if array.dtype not in FLOATS and array.dtype.newbyteorder("=") not in FLOATS:
         raise TypeError(f"{name} must be float64, float32, float16 or bfloat16, got {array.dtype}")
     return array
+
+
+def given(name: str, value: Any) -> Any:
+    """An argument that there has to be."""
+    if value is None:
+        raise TypeError(f"{name} must be an array, got None")
+    return value
+
+
+def class_axis(value: Any, array: np.ndarray) -> int:
+    """The class axis of logits as a number from 0."""
+    if array.ndim == 0:
+        raise ValueError("logits must have a class axis, got a single number, of shape ()")
+    return axis(value, array.ndim)
 
 
 def axis(value: Any, ndim: int) -> int:
@@ -129,6 +167,22 @@ def whole(name: str, value: Any) -> int:
     return int(value)
 
 
+def no_class_balance(alpha: float, where: str) -> ValueError:
+    """A balance of yes and no, where classes compete."""
+    return ValueError(
+        f"alpha={alpha!r} has no meaning with {where}: pass weight=, one number for each class"
+    )
+
+
+def balance(name: str, value: Any) -> float | None:
+    """A weight of positive labels in [0, 1], or None."""
+    if value is not None and np.ndim(value) > 0:
+        raise TypeError(
+            f"{name} must be None or in [0, 1], got {value!r}: pass weight= for classes"
+        )
+    return None if value is None else number(name, value, 0, 1, allowed="None or in [0, 1]")
+
+
 def meaningless(option: str, value: Any, where: str) -> ValueError:
     """An option that says nothing here."""
     return ValueError(f"{option}={value!r} has no meaning with {where}")
@@ -172,16 +226,39 @@ def target_form(shape: tuple[int, ...], targets: np.ndarray, axis_: int, activat
     if targets.shape == shape:
         return False
     if shape and targets.shape == rows:
+        if activation != "softmax" and shape[axis_] == 1:
+            raise one_class(shape, targets.shape, axis_)
+        if activation == "sigmoid" and targets.ndim == 0:
+            raise one_label(shape)
         if targets.dtype.kind not in "iu":
             raise TypeError(
                 f"class indices must be integers, got targets of dtype {targets.dtype} "
-                f"and shape {targets.shape}"
+                f"and shape {targets.shape} for logits of shape {shape}"
             )
         return True
     what = "a distribution" if activation == "softmax" else "a label for each element"
     raise ValueError(
         f"targets must have shape {rows} (class indices) or {shape} ({what}) "
         f"for logits of shape {shape} and axis={axis_}, got {targets.shape}"
+    )
+
+
+def one_class(shape: tuple[int, ...], targets: tuple[int, ...], axis_: int) -> ValueError:
+    """Labels without the class axis beside logits of one class mean yes and no."""
+    before = ":, " * axis_
+    return ValueError(
+        f"targets of shape {targets} would be class indices for logits of shape {shape}, which "
+        f"have one class: for labels 0 and 1 pass targets[{before}None] with these logits, or "
+        f"logits[{before}0] with these targets"
+    )
+
+
+def one_label(shape: tuple[int, ...]) -> ValueError:
+    """A single target beside several logits may mean two things."""
+    return ValueError(
+        f"targets of shape () would be a class index for logits of shape {shape}: for one label "
+        "of all elements pass numpy.full_like(logits, targets), for a class index logits[None] "
+        "and targets[None]"
     )
 
 
@@ -226,7 +303,7 @@ def sample_weight(value: np.ndarray, loss: tuple[int, ...], rows: tuple[int, ...
 
 def output(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     """A buffer the caller wants filled."""
-    if not isinstance(array, np.ndarray):
+    if not isinstance(array, np.ndarray) or type(array).__name__ == "MaskedArray":
         raise no_array(name, array, "NumPy")
     if array.shape != shape or array.dtype != dtype:
         raise ValueError(
@@ -261,11 +338,31 @@ def overlaps(outputs: dict[str, Any], inputs: dict[str, Any], in_place: str = "g
 
 def bad_label(label: Any, place: tuple[int, ...], allowed: str, ignore_index: int) -> IndexError:
     """A label that names no class."""
-    shown = place[0] if len(place) == 1 else place
     return IndexError(
-        f"target {label} at position {shown} is out of range: {allowed}, "
+        f"target {label} at position {_position(place)} is out of range: {allowed}, "
         f"or ignore_index={ignore_index}"
     )
+
+
+def bad_number(label: Any, place: tuple[int, ...], allowed: str, ignore_index: int) -> ValueError:
+    """A label of a single element that is no probability."""
+    return ValueError(
+        f"target {label} at position {_position(place)} is out of range: {allowed}, "
+        f"or ignore_index={ignore_index}"
+    )
+
+
+def mixed_row(place: tuple[int, ...], ignore_index: int) -> ValueError:
+    """A distribution that is ignored in part."""
+    return ValueError(
+        f"the targets of the row at position {_position(place)} hold ignore_index={ignore_index} "
+        "beside other numbers: a distribution is ignored as a whole, where all its targets are "
+        "ignore_index"
+    )
+
+
+def _position(place: tuple[int, ...]) -> Any:
+    return place[0] if len(place) == 1 else place
 
 
 def probabilities(array: np.ndarray) -> None:
@@ -278,13 +375,25 @@ def probabilities(array: np.ndarray) -> None:
         if wrong.any():
             place = tuple(int(k) for k in np.argwhere(wrong)[0])
             value, place = part[place], (place[0] + start, *place[1:])
-            shown = place[0] if len(place) == 1 else place
             raise ValueError(
                 f"with activation=None logits are probabilities between 0 and 1, "
-                f"got {value} at position {shown}"
+                f"got {value} at position {_position(place)}"
             )
 
 
-def unknown(function: str, names: set[str]) -> TypeError:
-    """A keyword nobody knows, in Python's own words."""
-    return TypeError(f"{function}() got an unexpected keyword argument {sorted(names)[0]!r}")
+_MEANT = {
+    "class_weight": "'weight'",
+    "class_weights": "'weight'",
+    "weights": "'weight' (of classes) or 'sample_weight' (of rows)",
+}
+
+
+def unknown(function: str, names: set[str], known: Iterable[str] = ()) -> TypeError:
+    """A keyword nobody knows, in Python's own words, and the one that may have been meant."""
+    import difflib
+
+    name = sorted(names)[0]
+    close = [repr(found) for found in difflib.get_close_matches(name, list(known), 1)]
+    meant = _MEANT.get(name) or "".join(close)
+    text = f"{function}() got an unexpected keyword argument {name!r}"
+    return TypeError(f"{text}: did you mean {meant}?" if meant else text)

@@ -1,14 +1,15 @@
 """The engine itself, for any rule."""
 
-from typing import Any, Unpack
+from typing import Any
 
 from fusedce import checks
 from fusedce.call import run
 from fusedce.kernels.rule import RULES
-from fusedce.options import Options, Traits
+from fusedce.options import Traits, with_options
 
 
-def apply(rule: Any, logits: Any, targets: Any, **options: Unpack[Options]) -> Any:
+@with_options
+def apply(rule: Any, logits: Any, targets: Any, **options: Any) -> Any:
     """Loss and gradient of any rule.
 
     loss of a row or element = sum over outcomes of mass * f(log p), f being the rule's function.

@@ -260,14 +260,17 @@ class Gpu:
             devices.CAPTURED.append(scratch)
         return launches
 
-    def _bad_label(self, call: Call, position: int) -> IndexError:
+    def _bad_label(self, call: Call, position: int) -> IndexError | ValueError:
         targets = call.targets
+        if call.has_numbers and call.by_row:
+            return checks.mixed_row(arrays.place(position, call.rows), call.ignore_index)
         place = arrays.place(position, targets.shape)
         address = _address(targets) + sum(
             k * s for k, s in zip(place, targets.strides, strict=True)
         )
         label = devices.read(address, targets.dtype, self.device, self.stream)
-        return checks.bad_label(label, place, call.allowed, call.ignore_index)
+        wrong = checks.bad_number if call.has_numbers else checks.bad_label
+        return wrong(label, place, call.allowed, call.ignore_index)
 
     def _bring_home(self) -> None:
         for name, x in self.scratch.items():
@@ -295,13 +298,7 @@ def _divisor(call: Call) -> tuple[float | None, np.ndarray | None]:
         return None, call.denominator
     if call.denominator is not None:
         return call.denominator, None
-    if call.normalize or (call.has_labels and _must_be_read(call)):
+    weighted = call.one_hot and call.by_row and call.weight is not None
+    if call.normalize or weighted or call.can_be_ignored:
         return None, None
     return float(math.prod(call.loss_shape)), None
-
-
-def _must_be_read(call: Call) -> bool:
-    """Whether the mean depends on the labels: on weights of theirs, or how many are ignored."""
-    can = np.iinfo(call.targets.dtype)
-    weighted = call.by_row and call.weight is not None
-    return weighted or can.min <= call.ignore_index <= can.max

@@ -1,28 +1,53 @@
 """A call on the CPU: arrays are NumPy's, and their numbers may be looked at."""
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
 
 from fusedce import arrays, checks, replay
 from fusedce.kernels.problem import Problem
-from fusedce.options import Call
+from fusedce.options import IGNORE_INDEX, Call
 
 HIGHEST = 2**63 - 1
+
+
+def _read(name: str, x: Any) -> np.ndarray:
+    """The NumPy array of an argument."""
+    if type(x) is np.ndarray:
+        return x
+    masked = getattr(sys.modules.get("numpy.ma"), "MaskedArray", ())
+    if isinstance(x, masked):
+        raise checks.masked_array(name)
+    if arrays.kind(x) == "torch.Tensor" and x.requires_grad:
+        raise checks.part_of_a_graph(x)
+    try:
+        array = np.asarray(x)
+    except (TypeError, ValueError) as error:
+        raise checks.no_numbers(name, x, str(error)) from error
+    if array.dtype == object and not isinstance(x, np.ndarray):
+        raise checks.no_numbers(name, x, "numpy.asarray makes an array of objects of it")
+    return array.astype(np.int64) if isinstance(x, list) and not array.size else array
 
 
 class Host:
     """What a call asks of the place where its arrays are; ``gpu.Gpu`` answers the same."""
 
-    ndim = staticmethod(np.ndim)
     vector = staticmethod(checks.class_vector)
     probabilities = staticmethod(checks.probabilities)
     output = staticmethod(checks.output)
 
+    def ndim(self, x: Any) -> int:
+        """The number of axes; -1 of what is no array of numbers, which ``read`` tells."""
+        try:
+            return np.ndim(x)
+        except (TypeError, ValueError, RuntimeError):
+            return -1
+
     def read(self, **named: Any) -> list[Any]:
         """The arguments as NumPy arrays; None stays None."""
-        return [None if x is None else np.asarray(x) for x in named.values()]
+        return [None if x is None else _read(name, x) for name, x in named.items()]
 
     def native(self, name: str, array: np.ndarray) -> np.ndarray:
         """The array as kernels can read it."""
@@ -85,13 +110,14 @@ class Host:
     ) -> Any:  # fmt: skip
         """Compute a call whose arguments are in order; labels are always looked at."""
         _check_unsigned(call)
-        prepared, labels = _prepared(call, problem, traits.alpha)
+        ahead = _numbers_ahead(call, given)
+        prepared, labels = _prepared(call, problem, traits.alpha, ahead)
         views = (problem.loss, problem.grad, problem.hess)
         weights = (problem.sample_weight, problem.weight, problem.up, problem.down)
         used = (problem.logits, problem.targets, *weights, *views)
         total, bad = prepared.run(labels, used, call.denominator)
         if bad >= 0:
-            raise _bad_label(call, bad)
+            raise _bad_number(call, problem.compute) if call.has_numbers else _bad_label(call, bad)
         for array, view in zip(outputs.values(), views, strict=True):
             if array is not None and view is not None:
                 arrays.written(array, view)
@@ -101,15 +127,32 @@ class Host:
         return prepared.results(total, given["loss_out"], *outputs.values())
 
 
+def _numbers_ahead(call: Call, given: dict[str, Any]) -> bool:
+    """Whether targets that are numbers are read ahead of the logits.
+
+    That costs a pass over them. Otherwise losses and gradients are computed as if every number were
+    allowed and none ignored; where one is not allowed they are thrown away, and where some are
+    ignored computed again. So it is done where arrays of the caller would have been written, and
+    where it can be expected that some are ignored.
+    """
+    if not call.has_numbers or not call.targets.size:
+        return False
+    written = any(array is not None for array in given.values())
+    by_rows = call.normalize and call.reduction == "mean" and call.denominator is None
+    return written or by_rows or call.ignore_index != IGNORE_INDEX
+
+
 def _prepared(
-    call: Call, problem: Problem, alpha: float | None
+    call: Call, problem: Problem, alpha: float | None, ahead: bool
 ) -> tuple[replay.Prepared, np.ndarray]:
     """What the call launches, and the targets that are read beforehand."""
     from fusedce.kernels.cpu import driver, execute
 
     survey, elements, labels, read = None, 1.0, -1, problem.targets
     count = float(math.prod(call.loss_shape))
-    if call.has_labels:
+    if ahead:
+        survey, read = _survey_of_numbers(call, problem)
+    elif call.has_labels:
         if call.one_hot:
             elements = -1.0 if call.by_row else float(call.classes)
         if call.targets.size:
@@ -117,8 +160,6 @@ def _prepared(
             labels = call.targets.size
         else:
             count = 0.0
-    elif call.normalize and call.reduction == "mean" and call.denominator is None and count:
-        survey = execute.occupied(problem)
     losses = execute.losses(problem) if call.logits.size else None
     weighted = call.weight is not None or call.pos_weight is not None
     factors = None if weighted else (None, problem.up, problem.down)
@@ -143,6 +184,30 @@ def _check_unsigned(call: Call) -> None:
     unsigned = call.targets.dtype == np.uint64 and call.targets.size > 0
     if unsigned and call.has_labels and call.targets.max() > HIGHEST:
         raise _bad_label(call, int(call.targets.argmax()))
+
+
+def _survey_of_numbers(call: Call, problem: Problem) -> tuple[Any, np.ndarray]:
+    from fusedce.kernels.cpu import execute
+
+    if call.by_row:
+        return execute.rows_kept(problem), problem.targets
+    return execute.survey(problem)
+
+
+def _bad_number(call: Call, compute: Any) -> ValueError:
+    """The first number that is none a target may be; kernels only say that there is one."""
+    y = call.targets.astype(compute, copy=False)
+    ignored = y == call.ignore_index
+    if call.by_row:
+        mixed = ignored.any(call.axis) & ~ignored.all(call.axis)
+        return checks.mixed_row(_first(mixed), call.ignore_index)
+    fine = abs(y) == 1 if call.neg_label == -1 else (y >= 0) & (y <= 1)
+    place = _first(~ignored & ~fine)
+    return checks.bad_number(call.targets[place], place, call.allowed, call.ignore_index)
+
+
+def _first(condition: np.ndarray) -> tuple[int, ...]:
+    return arrays.place(int(condition.argmax()), condition.shape)
 
 
 def _bad_label(call: Call, position: int) -> IndexError:

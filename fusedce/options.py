@@ -1,34 +1,67 @@
 """The words of a call: what every loss takes, and what a loss adds."""
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
+Activation = Literal["softmax", "sigmoid"] | None
+Reduction = Literal["mean", "sum", "none"]
+IGNORE_INDEX = -100  # the default, which acts where it can
 
-class Options(TypedDict, total=False):
-    """The keyword arguments every loss takes; see the README for each."""
 
-    activation: str | None
-    weight: Any
-    pos_weight: Any
-    sample_weight: Any
-    ignore_index: int
-    label_smoothing: float
-    normalize_targets: bool
-    neg_label: int
-    z_loss: float
-    softcap: float | None
-    logit_scale: float
-    reduction: str
-    denominator: Any
-    axis: int
-    return_grad: bool
-    return_hessian: bool
-    loss_out: Any
-    grad_out: Any
-    hess_out: Any
-    validate: bool | None
+class Options(NamedTuple):
+    """The keyword arguments every loss takes, with their defaults; see ``fusedce.apply`` for each.
+
+    This is the one declaration of them: the signatures that ``help`` shows, the annotations in
+    ``fusedce/__init__.pyi`` and the checks of a call follow it.
+    """
+
+    activation: Activation = "softmax"
+    weight: Any = None
+    pos_weight: Any = None
+    sample_weight: Any = None
+    ignore_index: int = IGNORE_INDEX
+    label_smoothing: float = 0.0
+    normalize_targets: bool = False
+    neg_label: Literal[0, -1] = 0
+    z_loss: float = 0.0
+    softcap: float | None = None
+    logit_scale: float = 1.0
+    reduction: Reduction = "mean"
+    denominator: Any = None
+    axis: int = -1
+    return_grad: bool = True
+    return_hessian: bool = False
+    loss_out: Any = None
+    grad_out: Any = None
+    hess_out: Any = None
+    validate: bool | None = None
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+_SHARED = [
+    inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=Options._field_defaults[name],
+        annotation=annotation,
+    )
+    for name, annotation in Options.__annotations__.items()
+]  # fmt: skip
+
+
+def with_options(function: Function) -> Function:
+    """Let the signature of a public function name the options that ``**options`` stands for.
+
+    A parameter of its own with the name of an option, such as ``activation``, takes its place.
+    """
+    signature = inspect.signature(function)
+    own = signature.parameters
+    named = [p for p in own.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    named += [p for p in _SHARED if p.name not in own]
+    function.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]
+    return function
 
 
 class Traits(NamedTuple):
@@ -38,6 +71,8 @@ class Traits(NamedTuple):
     alpha: float | None = None
     sigmoid_only: bool = False  # the rule tells positive outcomes from negative ones
     mixed: str | None = None  # the option that makes it a function of both outcomes at once
+    # Labels that are no integers are used as they are: none is ignored, none out of range.
+    any_label: bool = False
 
 
 @dataclass(slots=True)
@@ -61,6 +96,7 @@ class Call:
     logit_scale: float
     reduction: str
     denominator: Any  # a number, None, or on a GPU an array of one
+    any_label: bool
     inputs: dict[str, Any]  # as the caller passed them, for what may overlap
 
     @property
@@ -89,9 +125,30 @@ class Call:
         return self.one_hot or (self.targets.dtype.kind in "iu" and not self.by_row)
 
     @property
+    def has_numbers(self) -> bool:
+        """Whether targets are numbers that may hold ignore_index, or be none that is allowed.
+
+        Those are distributions, and labels of single elements that are floats.
+        """
+        return not (self.has_labels or self.any_label or self.targets.dtype == bool)
+
+    @property
+    def can_be_ignored(self) -> bool:
+        """Whether a target of this dtype may be ignore_index."""
+        kind = self.targets.dtype.kind
+        if kind == "b" or (self.any_label and not self.has_labels):
+            return False
+        if kind in "iu":
+            can = np.iinfo(self.targets.dtype)
+            return can.min <= self.ignore_index <= can.max
+        return float(self.targets.dtype.type(self.ignore_index)) == self.ignore_index
+
+    @property
     def allowed(self) -> str:
         """Which labels are, in words."""
         if not self.one_hot:
+            if self.targets.dtype.kind not in "iu" and self.neg_label == 0:
+                return "a label is a number in [0, 1]"
             return f"a label is {self.neg_label} or 1"
         if self.activation == "sigmoid":
             return f"0 <= target <= {self.classes} ({self.classes}: background)"

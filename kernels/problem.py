@@ -1,5 +1,6 @@
 """What a backend is asked to compute, after every check: views of three axes and plain numbers."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,9 @@ class Problem:
     sample_weight: np.ndarray | None  # (outer, 1 or C, inner)
     ignore_index: int
     ignoring: bool  # integer labels, of which some may be ignored
+    # Numbers, of which some may be ignore_index and some not allowed: a distribution, whose rows
+    # are ignored as a whole, or labels of single elements, in [0, 1], or -1 and 1 (lowest -1).
+    has_numbers: bool
     lowest: int  # allowed labels: lowest <= label < highest, but hole
     highest: int
     hole: int
@@ -38,3 +42,14 @@ class Problem:
     pos_weight: np.ndarray | None = None  # (C,) or () as the caller has it
     pos_scale: float = 1.0  # a weight of all positive outcomes
     alpha: float | None = None  # positive outcomes weigh alpha, negative ones 1 - alpha
+
+    @property
+    def mark(self) -> float:
+        """What stands for an ignored target among numbers; NaN, which equals nothing, if none is.
+
+        That is ignore_index if the compute type holds it exactly.
+        """
+        if not self.has_numbers:
+            return math.nan
+        value = float(self.compute(self.ignore_index))
+        return value if value == self.ignore_index else math.nan

@@ -226,7 +226,6 @@ def reference(rule, logits, targets, *, activation, weight=None, pos_weight=None
     """(loss, grad, hess) in float64; with scales=True: (those three, the scales of the three)."""
     logits, targets = np.asarray(logits), np.asarray(targets)
     shape, dense = logits.shape, targets.shape == logits.shape
-    integer = targets.dtype.kind in "iu"
     full = shape or (1,)
     row_shape, C = tuple(np.delete(full, axis)), full[axis]
     z = rows(logits.astype(np.float64).astype(REAL), axis)
@@ -242,11 +241,14 @@ def reference(rule, logits, targets, *, activation, weight=None, pos_weight=None
 
     out = [np.zeros((len(z), 1 if one_loss and k % 3 == 0 else C), REAL) for k in range(6)]
     count = REAL(0)  # what the mean divides by
+    zeta = REAL(z_loss)
+    if not dense and one_loss and reduction == "mean" and denominator is None:
+        zeta *= w[t[t != ignore_index]].mean()  # the z-loss's own mean is over rows
     for i in range(len(z)):
         y = (t[i] if dense else np.arange(C) == t[i]).astype(np.float64).astype(REAL)
         live = np.ones(C, bool)
-        if not dense or (integer and not one_loss):
-            live &= t[i] != ignore_index
+        ignored = t[i] == ignore_index
+        live &= ~(ignored.all() if dense and one_loss else ignored)
         if normalize_targets:
             M = np.count_nonzero(y)
             live &= M > 0
@@ -257,7 +259,7 @@ def reference(rule, logits, targets, *, activation, weight=None, pos_weight=None
             count += 1 if dense else w[t[i]]
             mass = w * ((1 - eps) * y + eps / C)
             if activation == "softmax":
-                values, bounds = softmax_row(rule, x[i], mass, REAL(z_loss))
+                values, bounds = softmax_row(rule, x[i], mass, zeta)
             else:
                 values, bounds = probability_row(rule, x[i], mass, 0 * mass)
                 values[0], bounds[0] = values[0].sum(), bounds[0].sum()

@@ -71,7 +71,8 @@ def test_every_kind_of_label(kind, activation, device):
         check("focal", z, rng.integers(0, 9, 5).astype(kind), "float32", activation=activation)
 
 
-ODD = (-0.0, "least", "below", "above", 0.5, -1.0)
+ODD = (-0.0, "least", "below", 0.5)
+WRONG = ("above", -1.0, np.nan, 255.0)
 
 
 @pytest.mark.parametrize("dtype", part(DTYPES, "bfloat16"))
@@ -94,6 +95,87 @@ def test_hard_labels_of_elements(kind, dtype, device):
                 near(dtype, a, b, 1e-3)
         types = [t for one in device.launched for t in one.kernel.types]
         assert Mixed in types
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+@pytest.mark.parametrize("layout", part(["flat", "rows", "anywhere"], "flat", "anywhere"))
+@pytest.mark.parametrize("kind", part(FLOATS, "float32"))
+def test_numbers_that_are_no_labels(kind, layout, activation, device):
+    """NaN for these alone; a ValueError with ``validate``; ignore_index is none of them."""
+    rng, T = np.random.default_rng(4), np.dtype(DTYPES[kind])
+    z = rng.uniform(0.1, 0.9, (30, 16)).astype(np.float32)
+    t = rng.integers(0, 2, z.shape).astype(T)
+    options = {"activation": activation}
+    if layout == "rows":
+        options["weight"] = np.arange(1.0, 17)
+    if layout == "anywhere":
+        z, t = z[:, ::2], t[:, ::2]
+    t[3, 2] = t[20, 5] = -100
+    for labels in (t, np.where(t == -100, t, t * T.type(0.75)).astype(T)):
+        got, want = device.focal(z, labels, **options), fusedce.focal(z, labels, **options)
+        for a, b in zip(got, want, strict=True):
+            near("float32", a, b, 1e-3)
+        assert got[1][3, 2] == got[1][20, 5] == 0
+        calm = device.focal(z, labels, reduction="none", return_hessian=True, **options)
+        for value in WRONG:
+            spoilt = labels.copy()
+            spoilt[7, 4] = 1 + ml_dtypes.finfo(T).eps if value == "above" else value
+            where = np.zeros(z.shape, bool)
+            where[7, 4] = True
+            found = device.focal(z, spoilt, reduction="none", return_hessian=True, **options)
+            for a, b in zip(found, calm, strict=True):
+                assert np.isnan(a[where]).all()
+                np.testing.assert_array_equal(a[~where], b[~where])
+            with pytest.raises(ValueError, match=r"at position \(7, 4\) is out of range"):
+                device.focal(z, spoilt, validate=True, **options)
+
+
+@pytest.mark.parametrize("layout", ["rows", "lanes", "images"])
+@pytest.mark.parametrize("kind", part([*FLOATS, "int32"], "float32"))
+def test_distributions_that_are_ignored(kind, layout, device):
+    """Rows of ignore_index do not count; rows that hold it beside other numbers are NaN."""
+    rng, T = np.random.default_rng(4), np.dtype(DTYPES.get(kind, kind))
+    shape = {"rows": (7, 80), "lanes": (70, 3), "images": (2, 5, 9)}[layout]
+    options = {"activation": "softmax"} | ({"axis": 1} if layout == "images" else {})
+    z = rng.normal(size=shape).astype(np.float32)
+    t = (rng.random(shape) * 2).astype(T)
+    rows = np.moveaxis(t, options.get("axis", -1), -1)
+    rows[1] = -7
+    z[1] = np.nan
+    for more in ({}, {"label_smoothing": 0.1}, {"z_loss": 0.1, "return_hessian": True}):
+        call = options | more | {"ignore_index": -7}
+        got, want = device.focal(z, t, **call), fusedce.focal(z, t, **call)
+        for a, b in zip(got, want, strict=True):
+            near("float32", a, b, 1e-3)
+        assert not got[1][1].any()
+    call = options | {"ignore_index": -7, "reduction": "none"}
+    calm = device.focal(z, t, **call)
+    for place in ((0, 0, 0), (0, 0, 2), (1, 0, 2)):
+        place = place[3 - rows.ndim :] if rows.ndim == 2 else place
+        place = (place[0] + 1, 2) if rows.ndim == 2 and place[0] == 1 else place
+        spoilt = t.copy()
+        number = np.moveaxis(spoilt, options.get("axis", -1), -1)
+        number[place] = 0 if number[place] == -7 else -7
+        loss, grad = device.focal(z, spoilt, **call)
+        grad = np.moveaxis(grad, options.get("axis", -1), -1)
+        assert np.isnan(loss[place[:-1]])
+        assert np.isnan(grad[place[:-1]]).all()
+        assert np.isnan(loss).sum() == 1
+        assert np.isnan(grad).sum() == grad.shape[-1]
+        with pytest.raises(ValueError, match="beside other numbers"):
+            device.focal(z, spoilt, validate=True, **call)
+    assert np.isfinite(calm[0]).all()
+
+
+def test_the_mean_of_the_z_loss(device):
+    """Over rows, while that of the loss itself is over class weights; a denominator is for both."""
+    rng = np.random.default_rng(4)
+    for shape in ((6, 80), (6, 5)):
+        z, t = make("softmax", "index", "float32", shape, rng)
+        t[2] = -100
+        for more in ({}, {"label_smoothing": 0.1}, {"denominator": 3.0}):
+            check("cross_entropy", z, t, "float32", activation="softmax", z_loss=0.5,
+                  weight=rng.random(shape[1]), **more)  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", part([*FLOATS, "int32", "bool"], "float16"))

@@ -83,7 +83,12 @@ COMMON = [  # options, error, text: with logits (4, 3) and class indices, whatev
     ({"ignore_index": 1.0}, TypeError, "ignore_index must be an int, got 1.0"),
     ({"ignore_index": None}, TypeError, "ignore_index must be an int, got None"),
     ({"ignore_index": 2**63}, ValueError, f"ignore_index must fit in 64 bits, got {2**63}"),
-    ({"weights": 1}, TypeError, "{name}() got an unexpected keyword argument 'weights'"),
+    ({"weights": 1}, TypeError, "{name}() got an unexpected keyword argument 'weights': did you "
+     "mean 'weight' (of classes) or 'sample_weight' (of rows)?"),
+    ({"class_weight": 1}, TypeError, "{name}() got an unexpected keyword argument 'class_weight': "
+     "did you mean 'weight'?"),
+    ({"ignore_idx": 1}, TypeError, "{name}() got an unexpected keyword argument 'ignore_idx': "
+     "did you mean 'ignore_index'?"),
     ({"zz": 1, "aa": 2}, TypeError, "{name}() got an unexpected keyword argument 'aa'"),
     ({"weight": np.ones(4)}, ValueError, "weight must have shape (3,), got (4,)"),
     ({"weight": 2.0}, ValueError, "weight must have shape (3,), got ()"),
@@ -133,7 +138,8 @@ def test_numbers(name, option, allowed, values):
     for value in values:
         fails(LOSSES[name], (Z(), K()), {option: value}, ValueError, f"{text}{value!r}")
     for value in ("1", True, 1j, [0.5], np.ones(1)):
-        fails(LOSSES[name], (Z(), K()), {option: value}, TypeError, f"{text}{value!r}")
+        more = ": pass weight= for classes" if option == "alpha" and np.ndim(value) else ""
+        fails(LOSSES[name], (Z(), K()), {option: value}, TypeError, f"{text}{value!r}{more}")
 
 
 @each_loss
@@ -153,15 +159,19 @@ def test_targets(name):
         np.zeros((3, 4)),
         np.zeros(()),
         np.zeros((4, 3, 1)),
+        [],
     ):
         text = (
             f"targets must have shape (4,) (class indices) or (4, 3) ({kind}) "
-            f"for logits of shape (4, 3) and axis=1, got {t.shape}"
+            f"for logits of shape (4, 3) and axis=1, got {np.shape(t)}"
         )
         fails(LOSSES[name], (Z(), t), {}, ValueError, text)
     for dtype in (bool, np.float32, np.float64):
         t = K().astype(dtype)
-        text = f"class indices must be integers, got targets of dtype {t.dtype} and shape (4,)"
+        text = (
+            f"class indices must be integers, got targets of dtype {t.dtype} and shape (4,) "
+            "for logits of shape (4, 3)"
+        )
         fails(LOSSES[name], (Z(), t), {}, TypeError, text)
     for t in (K().astype(str), K().astype(complex), K().astype("M8[s]"), dense().astype(object)):
         text = f"targets must be integers, booleans or floats, got {t.dtype}"

@@ -12,8 +12,6 @@ PAIRS = [  # loss, activation, indices?, options, text
     ("cross_entropy", "softmax", True, {"pos_weight": 2.0}, "pos_weight=[2.0]"),
     ("cross_entropy", "softmax", False, {"pos_weight": np.ones(3)}, "pos_weight=[1.0, 1.0, 1.0]"),
     ("cross_entropy", "softmax", False, {"neg_label": -1}, "neg_label=-1"),
-    ("focal", "softmax", True, {"alpha": 0.25}, "alpha=0.25"),
-    ("focal", "softmax", True, {"alpha": 0}, "alpha=0.0"),
     ("focal", "softmax", False, {"soft_labels": "torchvision"}, "soft_labels='torchvision'"),
     ("focal", None, False, {"soft_labels": "torchvision"}, "soft_labels='torchvision'"),
     *[("cross_entropy", a, i, {"z_loss": 0.5}, "z_loss=0.5") for a in ("sigmoid", None)
@@ -41,6 +39,10 @@ def test_options_without_meaning():
     for name, activation, options, shown, more in INDICES:
         fails(LOSSES[name], (Z(), K()), {"activation": activation, **options},
               ValueError, f"{shown} has no meaning with class indices{more}")  # fmt: skip
+    for alpha in (0.25, 0.0):
+        text = f"alpha={alpha} has no meaning with activation='softmax': pass weight=, one number "
+        options = {"activation": "softmax", "alpha": alpha}
+        fails(fusedce.focal, (Z(), K()), options, ValueError, text + "for each class")
     text = "asymmetric has no meaning with activation='softmax': classes must not compete"
     fails(fusedce.asymmetric, (Z(), K()), {"activation": "softmax"}, ValueError, text)
     text = "soft_labels must be one of 'split', 'torchvision', got 'mixed'"

@@ -1,13 +1,13 @@
 """Asymmetric loss."""
 
-from typing import Any, NamedTuple, Unpack
+from typing import Any, NamedTuple
 
 from fusedce import checks
 from fusedce.call import run
 from fusedce.kernels.rule import rule
 from fusedce.kernels.scalar import choose, log, log1p, real_power, scalar, tiny, whole_power
 from fusedce.losses.focal import real_focal, whole_focal
-from fusedce.options import Options, Traits
+from fusedce.options import Activation, Traits, with_options
 
 
 class WholeAsymmetric(NamedTuple):
@@ -98,6 +98,7 @@ def _real_positive(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
     return _positive(params.gamma_pos, logp, real_focal(logp, logq, p, q, params.gamma_pos))
 
 
+@with_options
 def asymmetric(
     logits: Any,
     targets: Any,
@@ -105,7 +106,8 @@ def asymmetric(
     gamma_pos: float = 0.0,
     gamma_neg: float = 4.0,
     clip: float = 0.05,
-    **options: Unpack[Options],
+    activation: Activation = "sigmoid",
+    **options: Any,
 ) -> Any:
     """Asymmetric loss of logits for labels with few positives, with its gradient.
 
@@ -152,5 +154,5 @@ def asymmetric(
     shift = checks.number("clip", clip, 0, 1, open_high=True, allowed="in [0, 1)")
     whole = all(gamma.is_integer() and gamma < 8 for gamma in gammas)
     params = (WholeAsymmetric if whole else RealAsymmetric)(*gammas, shift)
-    options.setdefault("activation", "sigmoid")
-    return run(params, Traits("asymmetric", sigmoid_only=True), logits, targets, **options)
+    traits = Traits("asymmetric", sigmoid_only=True)
+    return run(params, traits, logits, targets, activation=activation, **options)

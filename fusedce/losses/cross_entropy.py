@@ -1,10 +1,10 @@
 """Cross-entropy: the shortest rule, the one to copy for a loss of your own."""
 
-from typing import Any, NamedTuple, Unpack
+from typing import Any, NamedTuple
 
 from fusedce.call import run
 from fusedce.kernels.rule import rule
-from fusedce.options import Options, Traits
+from fusedce.options import Activation, Traits, with_options
 
 
 class CrossEntropy(NamedTuple):
@@ -22,7 +22,8 @@ _PARAMS = CrossEntropy()
 _TRAITS, _BINARY = Traits("cross_entropy"), Traits("binary_cross_entropy")
 
 
-def cross_entropy(logits: Any, targets: Any, **options: Unpack[Options]) -> Any:
+@with_options
+def cross_entropy(logits: Any, targets: Any, **options: Any) -> Any:
     """Cross-entropy of logits, with its gradient.
 
     softmax: loss = log(sum_j exp z_j) - z_t, gradient p - onehot(t). sigmoid: loss =
@@ -70,7 +71,10 @@ def cross_entropy(logits: Any, targets: Any, **options: Unpack[Options]) -> Any:
     return run(_PARAMS, _TRAITS, logits, targets, **options)
 
 
-def binary_cross_entropy(logits: Any, targets: Any, **options: Unpack[Options]) -> Any:
+@with_options
+def binary_cross_entropy(
+    logits: Any, targets: Any, *, activation: Activation = "sigmoid", **options: Any
+) -> Any:
     """Binary (sigmoid) cross-entropy of logits, with its gradient p - y.
 
     ``cross_entropy(logits, targets, activation="sigmoid")`` under the name most people look for:
@@ -83,5 +87,4 @@ def binary_cross_entropy(logits: Any, targets: Any, **options: Unpack[Options]) 
     >>> print(f"{loss:.4f}", grad.round(3))
     2.3556 [-0.25   0.491]
     """
-    options.setdefault("activation", "sigmoid")
-    return run(_PARAMS, _BINARY, logits, targets, **options)
+    return run(_PARAMS, _BINARY, logits, targets, activation=activation, **options)

@@ -1,13 +1,13 @@
 """Focal loss."""
 
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Literal, NamedTuple
 
 from fusedce import checks
 from fusedce.call import run
 from fusedce.kernels.rule import by_logit, rule
 from fusedce.kernels.scalar import choose, log, real_power, scalar, tiny, whole_power
 from fusedce.losses.cross_entropy import CrossEntropy
-from fusedce.options import Options, Traits
+from fusedce.options import Activation, Traits, with_options
 
 
 class WholeFocal(NamedTuple):
@@ -166,14 +166,16 @@ def focal_rule(gamma: float, mixed: bool) -> Any:
     return MixedFocal(gamma) if mixed else RealFocal(gamma)
 
 
+@with_options
 def focal(
     logits: Any,
     targets: Any,
     *,
     gamma: float = 2.0,
     alpha: float | None = None,
-    soft_labels: str = "split",
-    **options: Unpack[Options],
+    soft_labels: Literal["split", "torchvision"] = "split",
+    activation: Activation = "sigmoid",
+    **options: Any,
 ) -> Any:
     """Focal loss of logits, with its gradient.
 
@@ -215,9 +217,8 @@ def focal(
     0.02011 [-0.      0.0131 -0.0249]
     """
     gamma = checks.number("gamma", gamma, 0, allowed="a finite number >= 0")
-    if alpha is not None:
-        alpha = checks.number("alpha", alpha, 0, 1, allowed="None or in [0, 1]")
+    alpha = checks.balance("alpha", alpha)
     mixed = checks.choice("soft_labels", soft_labels, ("split", "torchvision")) == "torchvision"
-    options.setdefault("activation", "sigmoid")
     traits = Traits("focal", alpha=alpha, mixed=soft_labels if mixed else None)
-    return run(focal_rule(gamma, mixed), traits, logits, targets, **options)
+    params = focal_rule(gamma, mixed)
+    return run(params, traits, logits, targets, activation=activation, **options)

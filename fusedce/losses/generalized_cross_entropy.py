@@ -1,12 +1,12 @@
 """Generalized cross-entropy."""
 
-from typing import Any, NamedTuple, Unpack
+from typing import Any, NamedTuple
 
 from fusedce import checks
 from fusedce.call import run
 from fusedce.kernels.rule import rule
 from fusedce.kernels.scalar import exp, expm1
-from fusedce.options import Options, Traits
+from fusedce.options import Traits, with_options
 
 
 class GeneralizedCrossEntropy(NamedTuple):
@@ -23,9 +23,8 @@ def _generalized(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
     return -expm1(k * logp) / k, -power, -k * power
 
 
-def generalized_cross_entropy(
-    logits: Any, targets: Any, *, q: float = 0.7, **options: Unpack[Options]
-) -> Any:
+@with_options
+def generalized_cross_entropy(logits: Any, targets: Any, *, q: float = 0.7, **options: Any) -> Any:
     """Generalized cross-entropy of logits, with its gradient.
 
     loss = (1 - p**q) / q with p the probability of the true outcome: between cross-entropy (q to 0)

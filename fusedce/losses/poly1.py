@@ -1,11 +1,11 @@
 """Poly-1 loss."""
 
-from typing import Any, NamedTuple, Unpack
+from typing import Any, NamedTuple
 
 from fusedce import checks
 from fusedce.call import run
 from fusedce.kernels.rule import rule
-from fusedce.options import Options, Traits
+from fusedce.options import Traits, with_options
 
 
 class Poly1(NamedTuple):
@@ -21,7 +21,8 @@ def _poly1(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
     return -logp + params.epsilon * q, -q - params.more * p, -params.epsilon * p
 
 
-def poly1(logits: Any, targets: Any, *, epsilon: float = 1.0, **options: Unpack[Options]) -> Any:
+@with_options
+def poly1(logits: Any, targets: Any, *, epsilon: float = 1.0, **options: Any) -> Any:
     """Poly-1 loss of logits, with its gradient.
 
     loss = -log p + epsilon (1 - p) with p the probability of the true outcome: cross-entropy with

@@ -17,6 +17,7 @@ from fusedce.kernels.cpu.blocks import (
     roomy,
     rows_of,
 )
+from fusedce.kernels.cpu.labels import marked, put_odd
 from fusedce.kernels.cpu.loops import FLUSH, filled, loop, set_one, upper
 from fusedce.kernels.cpu.memory import load, load_part, prefetch, store
 from fusedce.kernels.cpu.plan import params_at, plan_at
@@ -90,21 +91,27 @@ def weighed(T, y, n, factor, shift, weight):
 
 @loop
 def masses(T, plan, address, label, start, n, factor, y):
-    """Where the masses weight_j (factor target_j + shift) lie, or the same of a one-hot row."""
+    """Where the masses weight_j (factor target_j + shift) lie, or the same of a one-hot row.
+
+    And how many of the targets are marked as ignored.
+    """
     shift = T(plan.label_shift)
     weight = plan.weight + start * itemsize(T) if plan.weight != 0 else 0
     plain = factor == T(1) and shift == T(0) and weight == 0
+    ignored = 0
     if plan.one_hot:
         filled(T, y, n, T(0))
         if start <= label < start + n:
             set_one(T, y, label - start, T(1))
     elif plain and plan.direct_targets:
-        return address + start * plan.targets.cls
+        y = address + start * plan.targets.cls
     else:
         load_masses(plan, address, start, n, y)
+    if plan.has_numbers:
+        ignored = marked(T, y, n, T(plan.mark))
     if not plain:
         weighed(T, y, n, factor, shift, weight)
-    return y
+    return y, ignored
 
 
 @scalar
@@ -211,30 +218,37 @@ def joined(T, sums, a, n, top):
 
 @loop
 def strip_rule(N, T, plan, params, source, target, label, factor, m, others, start, n, s):
-    """The rule on a strip of a settled row: what ``evaluated`` gives; where e, a and b lie."""
+    """The rule on a strip of a settled row: what ``evaluated`` gives; where e, a and b lie.
+
+    Last how many targets are marked as ignored.
+    """
     u, w, y, a, b = s[:5]
     block, e = recall(T, plan, source, start, n, m, u, w)
     past = start * itemsize(T) if kept(plan) else 0
-    mass = masses(T, plan, target, label, start, n, factor, y)
+    mass, ignored = masses(T, plan, target, label, start, n, factor, y)
     curve = b + past if b != 0 else 0
     found = evaluated(N, T, params, n, block, e, mass, m, others, a + past, curve)
-    return found, block, e, a + past, curve
+    return found, block, e, a + past, curve, ignored
 
 
 @loop
 def row_sums(N, T, plan, params, source, target, label, factor, m, others, s):
-    """(loss, (top, below, tied) of a, the same of b): all that the derivatives of a row need."""
-    loss, first, second = 0.0, (T(0), 0.0, 0.0), (T(0), 0.0, 0.0)
+    """(loss, (top, below, tied) of a, the same of b): all that the derivatives of a row need.
+
+    And how many targets are marked as ignored.
+    """
+    loss, first, second, ignored = 0.0, (T(0), 0.0, 0.0), (T(0), 0.0, 0.0), 0
     for start in range(0, plan.classes, STRIP):
         n = min(STRIP, plan.classes - start)
-        (f, top, top2), block, e, a, b = strip_rule(
+        (f, top, top2), block, e, a, b, marks = strip_rule(
             N, T, plan, params, source, target, label, factor, m, others, start, n, s
         )
         loss += f
+        ignored += marks
         first = joined(T, first, a, n, top)
         if b != 0:
             second = joined(T, second, b, n, top2)
-    return loss, first, second
+    return loss, first, second, ignored
 
 
 @loop
@@ -252,7 +266,7 @@ def write_distribution(
             past = start * itemsize(T)
             e, one, two = w + past, a + past, b + past
         else:
-            found, block, e, one, two = strip_rule(
+            found, block, e, one, two, marks = strip_rule(
                 N, T, plan, params, source, target, label, factor, m, others, start, n, s
             )
         spread(T, e, one, n, sums, others, term, slope, g)
@@ -269,7 +283,7 @@ def write_distribution(
 
 @loop
 def distribution_row(N, T, plan, params, outer, inner, label, s):
-    """Loss of one row with a distribution; its gradient and Hessian are written."""
+    """(loss, targets marked as ignored) of one row; its gradient and Hessian are written."""
     u, w, y, a, b, strips, tops = s
     source, target = at(plan.logits, outer, inner), at(plan.targets, outer, inner)
     grad = at(plan.grad, outer, inner) if plan.grad.address != 0 else 0
@@ -282,14 +296,19 @@ def distribution_row(N, T, plan, params, outer, inner, label, s):
         factor = T(plan.label_factor / found)
     if ignored:
         zeros(T, plan, grad, hess, strips[0])
-        return T(0)
+        return T(0), 0
     sample = T(1)
     if plan.sample_weight.address != 0:
         sample = one_number(T, plan.load_sample_weight, at(plan.sample_weight, outer, inner), y)
     load_rows(T, plan, outer, inner, 1, u)
     m, others = fold(T, plan, source, u, w, tops)
     settle(T, plan, m, w, tops)
-    loss, first, second = row_sums(N, T, plan, params, source, target, label, factor, m, others, s)
+    loss, first, second, marks = row_sums(
+        N, T, plan, params, source, target, label, factor, m, others, s
+    )
+    if marks == plan.classes:
+        zeros(T, plan, grad, hess, strips[0])
+        return T(0), marks
     lse = m + log1p_up(others)
     zeta = sample * T(plan.z_loss)
     if grad != 0 or hess != 0:
@@ -298,7 +317,7 @@ def distribution_row(N, T, plan, params, outer, inner, label, s):
             N, T, plan, params, source, target, grad, hess, label, factor, m, others,
             sample * T(plan.scale), ridge, T(2) * ridge * lse, first, second, s,
         )  # fmt: skip
-    return sample * T(loss) + zeta * lse * lse
+    return sample * T(loss) + zeta * lse * lse, marks
 
 
 def distribution_rows(Params, T, Lanes):
@@ -323,13 +342,16 @@ def distribution_rows(Params, T, Lanes):
             outer, start, stop = rows_of(plan, k)
             if plan.one_hot:
                 load_labels(plan, outer, start, stop - start, labels)
-            sums = 0.0
+            sums, ignored, wrong = 0.0, 0, 0
             for r in range(stop - start):
-                loss = distribution_row(N, T, plan, params, outer, start + r, labels[r], s)
+                loss, marks = distribution_row(N, T, plan, params, outer, start + r, labels[r], s)
+                ignored += marks == plan.classes
+                wrong += 0 < marks < plan.classes
                 sums += np.float64(loss)
                 set_one(T, losses, r, loss)
             put_losses(plan, outer, start, stop - start, losses)
             put_partial(plan, k, sums)
+            put_odd(plan, k, ignored, wrong)
         memory[0] = 0  # a last use: addresses do not keep it alive
 
     return distribution_rows

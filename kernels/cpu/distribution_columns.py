@@ -4,8 +4,9 @@ import numpy as np
 
 from fusedce.kernels.cpu.blocks import line_of, put_losses, put_partial, roomy, rows_of
 from fusedce.kernels.cpu.distribution import massive, rest_of, split_at
+from fusedce.kernels.cpu.labels import put_odd
 from fusedce.kernels.cpu.loops import filled, loop, upper
-from fusedce.kernels.cpu.memory import load, store
+from fusedce.kernels.cpu.memory import load, load_part, store
 from fusedce.kernels.cpu.plan import params_at, plan_at
 from fusedce.kernels.cpu.tiles import (
     GROUP,
@@ -20,7 +21,7 @@ from fusedce.kernels.link import softmax_outcome, softmax_rest
 from fusedce.kernels.machine import peek
 from fusedce.kernels.rule import evaluate
 from fusedce.kernels.scalar import choose, log1p_up
-from fusedce.kernels.vector import itemsize, narrowed, numbers, total, widened, width
+from fusedce.kernels.vector import count, itemsize, narrowed, numbers, total, widened, width
 
 
 @loop
@@ -49,12 +50,17 @@ def mass_lanes(N, T, plan, label, factor, y, step, j):
 
 @loop
 def evaluate_lanes(N, T, plan, params, label, factor, u, w, y, b, step, m, others):
-    """(sum of mass f(l), largest |a|, largest |b|); y <- a = mass f'(l), b <- mass f''(l)."""
+    """(sum of mass f(l), largest |a|, largest |b|, targets marked as ignored) of each row.
+
+    y <- a = mass f'(l), b <- mass f''(l).
+    """
     log_total = log1p_up(others)
-    loss, top, top2 = N(0), N(0), N(0)
+    loss, top, top2, marks = N(0), N(0), N(0), N(0)
+    mark = N(T(plan.mark))
     losses = widened(N(0))
     for j in range(plan.classes):
         here = j * step
+        marks = choose(load(N, y + here) == mark, marks + N(1), marks)
         mass = mass_lanes(N, T, plan, label, factor, y, step, j)
         d, e = load(N, u + here) - m, load(N, w + here)
         logp, logq, p, q = softmax_outcome(d, e, others, log_total)
@@ -72,7 +78,7 @@ def evaluate_lanes(N, T, plan, params, label, factor, u, w, y, b, step, m, other
             loss = N(0)
     if plan.classes >= GROUP:
         loss = narrowed(N, losses + widened(loss))
-    return loss, top, top2
+    return loss, top, top2, marks
 
 
 @loop
@@ -114,13 +120,19 @@ def spread_lanes(N, T, plan, w, y, b, h, step, keep, others, top, top2, term, ri
 
 @loop
 def distribution_lanes(N, T, plan, params, tiles, step, lines, here):
-    """The losses of a vector of rows; their gradients and curvatures in the tiles."""
+    """The losses of a vector of rows; their gradients and curvatures in the tiles.
+
+    And how many of their targets are marked as ignored.
+    """
     u, w, y, b, h = tiles
     labels, samples, losses = lines
     label, sample = load(N, labels + here), load(N, samples + here)
     factor, keep = factor_lanes(N, T, plan, label, y, step)
     m, others, d, e = fold_lanes(N, T, plan, label, u, w, step)
-    loss, top, top2 = evaluate_lanes(N, T, plan, params, label, factor, u, w, y, b, step, m, others)
+    loss, top, top2, marks = evaluate_lanes(
+        N, T, plan, params, label, factor, u, w, y, b, step, m, others
+    )
+    keep = keep & (marks != N(plan.classes))
     zeta = sample * T(plan.z_loss)
     lse = choose(zeta != T(0), m + log1p_up(others), N(0))
     ridge = zeta * T(plan.scale)
@@ -131,12 +143,12 @@ def distribution_lanes(N, T, plan, params, tiles, step, lines, here):
             N, T, plan, w, y, b, h, step, keep, others, top, top2,
             sample * T(plan.scale), ridge, T(2) * ridge * lse,
         )  # fmt: skip
-    return loss
+    return loss, marks
 
 
 @loop
 def distribution_tile(N, T, plan, params, outer, start, n, tiles, lines):
-    """As index_tile, every class with a mass of its own."""
+    """As index_tile, every class with a mass of its own; the rows ignored, and those in part."""
     u, w, slopes, y, b, h = tiles
     labels, samples, losses = lines
     item = itemsize(T)
@@ -152,19 +164,26 @@ def distribution_tile(N, T, plan, params, outer, start, n, tiles, lines):
     for r in range(n, plan.block):
         # Behind the last row: nothing, whatever label smoothing makes of it.
         store(samples + r * item, T(0))
-    sums = widened(N(0))
+    sums, ignored, wrong = widened(N(0)), 0, 0
     for r in range(0, n, width(N)):
         here = r * item
         curves = b + here if h != 0 else 0, h + here if h != 0 else 0
-        loss = distribution_lanes(
+        loss, marks = distribution_lanes(
             N, T, plan, params, (u + here, w + here, y + here, curves[0], curves[1]),
             plan.block * item, lines, here,
         )  # fmt: skip
         sums = sums + widened(loss)
+        if plan.has_numbers:
+            # The labels' line is free: marks are stored to leave out the lanes behind row n.
+            store(labels + here, marks)
+            marks = load_part(labels + here, n - r, N(0))
+            whole = marks == N(plan.classes)
+            ignored += count(whole)
+            wrong += count((marks > N(0)) & ~whole)
     if plan.grad.address != 0 or h != 0:
         finish_tile(T, plan, outer, start, n, u, slopes, w, h)
     put_losses(plan, outer, start, n, losses)
-    return total(sums)
+    return total(sums), ignored, wrong
 
 
 def distribution_columns(Params, T, Lanes):
@@ -186,11 +205,12 @@ def distribution_columns(Params, T, Lanes):
         )  # fmt: skip
         for k in range(first, last):
             outer, start, stop = rows_of(plan, k)
-            loss = distribution_tile(
+            loss, ignored, wrong = distribution_tile(
                 N, T, plan, params, outer, start, stop - start, tiles,
                 (lines, lines + line, lines + 2 * line),
             )  # fmt: skip
             put_partial(plan, k, loss)
+            put_odd(plan, k, ignored, wrong)
         memory[0] = 0  # a last use: addresses do not keep it alive
 
     return distribution_columns

@@ -38,6 +38,7 @@ LOGITS, TARGETS, LOSS = SLOT["logits"], SLOT["targets"], SLOT["loss"]
 GRAD, HESS, SAMPLE_WEIGHT = SLOT["grad"], SLOT["hess"], SLOT["sample_weight"]
 WEIGHT, UP, DOWN = SLOT["weight"], SLOT["up"], SLOT["down"]
 SCALE, PARTIAL, COUNT, BAD = SLOT["scale"], SLOT["partial"], SLOT["count"], SLOT["bad"]
+Z_LOSS = SLOT["z_loss"]
 IGNORING, PLAIN, LOAD = SLOT["ignoring"], SLOT["plain"], SLOT["load_targets"]
 PLAIN_KEPT, LOAD_KEPT = SLOT["plain_kept"], SLOT["load_targets_kept"]
 HEAD, STAGE = 3 * 8, (3 + SLOTS) * 8  # bytes before the launches of a program, and of each
@@ -164,7 +165,8 @@ def _call(
     """(reduced loss, what it is divided by, first bad label or -1); see ``Program``."""
     here = _data(program)
     divisor, elements = peek(here, np.float64), peek(here + 8, np.float64)
-    kept, bad = 0, -1
+    kept, bad, rows = 0, -1, 0.0
+    # 1. Labels are read, where there is something to find out before anything is written.
     kernel, blocks, parallel, plan = _stage(here + HEAD)
     if kernel != 0:
         memory = _bound(plan, blocks)
@@ -172,12 +174,17 @@ def _call(
         _bind(memory, WEIGHT, weight)
         _over(kernel, np.int64(memory.ctypes.data), blocks, parallel, threads, taken)
         weights, kept, bad = _found(memory, blocks)
-        divisor = weights if elements < 0.0 else kept * elements
+        divisor, rows = kept * elements, 0.0
+        if elements < 0.0:
+            divisor, rows = weights, np.float64(kept)
+    unseen = kernel == 0 and given == 0.0
     if given != 0.0:
-        divisor = given
-    total = 0.0
+        divisor, rows = given, 0.0
+    # 2. Losses and gradients. Where numbers to be ignored are found only now, all once more, with
+    #    what the mean divides by then.
+    total, again = 0.0, True
     kernel, blocks, parallel, plan = _stage(here + HEAD + STAGE)
-    if kernel != 0 and bad < 0 and divisor != 0.0:
+    while again and kernel != 0 and bad < 0 and divisor != 0.0:
         memory = _bound(plan, blocks)
         _bind(memory, LOGITS, logits)
         _bind(memory, TARGETS, targets)
@@ -188,11 +195,17 @@ def _call(
         _bind(memory, LOSS, loss)
         _bind(memory, GRAD, grad)
         _bind(memory, HESS, hess)
-        poke(np.int64(memory.ctypes.data) + 8 * SCALE, 1.0 / divisor)
+        where = np.int64(memory.ctypes.data)
+        poke(where + 8 * SCALE, 1.0 / divisor)
+        if rows > 0.0:  # the mean of the z-loss is over rows, whatever weights the classes have
+            poke(where + 8 * Z_LOSS, peek(where + 8 * Z_LOSS, np.float64) * (divisor / rows))
         if kept == peek(here + 16, np.int64):
             _none_ignored(memory)
-        _over(kernel, np.int64(memory.ctypes.data), blocks, parallel, threads, taken)
-        total = _found(memory, blocks)[0] / divisor
+        _over(kernel, where, blocks, parallel, threads, taken)
+        total, ignored, bad = _found(memory, blocks)
+        again = ignored > 0 and unseen
+        divisor, unseen = divisor - (ignored if again else 0), False
+        total /= divisor
     return total, divisor, bad
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numba.extending import overload
 
 from fusedce.kernels.cpu.blocks import address_of, line_of, roomy
+from fusedce.kernels.cpu.labels import odd_numbers, put_odd
 from fusedce.kernels.cpu.loops import (
     FLUSH,
     cap_slopes,
@@ -69,17 +70,6 @@ def one_hot(T, plan, spot, labels, y):
                 hit = choose(labels[j] == cls, T(1), T(0))
                 label = choose(labels[j] == plan.ignore_index, T(np.inf), hit)
                 set_one(T, y, i * columns + j, label)
-
-
-@loop
-def softness(T, y, n, factor, shift):
-    """The number of labels that are neither 0 nor 1."""
-    N = lanes(T)
-    found = 0
-    for j in range(0, n, width(N)):
-        label = load_part(y + j * itemsize(N), n - j, N((T(1) - shift) / factor)) * factor + shift
-        found += count(label * (T(1) - label) != T(0))
-    return found
 
 
 @loop
@@ -241,17 +231,21 @@ def through_cap(T, plan, n, z, v, g, h):
 
 @loop
 def element_losses(N, T, plan, order, link, params, n, z, y, up, down, loss, g, h):
-    """The sum of the losses of a patch, its losses, gradients and, if h is not 0, curvatures."""
-    item = itemsize(T)
+    """The sum of the losses of a patch; how many labels are ignored, how many are wrong.
+
+    Its losses and gradients are written, and if h is not 0 its curvatures.
+    """
+    item, low = itemsize(T), T(plan.lowest)
     factor, shift, scale = T(plan.label_factor), T(plan.label_shift), T(plan.scale)
-    ignored = T(np.inf) if plan.ignoring else T(np.nan)
+    ignored = T(np.inf) if plan.ignoring else T(plan.mark)
+    omitted, wrong = 0, 0
     if h != 0:
         curvature(order, N, T, link, params, n, z, y, up, down, factor, shift, ignored, scale, h)
     done, losses = 0, 0.0
     if plan.plain:
         whole = n // width(N) * width(N)
         losses, odd = plain(
-            N, T, link, params, whole, z, y, (T(0) - shift) / factor, peek(up, T), peek(down, T),
+            N, T, link, params, whole, z, y, low, peek(up, T), peek(down, T),
             scale, loss if plan.loss.address != 0 else 0, g,
         )  # fmt: skip
         done = whole if odd == 0 else 0
@@ -259,7 +253,10 @@ def element_losses(N, T, plan, order, link, params, n, z, y, up, down, loss, g, 
     if done < n:
         past, left = done * item, n - done
         z, y, up, down = z + past, y + past, up + past, down + past
-        if plan.hard or (not plan.ignoring and softness(T, y, left, factor, shift) == 0):
+        odd = 0
+        if not plan.hard:
+            odd, omitted, wrong = odd_numbers(T, y, left, low, ignored)
+        if odd == 0 and plan.yes_or_no:
             losses += hard(
                 N, T, link, params, left, z, y, up, down, factor, shift, ignored, scale,
                 loss + past, g + past,
@@ -269,19 +266,19 @@ def element_losses(N, T, plan, order, link, params, n, z, y, up, down, loss, g, 
                 N, T, link, params, left, z, y, up, down, factor, shift, ignored, scale,
                 loss + past, g + past,
             )  # fmt: skip
-    return losses
+    return losses, omitted * plan.has_numbers, wrong * plan.has_numbers
 
 
 @loop
 def element_block(N, T, plan, order, link, params, spot, labels, s):
-    """The sum of the losses of a patch; what is asked for of it is written."""
+    """What ``element_losses`` gives of a patch; what is asked for of it is written."""
     zs, ys, up, down, loss, g, hs, v, weights = s
     n = spot[3] * spot[4]
     h = hs if plan.hess.address != 0 else 0
     z = logits_of(T, plan, spot, zs, v)
     y = labels_of(T, plan, spot, labels, ys)
     factors(T, plan, spot, up, down, weights)
-    losses = element_losses(N, T, plan, order, link, params, n, z, y, up, down, loss, g, h)
+    found = element_losses(N, T, plan, order, link, params, n, z, y, up, down, loss, g, h)
     through_cap(T, plan, n, z, v, g, h)
     if plan.grad.address != 0:
         if plan.direct_grad:
@@ -292,7 +289,7 @@ def element_block(N, T, plan, order, link, params, spot, labels, s):
         move(plan.store_hess, plan.hess, spot, h, 0)
     if plan.loss.address != 0:
         move(plan.store_loss, plan.loss, spot, loss, 0)
-    return losses
+    return found
 
 
 def elements(Params, T, Lanes, Link, Order):
@@ -326,8 +323,9 @@ def elements(Params, T, Lanes, Link, Order):
                 b // parts // strips, line, along,
                 min(lines, plan.inner - line), min(columns, plan.classes - along),
             )  # fmt: skip
-            loss = element_block(N, T, plan, order, link, params, spot, labels, s)
+            loss, omitted, wrong = element_block(N, T, plan, order, link, params, spot, labels, s)
             poke(plan.partial + 8 * b, loss)
+            put_odd(plan, b, omitted, wrong)
         memory[0] = 0  # a last use: addresses do not keep it alive
 
     return elements

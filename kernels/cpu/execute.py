@@ -60,6 +60,8 @@ def _options(plan: Plan, problem: Problem) -> None:
         one_hot=problem.one_hot,
         ignore_index=problem.ignore_index,
         ignoring=problem.ignoring,
+        has_numbers=problem.has_numbers,
+        mark=problem.mark,
         lowest=problem.lowest,
         highest=problem.highest,
         hole=problem.hole,
@@ -260,13 +262,14 @@ def element_losses(problem: Problem) -> Launch:
     direct_targets = not problem.one_hot and patches.direct("targets", T)
     yes_or_no = (problem.label_factor, problem.label_shift) in _YES_OR_NO
     uniform = up.size == down.size == 1 and problem.sample_weight is None and bool(up * down != 0)
+    kept = not problem.ignoring and problem.mark not in (problem.lowest, 1)
     plan.set(
         outer=patches.outer, classes=patches.along, inner=patches.inner, block=launch.ELEMENTS,
         class_outer=patches.cls[0], class_line=patches.cls[1], class_along=patches.cls[2],
         direct_logits=direct_logits, direct_targets=direct_targets,
         direct_grad=patches.direct("grad", T),
-        plain=yes_or_no and uniform and not problem.ignoring, plain_kept=yes_or_no and uniform,
-        hard=(whole_labels or problem.targets.dtype == bool) and yes_or_no,
+        plain=yes_or_no and uniform and kept, plain_kept=yes_or_no and uniform,
+        hard=whole_labels or problem.targets.dtype == bool, yes_or_no=yes_or_no,
         steady=problem.sample_weight is None
         and patches.steady("up") and patches.steady("down"),
         stream=problem.grad is not None and problem.grad.nbytes > launch.STREAM_ABOVE,
@@ -287,9 +290,10 @@ def element_losses(problem: Problem) -> Launch:
 
 
 def survey(problem: Problem) -> tuple[Launch, np.ndarray]:
-    """What reads the labels: (sum of their weights, how many are kept, first bad one); its targets.
+    """What reads labels that each stand alone, ahead of the logits; and these labels.
 
-    The position counts in C order over the targets of the problem.
+    It finds (sum of their weights, how many are kept, the first bad one), or of numbers
+    (0, how many are kept, 0 if any is bad). Positions count in C order over the targets.
     """
     targets = problem.targets
     if targets.shape[1] != 1 and not targets.flags.c_contiguous:
@@ -300,12 +304,13 @@ def survey(problem: Problem) -> tuple[Launch, np.ndarray]:
     block = min(inner, launch.ROWS)
     _options(plan, problem)
     plan.set(outer=outer, inner=inner, block=block, targets=view(rows))
-    plan.set(load_targets=load(rows, np.int64))
+    number = problem.compute if problem.has_numbers else np.int64
+    plan.set(load_targets=load(rows, number))
     if rows.strides[2] == rows.itemsize and rows.dtype != np.uint64:
         plan.set(bytes=rows.itemsize)
     if problem.weight is not None and problem.one_hot:
         plan.set(weight=PRESENT)
-    made = kernel(labels.labels, problem.compute)
+    made = kernel(labels.numbers_kept if problem.has_numbers else labels.labels, problem.compute)
     return plan.launch(made, _slices(outer, inner, block), rows.size // 16), rows
 
 
@@ -314,12 +319,12 @@ def _rows_view(targets: np.ndarray) -> np.ndarray:
     return targets.transpose(2, 1, 0) if targets.shape[2] == 1 else targets
 
 
-def occupied(problem: Problem) -> Launch:
-    """What counts the rows with a target that is not zero."""
+def rows_kept(problem: Problem) -> Launch:
+    """What counts the distributions that are not ignored."""
     plan, (outer, classes, inner), _ = _row_plan(problem, problem.compute)
     block = min(launch.rows_of_block(classes), inner)
     plan.set(block=block)
-    made = kernel(labels.occupied, problem.compute)
+    made = kernel(labels.rows_kept, problem.compute)
     return plan.launch(made, _slices(outer, inner, block), problem.targets.size)
 
 

@@ -8,9 +8,10 @@ import numpy as np
 
 from fusedce.kernels.cpu.blocks import address_of, array_at, at, rows_of
 from fusedce.kernels.cpu.loops import loop
+from fusedce.kernels.cpu.memory import load_part
 from fusedce.kernels.cpu.plan import plan_at
 from fusedce.kernels.machine import call7, peek, poke
-from fusedce.kernels.vector import itemsize
+from fusedce.kernels.vector import count, itemsize, lanes, width
 
 
 @loop
@@ -58,6 +59,45 @@ def weigh(plan, labels, T):
     return total
 
 
+@loop
+def odd_numbers(T, y, n, low, mark):
+    """(numbers that are neither 1 nor ``low``, those ignored, those that are no label) of labels.
+
+    Labels lie in [0, 1] where ``low`` is 0, and are -1 or 1 where it is -1. What equals ``mark`` is
+    ignored, and counts among neither of the others.
+    """
+    N = lanes(T)
+    odd, ignored, wrong = 0, 0, 0
+    fine = low if mark == T(1) else T(1)  # a label that is not counted, behind the last one
+    least = T(0) - T(2) * low  # 2 where low is -1: nothing is between that and 1
+    for j in range(0, n, width(N)):
+        label = load_part(y + j * itemsize(N), n - j, N(fine))
+        kept = label != N(mark)
+        other = kept & (label * (label - (T(1) + low)) + low != T(0))
+        inside = (label >= least) & (label <= T(1))
+        odd += count(other)
+        ignored += count(~kept)
+        wrong += count(other & ~inside)
+    return odd, ignored, wrong
+
+
+@loop
+def marked(T, y, n, mark):
+    """How many numbers equal the one that stands for an ignored target."""
+    N = lanes(T)
+    found = 0
+    for j in range(0, n, width(N)):
+        found += count(load_part(y + j * itemsize(N), n - j, N(np.nan)) == N(mark))
+    return found
+
+
+@loop
+def put_odd(plan, b, ignored, wrong):
+    """What a block has found among numbers: how many ignored ones, and whether any is wrong."""
+    poke(plan.count + 8 * b, np.int64(ignored))
+    poke(plan.bad + 8 * b, np.int64(0 if wrong > 0 else -1))
+
+
 def labels(T):
     """The kernel over integer labels; ``partial`` gets the sum of weight[label]."""
 
@@ -85,27 +125,58 @@ def labels(T):
     return labels
 
 
-def occupied(T):
-    """The kernel that counts rows with a label that is not zero (normalize_targets)."""
+def numbers_kept(T):
+    """The kernel over labels that are numbers: how many are not ignored, whether any is wrong."""
 
-    def occupied(address, first, last):
+    def numbers_kept(address, first, last):
+        plan = plan_at(address)
+        y = np.empty(plan.block, T)
+        for b in range(first, last):
+            outer, start, stop = rows_of(plan, b)
+            n, step = stop - start, plan.targets.inner
+            call7(
+                plan.load_targets, at(plan.targets, outer, start), 0, step, 1, n, address_of(y), 0
+            )
+            odd, ignored, wrong = odd_numbers(T, address_of(y), n, T(plan.lowest), T(plan.mark))
+            put_odd(plan, b, n - ignored, wrong)
+        y[0] = T(0)  # a last use: addresses do not keep it alive
+
+    return numbers_kept
+
+
+@loop
+def row_marks(T, plan, here, y):
+    """(targets of a row that are not 0, those that equal the mark)."""
+    N = lanes(T)
+    occupied, ignored = 0, 0
+    for j in range(0, plan.classes, plan.width):
+        n, step = min(plan.width, plan.classes - j), plan.targets.cls
+        call7(plan.load_targets, here + j * step, 0, step, 1, n, y, 0)
+        for k in range(0, n, width(N)):
+            occupied += count(load_part(y + k * itemsize(N), n - k, N(0)) != N(0))
+        ignored += marked(T, y, n, T(plan.mark))
+    return occupied, ignored
+
+
+def rows_kept(T):
+    """The kernel over distributions: how many rows count, whether any is ignored in part.
+
+    With normalize_targets a row without a target that is not 0 does not count either.
+    """
+
+    def rows_kept(address, first, last):
         plan = plan_at(address)
         y = np.empty(plan.width, T)
         for b in range(first, last):
             outer, start, stop = rows_of(plan, b)
-            rows = 0
+            rows, wrong = 0, 0
             for inner in range(start, stop):
-                here = (
-                    plan.targets.address + outer * plan.targets.outer + inner * plan.targets.inner
+                occupied, ignored = row_marks(
+                    T, plan, at(plan.targets, outer, inner), address_of(y)
                 )
-                found = False
-                for j in range(0, plan.classes, plan.width):
-                    n = min(plan.width, plan.classes - j)
-                    step = plan.targets.cls
-                    call7(plan.load_targets, here + j * step, 0, step, 1, n, address_of(y), 0)
-                    for k in range(n):
-                        found |= y[k] != T(0)
-                rows += 1 if found else 0
-            poke(plan.count + 8 * b, np.int64(rows))
+                wrong += 0 < ignored < plan.classes
+                rows += ignored == 0 and (occupied > 0 or not plan.normalize)
+            put_odd(plan, b, rows, wrong)
+        y[0] = T(0)  # a last use: addresses do not keep it alive
 
-    return occupied
+    return rows_kept

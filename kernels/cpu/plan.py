@@ -33,7 +33,7 @@ PLAN = np.dtype(
         ("weight", "i8"),  # (C,) in the compute dtype
         ("partial", "i8"),  # (blocks,) float64 sums of losses
         ("bad", "i8"),  # (blocks,) int64: first bad label of a block, or -1
-        ("count", "i8"),  # (blocks,) int64: labels that are not ignored
+        ("count", "i8"),  # (blocks,) int64: in a survey labels that count, else numbers ignored
         # movers: addresses of C functions
         ("load_logits", "i8"), ("load_targets", "i8"), ("load_sample_weight", "i8"),
         ("load_factor", "i8"),
@@ -50,7 +50,9 @@ PLAN = np.dtype(
         ("steady", "i8"),  # up and down are the same in every patch
         ("plain", "i8"),  # yes/no labels, none ignored; up and down the same everywhere, not 0
         ("hard", "i8"),  # every label is known to be yes or no
+        ("yes_or_no", "i8"),  # such labels are not smoothed
         ("ignoring", "i8"),  # a label of +inf stands for ignore_index
+        ("has_numbers", "i8"),  # targets that are numbers are looked at, see Problem
         ("ignore_index", "i8"),
         # what takes the place of these, with ignoring = 0, once no label has been found ignored
         ("plain_kept", "i8"), ("load_targets_kept", "i8"),
@@ -58,6 +60,7 @@ PLAN = np.dtype(
         ("lowest", "i8"), ("highest", "i8"), ("hole", "i8"),  # labels allowed: range but hole
         # scalars
         ("scale", "f8"),  # 1 / denominator
+        ("mark", "f8"),  # the number that stands for an ignored target, or NaN
         ("label_factor", "f8"), ("label_shift", "f8"),  # y = label * factor + shift
         ("z_loss", "f8"), ("softcap", "f8"), ("logit_scale", "f8"),
         ("params", "f8", (MAX_PARAMETERS,)),

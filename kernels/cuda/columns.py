@@ -20,7 +20,17 @@ from fusedce.kernels.cuda.compensated import (
     with_group,
     with_tally,
 )
-from fusedce.kernels.cuda.distribution import Found, Tally, assessed, curved, spread, tallied
+from fusedce.kernels.cuda.distribution import (
+    Found,
+    Tally,
+    Target,
+    assessed,
+    curved,
+    is_ignored,
+    spread,
+    tallied,
+    whole_mass,
+)
 from fusedce.kernels.cuda.distribution_rows import OneHot, Unweighted, nonzero
 from fusedce.kernels.cuda.index_rows import derivatives, evaluated
 from fusedce.kernels.cuda.lanes import (
@@ -35,7 +45,14 @@ from fusedce.kernels.cuda.loose import numbered, read_lanes
 from fusedce.kernels.cuda.memory import first_lanes
 from fusedce.kernels.cuda.params import params_of
 from fusedce.kernels.cuda.powers import absorb
-from fusedce.kernels.cuda.rows import finish, label_of, sample_of, scale_of, weight_of
+from fusedce.kernels.cuda.rows import (
+    finish,
+    label_of,
+    sample_of,
+    scale_of,
+    weight_of,
+    z_loss_of,
+)
 from fusedce.kernels.cuda.seen import Full, seen, through
 from fusedce.kernels.cuda.stored import float_of, number_at
 from fusedce.kernels.cuda.teams import WARPS
@@ -196,21 +213,14 @@ def index_columns(Params: type, T: Any, Form: type, Layout: type, Way: type, Lan
 # ------------------------------------------------------------------------------- distributions
 
 
-def masses(kind, weights, N, stored, plan, row, label, factor, j, count):
+@scalar
+def masses(kind, weights, N, stored, plan, row, target, j, count):
     """The masses weight_j (factor label_j + shift) of classes from j on."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(masses, jit_options=INLINED)
-def _masses(kind, weights, N, stored, plan, row, label, factor, j, count):
-    def body(kind, weights, N, stored, plan, row, label, factor, j, count):
-        T = lanes_as(N(0))
-        y = labels_at(kind, N, stored, plan, row, label, j, count)
-        mass = y * factor + float_of(T, plan.label_shift)
-        mass = mass * weights_at(weights, N, plan, j, count)
-        return choose(first_lanes(N, count), mass, N(0))
-
-    return body
+    T = lanes_as(N(0))
+    y = labels_at(kind, N, stored, plan, row, target.label, j, count)
+    mass = y * target.factor + float_of(T, plan.label_shift)
+    mass = mass * weights_at(weights, N, plan, j, count)
+    return choose(first_lanes(N, count), whole_mass(plan, y, mass, target.ignored), N(0))
 
 
 def labels_at(kind, N, stored, plan, row, label, j, count):
@@ -265,7 +275,7 @@ def count_labels(kind, N, stored, plan, row, label):
 
 
 @scalar
-def assess_classes(tags, kind, weights, stored, N, plan, params, row, label, factor, m, others,
+def assess_classes(tags, kind, weights, stored, N, plan, params, row, target, m, others,
                    held, j, last, one, two):  # fmt: skip
     """(loss, tallies) of classes from j to ``last``; the tallies go on from ``one`` and ``two``."""
     T = lanes_as(N(0))
@@ -274,7 +284,7 @@ def assess_classes(tags, kind, weights, stored, N, plan, params, row, label, fac
         count, present = here(N, row.classes, j)
         z = classes_again(tags.way, tags.layout, N, T, tags.form, plan, row, j, count, held)
         x = seen(tags.extra, plan, z, present)
-        mass = masses(kind, weights, N, stored, plan, row, label, factor, j, count)
+        mass = masses(kind, weights, N, stored, plan, row, target, j, count)
         f, a, b, p, q = assessed(tags.tag, params, x, m, others, mass)
         loss += total(f)
         one, two = tallied(one, a), curved(tags.extra, two, b)
@@ -282,35 +292,35 @@ def assess_classes(tags, kind, weights, stored, N, plan, params, row, label, fac
     return loss, one, two
 
 
-def assess(way, tags, kind, weights, stored, N, plan, params, row, label, factor, m, others, held):
+def assess(way, tags, kind, weights, stored, N, plan, params, row, target, m, others, held):
     """(loss, tallies) of a row."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(assess, jit_options=INLINED)
-def _assess(way, tags, kind, weights, stored, N, plan, params, row, label, factor, m, others, held):
+def _assess(way, tags, kind, weights, stored, N, plan, params, row, target, m, others, held):
     if way.instance_class is Held:
 
-        def at_once(way, tags, kind, weights, stored, N, plan, params, row, label, factor, m,
-                    others, held):  # fmt: skip
+        def at_once(
+            way, tags, kind, weights, stored, N, plan, params, row, target, m, others, held
+        ):
             T = lanes_as(N(0))
             none = Tally(T(0), T(0), T(0), T(0))
             return assess_classes(
-                tags, kind, weights, stored, N, plan, params, row, label, factor, m, others, held,
+                tags, kind, weights, stored, N, plan, params, row, target, m, others, held,
                 np.int64(0), loop_end(way, N, row.classes), none, none,
             )  # fmt: skip
 
         return at_once
 
-    def by_groups(way, tags, kind, weights, stored, N, plan, params, row, label, factor, m,
-                  others, held):  # fmt: skip
+    def by_groups(way, tags, kind, weights, stored, N, plan, params, row, target, m, others, held):
         T = lanes_as(N(0))
         none = Tallies(T(0), nought(T), nought(T), T(0))
         loss, first, second, j = nought(T), none, none, np.int64(0)
         while j < row.classes:
             last = min(j + GROUP, row.classes)
             f, one, two = assess_classes(
-                tags, kind, weights, stored, N, plan, params, row, label, factor, m, others, held,
+                tags, kind, weights, stored, N, plan, params, row, target, m, others, held,
                 j, last, Tally(first.top, T(0), T(0), T(0)), Tally(second.top, T(0), T(0), T(0)),
             )  # fmt: skip
             loss = added(loss, f)
@@ -322,8 +332,8 @@ def _assess(way, tags, kind, weights, stored, N, plan, params, row, label, facto
 
 
 @scalar
-def write_distribution(tags, kind, weights, stored, N, plan, params, row, label, factor, found,
-                       factors, held):  # fmt: skip
+def write_distribution(tags, kind, weights, stored, N, plan, params, row, target, found, factors,
+                       held):  # fmt: skip
     """Gradients and curvatures of a row; zeros if it does not count."""
     T = lanes_as(N(0))
     term, ridge, slope, live = factors
@@ -332,7 +342,7 @@ def write_distribution(tags, kind, weights, stored, N, plan, params, row, label,
         count, present = here(N, row.classes, j)
         z = classes_again(tags.way, tags.layout, N, T, tags.form, plan, row, j, count, held)
         x = seen(tags.extra, plan, z, present)
-        mass = masses(kind, weights, N, stored, plan, row, label, factor, j, count)
+        mass = masses(kind, weights, N, stored, plan, row, target, j, count)
         g, h = spread(tags.extra, tags.tag, plan, params, z, x, mass, found, term, ridge, slope)
         g, h = choose(live, g, N(0)), choose(live, h, N(0))
         put_results(tags.extra, tags.layout, N, T, tags.form, plan, row, j, count, g, h)
@@ -356,18 +366,21 @@ def distribution_columns(Params: type, T: Any, Form: type, Stored: type, Kind: t
         live = live and (plan.one_hot == 0 or label != plan.ignore_index)
         fine = label >= 0 and label < plan.classes
         factor = float_of(T, plan.label_factor)
+        at = plan.targets + row.outer * plan.targets_outer + row.inner * plan.targets_inner
+        ignored = live and is_ignored(plan, T, stored, at)
         if plan.normalize != 0:
             many = count_labels(kind, N, stored, plan, row, label)
             live = live and many > T(0)
             factor = factor / choose(many > T(0), many, T(1))
+        target = Target(at, label, factor, ignored)
         begin(tags.layout, N, T, form, plan)
         m, others, held = fold(tags.way, tags, N, plan, row)
         loss, one, two = assess(
-            tags.way, tags, kind, weights, stored, N, plan, params, row, label, factor, m, others,
-            held,
-        )  # fmt: skip
+            tags.way, tags, kind, weights, stored, N, plan, params, row, target, m, others, held
+        )
+        live = live and (not ignored or loss != loss)  # NaN: ignored in part
         sample = sample_of(plan, T, row.outer, row.inner) * (T(1) if fine else T(np.nan))
-        lse, zeta = m + log1p_up(others), sample * float_of(T, plan.z_loss)
+        lse, zeta = m + log1p_up(others), sample * z_loss_of(plan, T)
         ridge = choose(zeta == T(0), T(0), zeta * lse)  # no z-loss: also where m is infinite
         loss = sample * loss + choose(zeta == T(0), T(0), ridge * lse)
         loss = choose(live, loss, T(0))
@@ -375,9 +388,8 @@ def distribution_columns(Params: type, T: Any, Form: type, Stored: type, Kind: t
             factors = sample * scale, zeta * scale, T(2) * ridge * scale, live
             found = Found(m, others, one, two)
             write_distribution(
-                tags, kind, weights, stored, N, plan, params, row, label, factor, found,
-                factors, held,
-            )  # fmt: skip
+                tags, kind, weights, stored, N, plan, params, row, target, found, factors, held
+            )
         finish(OneLane(), plan, row.outer, row.inner, np.int32(0), row.inside, loss)
 
     return distribution_columns

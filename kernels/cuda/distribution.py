@@ -5,18 +5,46 @@ is made with the largest |a| kept apart from the sum of the others, so a one-hot
 target keeps its small components right. Label smoothing of class indices is a distribution too.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba.extending import overload
 
 from fusedce.kernels.cuda.seen import Full, through
+from fusedce.kernels.cuda.stored import float_of, number_at
 from fusedce.kernels.cuda.teams import both, maximum, together, upper
 from fusedce.kernels.cuda.unrolled import unrolled
 from fusedce.kernels.link import softmax_outcome
 from fusedce.kernels.rule import evaluate
 from fusedce.kernels.scalar import INLINED, choose, exp_down, log1p_up, scalar
-from fusedce.kernels.vector import Single, lane, largest, total, with_lane
+from fusedce.kernels.vector import Single, lane, lanes_as, largest, total, with_lane
+
+
+class Target(NamedTuple):
+    """Where the masses of a row are: its address, its label, what multiplies a mass."""
+
+    address: Any
+    label: Any
+    factor: Any
+    ignored: Any  # whether the row's first target is ignore_index: then all of them have to be
+
+
+@scalar
+def is_ignored(plan, T, stored, address):
+    """Whether the row with its first target at an address is one that is ignored."""
+    if plan.has_numbers == 0:
+        return False
+    return number_at(T, stored, address) == float_of(T, plan.mark)
+
+
+@scalar
+def whole_mass(plan, y, mass, ignored):
+    """The masses of targets y, none in an ignored row; NaN where a row is ignored in part."""
+    N = type(y)
+    marked = y == N(float_of(lanes_as(y), plan.mark))
+    if ignored:
+        return choose(marked, N(0), N(np.nan))
+    return choose(marked, N(np.nan), mass)
 
 
 class Tally(NamedTuple):

@@ -9,12 +9,15 @@ from fusedce.kernels.cuda.compensated import all_terms, first_terms, more_terms
 from fusedce.kernels.cuda.distribution import (
     Found,
     Tally,
+    Target,
     assessed,
     curved,
     curved_row,
+    is_ignored,
     joined,
     spread,
     tallied,
+    whole_mass,
 )
 from fusedce.kernels.cuda.loose import hits, read_grid, read_lanes
 from fusedce.kernels.cuda.memory import (
@@ -39,6 +42,7 @@ from fusedce.kernels.cuda.rows import (
     scale_of,
     span_of,
     unread,
+    z_loss_of,
 )
 from fusedce.kernels.cuda.seen import lanes_present, seen
 from fusedce.kernels.cuda.stored import float_of, itemsize
@@ -62,14 +66,6 @@ class Apart(NamedTuple):
 
 class Unweighted(NamedTuple):
     """Type tag: classes have no weights."""
-
-
-class Target(NamedTuple):
-    """Where the masses of a row are: its address, its label, what multiplies a mass."""
-
-    address: Any
-    label: Any
-    factor: Any
 
 
 def labels_at(kind, N, form, stored, plan, target, span, k):
@@ -146,13 +142,13 @@ def _weights_at(weights, N, form, plan, span, k):
 
 
 @scalar
-def masses(weights, N, form, plan, span, k, labels, factor, present):
+def masses(weights, N, form, plan, span, k, labels, target, present):
     """The masses weight_j (factor label_j + shift); nothing where there is no logit."""
     T = lanes_as(labels)
     mass = weights_at(weights, N, form, plan, span, k) * (
-        labels * factor + float_of(T, plan.label_shift)
+        labels * target.factor + float_of(T, plan.label_shift)
     )
-    return choose(present, mass, N(0))
+    return choose(present, whole_mass(plan, labels, mass, target.ignored), N(0))
 
 
 # ---------------------------------------------------------------------- the number at an end
@@ -185,12 +181,12 @@ def _edge_weight(weights, T, form, plan, span):
 
 
 @scalar
-def edge_mass(weights, T, form, plan, span, label, factor):
+def edge_mass(weights, T, form, plan, span, label, target):
     """Its mass."""
     mass = edge_weight(weights, T, form, plan, span) * (
-        label * factor + float_of(T, plan.label_shift)
+        label * target.factor + float_of(T, plan.label_shift)
     )
-    return mass if span.edges > 0 else T(0)
+    return whole_mass(plan, label, mass, target.ignored) if span.edges > 0 else T(0)
 
 
 @scalar
@@ -268,7 +264,7 @@ def chunk_masses(tags, plan, N, target, span, k, marks):
     y = labels_from(tags.kind, N, tags.form, tags.stored, plan, target, span, k, marks)
     here = min(span.chunks - k, chunks_of(N, tags.form)) * per_chunk(tags.form)
     present = first_lanes(N, np.int32(here))
-    return masses(tags.weights, N, tags.form, plan, span, k, y, target.factor, present)
+    return masses(tags.weights, N, tags.form, plan, span, k, y, target, present)
 
 
 def relabelled(tags, plan, N, target, span, k, marks):
@@ -348,7 +344,7 @@ def distribution_rows(Params: type, T: Any, Form: type, Stored: type, Kind: type
         out = span_of(team, plan, form, source, lane, inside)
         span = unread(out, live)
         at = plan.targets + outer * plan.targets_outer + inner * plan.targets_inner
-        target = Target(at, label, T(0))
+        target = Target(at, label, T(0), live and is_ignored(plan, T, stored, at))
         z = edge_of(T, form, source, span)
         edge = seen(extra, plan, z, span.edges > 0)
         y = edge_label(T, form, stored, plan, target, span)
@@ -359,17 +355,19 @@ def distribution_rows(Params: type, T: Any, Form: type, Stored: type, Kind: type
         )
         m, others = settled(team, plan, form, 0, state[0], state[1], state[2])
         factor, some = live_factor(team, plan, T, many)
-        target, live = Target(at, label, factor), live and some
-        mass = edge_mass(tags.weights, T, form, plan, span, y, factor)
+        target, live = Target(at, label, factor, target.ignored), live and some
+        mass = edge_mass(tags.weights, T, form, plan, span, y, target)
         found = edge_found(tags.tag, extra, params, edge, m, others, mass)
         loss, first, second = assess_row(
             tags, plan, N, params, source, target, span, m, others, words, marks, found
         )
         row = row_found(team, extra, plan, m, others, first, second)
         sample = sample_of(plan, T, outer, inner) * (T(1) if fine else T(np.nan))
-        lse, zeta = m + log1p_up(others), sample * float_of(T, plan.z_loss)
+        lse, zeta = m + log1p_up(others), sample * z_loss_of(plan, T)
         ridge = choose(zeta == T(0), T(0), zeta * lse)  # no z-loss: also where m is infinite
-        loss = sample * together(team, plan, 13, loss) + choose(zeta == T(0), T(0), ridge * lse)
+        loss = together(team, plan, 13, loss)
+        live = live and (not target.ignored or loss != loss)  # NaN: ignored in part
+        loss = sample * loss + choose(zeta == T(0), T(0), ridge * lse)
         depart(team)
 
         if plan.grad != 0 or plan.hess != 0:

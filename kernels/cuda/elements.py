@@ -11,6 +11,7 @@ import numpy as np
 
 from fusedce.kernels.cuda.device import block, thread, threads
 from fusedce.kernels.cuda.element_cells import SINGLE, evaluated, outcome
+from fusedce.kernels.cuda.labels import is_label
 from fusedce.kernels.cuda.params import params_of
 from fusedce.kernels.cuda.rows import scale_of
 from fusedce.kernels.cuda.stored import (
@@ -40,7 +41,11 @@ def label_of(T, plan, outer, cls, inner):
         label = any_integer(plan.targets_kind, here)
         bad = label != plan.lowest and label != 1
         return T(np.nan) if bad else T(label), label != plan.ignore_index
-    return any_number(T, plan.targets_kind, here), True
+    label = any_number(T, plan.targets_kind, here)
+    if plan.has_numbers != 0:
+        fine, keep = is_label(plan, label), label != float_of(T, plan.mark)
+        return label if fine else T(np.nan), keep
+    return label, True
 
 
 @scalar

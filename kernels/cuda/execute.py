@@ -16,7 +16,14 @@ from fusedce.kernels.cuda.activations import (
     softmax_rows,
 )
 from fusedce.kernels.cuda.forms import form, kind
-from fusedce.kernels.cuda.labels import collected, occupied, survey, totals
+from fusedce.kernels.cuda.labels import (
+    collected,
+    first_kept,
+    numbers_kept,
+    rows_kept,
+    survey,
+    totals,
+)
 from fusedce.kernels.cuda.patches import element_losses
 from fusedce.kernels.cuda.plan import (
     RECORD,
@@ -68,6 +75,15 @@ def _labels(problem: Problem, fields: Fields, bound: Bound) -> tuple[Kernel, int
     return Kernel(survey, (problem.compute, form(targets.dtype))), targets.size
 
 
+def _numbers(problem: Problem, fields: Fields) -> tuple[Kernel, int]:
+    """The same of labels of single elements that are numbers."""
+    targets = problem.targets
+    if targets.flags.c_contiguous:
+        fields |= {"outer": 1, "classes": 1, "inner": targets.size}
+        fields["targets_inner"] = targets.itemsize
+    return Kernel(numbers_kept, (problem.compute, form(targets.dtype))), targets.size
+
+
 def _survey(problem: Problem, given: np.ndarray | None, validate: bool) -> tuple[Launch, ...]:
     """What reads labels and denominator and writes the record; partial sums lie behind it."""
     fields, everything = common(problem)
@@ -78,13 +94,19 @@ def _survey(problem: Problem, given: np.ndarray | None, validate: bool) -> tuple
     fields["elements"] = 1
     integers = problem.targets.dtype.kind in "iu" and (problem.one_hot or not _by_row(problem))
     looked_at = given is None or validate
+    rows = problem.logits.shape[0] * problem.logits.shape[2]
     last = Kernel(collected, (problem.compute,))
     kernel, number, span = last, 0, 0  # of nothing: the denominator alone
     if looked_at and integers:
         (kernel, number), span = _labels(problem, fields, bound), sizes.GPU_LABELS
-    elif looked_at and problem.normalize:
-        kernel, span = Kernel(occupied, (problem.compute,)), sizes.GPU_LABELS >> 4
-        number = problem.logits.shape[0] * problem.logits.shape[2]
+    elif looked_at and problem.has_numbers and not _by_row(problem):
+        (kernel, number), span = _numbers(problem, fields), sizes.GPU_LABELS
+    elif looked_at and (problem.normalize or (problem.has_numbers and validate)):
+        kernel, span, number = Kernel(rows_kept, (problem.compute,)), sizes.GPU_LABELS >> 4, rows
+    elif looked_at and problem.has_numbers:
+        fields["classes"] = 1
+        kernel = Kernel(first_kept, (problem.compute, form(problem.targets.dtype)))
+        span, number = sizes.GPU_LABELS, rows
     blocks = max(1, -(-number // max(1, span)))
     places = {"partial": RECORD, "counts": RECORD + 8 * blocks, "bad": RECORD + 16 * blocks}
     bound |= {name: ("scratch", offset) for name, offset in places.items()}

@@ -9,6 +9,7 @@ from fusedce.kernels.cuda.device import block, thread, threads
 from fusedce.kernels.cuda.element_cells import SINGLE, Soft, Sure, evaluated, outcome
 from fusedce.kernels.cuda.folds import chunks_total, pinned
 from fusedce.kernels.cuda.label_words import above_zero, bits_at, equal, zeros_or_ones
+from fusedce.kernels.cuda.labels import is_label
 from fusedce.kernels.cuda.memory import (
     decoded,
     per_chunk,
@@ -21,7 +22,7 @@ from fusedce.kernels.cuda.seen import Full
 from fusedce.kernels.cuda.stored import any_put, float_of, itemsize, number_at, poke, put_number
 from fusedce.kernels.cuda.teams import block_sum
 from fusedce.kernels.scalar import INLINED, choose, scalar
-from fusedce.kernels.vector import vector_of
+from fusedce.kernels.vector import lanes_as, vector_of
 
 
 class Whole(NamedTuple):
@@ -30,6 +31,10 @@ class Whole(NamedTuple):
 
 class Given(NamedTuple):
     """Type tag: labels are used as they are."""
+
+
+class Numbers(NamedTuple):
+    """Type tag: labels are numbers, of which some may be ignored and some none at all."""
 
 
 class Mixed(NamedTuple):
@@ -66,22 +71,34 @@ class Evaluation(NamedTuple):
 
 
 @scalar
-def unchecked(plan, N, form, words, found):
+def unchecked(plan, N, form, label, words, found):
     """Labels that are used as they are."""
     return found
 
 
 @scalar
-def checked(plan, N, form, words, found):
-    """Nothing where a label is ignored, NaN where it is neither yes nor no."""
-    fine = equal(N, form, words, plan.lowest) | equal(N, form, words, np.int64(1))
-    ignored = equal(N, form, words, plan.ignore_index)
+def counted(N, ignored, fine, found):
+    """Nothing where a label is ignored, NaN where it is none."""
     bad = choose(fine, N(1), N(np.nan))
     return (
         choose(ignored, N(0), found[0] * bad),
         choose(ignored, N(0), found[1] * bad),
         choose(ignored, N(0), found[2] * bad),
     )
+
+
+@scalar
+def checked(plan, N, form, label, words, found):
+    """Losses and derivatives by labels that are integers."""
+    fine = equal(N, form, words, plan.lowest) | equal(N, form, words, np.int64(1))
+    return counted(N, equal(N, form, words, plan.ignore_index), fine, found)
+
+
+@scalar
+def checked_numbers(plan, N, form, label, words, found):
+    """Losses and derivatives by labels that are numbers."""
+    ignored = label == N(float_of(lanes_as(label), plan.mark))
+    return counted(N, ignored, is_label(plan, label), found)
 
 
 @scalar
@@ -115,7 +132,8 @@ def losses_of(Labels: type, Check: type, Out: type | None) -> Any:
     that are not stored (``Out`` is Reduced) the sum.
     """
     finished = summed if Out is Reduced else stored
-    valid, unusual = (unchecked, never) if Check is Given else (checked, special)
+    valid = {Given: unchecked, Numbers: checked_numbers}.get(Check, checked)
+    unusual = never if Check in (Given, Numbers) else special
     known = SURE if Labels is Mixed else Labels()
 
     @scalar
@@ -125,7 +143,7 @@ def losses_of(Labels: type, Check: type, Out: type | None) -> Any:
         found = evaluated(
             tags.numbers, SOFT, tags.extra, tags.link, plan, params, z, y, up, down, scale
         )
-        return finished(tags, shared, valid(plan, type(z), tags.targets, words, found))
+        return finished(tags, shared, valid(plan, type(z), tags.targets, label, words, found))
 
     @scalar
     def hard(tags, shared, z, label, words):
@@ -134,11 +152,11 @@ def losses_of(Labels: type, Check: type, Out: type | None) -> Any:
         found = evaluated(
             tags.numbers, known, tags.extra, tags.link, plan, params, z, y, up, down, scale
         )
-        return finished(tags, shared, valid(plan, type(z), tags.targets, words, found))
+        return finished(tags, shared, valid(plan, type(z), tags.targets, label, words, found))
 
     if Labels is not Mixed:
         return soft if Labels is Soft else hard
-    usual, rare = losses_of(Sure, Given, Out), soft if Check is Given else hard
+    usual, rare = losses_of(Sure, Given, Out), soft if Check in (Given, Numbers) else hard
 
     @scalar
     def either(tags, shared, z, label, words):

@@ -33,9 +33,10 @@ from fusedce.kernels.cuda.rows import (
     span_of,
     unread,
     weight_of,
+    z_loss_of,
 )
 from fusedce.kernels.cuda.seen import Full, below_top, lanes_present, seen, through
-from fusedce.kernels.cuda.stored import float_of, itemsize, number_at, put_number
+from fusedce.kernels.cuda.stored import itemsize, number_at, put_number
 from fusedce.kernels.cuda.teams import depart, have_read, inside_of, leave, seat
 from fusedce.kernels.cuda.waits import Held, Kept, fetch, read, recall, visits, waiting
 from fusedce.kernels.link import softmax_row
@@ -66,7 +67,7 @@ def evaluated(plan, form, params, T, z, m, others, weight, sample, scale, live, 
     d = below_top(plan, z, m)
     loss, k, rest, first, square, product, second = softmax_row(
         params, d, exp_down(d), m, others, weight * sample, sample,
-        float_of(T, plan.z_loss), scale,
+        z_loss_of(plan, T), scale,
     )  # fmt: skip
     bad, none = choose(fine, T(1), T(np.nan)), T(0)
     if live:

@@ -9,8 +9,16 @@ from typing import Any
 import numpy as np
 
 from fusedce.kernels.cuda.device import barrier, block, blocks, get, put, thread, threads
-from fusedce.kernels.cuda.plan import BAD, DIVISOR, SCALE
-from fusedce.kernels.cuda.stored import any_number, any_put, float_of, integer_at, peek, poke
+from fusedce.kernels.cuda.plan import BAD, DIVISOR, PER_ROW, SCALE
+from fusedce.kernels.cuda.stored import (
+    any_number,
+    any_put,
+    float_of,
+    integer_at,
+    number_at,
+    peek,
+    poke,
+)
 from fusedce.kernels.cuda.teams import EXCHANGE, block_sum, warp_sum
 from fusedce.kernels.scalar import scalar
 
@@ -18,15 +26,24 @@ NONE = 2**63 - 1  # no label is bad
 
 
 @scalar
-def label_at(plan, labels, i, end):
-    """The label with a number, in C order; that of the last one beyond the end."""
+def place_of(plan, i, end):
+    """The address of the label with a number, in C order; that of the last one beyond the end."""
     i = min(i, end - 1)
     if plan.outer == 1 and plan.classes == 1:
-        return integer_at(labels, plan.targets + i * plan.targets_inner)
+        return plan.targets + i * plan.targets_inner
     row, inner = i // plan.inner, i % plan.inner
     outer, cls = row // plan.classes, row % plan.classes
     here = plan.targets + outer * plan.targets_outer + inner * plan.targets_inner
-    return integer_at(labels, here + cls * plan.targets_cls)
+    return here + cls * plan.targets_cls
+
+
+@scalar
+def is_label(plan, label):
+    """Whether a number is a label of a single element: in [0, 1], or where that is so -1 or 1."""
+    T = type(label)
+    if plan.lowest != 0:
+        return abs(label) == T(1)
+    return (label >= T(0)) & (label <= T(1))
 
 
 @scalar
@@ -46,11 +63,14 @@ def block_least(x, place):
 def settle(plan, T, weights, kept, bad):
     """Write the record, which launches to come read."""
     divisor = weights if plan.elements == 0 else np.float64(kept * plan.elements)
+    rows = np.float64(kept) if plan.elements == 0 else divisor
     if plan.given != 0:
         divisor = any_number(np.float64, plan.given_kind, plan.given)
+        rows = divisor
     poke(plan.record + DIVISOR, divisor)
     poke(plan.record + BAD, np.int64(-1) if bad == NONE else bad)
     poke(plan.record + SCALE, T(1.0 / divisor) if divisor != 0.0 else T(0))
+    poke(plan.record + PER_ROW, T(divisor / rows) if rows != 0.0 else T(1))
 
 
 @scalar
@@ -70,8 +90,9 @@ def conclude(plan, T, weights, kept, bad):
 
 
 @scalar
-def tallied(plan, label, i, end, weights, kept, bad):
+def tallied(plan, T, label, i, end, found):
     """(sum of weights, labels that count, first bad one) with one more label."""
+    weights, kept, bad = found
     if i < end and label != plan.ignore_index:
         kept += 1
         if label < plan.lowest or label >= plan.highest or label == plan.hole:
@@ -84,49 +105,97 @@ def tallied(plan, label, i, end, weights, kept, bad):
     return weights, kept, bad
 
 
-def survey(T: Any, Labels: type) -> Any:
-    """The kernel over integer labels, four loads under way a thread."""
+@scalar
+def tallied_number(plan, T, label, i, end, found):
+    """The same of a label that is a number."""
+    weights, kept, bad = found
+    if i < end and label != float_of(T, plan.mark):
+        kept += 1
+        if not is_label(plan, label):
+            bad = min(bad, i)
+    return weights, kept, bad
+
+
+@scalar
+def tallied_first(plan, T, label, i, end, found):
+    """The same of a row by its first target, which may be any number."""
+    weights, kept, bad = found
+    return weights, kept + np.int64(i < end and label != float_of(T, plan.mark)), bad
+
+
+def surveyed(T: Any, Labels: type, read: Any, tallied: Any) -> Any:
+    """The kernel over labels that each stand alone, four loads under way a thread."""
 
     def survey(plan):
         labels, step = Labels(), np.int64(threads())
-        weights, kept, bad = np.float64(0), np.int64(0), np.int64(NONE)
+        found = np.float64(0), np.int64(0), np.int64(NONE)
         i = np.int64(block()) * plan.span + thread()
         end = min(np.int64(block() + 1) * plan.span, plan.outer * plan.classes * plan.inner)
         while i < end:
-            a, b = label_at(plan, labels, i, end), label_at(plan, labels, i + step, end)
-            c = label_at(plan, labels, i + 2 * step, end)
-            d = label_at(plan, labels, i + 3 * step, end)
-            weights, kept, bad = tallied(plan, a, i, end, weights, kept, bad)
-            weights, kept, bad = tallied(plan, b, i + step, end, weights, kept, bad)
-            weights, kept, bad = tallied(plan, c, i + 2 * step, end, weights, kept, bad)
-            weights, kept, bad = tallied(plan, d, i + 3 * step, end, weights, kept, bad)
+            a = read(T, labels, place_of(plan, i, end))
+            b = read(T, labels, place_of(plan, i + step, end))
+            c = read(T, labels, place_of(plan, i + 2 * step, end))
+            d = read(T, labels, place_of(plan, i + 3 * step, end))
+            found = tallied(plan, T, a, i, end, found)
+            found = tallied(plan, T, b, i + step, end, found)
+            found = tallied(plan, T, c, i + 2 * step, end, found)
+            found = tallied(plan, T, d, i + 3 * step, end, found)
             i += 4 * step
-        conclude(plan, T, weights, kept, bad)
+        conclude(plan, T, found[0], found[1], found[2])
 
     return survey
 
 
-def occupied(T: Any) -> Any:
-    """The kernel that counts rows with a target that is not zero; a warp takes a row."""
+@scalar
+def integer(T, labels, address):
+    """A label that is an integer."""
+    return integer_at(labels, address)
 
-    def occupied(plan):
-        kept, lane = np.int64(0), thread() & np.int32(31)
+
+def survey(T: Any, Labels: type) -> Any:
+    """The kernel over integer labels."""
+    return surveyed(T, Labels, integer, tallied)
+
+
+def numbers_kept(T: Any, Labels: type) -> Any:
+    """The kernel over labels that are numbers."""
+    return surveyed(T, Labels, number_at, tallied_number)
+
+
+def first_kept(T: Any, Labels: type) -> Any:
+    """The kernel over the first targets of distributions."""
+    return surveyed(T, Labels, number_at, tallied_first)
+
+
+def rows_kept(T: Any) -> Any:
+    """The kernel that counts distributions and finds those ignored in part; a warp takes a row.
+
+    With normalize_targets a row without a target that is not 0 does not count.
+    """
+
+    def rows_kept(plan):
+        kept, bad, lane = np.int64(0), np.int64(NONE), thread() & np.int32(31)
         row = np.int64(block()) * plan.span + (thread() >> np.int32(5))
         end = min(np.int64(block() + 1) * plan.span, plan.outer * plan.inner)
+        mark = float_of(T, plan.mark)
         while row < end:
             outer, inner = row // plan.inner, row % plan.inner
             here = plan.targets + outer * plan.targets_outer + inner * plan.targets_inner
-            found, j = np.int32(0), np.int64(lane)
+            found, ignored, j = np.int32(0), np.int32(0), np.int64(lane)
             while j < plan.classes:
                 y = any_number(T, plan.targets_kind, here + j * plan.targets_cls)
                 found |= np.int32(1) if y != T(0) else np.int32(0)
+                ignored = np.int32(ignored + np.int32(y == mark))
                 j += 32
-            if warp_sum(found) > 0 and lane == np.int32(0):
+            occupied, ignored = warp_sum(found) > 0, warp_sum(ignored)
+            if lane == np.int32(0) and ignored == 0 and (occupied or plan.normalize == 0):
                 kept += 1
+            if lane == np.int32(0) and 0 < ignored < plan.classes:
+                bad = min(bad, row)
             row += threads() >> np.int32(5)
-        conclude(plan, T, np.float64(0), kept, np.int64(NONE))
+        conclude(plan, T, np.float64(0), kept, bad)
 
-    return occupied
+    return rows_kept
 
 
 def collected(T: Any) -> Any:

@@ -9,7 +9,7 @@ from fusedce.kernels import launch as sizes
 from fusedce.kernels.cuda import deal as deals
 from fusedce.kernels.cuda.element_cells import HalfSigmoid, Soft, Sure, Yes
 from fusedce.kernels.cuda.elements import elements
-from fusedce.kernels.cuda.flat_elements import Given, Mixed, Reduced, Whole, flat_elements
+from fusedce.kernels.cuda.flat_elements import Given, Mixed, Numbers, Reduced, Whole, flat_elements
 from fusedce.kernels.cuda.forms import form
 from fusedce.kernels.cuda.plan import Facts, Kernel, Launch, launch
 from fusedce.kernels.cuda.row_elements import Indexed, row_elements
@@ -94,12 +94,13 @@ def element_losses(problem: Problem, facts: Facts) -> Launch:
         blocks = -(-problem.logits.size // sizes.GPU_SPAN)
         return launch(kernel, blocks, threads, fields, bound, shared=EXCHANGE)
     check = Indexed if problem.one_hot else Whole if problem.ignoring else Given
+    check = Numbers if problem.has_numbers else check
     weights = problem.weight, problem.pos_weight, problem.sample_weight
     even = all(w is None for w in weights)
     up, down = factors(problem)
     if even and not full and min(up, down) > 0.0:
         plain = (problem.label_factor, problem.label_shift) == (1.0, 0.0)
-        usual = check is Whole or not hard
+        usual = check is Whole or (not hard and problem.mark not in (0, 1))
         labels = Mixed if plain and usual else Sure if hard and yes_or_no else Soft
     per = deals.per_chunk(stored)
     # Twice the numbers, where two ways of labels or two functions an element leave registers for

@@ -76,6 +76,7 @@ class Plan(NamedTuple):
     normalize: int = 0
     ignoring: int = 0
     ignore_index: int = 0
+    has_numbers: int = 0  # targets that are numbers are looked at, see Problem
     lowest: int = 0
     highest: int = 0
     hole: int = 0
@@ -84,6 +85,7 @@ class Plan(NamedTuple):
     scale: int = 0  # 1 / denominator, unless the record has it
     label_factor: int = 0
     label_shift: int = 0
+    mark: int = 0  # the number that stands for an ignored target, or NaN
     up: int = 0
     down: int = 0
     z_loss: int = 0
@@ -108,8 +110,8 @@ ARRAYS = (
 )  # fmt: skip
 
 # The record at the start of scratch: byte offsets of the divisor (float64), of the position of the
-# first bad label (int64, -1: none) and of 1 / divisor (compute type).
-DIVISOR, BAD, SCALE, RECORD = 0, 8, 16, 24
+# first bad label (int64, -1: none), of 1 / divisor and of divisor / rows that count (compute type).
+DIVISOR, BAD, SCALE, PER_ROW, RECORD = 0, 8, 16, 24, 32
 
 
 class Kernel(NamedTuple):

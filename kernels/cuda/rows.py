@@ -17,7 +17,7 @@ from fusedce.kernels.cuda.memory import (
     per_chunk,
     write_words,
 )
-from fusedce.kernels.cuda.plan import SCALE
+from fusedce.kernels.cuda.plan import PER_ROW, SCALE
 from fusedce.kernels.cuda.seen import Full
 from fusedce.kernels.cuda.stored import (
     any_integer,
@@ -110,6 +110,15 @@ def scale_of(plan, T):
     if plan.record != 0:
         return peek(plan.record + SCALE, T)
     return float_of(T, plan.scale)
+
+
+@scalar
+def z_loss_of(plan, T):
+    """The factor of the squared logsumexp, whose mean is over rows, not over class weights."""
+    factor = float_of(T, plan.z_loss)
+    if factor != T(0) and plan.record != 0:
+        factor *= peek(plan.record + PER_ROW, T)
+    return factor
 
 
 @scalar

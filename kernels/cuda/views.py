@@ -43,6 +43,7 @@ def common(problem: Problem) -> tuple[Fields, Bound]:
     up, down = factors(problem)
     floats = {
         "label_factor": problem.label_factor, "label_shift": problem.label_shift,
+        "mark": problem.mark,
         "z_loss": problem.z_loss, "softcap": problem.softcap,
         "logit_scale": problem.logit_scale, "up": up, "down": down,
     }  # fmt: skip
@@ -52,6 +53,7 @@ def common(problem: Problem) -> tuple[Fields, Bound]:
         "outer": outer, "classes": classes, "inner": inner,
         "one_hot": int(problem.one_hot), "normalize": int(problem.normalize),
         "ignoring": int(problem.ignoring), "ignore_index": problem.ignore_index,
+        "has_numbers": int(problem.has_numbers),
         "lowest": problem.lowest, "highest": problem.highest, "hole": problem.hole,
         "targets_kind": kind(problem.targets.dtype),
     }  # fmt: skip
