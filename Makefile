@@ -65,6 +65,7 @@ check: .venv/.dev
 	$(BIN)/ruff check fusedce kernels tests benchmarks
 	$(BIN)/ruff format --check fusedce kernels tests benchmarks
 	$(BIN)/mypy
+	$(BIN)/basedpyright tests/typed_calls.py
 
 # The wheel as a user gets it: a clean environment, a folder that is not the checkout.
 wheel-test: .venv/.pip

@@ -262,13 +262,13 @@ def element_losses(problem: Problem) -> Launch:
     direct_targets = not problem.one_hot and patches.direct("targets", T)
     yes_or_no = (problem.label_factor, problem.label_shift) in _YES_OR_NO
     uniform = up.size == down.size == 1 and problem.sample_weight is None and bool(up * down != 0)
-    kept = not problem.ignoring and problem.mark not in (problem.lowest, 1)
+    counted = not problem.ignoring and problem.mark not in (problem.lowest, 1)
     plan.set(
         outer=patches.outer, classes=patches.along, inner=patches.inner, block=launch.ELEMENTS,
         class_outer=patches.cls[0], class_line=patches.cls[1], class_along=patches.cls[2],
         direct_logits=direct_logits, direct_targets=direct_targets,
         direct_grad=patches.direct("grad", T),
-        plain=yes_or_no and uniform and kept, plain_kept=yes_or_no and uniform,
+        plain=yes_or_no and uniform and counted, plain_kept=yes_or_no and uniform,
         hard=whole_labels or problem.targets.dtype == bool, yes_or_no=yes_or_no,
         steady=problem.sample_weight is None
         and patches.steady("up") and patches.steady("down"),

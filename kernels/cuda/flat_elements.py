@@ -132,7 +132,7 @@ def losses_of(Labels: type, Check: type, Out: type | None) -> Any:
     that are not stored (``Out`` is Reduced) the sum.
     """
     finished = summed if Out is Reduced else stored
-    valid = {Given: unchecked, Numbers: checked_numbers}.get(Check, checked)
+    valid: Any = unchecked if Check is Given else checked_numbers if Check is Numbers else checked
     unusual = never if Check in (Given, Numbers) else special
     known = SURE if Labels is Mixed else Labels()
 

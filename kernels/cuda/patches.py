@@ -93,7 +93,7 @@ def element_losses(problem: Problem, facts: Facts) -> Launch:
         kernel = Kernel(elements, (rule, T, stored, link, labels, extra), 128)
         blocks = -(-problem.logits.size // sizes.GPU_SPAN)
         return launch(kernel, blocks, threads, fields, bound, shared=EXCHANGE)
-    check = Indexed if problem.one_hot else Whole if problem.ignoring else Given
+    check: type = Indexed if problem.one_hot else Whole if problem.ignoring else Given
     check = Numbers if problem.has_numbers else check
     weights = problem.weight, problem.pos_weight, problem.sample_weight
     even = all(w is None for w in weights)
