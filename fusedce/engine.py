@@ -29,7 +29,9 @@ def apply(rule: Any, logits: Any, targets: Any, **options: Any) -> Any:
     sample_weight : array (N,) or of the shape of the unreduced loss, optional
         Any finite numbers; never part of the mean's denominator.
     ignore_index : int, default -100
-        Class index, or integer label of an element, that counts for nothing.
+        Label that counts for nothing: a class index; a label of an element, also a float; or a
+        distribution of which every target is this number. Given where it cannot occur, or found
+        beside other numbers in a distribution, it is a ValueError.
     label_smoothing : float in [0, 1], default 0
         softmax: (1 - eps) y + eps / C; sigmoid: (1 - eps) y + eps / 2.
     normalize_targets : bool, default False
@@ -37,7 +39,8 @@ def apply(rule: Any, logits: Any, targets: Any, **options: Any) -> Any:
     neg_label : {0, -1}
         What stands for "no" in labels of single elements.
     z_loss : float, default 0
-        Adds z_loss * logsumexp(z)**2 (softmax).
+        Adds z_loss * logsumexp(z)**2 (softmax). Its mean is over the rows that count, whatever
+        their class weights; ``denominator`` replaces that too.
     softcap : float > 0, optional
         logits <- softcap * tanh(logit_scale * z / softcap).
     logit_scale : float, default 1
@@ -54,7 +57,7 @@ def apply(rule: Any, logits: Any, targets: Any, **options: Any) -> Any:
         Filled and returned. ``grad_out=logits`` computes in place.
     validate : bool, optional
         On the CPU labels are always checked. On a GPU only with True, which waits for it;
-        otherwise rows with a label out of range have NaN for loss and gradient.
+        otherwise rows or elements with a label out of range have NaN for loss and gradient.
 
     Returns
     -------
@@ -67,7 +70,10 @@ def apply(rule: Any, logits: Any, targets: Any, **options: Any) -> Any:
     TypeError, ValueError
         Before any work, naming the argument, its value and what is allowed.
     IndexError
-        A label out of range, with its position.
+        An integer label out of range, with its position.
+    ValueError
+        A float label of an element outside [0, 1] (with ``neg_label=-1``: other than -1 and 1),
+        with its position.
 
     Examples
     --------

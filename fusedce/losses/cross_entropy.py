@@ -36,7 +36,7 @@ def cross_entropy(logits: Any, targets: Any, **options: Any) -> Any:
         probabilities in [0, 1].
     targets : array of integers (...) or of the logits' shape
         Class indices in [0, C), or a distribution over classes (softmax) or a label in [0, 1] for
-        each element (sigmoid, None).
+        each element (sigmoid, None). Heads of one unit, (N, 1), have labels of shape (N, 1).
     **options
         ``activation="softmax"`` and the options every loss shares, see ``fusedce.apply``.
 
@@ -49,8 +49,8 @@ def cross_entropy(logits: Any, targets: Any, **options: Any) -> Any:
     ------
     TypeError, ValueError
         Before any work, naming the argument, its value and what is allowed.
-    IndexError
-        A label out of range, with its position.
+    IndexError, ValueError
+        A label out of range, with its position: an integer, a float.
 
     Notes
     -----
