@@ -54,7 +54,8 @@ def apply(rule: Any, logits: Any, targets: Any, **options: Any) -> Any:
     return_grad, return_hessian : bool
         What to return besides the loss; the Hessian is the exact diagonal.
     loss_out, grad_out, hess_out : arrays, optional
-        Filled and returned. ``grad_out=logits`` computes in place.
+        Filled and returned. ``grad_out=logits`` computes in place. After an error they are as they
+        were; after that of a float label they hold numbers of no meaning, logits excepted.
     validate : bool, optional
         On the CPU labels are always checked. On a GPU only with True, which waits for it;
         otherwise rows or elements with a label out of range have NaN for loss and gradient.

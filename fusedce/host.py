@@ -131,15 +131,15 @@ def _numbers_ahead(call: Call, given: dict[str, Any]) -> bool:
     """Whether targets that are numbers are read ahead of the logits.
 
     That costs a pass over them. Otherwise losses and gradients are computed as if every number were
-    allowed and none ignored; where one is not allowed they are thrown away, and where some are
-    ignored computed again. So it is done where arrays of the caller would have been written, and
-    where it can be expected that some are ignored.
+    allowed and none ignored; where one is not allowed they are no results, and where some are
+    ignored all is computed again. So it is done where the gradient replaces the logits, and where
+    it can be expected that some are ignored.
     """
     if not call.has_numbers or not call.targets.size:
         return False
-    written = any(array is not None for array in given.values())
+    in_place = given["grad_out"] is not None and np.may_share_memory(given["grad_out"], call.logits)
     by_rows = call.normalize and call.reduction == "mean" and call.denominator is None
-    return written or by_rows or call.ignore_index != IGNORE_INDEX
+    return in_place or by_rows or call.ignore_index != IGNORE_INDEX
 
 
 def _prepared(

@@ -1,4 +1,4 @@
-"""Signatures and annotations say what a call takes; typed_calls.py is what checkers are tried on."""
+"""Signatures and annotations say what a call takes; checkers are tried on typed_calls.py."""
 
 from __future__ import annotations
 

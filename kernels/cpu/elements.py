@@ -8,7 +8,7 @@ import numpy as np
 from numba.extending import overload
 
 from fusedce.kernels.cpu.blocks import address_of, line_of, roomy
-from fusedce.kernels.cpu.labels import odd_numbers, put_odd
+from fusedce.kernels.cpu.labels import is_odd, odd_numbers, put_odd
 from fusedce.kernels.cpu.loops import (
     FLUSH,
     cap_slopes,
@@ -82,7 +82,7 @@ def plain(N, T, link, params, n, z, y, low, up, down, scale, loss, g):
         for j in range(start, min(n, start + FLUSH * width(N)), width(N)):
             here = j * itemsize(N)
             label = load(N, y + here)
-            odd += count(label * (label - (T(1) + low)) + low != T(0))
+            odd += count(is_odd(label, low))
             f, first = plain_cell(link, load(N, z + here), label > T(0), up, down, params, scale)
             sums = sums + f
             if loss != 0:

@@ -305,7 +305,7 @@ def survey(problem: Problem) -> tuple[Launch, np.ndarray]:
     _options(plan, problem)
     plan.set(outer=outer, inner=inner, block=block, targets=view(rows))
     number = problem.compute if problem.has_numbers else np.int64
-    plan.set(load_targets=load(rows, number))
+    plan.set(load_targets=load(rows, number), direct_targets=_plain(rows, problem, 2))
     if rows.strides[2] == rows.itemsize and rows.dtype != np.uint64:
         plan.set(bytes=rows.itemsize)
     if problem.weight is not None and problem.one_hot:

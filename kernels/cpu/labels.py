@@ -11,6 +11,7 @@ from fusedce.kernels.cpu.loops import loop
 from fusedce.kernels.cpu.memory import load_part
 from fusedce.kernels.cpu.plan import plan_at
 from fusedce.kernels.machine import call7, peek, poke
+from fusedce.kernels.scalar import scalar
 from fusedce.kernels.vector import count, itemsize, lanes, width
 
 
@@ -59,6 +60,12 @@ def weigh(plan, labels, T):
     return total
 
 
+@scalar
+def is_odd(label, low):
+    """Whether a label is neither 1 nor ``low``, which is 0 or -1."""
+    return label * (label - (type(low)(1) + low)) + low != type(low)(0)
+
+
 @loop
 def odd_numbers(T, y, n, low, mark):
     """(numbers that are neither 1 nor ``low``, those ignored, those that are no label) of labels.
@@ -66,6 +73,8 @@ def odd_numbers(T, y, n, low, mark):
     Labels lie in [0, 1] where ``low`` is 0, and are -1 or 1 where it is -1. What equals ``mark`` is
     ignored, and counts among neither of the others.
     """
+    if mark != T(1) and mark != low and odd_labels(T, y, n, low) == 0:
+        return 0, 0, 0
     N = lanes(T)
     odd, ignored, wrong = 0, 0, 0
     fine = low if mark == T(1) else T(1)  # a label that is not counted, behind the last one
@@ -73,12 +82,22 @@ def odd_numbers(T, y, n, low, mark):
     for j in range(0, n, width(N)):
         label = load_part(y + j * itemsize(N), n - j, N(fine))
         kept = label != N(mark)
-        other = kept & (label * (label - (T(1) + low)) + low != T(0))
+        other = kept & is_odd(label, low)
         inside = (label >= least) & (label <= T(1))
         odd += count(other)
         ignored += count(~kept)
         wrong += count(other & ~inside)
     return odd, ignored, wrong
+
+
+@loop
+def odd_labels(T, y, n, low):
+    """The numbers that are neither 1 nor ``low``, all of them being labels."""
+    N = lanes(T)
+    odd = 0
+    for j in range(0, n, width(N)):
+        odd += count(is_odd(load_part(y + j * itemsize(N), n - j, N(1)), low))
+    return odd
 
 
 @loop
@@ -134,10 +153,12 @@ def numbers_kept(T):
         for b in range(first, last):
             outer, start, stop = rows_of(plan, b)
             n, step = stop - start, plan.targets.inner
-            call7(
-                plan.load_targets, at(plan.targets, outer, start), 0, step, 1, n, address_of(y), 0
-            )
-            odd, ignored, wrong = odd_numbers(T, address_of(y), n, T(plan.lowest), T(plan.mark))
+            low, mark = T(plan.lowest), T(plan.mark)
+            here = at(plan.targets, outer, start)
+            if not plan.direct_targets:
+                call7(plan.load_targets, here, 0, step, 1, n, address_of(y), 0)
+                here = address_of(y)
+            odd, ignored, wrong = odd_numbers(T, here, n, low, mark)
             put_odd(plan, b, n - ignored, wrong)
         y[0] = T(0)  # a last use: addresses do not keep it alive
 
