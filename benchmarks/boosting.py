@@ -36,6 +36,7 @@ Calls = dict[str, Callable[[], Any]]
 RESULT = "boosting.json"
 DISTRIBUTIONS = ("fusedce", "numba", "numpy", "scikit-learn", "lightgbm", "xgboost-cpu", "xgboost")
 SEEDS = 10
+PART = "measure this part, or those named; the others stay as they were in the last result"
 
 
 # --------------------------------------------------------------------- accuracy
@@ -201,7 +202,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = screen.Parser("python -m benchmarks.boosting", __doc__)
     add = parser.add_argument
     for name in ("surrogates", "accuracy", "speed"):
-        add(f"--{name}", action="store_true", help="this part; the others stay as they were")
+        add(f"--{name}", action="store_true", help=PART)
     add("--seeds", type=screen.whole, default=SEEDS, metavar="N",
         help=f"draws of each data set (default: {SEEDS})")  # fmt: skip
     add("--data", action="append", choices=surrogates.SOURCES, metavar="NAME",
