@@ -5,10 +5,12 @@ python -m benchmarks.boosting --surrogates     positive Hessians by what models 
 python -m benchmarks.boosting --accuracy       errors against 50 digits, public recipes beside it
 python -m benchmarks.boosting --speed          time of a call, and its share of a round of LightGBM
 python -m benchmarks.boosting --readme         no measurement: README from the last result
+
+Results go to benchmarks/runs; those of fewer seeds, data sets or rows only where --out says.
 """
 
 import argparse
-import re
+import itertools
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,27 +21,22 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from benchmarks import boosting_formulas as formulas
 from benchmarks import boosting_surrogates as surrogates
-from benchmarks import results
+from benchmarks import results, screen
 from benchmarks.boosting_formulas import Array, Formula
+from benchmarks.boosting_tables import BLOCKS, GAMMAS, SCORES, WHOLE, render, show
+from benchmarks.screen import say
 from fusedce.adapters.boosting import SigmoidFocal, SoftmaxFocal
 
 Record = dict[str, Any]
-Rows = list[list[str]]  # a head and lines
 Calls = dict[str, Callable[[], Any]]
 
-RESULT = results.FOLDER / "boosting.json"
-START, END = "<!-- boosting -->", "<!-- /boosting -->"
+RESULT = "boosting.json"
 DISTRIBUTIONS = ("fusedce", "numba", "numpy", "scikit-learn", "lightgbm", "xgboost-cpu", "xgboost")
 SEEDS = 10
-GAMMAS = (0.5, 1.0, 2.0, 3.7, 5.0)
-SCORES = np.linspace(-100, 100, 801)
-WHOLE, BLOCKS = "NumPy", "NumPy in blocks"
-SPEED_BAR, SHARE_BAR = 5.0, 0.1
+PART = "measure this part, or those named; the others stay as they were in the last result"
 
 
 # --------------------------------------------------------------------- accuracy
@@ -197,163 +194,29 @@ def measure_speed(tick: Callable[[str], None], shrink: int = 1, rounds: int = 15
     return {"calls": calls, "rounds": shares(shrink, rounds)}
 
 
-# --------------------------------------------------------------------- tables
-
-
-def mean(records: list[Record], key: str) -> float:
-    """Over data sets and seeds."""
-    return float(np.mean([value for record in records for value in record[key]]))
-
-
-def surrogate_rows(records: list[Record]) -> Rows:
-    """Means over the data sets: average precision, log loss."""
-    names = list(surrogates.SURROGATES)
-    rows = [["library", "γ", *(f"`{n}`" if n == "exact" else n for n in names)]]
-    settings = sorted({(r["library"], r["gamma"]) for r in records})
-    for library, gamma in [*settings, ("both", None)]:
-        chosen = [
-            r for r in records if gamma is None or (r["library"], r["gamma"]) == (library, gamma)
-        ]
-        line = [library, "all" if gamma is None else f"{gamma:g}"]
-        for name in names:
-            some = [r for r in chosen if r["surrogate"] == name]
-            precision, loss = mean(some, "average_precision"), mean(some, "log_loss")
-            line.append(f"{precision:.3f} / {loss:.4f}")
-        rows.append(line)
-    return rows
-
-
-def compared(records: list[Record], one: str, other: str) -> str:
-    """The mean difference of two surrogates where they differ at all, with its standard error."""
-    pairs = {name: [r for r in records if r["surrogate"] == name] for name in (one, other)}
-    words = []
-    for key, title in (("average_precision", "average precision"), ("log_loss", "log loss")):
-        values = [np.concatenate([r[key] for r in pairs[name]]) for name in (one, other)]
-        gain = np.subtract(*values)
-        differing = gain[gain != 0]
-        error = differing.std(ddof=1) / np.sqrt(len(differing)) if len(differing) > 1 else 0.0
-        some = differing.mean() if len(differing) else 0.0
-        words.append(f"{title} {some:+.4f} ± {error:.4f} ({len(differing)} of {len(gain)} models)")
-    return f"{one} − {other}, where they differ: {'; '.join(words)}"
-
-
-def accuracy_rows(records: list[Record]) -> Rows:
-    """The worst over all gammas, and how many numbers are NaN or infinite."""
-    rows = [["formula", "gradient", "Hessian", "NaN or infinite"]]
-    for record in records:
-        line = [record["formula"]]
-        for key in ("gradient", "hessian"):
-            line.append(f"{max(part['worst'] for part in record[key]):.1e}")
-        lost = sum(part["not_finite"] for key in ("gradient", "hessian") for part in record[key])
-        count = 4 * len(SCORES) * len(record["gradient"])
-        rows.append([*line, f"{lost / count:.1%}" if lost else "none"])
-    return rows
-
-
-def speed_rows(record: Record) -> Rows:
-    """Milliseconds of a call, and how many times as long others take."""
-    rows = [["call", "fusedce, ms", f"NumPy, ms (≥ {SPEED_BAR:g}×)", "NumPy in blocks, ms"]]
-    for call in record["calls"]:
-        ms, ratios = call["ms"], call["ratios"]
-        others = [f"{ms[name]:g} ({ratios[name]:g}×)" for name in (WHOLE, BLOCKS)]
-        rows.append([call["case"], f"{ms['fusedce']:g}", *others])
-    return rows
-
-
-def share_rows(record: Record) -> Rows:
-    """Milliseconds of a round of LightGBM's, and of the call in it."""
-    rows = [["training", "call, ms", "round, ms", f"share < {SHARE_BAR:.0%}"]]
-    for part in record["rounds"]:
-        share = f"{part['share']:.1%}"
-        rows.append([part["case"], f"{part['call_ms']:g}", f"{part['round_ms']:g}", share])
-    return rows
-
-
-def tables(result: Record) -> list[tuple[str, Rows]]:
-    """A sentence and a table for each part that was measured."""
-    found = []
-    if "surrogates" in result:
-        records = result["surrogates"]
-        seeds = len(records[0]["trees"])
-        sets = ", ".join(dict.fromkeys(r["data"] for r in records))
-        notes = [compared(records, "bound", other) for other in ("clip", "slope")]
-        title = (
-            "Held-out average precision / log loss of focal loss, means over "
-            f"{sets} positives and {seeds} seeds each; `psd` is bound"
-        )
-        found.append((f"{title}. {'. '.join(notes)}.", surrogate_rows(records)))
-    if "accuracy" in result:
-        title = (
-            f"Worst relative error for scores from −100 to 100, both labels, γ from "
-            f"{min(GAMMAS):g} to {max(GAMMAS):g}; of the Hessian relative to its two terms"
-        )
-        found.append((f"{title}.", accuracy_rows(result["accuracy"])))
-    if "speed" in result:
-        title = "Gradient and Hessian of focal loss, γ = 2, medians"
-        found.append((f"{title}.", speed_rows(result["speed"])))
-        found.append(("A round of LightGBM's with that objective.", share_rows(result["speed"])))
-    return found
-
-
-def markdown(rows: Rows) -> str:
-    """A table for the README."""
-    head, *lines = rows
-    sides = ["---"] + ["---:"] * (len(head) - 1)
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, sides, *lines))
-
-
-def render(readme: str, result: Record) -> str:
-    """The README with the tables of a result between its markers."""
-    if START not in readme or END not in readme:
-        raise SystemExit(f"README.md has no place for the tables: {START} and {END}")
-    parts = [part for title, rows in tables(result) for part in (title, markdown(rows))]
-    text = "\n\n".join([START, *parts, f"{origin(result)}.", END])
-    marked = re.compile(f"{re.escape(START)}.*{re.escape(END)}", re.DOTALL)
-    return marked.sub(lambda _: text.replace(f"\n\n{END}", f"\n{END}"), readme)
-
-
-def origin(result: Record) -> str:
-    """Where the figures come from, in one line."""
-    where = result["machine"]
-    used = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    place = f"{where['processor']}, {where['threads']} threads"
-    return f"{place}; {used}; {result['date']}, commit {result['commit'] or 'unknown'}"
-
-
-def show(console: Console, result: Record) -> None:
-    """The tables in the terminal."""
-    for title, (head, *lines) in tables(result):
-        table = Table(title=title)
-        for k, name in enumerate(head):
-            table.add_column(name, justify="right" if k else "left")
-        for line in lines:
-            table.add_row(*line)
-        console.print(table)
-
-
 # --------------------------------------------------------------------- program
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.boosting",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = screen.Parser("python -m benchmarks.boosting", __doc__)
     add = parser.add_argument
     for name in ("surrogates", "accuracy", "speed"):
-        add(f"--{name}", action="store_true", help="this part; the others stay as they were")
-    add("--readme", action="store_true", help="renew the README from the last result, and end")
-    add("--seeds", type=int, default=SEEDS, help=f"draws of each data set, {SEEDS}")
-    add("--data", action="append", choices=surrogates.SOURCES, help="only these sets")
-    add("--shrink", type=int, default=1, help="divide the rows that are timed")
-    add("--out", type=Path, default=RESULT, help="where the result goes")
+        add(f"--{name}", action="store_true", help=PART)
+    add("--seeds", type=screen.whole, default=SEEDS, metavar="N",
+        help=f"draws of each data set (default: {SEEDS})")  # fmt: skip
+    add("--data", action="append", choices=surrogates.SOURCES, metavar="NAME",
+        help="only this data set (may be repeated), of: "
+        + ", ".join(surrogates.SOURCES).replace("%", "%%"))  # fmt: skip
+    add("--shrink", type=screen.whole, default=1, metavar="N", help="divide the timed rows by N")
+    add("--out", type=Path, metavar="FILE", help="where the result goes (JSON)")
+    add("--readme", action="store_true",
+        help="measure nothing: README.md from the last result, or that of --out")  # fmt: skip
     return parser.parse_args(argv)
 
 
 def measure(console: Console, options: argparse.Namespace) -> Record:
-    """The parts asked for, under one progress bar."""
+    """The parts asked for: under one progress bar, or with a line for each step."""
     every = not (options.surrogates or options.accuracy or options.speed)
     sources = options.data or list(surrogates.SOURCES)
     counts = {
@@ -362,16 +225,18 @@ def measure(console: Console, options: argparse.Namespace) -> Record:
         "accuracy": len(GAMMAS) + len(CONTENDERS),
         "speed": 5,
     }  # fmt: skip
-    columns = BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn()
     found: Record = {}
-    with Progress(*columns, TextColumn("{task.description}"), console=console) as bar:
+    with screen.counter(console) as bar:
         for part, count in counts.items():
             if not (every or getattr(options, part)):
                 continue
-            task = bar.add_task(part, total=count)
+            task, steps = bar.add_task(part, total=count), itertools.count(1)
 
-            def tick(what: str, task: Any = task) -> None:
+            def tick(what: str, task: Any = task, steps: Any = steps, of: str = f"{count} {part}:"
+                     ) -> None:  # fmt: skip
                 bar.update(task, description=what, advance=1)
+                if not console.is_terminal:
+                    say(console, f"{next(steps)}/{of} {what}")
 
             if part == "surrogates":
                 found[part] = surrogates.measure(options.seeds, sources, tick)
@@ -382,25 +247,33 @@ def measure(console: Console, options: argparse.Namespace) -> Record:
     return found
 
 
+def renew(path: Path) -> None:
+    """The result of the README, and the README from it."""
+    readme, result = results.ROOT / "README.md", results.shown(path, RESULT)
+    readme.write_text(render(readme.read_text(encoding="utf-8"), result), encoding="utf-8")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and report; the exit status."""
-    options, console = parse(argv), Console()
-    if not console.is_terminal:
-        console = Console(width=100)
+    options, console = parse(argv), screen.console()
+    last = options.out or results.latest(RESULT)
     if options.readme:
-        path = results.ROOT / "README.md"
-        text = render(path.read_text(encoding="utf-8"), results.read(options.out))
-        path.write_text(text, encoding="utf-8")
+        renew(last)
+        say(console, f"README.md renewed from {screen.place(last)}")
         return 0
-    kept = results.read(options.out) if options.out.exists() else {}
+    narrow = options.data or options.seeds != SEEDS or options.shrink != 1
+    path = options.out or (None if narrow else results.RUNS / RESULT)
+    kept = results.read(last) if path and last.exists() else {}
     found = measure(console, options)
     result = kept | {
         "schema": results.SCHEMA, "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "commit": results.commit(), "machine": results.machine(),
         "versions": results.versions(DISTRIBUTIONS), **found,
     }  # fmt: skip
-    results.write(result, options.out)
     show(console, result)
+    if path:
+        results.write(result, path)
+        say(console, f"result: {screen.place(path)}")
     return 0
 
 

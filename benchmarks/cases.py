@@ -6,6 +6,7 @@ nothing else, to another call of fusedce, and to the fastest rival.
 
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -109,6 +110,7 @@ class Bar:
 
 
 QUICK, USUAL, ALL = range(3)
+OWN = "own"  # the group of what is no case of the list
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,9 @@ class Case:
         return self.group in ("layout", "threads")
 
     def divided(self, by: int) -> "Case":
-        """The same on fewer rows, where there are many."""
-        return self if self.small else replace(self, arrays=self.arrays.divided(by))
+        """The same on fewer rows, where there are many; who gives a shape means it."""
+        whole = self.small or self.group == OWN
+        return self if whole else replace(self, arrays=self.arrays.divided(by))
 
 
 IMAGENET = 65_536, 1000
@@ -260,12 +263,15 @@ CASES: tuple[Case, ...] = (
 )  # fmt: skip
 
 
-def selected(names: list[str], patterns: list[str]) -> list[str]:
-    """The names that a pattern picks: the name itself, a glob, or a part of it."""
+def selected(names: list[str], patterns: list[str], what: str) -> list[str]:
+    """The names that patterns pick: a name itself, a glob, or a part; to pick none is an error."""
     found: set[str] = set()
     for pattern in (p.lower() for p in patterns):
         exact = [n for n in names if n.lower() == pattern]
         parts = [n for n in names if fnmatch(n.lower(), pattern) or pattern in n.lower()]
+        if not exact and not parts:
+            known = "--list names them" if len(names) > 12 else f"there are {', '.join(names)}"
+            raise SystemExit(f"no {what} is called {pattern}; {known}")
         found.update(exact or parts)
     return [n for n in names if n in found]
 
@@ -274,5 +280,41 @@ def chosen(level: int, patterns: list[str]) -> list[Case]:
     """The cases whose names are picked; without patterns those of a level and below."""
     if not patterns:
         return [case for case in CASES if case.level <= level]
-    names = selected([case.name for case in CASES], patterns)
+    names = selected([case.name for case in CASES], patterns, "case")
     return [case for case in CASES if case.name in names]
+
+
+# --------------------------------------------------------------------- shapes of one's own
+
+# By what they are called in fusedce: the loss, and its targets, one of a kind that all rivals take.
+LOSSES = {
+    "cross_entropy": (CE, "index"),
+    "binary_cross_entropy": (BCE, "float32"),
+    "focal": (FOCAL, "float32"),
+    "softmax_focal": (SOFT_FOCAL, "index"),
+}
+
+
+def arrays_of(shape: tuple[int, ...], dtype: str, loss: str) -> Arrays:
+    """Logits of a shape: of more than two axes the second has the classes, as in PyTorch."""
+    targets = LOSSES[loss][1]
+    if targets == "index" and len(shape) < 2:
+        raise SystemExit(f"{loss} needs rows and classes: --shape {shape[0]}x10, say")
+    return Arrays(shape, targets, dtype, axis=1 if len(shape) > 2 else -1)
+
+
+def words(shape: tuple[int, ...], loss: str) -> tuple[str, str]:
+    """The name and the title of a case of one's own, but for the dtype."""
+    return f"{'x'.join(map(str, shape))}-{loss}", f"{' × '.join(f'{n:,}' for n in shape)} {loss}"
+
+
+def own(shapes: list[tuple[int, ...]], dtypes: list[str], losses: list[str]) -> list[Case]:
+    """Every loss on every shape in every dtype."""
+    found = []
+    for shape, dtype, loss in product(shapes, dtypes, losses):
+        name, title = words(shape, loss)
+        arrays = arrays_of(shape, dtype, loss)
+        case = Case(f"{name}-{dtype}", f"{title} {dtype}", arrays, LOSSES[loss][0], reads=2,
+                    group=OWN)  # fmt: skip
+        found.append(replace(case, group="small") if case.small else case)
+    return found

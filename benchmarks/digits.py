@@ -4,11 +4,15 @@
 (b) A detector of one digit that is 1% of its training rows, sigmoid cross-entropy against focal
     loss: the average precision of both over five seeds, whichever wins.
 
-The network has two layers and is plain NumPy. Run: ``python -m benchmarks.digits``.
+The network has two layers and is plain NumPy. ``python -m benchmarks.digits`` trains, which takes
+some twenty seconds, and draws the curves.
 """
 
+import argparse
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,13 +21,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score
 from threadpoolctl import threadpool_limits
 
 import fusedce
+from benchmarks import results, screen
+from benchmarks.screen import Column, Grid, say
 
 mpl.use("Agg")  # draws without a screen
 import matplotlib.pyplot as plt
@@ -32,7 +36,7 @@ Floats = NDArray[np.float32]
 Array = NDArray[Any]
 Loss = Callable[..., Any]  # loss(logits, targets, grad_out=) -> (mean loss, its gradient by logits)
 
-PLOT = Path(__file__).parent / "results" / "digits.png"
+PLOT = "digits.png"
 DIGIT = 8  # the digit the detector looks for; the one most often taken for another
 PREVALENCE = 0.01
 SEEDS = range(5)
@@ -151,23 +155,28 @@ def detector(loss: Loss, seed: int, tick: Callable[[], None]) -> Array:
 
 
 def run_all(console: Console) -> tuple[Array, dict[str, Array]]:
-    """Both experiments under one progress bar.
+    """Both experiments: under one progress bar, or with a line for each seed.
 
     The curves of the ten classes, (seed, epoch, 4), and of the detectors, {loss: (seed, epoch)}.
     """
-    counter = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(TextColumn("{task.description}"), *counter, console=console) as bar:
+    with screen.counter(console) as bar:
 
-        def ticker(name: str, epochs: int) -> Callable[[], None]:
+        def trained(name: str, epochs: int, one: Callable[[int, Callable[[], None]], Array]) -> Any:
             task = bar.add_task(f"{name}, epochs", total=len(SEEDS) * epochs)
-            return lambda: bar.advance(task)
+            curves = []
+            for k, seed in enumerate(SEEDS, 1):
+                curves.append(one(seed, lambda: bar.advance(task)))
+                if not console.is_terminal:
+                    say(console, f"{k}/{len(SEEDS)} {name}: {np.ravel(curves[-1][-1])[-1]:.3f}")
+            return np.array(curves)
 
-        tick = ticker("ten classes", EPOCHS_TEN)
-        ten = np.array([ten_classes(seed, tick) for seed in SEEDS])
-        one = {}
-        for name, loss in DETECTORS.items():
-            tick = ticker(f"detector, {name}", EPOCHS_ONE)
-            one[name] = np.array([detector(loss, seed, tick) for seed in SEEDS])
+        ten = trained("ten classes, accuracy", EPOCHS_TEN, ten_classes)
+        one = {
+            name: trained(
+                f"detector, {name}, average precision", EPOCHS_ONE, partial(detector, loss)
+            )
+            for name, loss in DETECTORS.items()
+        }
     return ten, one
 
 
@@ -177,23 +186,22 @@ def spread(values: Array, digits: int = 3) -> str:
 
 
 def report(console: Console, ten: Array, one: dict[str, Array]) -> None:
-    """Print both results as tables, and the detectors' difference seed by seed."""
-    table = Table(title=f"digits, last epoch, mean ± standard deviation over {len(SEEDS)} seeds")
-    table.add_column("task")
-    table.add_column("loss")
-    table.add_column("measure on the held-out half")
-    table.add_column("result", justify="right")
-    table.add_row("ten classes", "cross-entropy", "accuracy", spread(ten[:, -1, 3]))
+    """Print both results as a table, and the detectors' difference seed by seed."""
+    rows = [["ten classes", "cross-entropy", "accuracy", spread(ten[:, -1, 3])]]
     for name, curve in one.items():
         task = f"is it {DIGIT}? ({PREVALENCE:.0%} positive)"
-        table.add_row(task, name, "average precision", spread(curve[:, -1]))
-    console.print(table)
+        rows.append([task, name, "average precision", spread(curve[:, -1])])
+    title = f"digits, last epoch, mean ± standard deviation over {len(SEEDS)} seeds"
+    heads = Column("task"), Column("loss", right=False), Column("held-out half", right=False)
+    cells = [[(text, None) for text in row] for row in rows]
+    console.print(Grid(title, (*heads, Column("result")), cells))
 
     entropy, focal = (curve[:, -1] for curve in one.values())
     gain = focal - entropy
-    console.print(
+    say(
+        console,
         f"focal - cross-entropy, seed by seed: {', '.join(f'{g:+.3f}' for g in gain)}; "
-        f"mean {gain.mean():+.3f}, standard error {gain.std(ddof=1) / np.sqrt(len(gain)):.3f}"
+        f"mean {gain.mean():+.3f}, standard error {gain.std(ddof=1) / np.sqrt(len(gain)):.3f}",
     )
 
 
@@ -238,20 +246,31 @@ def plot(ten: Array, one: dict[str, Array], path: Path) -> None:
         plt.close(figure)
 
 
-def main() -> None:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = screen.Parser("python -m benchmarks.digits", __doc__)
+    parser.add_argument(
+        "--out", type=Path, default=results.RUNS / PLOT, metavar="FILE",
+        help="where the picture goes (default: benchmarks/runs/digits.png)",
+    )  # fmt: skip
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Run both experiments, print the table, write the plot, hold the accuracy to its bar."""
-    console = Console()
+    path, console = parse(argv).out, screen.console()
     start = time.perf_counter()
     # Products this small lose more by waking BLAS threads than they win: 6 s against 20 s.
     with threadpool_limits(1, user_api="blas"):
         ten, one = run_all(console)
     report(console, ten, one)
-    plot(ten, one, PLOT)
-    console.print(f"plot: {PLOT.name} in {PLOT.parent.name}/, {time.perf_counter() - start:.0f} s")
+    plot(ten, one, path)
+    say(console, f"picture: {screen.place(path)}, {time.perf_counter() - start:.0f} s")
     worst = ten[:, -1, 3].min()
     if worst <= 0.95:
         raise SystemExit(f"test accuracy {worst:.3f} of the worst seed is not above 0.95")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

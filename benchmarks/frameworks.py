@@ -5,6 +5,8 @@ python -m benchmarks.frameworks --quick     a sixteenth of the rows, no torch.co
 python -m benchmarks.frameworks --case focal
 python -m benchmarks.frameworks --readme    no measurement: the README's table from the last result
 
+Every case leaves a result in benchmarks/runs; a part leaves one only with --out.
+
 The logits are what another layer puts out: a view of a leaf, and ``torch.autograd.grad`` asks for
 their gradient. So nobody copies it into ``.grad``, which torch may do for a leaf. Each call has its
 results in new memory, as users have it, and to write there for the first time can cost more than
@@ -28,20 +30,18 @@ from typing import Any
 
 import numba
 import numpy as np
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.console import Console
 
-from benchmarks import data, floor, frameworks_table, measure, oracle, results, rivals
+from benchmarks import data, floor, frameworks_table, measure, oracle, results, rivals, screen
 from benchmarks.cases import CE, IMAGENET, Arrays, Case, Loss, selected
 from benchmarks.data import Problem
 from benchmarks.frameworks_table import COMPARED, COPY, OURS, OURS_COMPILED, OURS_JAX, WEIGHED
 from benchmarks.measure import Call, Contender, Effort
 from benchmarks.rivals import Read
+from benchmarks.screen import say
 
 Record = dict[str, Any]
-RESULT = results.FOLDER / "frameworks.json"
-WIDTH = 120
+RESULT = "frameworks.json"
 SCALE = 65536.0  # of the loss, as a gradient scaler has it
 
 
@@ -311,17 +311,15 @@ def peak(name: str, task: Task, shrink: int) -> float:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.frameworks",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
+    parser = screen.Parser("python -m benchmarks.frameworks", __doc__)
+    add, names = parser.add_argument, [task.name for task in TASKS]
     add("--quick", action="store_true", help="fewer rows and rounds, no compilers, no memory")
-    add("--case", action="append", default=[], help="only these: name, part of it, or glob")
-    add("--shrink", type=int, help="divide the rows of every case by this")
-    add("--out", type=Path, help="where the result goes; full runs have a place in results/")
-    add("--readme", action="store_true", help="renew the README's table from a result, and end")
+    add("--case", action="append", default=[], metavar="NAME",
+        help=f"only these: a name, part of it, or glob; of {', '.join(names)}")  # fmt: skip
+    add("--shrink", type=screen.whole, metavar="N", help="divide the rows of every case by N")
+    add("--out", type=Path, metavar="FILE", help="where the result goes (JSON)")
+    add("--readme", action="store_true",
+        help="measure nothing: README.md from the last result, or that of --out")  # fmt: skip
     add("--peak", choices=[way.name for way in WAYS], help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
@@ -329,46 +327,39 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def run(
     console: Console, tasks: list[Task], ways: list[Way], how: Effort, weighing: bool
 ) -> list[Record]:
-    """Measure every task under a progress bar, below the rows that are done."""
-    records: list[Record] = []
-    columns = BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn()
-    bar = Progress(*columns, TextColumn("{task.description}"), console=console)
-    row = bar.add_task("", total=len(tasks))
-    with Live(bar, console=console, refresh_per_second=4) as live:
-        for task in tasks:
+    """Measure every task."""
 
-            def tell(what: str, title: str = task.title) -> None:
-                bar.update(row, description=f"{title}: {what}")
+    def one(task: Task, tell: Callable[[str], None]) -> Record:
+        record = timed(task, ways, how, tell)
+        gc.collect()
+        if weighing:
+            tell("memory")
+            weigh(record, task, how.shrink)
+        return record
 
-            records.append(timed(task, ways, how, tell))
-            gc.collect()
-            if weighing:
-                tell("memory")
-                weigh(records[-1], task, how.shrink)
-            bar.advance(row)
-            if not console.is_terminal:  # a log, where nothing is drawn twice
-                console.print(f"{len(records)}/{len(tasks)} {task.title}", highlight=False)
-            live.update(Group(frameworks_table.table(records, how.shrink), bar))
-        live.update(frameworks_table.table(records, how.shrink))
-    console.print()
-    return records
+    def table(records: list[Record]) -> screen.Grid:
+        return frameworks_table.table(records, how.shrink)
+
+    return screen.one_by_one(console, tasks, lambda task: task.title, one, table)
+
+
+def renew(path: Path) -> None:
+    """The result of the README, and the README from it."""
+    readme, result = results.ROOT / "README.md", results.shown(path, RESULT)
+    text = frameworks_table.render(readme.read_text(encoding="utf-8"), result)
+    readme.write_text(text, encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and report; the exit status."""
-    options, console = parse(argv), Console()
-    if not console.is_terminal:
-        console = Console(width=WIDTH)
+    options, console = parse(argv), screen.console()
     if options.readme:
-        readme = results.ROOT / "README.md"
-        result = results.read(options.out or RESULT)
-        text = frameworks_table.render(readme.read_text(encoding="utf-8"), result)
-        readme.write_text(text, encoding="utf-8")
+        path = options.out or results.latest(RESULT)
+        renew(path)
+        say(console, f"README.md renewed from {screen.place(path)}")
         return 0
-    names = selected([task.name for task in TASKS], options.case or ["*"])
+    names = selected([task.name for task in TASKS], options.case or ["*"], "case")
     tasks = [task for task in TASKS if task.name in names]
-    if not tasks:
-        raise SystemExit(f"no case is called {', '.join(options.case)}")
     if options.peak:
         print(peak(options.peak, tasks[0], options.shrink or 1))
         return 0
@@ -381,16 +372,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     start = time.perf_counter()
     ways = [way for way in WAYS if way.name not in missing]
     records = run(console, tasks, ways, how, weighing=not options.quick)
-    for line in frameworks_table.skipped(missing, records):
-        console.print(f"skipped: {line}", highlight=False)
+    for line in screen.skipped(missing, records):
+        say(console, f"skipped: {line}")
     settings = {"threads": numba.get_num_threads(), "seconds": round(time.perf_counter() - start)}
     result = results.document(records, missing, settings | asdict(how))
-    console.print(results.caption(result), style="dim", highlight=False)
+    say(console, results.caption(result), "dim")
     narrow = options.quick or options.case or options.shrink
-    path = options.out or (None if narrow else RESULT)
+    path = options.out or (None if narrow else results.RUNS / RESULT)
     if path:
         results.write(result, path)
-        console.print(f"result: {path.name}, {settings['seconds']} s", highlight=False)
+        say(console, f"result: {screen.place(path)}, {settings['seconds']} s")
     return 0
 
 

@@ -3,10 +3,8 @@
 import re
 from typing import Any
 
-from rich import box
-from rich.table import Table
-
 from benchmarks import report, results
+from benchmarks.screen import Cell, Column, Grid, judged, skipped
 
 Record = dict[str, Any]
 START, END = "<!-- frameworks -->", "<!-- /frameworks -->"
@@ -24,22 +22,22 @@ SLACK = 0.02  # of the logits: what the kernel counts late
 HEADS = ("case", "torch, ms", *(h for *_, h in COMPARED[:4]), "JAX, ms", "optax", "memory")
 
 
-def times_cell(record: Record, ours: str, theirs: str) -> tuple[str, bool | None]:
+def times_cell(record: Record, ours: str, theirs: str) -> Cell:
     """How many times as long, the bar, and whether it is met."""
     for line in record["ratios"]:
         if (line["ours"], line["theirs"]) == (ours, theirs):
-            bar = "" if line["bar"] is None else f" ≥{line['bar']:g}"
-            return f"{line['value']:.2f}×{bar}", line["met"]
+            bar = "" if line["bar"] is None else f"≥{line['bar']:g}"
+            return judged(f"{line['value']:.2f}×", bar, line["met"])
     return "-", None
 
 
-def memory_cell(record: Record) -> tuple[str, bool | None]:
+def memory_cell(record: Record) -> Cell:
     """Ours, and torch's, which is the bar."""
     held = record.get("memory") or {}
     if set(held) != set(WEIGHED):
         return "-", None
     mine, theirs = (held[name] for name in WEIGHED)
-    return f"{mine:.2f} ≤{theirs:.2f}", bool(mine <= theirs + SLACK)
+    return judged(f"{mine:.2f}", f"≤{theirs:.2f}", bool(mine <= theirs + SLACK))
 
 
 def ms_cell(record: Record, name: str, wide: bool) -> tuple[str, None]:
@@ -52,7 +50,7 @@ def ms_cell(record: Record, name: str, wide: bool) -> tuple[str, None]:
     return f"{median} ({low}–{high})" if wide else f"{median} ±{half:.0f}%", None
 
 
-def cells(record: Record, wide: bool) -> list[tuple[str, bool | None]]:
+def cells(record: Record, wide: bool) -> list[Cell]:
     """A row of either table."""
     compared = [times_cell(record, ours, theirs) for ours, theirs, _ in COMPARED]
     return [
@@ -65,16 +63,19 @@ def cells(record: Record, wide: bool) -> list[tuple[str, bool | None]]:
     ]
 
 
-def table(records: list[Record], shrink: int) -> Table:
+NOTE = (
+    "ms: the time of ours, ± half of what three fifths of the rounds lie in. ×: as long the other "
+    "takes; both compiled: as torch.compile of ours. memory: of ours, in multiples of the logits, "
+    "and of torch. ✗ (red): the bar is missed."
+)
+
+
+def table(records: list[Record], shrink: int) -> Grid:
     """The table for a terminal."""
     title = "Forward and backward pass: our time, and how many times as long others take"
     title += "" if shrink == 1 else f"; rows divided by {shrink}"
-    found = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in HEADS:
-        found.add_column(heading.replace(" ", "\n"), no_wrap=True)
-    for record in records:
-        found.add_row(*(report.coloured(*cell) for cell in cells(record, False)))
-    return found
+    columns = [Column(h.replace(" ", "\n"), int(h == COPY), right=False) for h in HEADS]
+    return Grid(title, columns, [cells(record, False) for record in records], (NOTE,))
 
 
 def markdown(result: Record) -> str:
@@ -82,15 +83,6 @@ def markdown(result: Record) -> str:
     lines = [list(HEADS), ["---"] + ["---:"] * (len(HEADS) - 1)]
     lines += [[text for text, _ in cells(record, True)] for record in result["cases"]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def skipped(missing: dict[str, str], records: list[Record]) -> list[str]:
-    """Whom the table lacks, and why, in which cases; each reason once."""
-    found: dict[str, list[str]] = {f"{name}, {why}": [] for name, why in missing.items()}
-    for record in records:
-        for name, why in record["skipped"].items():
-            found.setdefault(f"{name}, {why}", []).append(record["case"])
-    return [line + (f" ({', '.join(cases)})" if cases else "") for line, cases in found.items()]
 
 
 def render(readme: str, result: Record) -> str:

@@ -6,6 +6,7 @@ sleep; the order rotates, so that nobody always follows the same neighbour.
 
 import gc
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -15,9 +16,9 @@ import numba
 import numpy as np
 
 from benchmarks import data, floor, oracle
-from benchmarks.cases import Case
+from benchmarks.cases import OWN, Case
 from benchmarks.data import Problem
-from benchmarks.rivals import Read, Rival
+from benchmarks.rivals import RIVALS, Read, Rival
 
 Record = dict[str, Any]
 Call = Callable[[], Any]
@@ -25,7 +26,8 @@ PAUSE = 0.01  # seconds; the threads of GNU OpenMP were seen to spin for 9 ms
 SAMPLE = 0.002  # seconds: shorter calls are repeated within a sample
 MEMORY = 5e9  # bytes that a rival may hold beside the arrays of the case
 PATIENCE = 5.0  # seconds for one call of a rival
-OURS, FRESH = "fusedce", "fusedce, new output"
+ROOM = 3  # arrays of the size of the logits: they, a gradient to write into, a new one
+OURS, FRESH, NUMPY = "fusedce", "fusedce, new output", "NumPy"
 
 
 @dataclass(frozen=True)
@@ -165,8 +167,9 @@ def enter_rival(rival: Rival, problem: Problem, right: oracle.Answer) -> Contend
     refused = rival.refuses(case)
     if refused:
         return refused
+    own = case.group == OWN  # whoever gives a shape waits for it
     held = rival.memory(case) * case.arrays.logits_bytes
-    if held > MEMORY:
+    if held > (max(MEMORY, (memory() or 0) - ROOM * case.arrays.logits_bytes) if own else MEMORY):
         return f"needs some {held / 1e9:.0f} GB"
     try:
         call, read = rival.prepare(problem, numba.get_num_threads())
@@ -175,7 +178,7 @@ def enter_rival(rival: Rival, problem: Problem, right: oracle.Answer) -> Contend
         return f"does not agree: {wrong}"
     except Exception as error:  # theirs, whatever it is: named, and the run goes on
         return f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0]}"
-    if contender.second > PATIENCE:
+    if contender.second > PATIENCE * (10 if own else 1):
         return f"takes {contender.second:.0f} s a call"
     contender.rival = True
     return contender
@@ -193,13 +196,40 @@ def take_turns(contenders: list[Contender], effort: Effort) -> None:
                 c.sample()
 
 
+def impossible(case: Case) -> str | None:
+    """Why a case cannot be measured here."""
+    if case.bar is not None and case.bar.of == "1 thread" and numba.get_num_threads() < 2:
+        return "there is one thread"
+    arrays = case.arrays
+    needed = ROOM * arrays.logits_bytes + arrays.targets_bytes
+    there = memory()
+    if there is not None and needed > there:
+        return f"needs some {needed / 1e9:.0f} GB, of {there / 1e9:.0f}"
+    return None
+
+
+def memory() -> int | None:
+    """The bytes of this machine's memory, where the system tells them."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def taking_part(case: Case, rivals: list[Rival]) -> list[Rival]:
+    """The rivals, and NumPy where the case is compared with nothing else from run to run."""
+    there = any(rival.name == NUMPY for rival in rivals)
+    return rivals if there or case.group != "small" else [*rivals, *(
+        rival for rival in RIVALS if rival.name == NUMPY)]  # fmt: skip
+
+
 def measure(
     case: Case, rivals: list[Rival], effort: Effort, tell: Callable[[str], None] = lambda _: None
 ) -> Record:
     """One row of the table; raises Disagreement if fusedce itself is wrong."""
-    if case.bar is not None and case.bar.of == "1 thread" and numba.get_num_threads() < 2:
-        return {"case": case.name, "title": case.title, "left_out": "there is one thread"}
     case, start = case.divided(effort.shrink), time.perf_counter()
+    if why := impossible(case):
+        return {"case": case.name, "title": case.title, "group": case.group, "left_out": why}
     tell("arrays and oracle")
     problem = data.make(case)
     right = oracle.answer(problem)
@@ -208,7 +238,7 @@ def measure(
     ways, found = floors(problem)
     contenders += found
     skipped = {}
-    for rival in () if case.alone else rivals:
+    for rival in () if case.alone else taking_part(case, rivals):
         tell(f"{rival.name}: first call")
         entered = enter_rival(rival, problem, right)
         if isinstance(entered, str):
@@ -260,7 +290,7 @@ def ratio(case: Case, times: dict[str, list[float]]) -> Record | None:
     of = case.bar.of if case.bar is not None else "copy"
     key = "floor" if of == "copy" and "floor" in times else of
     if key not in times:
-        of = key = "NumPy"
+        of = key = NUMPY
     if key not in times:
         return None
     mine, theirs = times[OURS], times[key]

@@ -89,7 +89,7 @@ def distribution(problem: Problem) -> float:
 def softmax_focal(problem: Problem) -> float:
     """(1 - p)^gamma -log p of the target's p; the gradient is a multiple of p_j - [j = y]."""
     logits, targets, grad, total = problem.logits, problem.targets, problem.grad, 0.0
-    gamma, scale = problem.case.loss.gamma, logits.dtype.type(1 / len(logits))
+    gamma, scale = problem.case.loss.gamma, logits.dtype.type(1 / targets.size)
     for part in blocks(logits.shape):
         z, y, g = logits[part], targets[part][:, None], grad[part]
         np.subtract(z, z.max(axis=1, keepdims=True), out=g)
@@ -103,7 +103,7 @@ def softmax_focal(problem: Problem) -> float:
         total -= float(np.sum(power * q * logp, dtype=np.float64))
         g *= slope * scale / sums
         np.put_along_axis(g, y, np.take_along_axis(g, y, 1) - slope * scale, 1)
-    return total / len(logits)
+    return total / targets.size
 
 
 def sigmoid(problem: Problem) -> float:

@@ -4,11 +4,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
+from rich.console import Console
 
+from benchmarks import results
 from benchmarks.results import caption
+from benchmarks.screen import Cell, Column, Grid, judged, say
 
 Record = dict[str, Any]
 
@@ -36,43 +36,31 @@ def number(value: float | None) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
 
 
-def percent(record: Record) -> str:
-    """Throughput as a part of the copy's."""
-    return f"{record['percent_of_copy']}%" if "percent_of_copy" in record else "-"
-
-
 def spread(record: Record) -> str:
     """Half of the width from p20 to p80, in percent of the median."""
     ms = record["ms"]["fusedce"]
     return f"{50 * (ms['p80'] - ms['p20']) / ms['p50']:.0f}%"
 
 
-def ratio(record: Record) -> tuple[str, bool | None]:
+def ratio(record: Record) -> Cell:
     """The ratio with its bar, and whether that is met."""
     found = record["ratio"]
     if found is None:
         return "-", None
-    text = f"{found['value']:.2f}"
-    if found["bar"] is not None:
-        text += f" ≤ {found['bar']:.2f}"
-    return text + ("" if found["of"] == "copy" else f" {found['of']}"), found["met"]
+    of = "" if found["of"] == "copy" else f" {found['of']}"
+    bar = "" if found["bar"] is None else f"≤ {found['bar']:.2f}"
+    return judged(f"{found['value']:.2f}{'' if bar else of}", bar and bar + of, found["met"])
 
 
-def best_rival(record: Record) -> tuple[str, bool | None]:
-    """The fastest rival, how many times fusedce is faster, and whether that is enough."""
+def best_rival(record: Record) -> Cell:
+    """How many times as long as fusedce the fastest other takes, and whether that is enough."""
     best = record.get("best_rival")
     if best is None:
         return "-", None
     times = f"{best['times']:.2f}" if best["times"] < 10 else f"{best['times']:.0f}"
-    text = f"{times}× {best['name']}"
-    if best["bar"] is None:
-        return text, None
-    return f"{text} ≥{best['bar']:.0f}", best["met"]
-
-
-def coloured(text: str, met: bool | None) -> Text:
-    """Green where a bar is met, red where it is not."""
-    return Text(text, style={True: "green", False: "red", None: ""}[met])
+    bar, met = best["bar"], best["met"]
+    asked = "" if bar is None else f"≥ {bar:.0f}"
+    return judged(f"{times}× {best['name']}", asked, None if bar is None else met)
 
 
 def title(shrink: int) -> str:
@@ -80,32 +68,29 @@ def title(shrink: int) -> str:
     return TITLE if shrink == 1 else f"{TITLE}; rows of large cases divided by {shrink}"
 
 
-def table(records: list[Record], shrink: int = 1) -> Table:
-    """The table for a terminal of 100 columns."""
-    found = Table(title=title(shrink), box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    found.add_column("case", no_wrap=True)
-    for heading in ("ms", "±", "GB/s", "of copy"):
-        found.add_column(heading, justify="right", no_wrap=True)
-    found.add_column("÷ copy ≤ bar", no_wrap=True)
-    found.add_column("times the fastest rival", no_wrap=True)
-    group = None
-    for record in records:
-        if group is not None and record.get("group") != group:
-            found.add_section()
-        group = record.get("group")
-        if "left_out" in record:
-            found.add_row(record["title"], "", "", "", "", record["left_out"], "")
-            continue
-        found.add_row(
-            record["title"],
-            number(record["ms"]["fusedce"]["p50"]),
-            spread(record),
-            number(record["gb_per_s"]),
-            percent(record),
-            coloured(*ratio(record)),
-            coloured(*best_rival(record)),
-        )
-    return found
+COLUMNS = (
+    Column("case"), Column("ms"), Column("±", rank=2), Column("GB/s", rank=1),
+    Column("time ÷ copy\nand its bar", right=False),
+    Column("the fastest other takes\nN × as long", right=False),
+)  # fmt: skip
+NOTES = (
+    "÷ copy: over the time of a loop that moves the same bytes, or of what stands behind it. "
+    "± is half of what three fifths of the rounds lie in. ✗ (red): the bar is missed.",
+)
+
+
+def table(records: list[Record], shrink: int = 1) -> Grid:
+    """The table for a terminal."""
+    rows, sections = [], []
+    done = [record for record in records if "left_out" not in record]
+    for k, record in enumerate(done):
+        if k and record.get("group") != done[k - 1].get("group"):
+            sections.append(k - 1)
+        ms = number(record["ms"]["fusedce"]["p50"])
+        cells = record["title"], ms, spread(record), number(record["gb_per_s"])
+        rows.append([*((text, None) for text in cells), ratio(record), best_rival(record)])
+    left_out = [f"Left out: {r['title']}, {r['left_out']}." for r in records if "left_out" in r]
+    return Grid(title(shrink), COLUMNS, rows, (*left_out, *NOTES), sections)
 
 
 def markdown(result: Record) -> str:
@@ -116,18 +101,15 @@ def markdown(result: Record) -> str:
         "p20–p80",
         "new output",
         "GB/s",
-        "of copy",
-        "÷ copy ≤ bar",
-        "fastest rival",
+        *(c.head.replace("\n", " ") for c in COLUMNS[4:]),
     )
-    lines = [list(heads), ["---"] + ["---:"] * 5 + ["---"] * 2]
+    lines = [list(heads), ["---"] + ["---:"] * 4 + ["---"] * 2]
     for record in measured(result):
         ms = record["ms"]["fusedce"]
         fresh = record["ms"].get(FRESH)
         cells = [record["title"], number(ms["p50"]), f"{number(ms['p20'])}–{number(ms['p80'])}"]
         cells += [number(fresh and fresh["p50"]), number(record["gb_per_s"])]
-        cells += [percent(record), ratio(record)[0]]
-        lines.append([*cells, best_rival(record)[0]])
+        lines.append([*cells, ratio(record)[0], best_rival(record)[0]])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -150,3 +132,21 @@ def render(readme: str, result: Record, pictures: Path) -> str:
     )
     marked = re.compile(f"{re.escape(START)}.*{re.escape(END)}", re.DOTALL)
     return marked.sub(lambda _: text, readme)
+
+
+def tell_regressions(console: Console, old: Record, new: Record) -> int:
+    """Print what became slower; the exit status."""
+    pairs, others = results.comparable(old, new)
+    for title, why in others:
+        say(console, f"not compared: {title}, {why}")
+    if not pairs:
+        say(console, "nothing to compare")
+        return 2
+    if old["machine"] != new["machine"]:
+        say(console, "the other result is from another machine, or other threads", "yellow")
+    found = results.regressions(old, new)
+    for line in found:
+        change = f"{line['before']:.2f} -> {line['now']:.2f} times {line['of']}"
+        say(console, f"slower: {line['title']}, {change}", "red")
+    say(console, f"{len(found)} of {len(pairs)} cases slower than before, beyond the noise")
+    return 1 if found else 0

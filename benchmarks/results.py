@@ -1,5 +1,6 @@
 """A run as JSON: figures, machine, versions, commit, date; and one run against another."""
 
+import argparse
 import datetime
 import importlib.metadata
 import json
@@ -16,8 +17,9 @@ import numba
 Record = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / "benchmarks" / "results"
-RESULT = FOLDER / "throughput.json"
+FOLDER = ROOT / "benchmarks" / "results"  # what the README shows
+RUNS = ROOT / "benchmarks" / "runs"  # what the last runs left behind; git ignores it
+RESULT = "throughput.json"
 SCHEMA = 1
 DISTRIBUTIONS = (
     "fusedce", "numba", "llvmlite", "numpy", "ml_dtypes", "scikit-learn", "torch", "jax", "optax",
@@ -140,16 +142,59 @@ def caption(result: Record) -> str:
     return f"{place}, {where['vector_bits']}-bit vectors; {used}; {result['date']}, commit {commit}"
 
 
-def comparable(old: Record, new: Record) -> list[tuple[Record, Record]]:
-    """The ratios, before and now, of the cases that both runs measured in the same way."""
+def destination(options: argparse.Namespace, name: str) -> Path | None:
+    """Where a result goes; what is no full run leaves one only where asked."""
+    parts = options.quick, options.case, options.rival, options.shrink, options.shape
+    return options.out or (None if any(parts) else RUNS / name)
+
+
+def latest(name: str) -> Path:
+    """The result of the last run, or where there is none, that of the README."""
+    run = RUNS / name
+    return run if run.exists() else FOLDER / name
+
+
+def shown(path: Path, name: str) -> Record:
+    """A result that from now on is the one of the README."""
+    result = read(path)
+    if path.resolve() != FOLDER.joinpath(name).resolve():
+        write(result, FOLDER / name)
+    return result
+
+
+def incomparable(past: Record | None, record: Record) -> str | None:
+    """Why a case of this run cannot be compared with the other run; None where it can."""
+    if past is None:
+        return "the other result lacks it"
+    if "ms" not in record or "ms" not in past:
+        return "it was left out"
+    if past["shape"] != record["shape"]:
+        sizes = (" × ".join(f"{n:,}" for n in r["shape"]) for r in (record, past))
+        return "{} here, {} there".format(*sizes)
+    mine, theirs = record.get("ratio"), past.get("ratio")
+    if not mine or not theirs:
+        return "nothing that it could be measured by was timed beside it"
+    same = mine["of"] == theirs["of"]
+    return None if same else f"measured by {mine['of']} here, by {theirs['of']} there"
+
+
+def comparable(
+    old: Record, new: Record
+) -> tuple[list[tuple[Record, Record]], list[tuple[str, str]]]:
+    """The cases that both runs measured in the same way, before and now; titles and whys of others.
+
+    What is compared is the ratio to the loop of the same bytes, to another call, or to NumPy.
+    """
     before = {record["case"]: record for record in old["cases"]}
-    pairs = []
+    pairs, others = [], []
     for record in new["cases"]:
-        past = before.get(record["case"], {})
-        ratios = past.get("ratio"), record.get("ratio")
-        if all(ratios) and past["shape"] == record["shape"] and ratios[0]["of"] == ratios[1]["of"]:
+        past = before.get(record["case"])
+        why = incomparable(past, record)
+        if past is None or why is not None:
+            others.append((record["title"], str(why)))
+        else:
             pairs.append((past, record))
-    return pairs
+    return pairs, others
 
 
 def regressions(old: Record, new: Record) -> list[Record]:
@@ -159,7 +204,7 @@ def regressions(old: Record, new: Record) -> list[Record]:
     the new run (its 20th percentile) must lie above nearly all of the old (its 80th), by MARGIN.
     """
     found = []
-    for past, record in comparable(old, new):
+    for past, record in comparable(old, new)[0]:
         before, now = past["ratio"], record["ratio"]
         if now["p20"] > MARGIN * before["p80"]:
             line = {"case": record["case"], "title": record["title"], "of": now["of"]}

@@ -23,6 +23,10 @@ from benchmarks.data import Array, Problem
 Call = Callable[[], Any]
 Read = Callable[[Any], tuple[float, Array]]  # what a call returned -> loss, gradient
 SELDOM = "seconds of compilation for every shape"
+INSTALL = {  # what pip wants to hear, where that is not the module; PyPI's torch brings CUDA
+    "sklearn": "scikit-learn",
+    "torch": "torch --index-url https://download.pytorch.org/whl/cpu",
+}
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,7 @@ class Rival:
     def missing(self) -> str | None:
         """Why it cannot be measured here."""
         if importlib.util.find_spec(self.module) is None:
-            name = {"sklearn": "scikit-learn"}.get(self.module, self.module)
-            return f"not installed: pip install {name}"
+            return f"not installed: pip install {INSTALL.get(self.module, self.module)}"
         return self.needs()
 
 
@@ -254,5 +257,7 @@ RIVALS: tuple[Rival, ...] = (
 
 def chosen(patterns: list[str]) -> list[Rival]:
     """The rivals whose names are picked; without patterns all, none for "none"."""
-    names = selected([r.name for r in RIVALS], patterns or ["*"])
+    if patterns == ["none"]:
+        return []
+    names = selected([r.name for r in RIVALS], patterns or ["*"], "rival")
     return [r for r in RIVALS if r.name in names]

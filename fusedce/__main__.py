@@ -25,15 +25,24 @@ def _architecture(given: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
-    parser = _Parser(prog="python -m fusedce", description="Tools beside the library.")
+    about = "What can be done beside calling the library; COMMAND --help says more."
+    parser = _Parser(prog="python -m fusedce", description=about)
     parser.add_argument("--version", action="version", version=f"fusedce {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="warmup | doctor")
-    warm = commands.add_parser("warmup", help="compile the common kernels ahead of their first use")
-    warm.add_argument("--loss", choices=warmup.LOSSES, help="this function only")
-    warm.add_argument("--dtype", choices=warmup.DTYPES, help="logits of this dtype only")
-    said = "for a GPU of this architecture, say sm_90, which need not be there"
-    warm.add_argument("--cuda", type=_architecture, metavar="sm_XX", help=said)
-    commands.add_parser("doctor", help="what is installed, found and used, on one screen")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    said = "compile the usual calls now, so that later processes need not wait for their first"
+    detail = (
+        f"{said[0].upper()}{said[1:]}. All of them take minutes; what is compiled already is "
+        "skipped. They are kept in the folder that doctor names."
+    )
+    warm = commands.add_parser("warmup", help=said, description=detail)
+    names = f"only this function: {', '.join(warmup.LOSSES)}"
+    warm.add_argument("--loss", choices=warmup.LOSSES, metavar="NAME", help=names)
+    names = f"only logits of this dtype: {', '.join(warmup.DTYPES)}"
+    warm.add_argument("--dtype", choices=warmup.DTYPES, metavar="NAME", help=names)
+    names = "for a GPU instead of this CPU, by its compute capability: sm_90 for 9.0; no GPU needed"
+    warm.add_argument("--cuda", type=_architecture, metavar="sm_XX", help=names)
+    said = "show versions, threads, vector width, cache folder and GPUs, and what they lack"
+    commands.add_parser("doctor", help=said, description=f"{said[0].upper()}{said[1:]}.")
     given = parser.parse_args(arguments)
     if given.command == "doctor":
         return doctor.main()

@@ -11,10 +11,11 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import fusedce
 from fusedce.kernels.cache import cache_folder
@@ -22,12 +23,18 @@ from fusedce.warmup import writable
 
 LAYERS = {"tbb": "tbbpool", "omp": "omppool", "workqueue": "workqueue"}
 WIDTHS = {"avx512f": 512, "avx2": 256, "avx": 256, "sse2": 128, "neon": 128}
+GLUE = "\xa0"  # a space at which no line ends
 Facts = Iterator[tuple[str, str]]
+
+
+def glued(path: str | Path) -> str:
+    """A path that stays in one line."""
+    return str(path).replace(" ", GLUE)
 
 
 def versions() -> Facts:
     """Of fusedce and what it stands on."""
-    yield "fusedce", f"{fusedce.__version__} in {Path(fusedce.__file__).parent}"
+    yield "fusedce", f"{fusedce.__version__} in {glued(Path(fusedce.__file__).parent)}"
     yield "Python", f"{platform.python_version()} on {platform.platform()}"
     for name in ("numpy", "numba", "llvmlite", "ml_dtypes"):
         yield name, str(importlib.import_module(name).__version__)
@@ -83,7 +90,7 @@ def _lack(layer: str) -> str | None:
             return str(error)
         library = Path(sys.prefix, "lib", "libtbb.so.12")  # pip puts it where no loader looks
         return f"{error}; " + (
-            f"it is in {library.parent}: put that on LD_LIBRARY_PATH"
+            f"it is in {glued(library.parent)}: put that on LD_LIBRARY_PATH"
             if library.exists()
             else "pip install tbb (optional)"
         )
@@ -95,7 +102,7 @@ def cache() -> Facts:
     folder = Path(cache_folder())
     here = writable(str(folder))
     sizes = [p.stat().st_size for p in folder.glob("*") if p.is_file()] if folder.exists() else []
-    yield "cache", str(folder)
+    yield "cache", glued(folder)
     for_gpus = len(list(folder.glob("cuda-*")))
     yield "", f"{len(sizes)} files ({for_gpus} for GPUs), {sum(sizes) / 1e6:.1f} MB" + (
         "" if here else "; cannot be written, so that every process compiles anew: "
@@ -138,7 +145,7 @@ def _place(library: str) -> str:
     """Where a library of CUDA is."""
     try:
         pathfinder = importlib.import_module("cuda.pathfinder")
-        return str(pathfinder.load_nvidia_dynamic_lib(library).abs_path)
+        return glued(pathfinder.load_nvidia_dynamic_lib(library).abs_path)
     except (ImportError, RuntimeError):
         return "not found"
 
@@ -171,22 +178,19 @@ def facts() -> list[tuple[str, str]]:
     return [fact for part in PARTS for fact in part()]
 
 
+def shown(found: list[tuple[str, str]], width: int) -> Iterator[str]:
+    """Lines of some width, but for paths, which stay whole, to be copied from there."""
+    for name, fact in found:
+        lines = textwrap.wrap(
+            f"{name:13} {fact}", width, subsequent_indent=" " * 14, break_long_words=False,
+            break_on_hyphens=False,
+        )  # fmt: skip
+        yield from (line.replace(GLUE, " ") for line in lines)
+
+
 def main() -> int:
     """Print what there is to say; the exit status, always 0."""
-    found = facts()
-    try:
-        _print_table(found)
-    except ImportError:
-        for name, fact in found:
-            print(f"{name + ':' if name else '':13} {fact}")
+    narrow = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    width = max(40, shutil.get_terminal_size().columns) if narrow else sys.maxsize
+    print(*shown(facts(), width), sep="\n")
     return 0
-
-
-def _print_table(found: list[tuple[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(show_header=False, title="fusedce doctor")
-    for name, fact in found:
-        table.add_row(name, fact)
-    Console(markup=False, highlight=False).print(table)

@@ -91,15 +91,19 @@ def steps(loss: str | None = None, dtype: str | None = None) -> list[Step]:
 
 
 def _shown(todo: list[Step]) -> Iterator[Step]:
-    """The steps, with a progress bar where rich is installed, else with a line each."""
+    """The steps, with a progress bar on a terminal if rich is installed, else with a line each."""
     try:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
     except ImportError:
+        bars = False
+    else:
+        bars = sys.stdout.isatty()
+    if not bars:
         for k, step in enumerate(todo, 1):
             print(f"{k}/{len(todo)} {step}", flush=True)
             yield step
         return
-    columns = ("{task.description:40}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), "{task.description}")
     with Progress(*columns) as bar:
         task = bar.add_task("", total=len(todo))
         for step in todo:

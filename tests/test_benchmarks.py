@@ -3,15 +3,31 @@
 import copy
 import dataclasses
 import json
+import os
 import re
+import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import cases, data, floor, measure, oracle, plain, plots, report, results, rivals
+from benchmarks import (
+    cases,
+    data,
+    floor,
+    measure,
+    oracle,
+    plain,
+    plots,
+    report,
+    results,
+    rivals,
+    screen,
+)  # fmt: skip
 from benchmarks.measure import Contender, Effort
 
 FEW = Effort(rounds=3, budget=0.01, least=1, shrink=1 << 14)
@@ -208,7 +224,7 @@ def run(tmp_path_factory):
         ghost = dataclasses.replace(NUMPY, name="ghost", module="no_such_module_at_all")
         patch.setattr(rivals, "RIVALS", (*rivals.RIVALS, ghost))
         text = []
-        patch.setattr(program.Console, "print", spy(program.Console.print, text))
+        patch.setattr(screen.Console, "print", spy(screen.Console.print, text))
         status = program.main([*TINY, "--rival", "ghost", "--rival", "scikit", *chosen,
                                "--out", str(path)])  # fmt: skip
     return status, text, path
@@ -266,19 +282,71 @@ def test_the_missing_are_named(run):
     assert results.read(path)["missing_rivals"] == {"ghost": missing}
 
 
-def test_table_fits_a_screen(run):
-    console = program.Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    records = results.read(run[2])["cases"]
-    console.print(report.table(records))
-    lines = console.export_text().splitlines()
-    console.file.close()
+def printed(what, width):
+    """The lines of something on a screen of this width."""
+    with open("/dev/null", "w") as nowhere:
+        console = screen.Console(width=width, record=True, file=nowhere, highlight=False)
+        console.print(what)
+        return console.export_text()
+
+
+@pytest.mark.parametrize("width", [30, 40, 60, 72, 80, 100, 200])
+def test_table_fits_a_screen(width):
+    """However narrow it is, no digit is lost; columns are, by name, or each row is some lines."""
+    records = report.measured(synthetic())
+    text = printed(report.table(records), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    words = "".join(text.split())
+    hidden = re.search("Not shown, for lack of width: ([^.]*)", text)
     for record in records:
-        assert any(line.startswith(f" {record['title']}") for line in lines)
-    assert "…" not in "".join(lines)
+        shown = [record["title"], report.number(record["ms"]["fusedce"]["p50"])]
+        shown += [report.ratio(record)[0], report.best_rival(record)[0]]
+        if hidden is None:
+            shown += [report.number(record["gb_per_s"])]
+        missing = [part for cell in shown for part in cell.split() if part not in words]
+        assert not missing
+    assert (hidden is not None) == (width == 80)
+
+
+def test_what_is_left_out_is_named():
+    records = report.measured(synthetic())[:2]
+    records.append({"title": "2 threads", "group": "threads", "left_out": "there is one thread"})
+    assert "Left out: 2 threads, there is one thread." in printed(report.table(records), 100)
+
+
+def test_a_missed_bar_is_told_in_words():
+    """Not by colour alone: what is printed, and the page."""
+    result = synthetic()
+    record = next(r for r in result["cases"] if r["ratio"]["bar"] and r.get("best_rival"))
+    ratio, best = record["ratio"], record["best_rival"]
+    ratio |= {"value": 1.5, "bar": 1.25, "of": "copy", "met": False}
+    best |= {"times": 4.4, "bar": 5, "met": False, "name": "torch"}
+    assert report.ratio(record) == ("1.50 > 1.25 ✗", False)
+    assert report.best_rival(record) == ("4.40× torch < 5 ✗", False)
+    for text in (printed(report.table([record]), 100), report.markdown(result)):
+        assert "1.50 > 1.25 ✗" in text
+        assert "4.40× torch < 5 ✗" in text
+    ratio |= {"value": 1.1, "met": True, "of": "float32"}
+    best |= {"times": 14.4, "met": True}
+    assert report.ratio(record) == ("1.10 ≤ 1.25 float32", True)
+    assert report.best_rival(record) == ("14× torch ≥ 5", True)
+    best["bar"] = None
+    assert report.best_rival(record) == ("14× torch", None)
+    assert report.ratio(record | {"ratio": ratio | {"bar": None, "met": None}})[1] is None
+
+
+def test_one_fact_is_said_once():
+    """GB/s over those of a copy is the time over that of a copy."""
+    result = synthetic()
+    for text in (printed(report.table(report.measured(result)), 200), report.markdown(result)):
+        assert "of copy" not in text
+        assert "the fastest other takes" in text
 
 
 def test_nothing_is_written_unasked(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "RESULT", tmp_path / "throughput.json")
+    for place in ("FOLDER", "RUNS"):
+        monkeypatch.setattr(results, place, tmp_path)
     assert program.main(ONE) == 0
     assert list(tmp_path.iterdir()) == []
 
@@ -322,8 +390,157 @@ def test_against(tmp_path, capsys):
     path.write_text('{"schema": 0}')
     with pytest.raises(SystemExit, match=r"old\.json is no result of this benchmark"):
         program.main([*ONE, "--against", str(path)])
-    with pytest.raises(SystemExit, match="no case is called nothing"):
-        program.main(["--case", "nothing"])
+
+
+def test_names_that_nobody_has(capsys):
+    """Each of them, also beside others; the error names those there are, or says what does."""
+    known = ", ".join(r.name for r in rivals.RIVALS)
+    for words, says in (
+        (["--rival", "nope"], f"no rival is called nope; there are {known}"),
+        (["--rival", "numpy", "--rival", "nope"], "no rival is called nope"),
+        (["--case", "nope"], "no case is called nope; --list names them"),
+        (["--case", "focal", "--case", "nope"], "no case is called nope"),
+        (["--device", "cuda", "--rival", "nope"], "no rival is called nope; there are torch, "),
+        (["--device", "cuda", "--case", "nope"], "no case is called nope"),
+    ):
+        with pytest.raises(SystemExit, match=re.escape(says)):
+            program.main(words)
+    assert rivals.chosen(["none"]) == []
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("rival", ["none", "scikit"])
+def test_against_small_cases(rival, tmp_path, capsys):
+    """They are compared by NumPy's time, which is taken whoever else is asked for."""
+    words = ["--quick", "--rival", rival, "--case", "small-32x10"]
+    path = tmp_path / "old.json"
+    assert program.main([*words, "--out", str(path)]) == 0
+    old = results.read(path)
+    assert old["cases"][0]["ratio"]["of"] == "NumPy"
+    assert "NumPy" not in old["cases"][0]["times_faster"]
+    results.write(shifted(old, 1e3), path)
+    capsys.readouterr()
+    assert program.main([*words, "--against", str(path)]) == 0
+    assert "0 of 1 cases slower than before" in capsys.readouterr().out
+
+
+def test_what_cannot_be_compared_is_said_why():
+    old = synthetic()
+    new = copy.deepcopy(old)
+    first, second, third, fourth, fifth = new["cases"][:5]
+    first["case"] = "other"
+    second["shape"] = [3, 4]
+    third["ratio"] = None
+    fourth["ratio"]["of"] = "NumPy"
+    del fifth["ms"]
+    pairs, others = results.comparable(old, new)
+    assert len(pairs) == len(new["cases"]) - 5
+    there = " × ".join(f"{n:,}" for n in old["cases"][1]["shape"])
+    assert dict(others) == {
+        first["title"]: "the other result lacks it",
+        second["title"]: f"3 × 4 here, {there} there",
+        third["title"]: "nothing that it could be measured by was timed beside it",
+        fourth["title"]: f"measured by NumPy here, by {old['cases'][3]['ratio']['of']} there",
+        fifth["title"]: "it was left out",
+    }
+
+
+# --------------------------------------------------------------------- shapes of one's own
+
+
+def test_shapes_of_ones_own(tmp_path, capsys):
+    """Every loss on every shape in every dtype, beside whoever can do it, and never fewer rows."""
+    path = tmp_path / "own.json"
+    words = "--quick --rival numpy --rival torch --shape 300x2000 --shape 3,5×4 --dtype bfloat16"
+    words += " --dtype float32 --loss focal --loss softmax_focal --loss binary_cross_entropy"
+    assert program.main([*words.split(), "--loss", "cross_entropy", "--out", str(path)]) == 0
+    found = {r["case"]: r for r in results.read(path)["cases"]}
+    assert len(found) == 2 * 2 * 4
+    record = found["300x2000-focal-bfloat16"]
+    assert record["title"] == "300 × 2,000 focal bfloat16"
+    assert (record["shape"], record["dtype"]) == ([300, 2000], "bfloat16")
+    assert record["skipped"]["NumPy"] == "half precision"
+    assert record["ratio"]["of"] == "copy"
+    for record in found.values():
+        small = record["shape"] == [3, 5, 4]
+        assert record["group"] == ("small" if small else "own")
+        whys = record["skipped"].values()
+        assert all(why == "half precision" or why.startswith("not installed") for why in whys)
+    assert "300 × 2,000 focal bfloat16" in capsys.readouterr().out
+
+
+def test_shapes_that_cannot_be(monkeypatch, capsys):
+    for words, says in (
+        ("--shape 8x", "a shape is written like 8192x50257, got '8x'"),
+        ("--shape 0x3", "got '0x3'"),
+        ("--dtype float64", "--dtype needs a --shape"),
+        ("--loss focal", "--loss needs a --shape"),
+        ("--shape 8x8 --loss hinge", "invalid choice: 'hinge'"),
+        ("--shrink 0", "a whole number from 1 is needed, got '0'"),
+        ("--seconds 3", "--seconds needs --device cuda"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            program.main(words.split())
+        assert stopped.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert says in line
+    with pytest.raises(SystemExit, match="softmax_focal needs rows and classes: --shape 8x10, say"):
+        program.main(["--shape", "8", "--loss", "softmax_focal"])
+    assert program.main(["--shape", "10000000x1000000", "--quick"]) == 0
+    shown = capsys.readouterr().out
+    assert "Left out: 10,000,000 × 1,000,000 cross_entropy float32, needs some 120000 GB" in shown
+
+
+def test_rivals_agree_on_every_kind_of_shape():
+    """Rows, images with the classes second, elements: plain NumPy computes what the oracle does."""
+    losses = list(cases.LOSSES)
+    some = cases.own([(70, 9), (6, 5, 7), (2, 3, 4, 5)], ["float32", "float64"], losses)
+    some += cases.own([(1000,)], ["float32"], ["focal", "binary_cross_entropy"])
+    for what in some:
+        agrees(NUMPY, data.make(what))
+
+
+# --------------------------------------------------------------------- progress, Ctrl-C
+
+
+def test_a_file_has_a_line_for_each_step(run, capsys):
+    _, text, _ = run
+    assert "1/4 softmax 200,000 × 80" in text
+    assert "4/4 softmax 32 × 10" in text
+
+
+PROGRAMS = (
+    ["benchmarks", "--rival", "none"],
+    ["benchmarks.digits", "--out", "/dev/null/nowhere.png"],
+    ["benchmarks.frameworks", "--quick"],
+    ["benchmarks.boosting", "--accuracy", "--out", "/dev/null/nowhere.json"],
+)
+
+
+def ignored_no_longer():
+    """A job of a shell may ignore SIGINT from birth."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("words", PROGRAMS, ids=lambda words: words[0])
+@pytest.mark.parametrize("begun", [False, True], ids=["importing", "measuring"])
+def test_interrupted(words, begun, tmp_path):
+    """One line and status 130, while it imports and later."""
+    if not begun:
+        for name in ("numba", "matplotlib", "lightgbm"):
+            kill = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(9)"
+            tmp_path.joinpath(f"{name}.py").write_text(kill)
+    with subprocess.Popen(
+        [sys.executable, "-m", *words], cwd=results.ROOT, stdout=subprocess.PIPE, text=True,
+        stderr=subprocess.PIPE, preexec_fn=ignored_no_longer,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    ) as process:  # fmt: skip
+        if begun:
+            assert "1/" in process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=300)
+    assert (process.returncode, err) == (130, "interrupted\n")
 
 
 # --------------------------------------------------------------------- README and plots
@@ -345,17 +562,17 @@ def synthetic():
 def test_readme(tmp_path, monkeypatch, capsys):
     """Drawn and written from the JSON alone, and no different the second time."""
     monkeypatch.setattr(results, "ROOT", tmp_path)
-    monkeypatch.setattr(results, "FOLDER", tmp_path)
-    monkeypatch.setattr(results, "RESULT", tmp_path / "throughput.json")
+    for place in ("FOLDER", "RUNS"):
+        monkeypatch.setattr(results, place, tmp_path)
     readme = tmp_path / "README.md"
     readme.write_text("# before\n<!-- throughput -->old<!-- /throughput -->\nafter\n")
-    results.write(synthetic(), results.RESULT)
+    results.write(synthetic(), tmp_path / results.RESULT)
     assert program.main(["--readme"]) == 0
     first = readme.read_text()
     assert first.startswith("# before\n<!-- throughput -->\n")
     assert first.endswith("<!-- /throughput -->\nafter\n")
     assert "old" not in first
-    for record in report.measured(results.read(results.RESULT)):
+    for record in report.measured(results.read(tmp_path / results.RESULT)):
         assert f"| {record['title']} | " in first
     assert "16 M in" not in first  # a point of a curve
     for name in plots.PLOTS:
@@ -373,7 +590,35 @@ def test_readme(tmp_path, monkeypatch, capsys):
 def test_readme_of_the_repository():
     """Its table is that of the result beside it."""
     text = (results.ROOT / "README.md").read_text()
-    assert report.render(text, results.read(results.RESULT), results.FOLDER) == text
+    result = results.read(results.FOLDER / results.RESULT)
+    assert report.render(text, result, results.FOLDER) == text
+
+
+def test_only_the_readme_changes_what_git_keeps(tmp_path, monkeypatch, capsys):
+    """A full run leaves its result where git looks away; --readme takes it from there."""
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
+    monkeypatch.setattr(results, "RUNS", tmp_path / "runs")
+    options = program.parse([])
+    assert results.destination(options, "x.json") == tmp_path / "runs" / "x.json"
+    for words in (
+        ["--quick"],
+        ["--case", "a"],
+        ["--rival", "b"],
+        ["--shape", "3"],
+        ["--shrink", "2"],
+    ):
+        assert results.destination(program.parse(words), "x.json") is None
+    assert results.destination(program.parse(["--quick", "--out", "y"]), "x.json") == Path("y")
+    old, new = synthetic(), synthetic() | {"commit": "new"}
+    results.write(old, tmp_path / "results" / "x.json")
+    assert results.latest("x.json") == tmp_path / "results" / "x.json"
+    results.write(new, tmp_path / "runs" / "x.json")
+    assert results.latest("x.json") == tmp_path / "runs" / "x.json"
+    assert results.shown(results.latest("x.json"), "x.json") == new
+    assert results.read(tmp_path / "results" / "x.json") == new
+    ignored = Path(__file__).parents[1].joinpath(".gitignore").read_text().splitlines()
+    assert "benchmarks/runs/" in ignored
 
 
 def test_no_plot_without_points(tmp_path):

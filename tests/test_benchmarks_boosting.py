@@ -11,7 +11,7 @@ pytest.importorskip("lightgbm")
 pytest.importorskip("xgboost")
 pytest.importorskip("sklearn")
 
-from benchmarks import boosting, boosting_surrogates, results
+from benchmarks import boosting, boosting_surrogates, boosting_tables, results
 from benchmarks import boosting_formulas as formulas
 from fusedce.adapters.boosting import SigmoidFocal, SoftmaxFocal
 
@@ -87,7 +87,7 @@ def test_accuracy():
         assert max(part["worst"] for part in records["fusedce, float32"][key]) < 2e-5
         assert not sum(part["not_finite"] for part in ours[key])
         assert sum(part["not_finite"] for part in theirs[key])
-    rows = boosting.accuracy_rows(list(records.values()))
+    rows = boosting_tables.accuracy_rows(list(records.values()))
     assert [len(row) for row in rows] == [4] * (1 + len(boosting.CONTENDERS))
     assert rows[1][-1] == "none"
 
@@ -125,18 +125,43 @@ def test_program(result, capsys):
 
 def test_readme(result, tmp_path, monkeypatch):
     page = tmp_path / "README.md"
-    page.write_text(f"before\n{boosting.START}\nold\n{boosting.END}\nafter\n", encoding="utf-8")
+    page.write_text(
+        f"before\n{boosting_tables.START}\nold\n{boosting_tables.END}\nafter\n", encoding="utf-8"
+    )
     monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
     for _ in range(2):
         assert boosting.main(["--readme", "--out", str(result)]) == 0
         text = page.read_text(encoding="utf-8")
-        assert text.startswith(f"before\n{boosting.START}\n")
-        assert text.endswith(f"{boosting.END}\nafter\n")
+        assert text.startswith(f"before\n{boosting_tables.START}\n")
+        assert text.endswith(f"{boosting_tables.END}\nafter\n")
         assert "old" not in text
         assert text.count("| --- |") == 4
     page.write_text("no markers", encoding="utf-8")
     with pytest.raises(SystemExit, match="no place for the tables"):
         boosting.main(["--readme", "--out", str(result)])
+
+
+def test_a_missed_bar_is_told_in_words():
+    call = {"case": "c", "ms": {"fusedce": 1, boosting.WHOLE: 4, boosting.BLOCKS: 2}}
+    record = {"calls": [call | {"ratios": {boosting.WHOLE: 4.0, boosting.BLOCKS: 2.0}}]}
+    record["rounds"] = [{"case": "r", "call_ms": 2, "round_ms": 10, "share": 0.2}]
+    assert boosting_tables.speed_rows(record)[1] == ["c", "1", "4 (4×) ✗", "2 (2×)"]
+    assert boosting_tables.share_rows(record)[1] == ["r", "2", "10", "20.0% ✗"]
+
+
+def test_a_part_leaves_no_result_unasked(tmp_path, monkeypatch, capsys):
+    """Fewer seeds or rows do not take the place of what was measured in full."""
+    monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
+    monkeypatch.setattr(results, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(boosting, "GAMMAS", (2.0,))
+    assert boosting.main(["--accuracy", "--shrink", "2"]) == 0
+    assert list(tmp_path.iterdir()) == []
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "1/6 accuracy: 50 digits, gamma 2"  # a file has a line for each step
+    assert boosting.main(["--accuracy"]) == 0
+    assert [p.name for p in tmp_path.rglob("*.json")] == ["boosting.json"]
+    assert not (tmp_path / "results").exists()
 
 
 def test_who_disagrees_is_not_timed():
@@ -152,7 +177,7 @@ def test_who_disagrees_is_not_timed():
 
 def test_the_result_on_disk():
     """The figures that the README shows are of all that is measured."""
-    kept = json.loads(boosting.RESULT.read_text(encoding="utf-8"))
+    kept = json.loads((results.FOLDER / boosting.RESULT).read_text(encoding="utf-8"))
     assert {"surrogates", "accuracy", "speed"} <= kept.keys()
     assert {r["data"] for r in kept["surrogates"]} == set(boosting_surrogates.SOURCES)
     assert min(len(r["trees"]) for r in kept["surrogates"]) >= 5

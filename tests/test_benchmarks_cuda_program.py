@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import results
+from benchmarks import results, screen
 from benchmarks.cuda import cases, device, measure, plots, report, rivals, sweep
 from benchmarks.cuda import program as cuda
 from benchmarks.measure import OURS
@@ -78,7 +78,8 @@ def test_a_run(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "cuda-copy.png").stat().st_size > 20_000
     monkeypatch.setattr(cuda.importlib.util, "find_spec", lambda name: None)
     assert program.main([*words[:6], "--rival", "none", "--case", "4096x4096-float16-loss"]) == 0
-    assert "result: cuda.json; --readme draws the pictures" in capsys.readouterr().out
+    said = f"result: {path}; --readme draws the pictures"
+    assert said in capsys.readouterr().out
     monkeypatch.undo()
     monkeypatch.setattr(device, "find", Host)
     monkeypatch.setattr(device, "bandwidth", lambda gpu: COPY)
@@ -89,6 +90,27 @@ def test_a_run(tmp_path, monkeypatch, capsys):
     assert program.main(["--device", "cuda", "--list"]) == 0
 
 
+def test_shapes_of_ones_own(tmp_path, monkeypatch, capsys):
+    """The three questions about each; nothing is promised of them, and no row is left out."""
+    monkeypatch.setattr(device, "find", Host)
+    monkeypatch.setattr(device, "bandwidth", lambda gpu: COPY)
+    monkeypatch.setattr(rivals, "RIVALS", (named("CuPy"),))
+    words = "--device cuda --shape 40x300 --shape 3x5x7 --dtype bfloat16 --loss focal --loss "
+    words += f"cross_entropy --shrink 4 --out {tmp_path / 'own.json'}"
+    assert program.main(words.split()) == 0
+    found = {r["case"]: r for r in results.read(tmp_path / "own.json")["cases"]}
+    assert len(found) == 2 * 2 * 3
+    record = found["40x300-focal-bfloat16-gradient"]
+    assert record["title"] == "40 × 300 focal bfloat16"
+    assert record["shape"] == [40, 300]
+    assert record["bars"] == {}
+    assert "CuPy" in record["ms"]
+    assert found["3x5x7-cross_entropy-bfloat16-loss"]["shape"] == [3, 5, 7]
+    shown = capsys.readouterr().out
+    assert "40 × 300 focal bfloat16" in shown
+    assert "divided" not in shown
+
+
 def logits_bytes(record):
     return int(np.prod(record["shape"])) * (4 if record["dtype"] == "float32" else 2)
 
@@ -96,7 +118,8 @@ def logits_bytes(record):
 def test_nothing_is_written_unasked(tmp_path, monkeypatch):
     monkeypatch.setattr(device, "find", Host)
     monkeypatch.setattr(device, "bandwidth", lambda gpu: COPY)
-    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    for place in ("FOLDER", "RUNS"):
+        monkeypatch.setattr(results, place, tmp_path)
     words = "--device cuda --shrink 16384 --rival none --case 4096x4096-float16-loss"
     assert program.main(words.split()) == 0
     assert list(tmp_path.iterdir()) == []
@@ -104,7 +127,7 @@ def test_nothing_is_written_unasked(tmp_path, monkeypatch):
 
 def test_the_clock_runs_out():
     wanted = cases.chosen(0, [])
-    found = cuda.run(program.Console(), Host(), wanted, [], FEW, -1.0)
+    found = cuda.run(screen.Console(), Host(), wanted, [], FEW, -1.0)
     assert [r["left_out"] for records in found for r in records] == ["no time left"] * len(wanted)
 
 
@@ -181,24 +204,32 @@ def test_bars_are_taken_from_the_figures():
     )
 
 
-def test_tables_fit_a_screen():
-    console = program.Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+@pytest.mark.parametrize("width", [40, 80, 100])
+def test_tables_fit_a_screen(width):
+    """No digit is lost where it is narrow; a missed bar is told in words too."""
+    console = screen.Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     records = invented()["cases"]
+    records[1]["bars"]["torch"]["met"] = False
     records[0] = {"case": "x", "title": "y", "group": "gradient", "left_out": "no time left"}
     for mode in cases.MODES:
         console.print(report.table(records, mode))
     text = console.export_text()
     console.file.close()
     assert "…" not in text
-    assert "no time left" in text
-    for record in records:
-        assert record["title"] in text
+    assert max(map(len, text.splitlines())) <= width
+    assert "Left out: y, no time left." in text
+    assert f"{report.faster(records[1], 'torch')} ✗" in text
+    words = "".join(text.split())
+    for record in records[1:]:
+        shown = [record["title"], report.share(record), report.faster(record, "torch")]
+        assert all(part in words for cell in shown for part in cell.split())
 
 
 def test_readme(tmp_path, monkeypatch):
     """Drawn and written from the JSON alone, and no different the second time."""
     monkeypatch.setattr(results, "ROOT", tmp_path)
-    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    for place in ("FOLDER", "RUNS"):
+        monkeypatch.setattr(results, place, tmp_path)
     readme = tmp_path / "README.md"
     readme.write_text("# before\n<!-- cuda -->old<!-- /cuda -->\nafter\n")
     results.write(invented(), tmp_path / "cuda.json")

@@ -12,11 +12,12 @@ from importlib.machinery import ModuleSpec
 import numpy as np
 import pytest
 
-from benchmarks import frameworks, frameworks_table, oracle, plain, results
+from benchmarks import frameworks, frameworks_table, oracle, plain, results, screen
 from benchmarks.frameworks import COPY, OURS, OURS_COMPILED, OURS_JAX, TASKS, WAYS, Way
 from benchmarks.measure import Effort
 
 SMALL = 1 << 12
+NO_CASE = f"no case is called unknown; there are {', '.join(t.name for t in TASKS)}"
 FEW = Effort(rounds=3, budget=0.01, least=1, shrink=SMALL)
 ARGUMENTS = ["--quick", "--shrink", str(SMALL)]
 
@@ -245,7 +246,7 @@ def test_memory_of_a_process_of_its_own():
     unknown = dataclasses.replace(task("focal").case, name="unknown")
     frameworks.weigh(record, dataclasses.replace(task("focal"), case=unknown), 1)
     assert record["memory"] == {}
-    assert record["skipped"] == {"memory of torch": "no case is called unknown"}
+    assert record["skipped"] == {"memory of torch": NO_CASE}
 
 
 # --------------------------------------------------------------------- a run, its tables
@@ -255,8 +256,9 @@ def test_memory_of_a_process_of_its_own():
 def small(monkeypatch, tmp_path):
     """The program with stand-ins, and a place of its own for what it writes."""
     monkeypatch.setattr(frameworks, "WAYS", tuple(stand_ins()))
-    monkeypatch.setattr(frameworks, "RESULT", tmp_path / "frameworks.json")
     monkeypatch.setattr(results, "ROOT", tmp_path)
+    for place in ("FOLDER", "RUNS"):
+        monkeypatch.setattr(results, place, tmp_path)
     return tmp_path
 
 
@@ -274,7 +276,7 @@ def test_run(small, capsys, monkeypatch):
     assert set(result["missing_rivals"]) == {"torch.compile"}
     assert "memory" not in result["cases"][0]  # of small arrays it says nothing
     assert {"python", "numpy", "fusedce"} <= set(result["versions"])
-    assert not frameworks.RESULT.exists()
+    assert not (small / frameworks.RESULT).exists()
     with pytest.raises(SystemExit, match="no case is called nothing"):
         frameworks.main(["--case", "nothing"])
 
@@ -285,7 +287,7 @@ def test_only_a_full_run_has_a_place(small, monkeypatch):
         assert frameworks.main(arguments) == 0
     assert list(small.iterdir()) == []
     assert frameworks.main([]) == 0
-    assert list(small.iterdir()) == [frameworks.RESULT]
+    assert list(small.iterdir()) == [small / frameworks.RESULT]
 
 
 def synthetic():
@@ -313,28 +315,34 @@ def test_cells():
         "new copy": ("0.40×", None),
         "eager": ("4.80× ≥4", True),
         "compile": ("2.80× ≥2.5", True),
-        "both compiled": ("2.33× ≥2.5", False),
+        "both compiled": ("2.33× <2.5 ✗", False),
         "JAX, ms": ("1.00 (1.00–1.00)", None),
-        "optax": ("1.80× ≥2", False),
+        "optax": ("1.80× <2 ✗", False),
         "memory": ("1.01 ≤3.00", True),
     }
     record = synthetic()["cases"][0]
     record["memory"] = {OURS: 3.1, "torch": 3.0}
-    assert frameworks_table.memory_cell(record) == ("3.10 ≤3.00", False)
+    assert frameworks_table.memory_cell(record) == ("3.10 >3.00 ✗", False)
     record["memory"] = {OURS: 3.01, "torch": 3.0}
     assert frameworks_table.memory_cell(record)[1] is True  # within what is counted late
     bare = {"title": "bare", "ms": {}, "ratios": [], "skipped": {}}
     assert {text for text, _ in frameworks_table.cells(bare, False)[1:]} == {"-"}
 
 
-def test_table_fits_a_screen():
+@pytest.mark.parametrize("width", [40, 80, 100, 160])
+def test_table_fits_a_screen(width):
+    """No digit is lost where it is narrow."""
+    records = synthetic()["cases"]
     with open("/dev/null", "w") as nowhere:
-        console = frameworks.Console(width=frameworks.WIDTH, record=True, file=nowhere)
-        console.print(frameworks_table.table(synthetic()["cases"], 1))
+        console = screen.Console(width=width, record=True, file=nowhere)
+        console.print(frameworks_table.table(records, 1))
         text = console.export_text()
     assert "…" not in text
-    for t in TASKS:
-        assert f" {t.title} " in text
+    assert max(map(len, text.splitlines())) <= width
+    words = "".join(text.split())
+    for record in records:
+        for cell, _ in frameworks_table.cells(record, False):
+            assert cell in ("0.40×", "-") or all(part in words for part in cell.split())
 
 
 def test_readme(small, monkeypatch):
@@ -342,7 +350,7 @@ def test_readme(small, monkeypatch):
     monkeypatch.setattr(frameworks, "timed", None)
     readme = small / "README.md"
     readme.write_text("before\n<!-- frameworks -->old<!-- /frameworks -->\nafter\n")
-    results.write(synthetic(), frameworks.RESULT)
+    results.write(synthetic(), small / frameworks.RESULT)
     assert frameworks.main(["--readme"]) == 0
     first = readme.read_text()
     assert first.startswith("before\n<!-- frameworks -->\n| case | ")
@@ -358,7 +366,7 @@ def test_readme(small, monkeypatch):
     readme.write_text("no markers")
     with pytest.raises(SystemExit, match=r"README\.md has no place for the table"):
         frameworks.main(["--readme"])
-    frameworks.RESULT.write_text("{}")
+    (small / frameworks.RESULT).write_text("{}")
     with pytest.raises(SystemExit, match="is no result of this benchmark"):
         frameworks.main(["--readme"])
 
@@ -367,8 +375,9 @@ def test_each_reason_once():
     records = copy.deepcopy(synthetic()["cases"][:3])
     for record in records:
         record["skipped"] = {"optax": "broken"}
-    names = ", ".join(record["case"] for record in records)
-    assert frameworks_table.skipped({"jax": "absent"}, records) == [
+    names = [record["case"] for record in records]
+    assert screen.skipped({"jax": "absent"}, records) == [
         "jax, absent",
-        f"optax, broken ({names})",
+        f"optax, broken ({names[0]}, {names[1]}, ...)",
     ]
+    assert screen.skipped({}, records[:1]) == [f"optax, broken ({names[0]})"]

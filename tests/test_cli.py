@@ -115,8 +115,11 @@ def test_warmup_covers_usual_calls():
     assert found["later"] == []
 
 
-def test_warmup_without_rich(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "rich.progress", None)
+@pytest.mark.parametrize("rich", [True, False])
+def test_warmup_has_a_line_for_each_step(rich, monkeypatch, capsys):
+    """Where no terminal would draw a bar, and where rich is not installed."""
+    if not rich:
+        monkeypatch.setitem(sys.modules, "rich.progress", None)
     assert __main__.main(["warmup", "--loss", "sigmoid", "--dtype", "float32"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "1/1 sigmoid float32"
@@ -165,14 +168,43 @@ def test_doctor():
         assert word in done.stdout, word
 
 
-def test_doctor_without_rich(monkeypatch, capsys):
-    """The same facts, a line each."""
-    monkeypatch.setitem(sys.modules, "rich.console", None)
+@pytest.mark.parametrize("columns", [20, 60, 200])
+def test_doctor_cuts_nothing(columns, tmp_path):
+    """However narrow the screen is, a path is in one line as it is, also one with a space."""
+    folder = tmp_path / "a folder of a long name, as on Windows" / "x" / "another one that is long"
+    done = run("doctor", COLUMNS=str(columns), NUMBA_CACHE_DIR=str(folder))
+    lines = done.stdout.splitlines()
+    assert "…" not in done.stdout
+    assert "\xa0" not in done.stdout
+    assert any(f"{folder}{os.sep}" in line for line in lines)
+    for line in lines:
+        if len(line) > max(40, columns):  # a path, or a name that is as long
+            assert os.sep in line or len(line[14:].split()) == 1
+
+
+def test_doctor_in_a_file(monkeypatch, capsys):
+    """Each fact is one line, whatever its length: to be searched, and sent to others."""
+    monkeypatch.delenv("COLUMNS", raising=False)
     assert __main__.main(["doctor"]) == 0
-    said = capsys.readouterr().out
-    for name, fact in doctor.facts():
-        assert name in said
-        assert fact.split(",")[0] in said
+    lines = capsys.readouterr().out.splitlines()
+    facts = doctor.facts()
+    assert len(lines) == len(facts)
+    for line, (name, fact) in zip(lines, facts, strict=True):
+        assert line.startswith(name)
+        assert line.endswith(fact.split(";")[-1].split(", ")[-1].replace("\xa0", " "))
+
+
+def test_help_reads_as_sentences(capsys):
+    """What each command does and may be given, without a wall of choices."""
+    for words, says in (
+        (["--help"], "compile the usual calls now"),
+        (["warmup", "--help"], "--loss NAME only this function: cross_entropy"),
+        (["doctor", "--help"], "Show versions, threads"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            __main__.main(words)
+        assert stopped.value.code == 0
+        assert says in " ".join(capsys.readouterr().out.split())
 
 
 def test_doctor_imports_nothing_heavy():

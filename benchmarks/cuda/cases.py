@@ -5,10 +5,12 @@ Three questions about the same arrays: loss and gradient, both with an upstream 
 """
 
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
 
+from benchmarks import cases
 from benchmarks.cases import DTYPES, QUICK, USUAL, Arrays, Case, Loss, selected
 
 GRADIENT, UPSTREAM, ALONE = "gradient", "upstream", "loss"
@@ -28,6 +30,7 @@ class Question(Case):
     """One row of the table."""
 
     upstream: float = 1.0
+    own: bool = False  # a shape of one's own: nothing is promised
 
     @property
     def problem(self) -> tuple[Arrays, Loss]:
@@ -43,6 +46,8 @@ class Question(Case):
 
 def bars(case: Question) -> dict[str, float]:
     """The least share of the copy's bandwidth, and how many times faster than whom."""
+    if case.own:
+        return {}
     found = {"torch": 1.0}
     if case.group == ALONE:
         return found
@@ -55,8 +60,10 @@ def bars(case: Question) -> dict[str, float]:
     return found
 
 
-def _questions(name: str, title: str, arrays: Arrays, loss: Loss, reads: int = 1) -> list[Question]:
-    """The three questions about the same arrays."""
+def _questions(
+    name: str, title: str, arrays: Arrays, loss: Loss, reads: int = 1, own: bool = False
+) -> list[Question]:
+    """The three questions about the same arrays; ``name`` and ``title`` lack the dtype."""
     asked: list[tuple[str, dict[str, Any]]] = [
         (GRADIENT, {"loss": loss}),
         (UPSTREAM, {"loss": loss, "upstream": SCALE}),
@@ -67,7 +74,7 @@ def _questions(name: str, title: str, arrays: Arrays, loss: Loss, reads: int = 1
         level = QUICK if mode == GRADIENT and arrays.dtype == "bfloat16" else USUAL
         found.append(
             Question(f"{name}-{arrays.dtype}-{mode}", f"{title} {arrays.dtype}", arrays,
-                     reads=reads, group=mode, level=level, **more)
+                     reads=reads, group=mode, level=level, own=own, **more)
         )  # fmt: skip
     return found
 
@@ -92,12 +99,25 @@ def chosen(level: int, patterns: list[str]) -> list[Question]:
     """The cases whose names are picked; without patterns those of a level and below."""
     if not patterns:
         return [case for case in CASES if case.level <= level]
-    names = selected([case.name for case in CASES], patterns)
+    names = selected([case.name for case in CASES], patterns, "case")
     return [case for case in CASES if case.name in names]
 
 
+def own(shapes: list[tuple[int, ...]], dtypes: list[str], losses: list[str]) -> list[Question]:
+    """Every loss on every shape in every dtype; labels of elements have the dtype of the logits."""
+    found = []
+    for shape, dtype, loss in product(shapes, dtypes, losses):
+        arrays = cases.arrays_of(shape, dtype, loss)
+        if arrays.targets != "index":
+            arrays = replace(arrays, targets=dtype)
+        found += _questions(*cases.words(shape, loss), arrays, cases.LOSSES[loss][0], 2, own=True)
+    return found
+
+
 def divided(case: Question, by: int) -> Question:
-    """The same on fewer rows."""
+    """The same on fewer rows; who gives a shape means it."""
+    if case.own:
+        return case
     return replace(case, arrays=case.arrays.divided(by))
 
 

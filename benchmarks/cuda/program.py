@@ -10,12 +10,14 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import oracle, results
+from benchmarks import oracle, results, screen
 from benchmarks.cases import QUICK, USUAL
 from benchmarks.cuda import cases, device, measure, report, rivals
 from benchmarks.cuda.cases import MODES, Question
 from benchmarks.cuda.rivals import Rival
 from benchmarks.measure import Effort
+from benchmarks.report import tell_regressions
+from benchmarks.screen import say
 
 Record = dict[str, Any]
 BUDGET = 450.0  # seconds; what comes later is left out by name
@@ -29,9 +31,11 @@ WRONG = "fusedce is wrong"
 
 def effort(options: argparse.Namespace) -> Effort:
     """How long to measure."""
+    given = options.shape and not options.case  # shapes are measured as they are given
+    shrink = 1 if given else options.shrink or 1
     if options.quick:
-        return Effort(rounds=9, budget=0.05, least=5, shrink=options.shrink or 1)
-    return Effort(rounds=21, budget=0.1, least=7, shrink=options.shrink or 1)
+        return Effort(rounds=9, budget=0.05, least=5, shrink=shrink)
+    return Effort(rounds=21, budget=0.1, least=7, shrink=shrink)
 
 
 def run(
@@ -69,19 +73,19 @@ def tell_wrong(console: Console, records: list[Record]) -> int:
     """Name the cases in which fusedce itself is wrong; the exit status."""
     wrong = [r for r in records if r.get("left_out", "").startswith(WRONG)]
     for record in wrong:
-        console.print(f"{record['title']}: {record['left_out']}", style="red", highlight=False)
+        say(console, f"{record['title']}: {record['left_out']}", "red")
     return 1 if wrong else 0
 
 
 def tell(console: Console, record: Record, place: str) -> None:
     """One line of a log, where a run may be cut off."""
     if "ms" not in record:
-        console.print(f"{place} {record['title']}: {record['left_out']}", highlight=False)
+        say(console, f"{place} {record['title']}: {record['left_out']}")
         return
     figure = f"{record['ms']['fusedce']['p50']:.4g} ms, {report.share(record)} of copy"
     best = record.get("best_rival")
-    others = f", {best['times']}× {best['name']}" if best else ""
-    console.print(f"{place} {record['title']} {record['group']}: {figure}{others}", highlight=False)
+    others = f"; {best['name']}, the fastest other, takes {best['times']}× as long" if best else ""
+    say(console, f"{place} {record['title']} {record['group']}: {figure}{others}")
 
 
 def document(
@@ -100,58 +104,54 @@ def conclude(console: Console, result: Record) -> None:
     for mode in MODES:
         if any(r["group"] == mode for r in records):
             console.print(report.table(records, mode, shrink))
-    reasons: dict[tuple[str, str], list[str]] = {}
-    for name, why in result["missing_rivals"].items():
-        reasons[name, why] = []
-    for record in records:
-        for name, why in record.get("skipped", {}).items():
-            reasons.setdefault((name, why), []).append(record["case"])
-    for (name, why), names in reasons.items():
-        where = f" ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})" if names else ""
-        console.print(f"skipped: {name}, {why}{where}", highlight=False)
+    for line in screen.skipped(result["missing_rivals"], records):
+        say(console, f"skipped: {line}")
     styles = {True: "green", False: "red", None: "yellow"}
     for line, met in report.verdicts(records):
-        console.print(line, style=styles[met], highlight=False)
-    console.print(report.caption(result), style="dim", highlight=False)
+        say(console, line, styles[met])
+    say(console, report.caption(result), "dim")
 
 
 def renew(console: Console, options: argparse.Namespace) -> None:
     """Plots beside a result, then the README from both."""
     from benchmarks.cuda import plots
 
-    path = options.out or results.FOLDER / RESULT
-    result = results.read(path)
-    drawn = plots.draw(result, path.parent)
+    path = options.out or results.latest(RESULT)
+    result = results.shown(path, path.name)
+    drawn = plots.draw(result, results.FOLDER)
     readme = results.ROOT / "README.md"
     text = report.render(readme.read_text(encoding="utf-8"), result, drawn)
     readme.write_text(text, encoding="utf-8")
-    console.print(f"README.md and {', '.join(drawn)} renewed from {path.name}")
-
-
-def place(options: argparse.Namespace) -> Path | None:
-    """Where the result goes; what is no full run leaves one only where asked."""
-    narrow = options.quick or options.case or options.rival or options.shrink
-    return options.out or (None if narrow else results.FOLDER / RESULT)
+    say(console, f"README.md and {', '.join(drawn)} renewed from {screen.place(path)}")
 
 
 def draw(console: Console, result: Record, path: Path) -> None:
     """The pictures beside a result, where they can be drawn."""
     if importlib.util.find_spec("matplotlib") is None:
-        console.print(f"result: {path.name}; --readme draws the pictures where matplotlib is")
+        where = screen.place(path)
+        say(console, f"result: {where}; --readme draws the pictures where matplotlib is")
         return
     from benchmarks.cuda import plots
 
     drawn = plots.draw(result, path.parent)
-    console.print(f"result: {', '.join([path.name, *drawn])}", highlight=False)
+    say(console, f"result: {', '.join([screen.place(path), *drawn])}")
 
 
 def tell_names(console: Console) -> None:
     """Every case with the smallest selection it is in, and every rival."""
     words = {QUICK: "quick", USUAL: "usual"}
     for case in cases.CASES:
-        console.print(f"{case.name:36}{words[case.level]:8}{case.title}", highlight=False)
+        say(console, f"{case.name:36}{words[case.level]:8}{case.title}")
     for rival in rivals.RIVALS:
-        console.print(f"{rival.name:36}{'rival':8}{rival.missing() or ''}", highlight=False)
+        say(console, f"{rival.name:36}{'rival':8}{rival.missing() or ''}".rstrip())
+
+
+def wanted_cases(options: argparse.Namespace) -> list[Question]:
+    """What is to be measured: shapes of one's own, cases by name, or those of a level."""
+    own = cases.own(options.shape, options.dtype, options.loss)
+    if own and not options.case:
+        return own
+    return own + cases.chosen(QUICK if options.quick else USUAL, options.case)
 
 
 def main(options: argparse.Namespace, console: Console) -> int:
@@ -159,9 +159,7 @@ def main(options: argparse.Namespace, console: Console) -> int:
     if options.list or options.readme:
         tell_names(console) if options.list else renew(console, options)
         return 0
-    wanted = cases.chosen(QUICK if options.quick else USUAL, options.case)
-    if not wanted:
-        raise SystemExit(f"no case is called {', '.join(options.case)}; --list names them")
+    wanted, asked = wanted_cases(options), rivals.chosen(options.rival)
     old = results.read(options.against) if options.against else None
     gpu = device.find()
     seconds = BUDGET if options.seconds is None else options.seconds
@@ -169,14 +167,14 @@ def main(options: argparse.Namespace, console: Console) -> int:
         from benchmarks.cuda import sweep
 
         return sweep.main(console, gpu, options.shrink or 1, seconds)
-    asked = rivals.chosen(options.rival)
     missing = {r.name: why for r in asked if (why := r.missing())}
     if options.quick and not options.rival:
         missing |= {r.name: f"{rivals.SELDOM}; not in --quick" for r in asked if r.compiles}
     others = [r for r in asked if r.name not in missing]
     copy = device.bandwidth(gpu)
-    console.print(f"copy: {copy['gb_per_s']} GB/s ({copy['way']})", highlight=False)
-    start, how, path = time.perf_counter(), effort(options), place(options)
+    say(console, f"copy: {copy['gb_per_s']} GB/s ({copy['way']})")
+    start, how = time.perf_counter(), effort(options)
+    path = results.destination(options, RESULT)
     result: Record = {}
     records: list[Record] = []
     for some in run(console, gpu, wanted, others, how, seconds):
@@ -191,6 +189,4 @@ def main(options: argparse.Namespace, console: Console) -> int:
     status = tell_wrong(console, records)
     if old is None:
         return status
-    from benchmarks.__main__ import tell_regressions
-
     return tell_regressions(console, old, result) or status

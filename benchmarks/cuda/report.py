@@ -3,13 +3,10 @@
 import re
 from typing import Any
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
 from benchmarks.cuda.cases import GRADIENT, MODES
 from benchmarks.measure import OURS
-from benchmarks.report import coloured, number, spread
+from benchmarks.report import number, spread
+from benchmarks.screen import Cell, Column, Grid, judged
 
 Record = dict[str, Any]
 START, END = "<!-- cuda -->", "<!-- /cuda -->"
@@ -40,24 +37,30 @@ def met(record: Record, of: str) -> bool | None:
     return bar.get("met")
 
 
-def table(records: list[Record], mode: str, shrink: int = 1) -> Table:
-    """One table for a terminal of 100 columns."""
+COLUMNS = (
+    Column("case"), Column("ms"), Column("±", rank=4), Column("GB/s", rank=3), Column("of copy"),
+    Column("torch"), Column("compile"), Column("Liger"), Column("CuPy", rank=2),
+    Column("quack", rank=1),
+)  # fmt: skip
+NOTE = (
+    "of copy: GB/s, in parts of those of a copy; ×: as long the others take. ✗ (red): the bar is "
+    "missed."
+)
+
+
+def table(records: list[Record], mode: str, shrink: int = 1) -> Grid:
+    """One table for a terminal."""
     title = MODES[mode] if shrink == 1 else f"{MODES[mode]}; rows divided by {shrink}"
-    found = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    found.add_column("case", no_wrap=True)
-    heads = "ms", "±", "GB/s", "of copy", "torch", "compile", "Liger", "CuPy", "quack"
-    for heading in heads:
-        found.add_column(heading, justify="right", no_wrap=True)
-    for record in (r for r in records if r["group"] == mode):
-        if "left_out" in record:
-            found.add_row(record["title"], record["left_out"])
-            continue
-        cells: list[Text | str] = [record["title"], number(record["ms"][OURS]["p50"])]
-        cells += [spread(record), number(record["gb_per_s"])]
-        cells += [coloured(share(record), met(record, "copy"))]
-        cells += [coloured(faster(record, name), met(record, name)) for name in OTHERS]
-        found.add_row(*cells)
-    return found
+    mine = [r for r in records if r["group"] == mode]
+    rows = []
+    for record in (r for r in mine if "left_out" not in r):
+        cells: list[Cell] = [(record["title"], None), (number(record["ms"][OURS]["p50"]), None)]
+        cells += [(spread(record), None), (number(record["gb_per_s"]), None)]
+        cells += [judged(share(record), "", met(record, "copy"))]
+        cells += [judged(faster(record, name), "", met(record, name)) for name in OTHERS]
+        rows.append(cells)
+    left_out = [f"Left out: {r['title']}, {r['left_out']}." for r in mine if "left_out" in r]
+    return Grid(title, COLUMNS, rows, (*left_out, NOTE))
 
 
 def words(of: str, bar: float) -> str:

@@ -229,5 +229,7 @@ RIVALS: tuple[Rival, ...] = (
 
 def chosen(patterns: list[str]) -> list[Rival]:
     """The rivals whose names are picked; without patterns all, none for "none"."""
-    names = selected([r.name for r in RIVALS], patterns or ["*"])
+    if patterns == ["none"]:
+        return []
+    names = selected([r.name for r in RIVALS], patterns or ["*"], "rival")
     return [r for r in RIVALS if r.name in names]

@@ -22,6 +22,7 @@ from benchmarks.cuda.measure import answer, enter
 from benchmarks.cuda.rivals import ours
 from benchmarks.data import Problem
 from benchmarks.measure import OURS
+from benchmarks.screen import say
 from fusedce import replay
 from fusedce.kernels import launch
 
@@ -112,7 +113,7 @@ def tell(
     best = min(times, key=lambda value: times[value], default=None)
     words = [f"{v}: {1e3 * t:.4g}{' *' if v == best else ''}" for v, t in times.items()]
     words += [f"{value}: {why}" for value, why in failed.items()]
-    console.print(f"{size.name:24} {case.title:28} {', '.join(words)}", highlight=False)
+    say(console, f"{size.name:24} {case.title:28} {', '.join(words)}")
 
 
 def losses(found: list[Times]) -> dict[Any, float]:
@@ -127,14 +128,14 @@ def conclude(console: Console, found: dict[Size, list[Times]]) -> None:
     for size, rows in found.items():
         means = losses(rows)
         if not means:
-            console.print(f"{size.name}: no candidate ran in every case", highlight=False)
+            say(console, f"{size.name}: no candidate ran in every case")
             continue
         best = min(means, key=lambda value: means[value])
         now = f"{100 * means[size.now]:.1f}%" if size.now in means else "unknown"
-        console.print(
+        say(
+            console,
             f"{size.name} = {best}: {100 * means[best]:.1f}% above the best of each case, over "
             f"{len(rows)} cases; as it is, {size.now}: {now}",
-            highlight=False,
         )  # fmt: skip
 
 
@@ -145,7 +146,7 @@ def main(console: Console, device: Any, shrink: int = 1, seconds: float = inf) -
     questions = [c for c in cases.CASES if any(size.concerns(c) for size in SIZES)]
     for group in cases.by_problem(questions):
         if time.perf_counter() > end:
-            console.print(f"no time left: {', '.join(c.title for c in group)}", highlight=False)
+            say(console, f"no time left: {', '.join(c.title for c in group)}")
             continue
         whole = cases.divided(group[0], shrink)
         problem = data.make(whole, device)
