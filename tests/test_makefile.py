@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import re
 import shutil
 import subprocess
@@ -11,8 +10,6 @@ import tomllib
 from pathlib import Path
 
 import pytest
-
-import conftest
 
 ROOT = Path(__file__).resolve().parents[1]
 PIP = """#!/bin/sh
@@ -54,28 +51,3 @@ def test_no_extra_brings_torch_unasked():
     ]
     names = {e: {re.match("[A-Za-z0-9_.-]*", n)[0] for n in needs} for e, needs in extras.items()}
     assert {extra for extra, needs in names.items() if "torch" in needs} == {"torch"}
-
-
-def test_sections_of_the_readme_are_left_out_by_name(monkeypatch):
-    """Of what is not installed, up to the next heading."""
-    there = conftest.importlib.util.find_spec
-    monkeypatch.setattr(
-        conftest.importlib.util, "find_spec", lambda n: None if n in ("torch", "jax") else there(n)
-    )
-    lines = conftest.pytest_report_header()
-    assert lines == [
-        "README.md: PyTorch is left out, not installed: torch",
-        "README.md: JAX is left out, not installed: jax",
-    ]
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    examples = doctest.DocTestParser().get_examples(text)
-
-    class Item:
-        path = conftest.README
-        dtest = doctest.DocTest(examples, {}, "README.md", None, 0, None)
-
-    conftest.pytest_collection_modifyitems([Item])
-    skipped = [example.source for example in examples if doctest.SKIP in example.options]
-    assert 8 < len(skipped) < 20
-    assert all("torch" in s or "jax" in s or "loss" in s or "model" in s for s in skipped[:6])
-    assert not any("fusedce.focal" in source or "lightgbm" in source for source in skipped)
