@@ -18,8 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fusedce
-from fusedce.kernels.cache import cache_folder
-from fusedce.warmup import writable
+from fusedce.kernels.cache import cache_folder, no_place, trusted
 
 LAYERS = {"tbb": "tbbpool", "omp": "omppool", "workqueue": "workqueue"}
 WIDTHS = {"avx512f": 512, "avx2": 256, "avx": 256, "sse2": 128, "neon": 128}
@@ -86,28 +85,25 @@ def _lack(layer: str) -> str | None:
     try:
         importlib.import_module(f"numba.np.ufunc.{LAYERS[layer]}")
     except ImportError as error:
-        if layer != "tbb":
-            return str(error)
-        library = Path(sys.prefix, "lib", "libtbb.so.12")  # pip puts it where no loader looks
-        return f"{error}; " + (
-            f"it is in {glued(library.parent)}: put that on LD_LIBRARY_PATH"
-            if library.exists()
-            else "pip install tbb (optional)"
-        )
+        # None is recommended: under tbb (2021.13 and 2023.2) processes now and then hang at their
+        # end after a fork, and workqueue is always there.
+        return str(error)
     return None
 
 
 def cache() -> Facts:
     """Where compiled code is kept."""
-    folder = Path(cache_folder())
-    here = writable(str(folder))
-    sizes = [p.stat().st_size for p in folder.glob("*") if p.is_file()] if folder.exists() else []
-    yield "cache", glued(folder)
-    for_gpus = len(list(folder.glob("cuda-*")))
-    yield "", f"{len(sizes)} files ({for_gpus} for GPUs), {sum(sizes) / 1e6:.1f} MB" + (
-        "" if here else "; cannot be written, so that every process compiles anew: "
-        "set NUMBA_CACHE_DIR to a folder that can"
-    )  # fmt: skip
+    why, folder = no_place(), cache_folder()
+    if folder is not None:
+        files = {p.name: p.stat() for p in Path(folder).glob("*") if p.is_file()}
+        sizes = [status.st_size for status in files.values()]
+        for_gpus = sum(name.startswith("cuda-") for name in files)
+        yield "cache", glued(folder)
+        yield "", f"{len(files)} files ({for_gpus} for GPUs), {sum(sizes) / 1e6:.1f} MB"
+        if refused := sum(not trusted(status) for status in files.values()):
+            yield "", f"{refused} of them are not read, since other users own or can write them"
+    if why is not None:
+        yield "" if folder else "cache", f"nothing can be kept, since {why}"
 
 
 def gpu() -> Facts:

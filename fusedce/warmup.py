@@ -4,9 +4,7 @@ Tiny calls of the public functions do it; what is on disk already is only loaded
 """
 
 import itertools
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +14,7 @@ import numpy as np
 import fusedce
 from fusedce import warmup_gpu
 from fusedce.arrays import BFLOAT16
-from fusedce.kernels.cache import cache_folder
+from fusedce.kernels.cache import cache_folder, no_place
 
 # The activations each function is used with; those at the end take none.
 LOSSES: dict[str, tuple[str | None, ...]] = {
@@ -112,16 +110,6 @@ def _shown(todo: list[Step]) -> Iterator[Step]:
             bar.advance(task)
 
 
-def writable(folder: str) -> bool:
-    """Whether compiled code can be kept there."""
-    try:
-        os.makedirs(folder, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError:
-        return False
-    return True
-
-
 def summary(loaded: Sequence[bool], seconds: float, folder: str) -> str:
     """One line: kernels and which of them were on disk, seconds, place."""
     fresh = loaded.count(False)
@@ -144,12 +132,8 @@ def _run(todo: list[Step], architecture: str | None) -> list[bool]:
 
 def main(loss: str | None = None, dtype: str | None = None, architecture: str | None = None) -> int:
     """Warm up, for this CPU or for a GPU's architecture; the exit status."""
-    folder = cache_folder()
-    if not writable(folder):
-        return _failed(
-            f"nothing can be kept, since {folder} cannot be written; "
-            "set NUMBA_CACHE_DIR to a folder that can"
-        )
+    if (why := no_place()) is not None:
+        return _failed(f"nothing can be kept, since {why}")
     start = time.perf_counter()
     try:
         loaded = _run(steps(loss, dtype), architecture)
@@ -160,7 +144,7 @@ def main(loss: str | None = None, dtype: str | None = None, architecture: str | 
         if architecture is None:
             raise
         return _failed(str(error))
-    print(summary(loaded, time.perf_counter() - start, folder))
+    print(summary(loaded, time.perf_counter() - start, str(cache_folder())))
     return 0
 
 

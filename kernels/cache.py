@@ -2,51 +2,83 @@
 
 What decides what a kernel compiles to is all the sources and the versions of the compilers, so the
 folder is named by a hash of them: after an upgrade or an edit nothing stale is loaded. Each file is
-sealed with a hash of its contents: it is there whole, or it does not count.
+sealed with a hash of its contents: it is there whole, or it does not count. What is read is run, so
+only files that this user or root wrote are read.
 """
 
 import contextlib
 import functools
 import hashlib
+import importlib.util
 import os
+import pkgutil
 import shutil
+import stat
+import tempfile
 import uuid
-from pathlib import Path
+from collections.abc import Iterator
+from typing import Any
 
 import llvmlite
 import numba
 from numba.misc.appdirs import AppDirs
 
 STAMPS_KEPT = 8
+SOURCES = ("fusedce.kernels", "fusedce.losses", "fusedce.adapters.rules")
 
 
 @functools.cache
-def source_stamp() -> str:
-    """A hash of everything that decides what a kernel compiles to."""
+def source_stamp() -> str | None:
+    """A hash of everything that decides what a kernel compiles to.
+
+    The files of the modules are hashed as they are installed: .py, or .pyc alone, in folders or in
+    a zip. None where there are none, as in frozen applications: one version looks like another.
+    """
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
-    package = Path(__file__).resolve().parent
-    # The rules stand beside this folder, installed, or beside it in fusedce/, in a checkout.
-    for folder in (package, package.parent, package.parent / "fusedce"):
-        rules = [*folder.glob("losses/*.py"), *folder.glob("adapters/rules.py")]
-        for path in sorted(package.rglob("*.py") if folder is package else rules):
-            digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()
+    found = set()
+    try:
+        for source in SOURCES:
+            for name, data in _files(importlib.util.find_spec(source)):
+                digest.update(name.encode() + data)
+                found.add(name)
+    except (AttributeError, ImportError, OSError):  # a loader that has no files
+        return None
+    return digest.hexdigest() if __name__.rpartition(".")[2] in found else None
+
+
+def _files(spec: Any) -> Iterator[tuple[str, bytes]]:
+    """(name, contents of its file) of a module and of those inside it; nothing is imported."""
+    yield spec.name.rpartition(".")[2], spec.loader.get_data(spec.origin)
+    inside = pkgutil.iter_modules(spec.submodule_search_locations or ())
+    for each in sorted(inside, key=lambda each: each.name):
+        yield from _files(each.module_finder.find_spec(each.name, None))
 
 
 source_stamp()  # at import: what is hashed must be what runs, not what an editor saves meanwhile
 
 
 @functools.cache
-def cache_folder() -> str:
+def cache_folder() -> str | None:
     """Where this version's compiled code is kept: in NUMBA_CACHE_DIR or the user's cache.
 
     A folder a stamp, so that two versions do not overwrite each other; the oldest are removed. It
-    need not be there, nor be writable: what cannot be kept is compiled in each process.
+    need not be there, nor be writable: what cannot be kept is compiled in each process. None where
+    there is no stamp, or where the user has no home.
     """
-    home = os.environ.get("NUMBA_CACHE_DIR") or AppDirs("fusedce", False).user_cache_dir
+    stamp, home = source_stamp(), _home()
+    if stamp is None or home is None:
+        return None
     root = os.path.join(home, "fusedce")
     _forget_oldest(root)
-    return os.path.join(root, source_stamp()[:16])
+    return os.path.join(root, stamp[:16])
+
+
+def _home() -> str | None:
+    if given := os.environ.get("NUMBA_CACHE_DIR"):
+        return os.path.abspath(given)
+    # XDG_CACHE_HOME counts only if it is absolute; "~" stays as it is for a user without a home.
+    usual = AppDirs("fusedce", False).user_cache_dir, os.path.expanduser("~/.cache/fusedce")
+    return next(filter(os.path.isabs, usual), None)
 
 
 def _forget_oldest(root: str) -> None:
@@ -58,10 +90,60 @@ def _forget_oldest(root: str) -> None:
             shutil.rmtree(entry.path, ignore_errors=True)
 
 
+def trusted(status: os.stat_result) -> bool:
+    """Whether nobody but this user and root can have written a file or changed a folder."""
+    if not hasattr(os, "geteuid"):  # Windows: folders of a user are the user's own
+        return True
+    mine = status.st_uid == os.geteuid()
+    if stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX:
+        others = 0  # in a sticky folder each user changes only files of their own
+    else:
+        others = stat.S_IWOTH if mine else stat.S_IWGRP | stat.S_IWOTH
+    return (mine or status.st_uid == 0) and not status.st_mode & others
+
+
+def _levels(folder: str) -> tuple[str, str]:
+    """The folder of all stamps, and that of one."""
+    return os.path.dirname(folder), folder
+
+
+def _prepare(folder: str) -> None:
+    """Make a folder that, whatever the umask, only this user can write, unless it is there."""
+    for level in _levels(folder):
+        os.makedirs(level, 0o755, exist_ok=True)
+
+
+def no_place() -> str | None:
+    """Why compiled code cannot be kept, and what helps; None where it can."""
+    if source_stamp() is None:
+        return (
+            "fusedce's .py or .pyc files cannot be read (in a frozen application, say), "
+            "and without them one version's code looks like another's"
+        )
+    folder = cache_folder()
+    if folder is None:
+        return "this user has no home; set NUMBA_CACHE_DIR to a folder that can be written"
+    try:
+        _prepare(folder)
+        for level in _levels(folder):
+            if not trusted(os.stat(level)):
+                return (
+                    f"{level} belongs to another user or can be written by others, and what is "
+                    "read there is run; set NUMBA_CACHE_DIR to a folder of your own"
+                )
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return f"{folder} cannot be written; set NUMBA_CACHE_DIR to a folder that can"
+    return None
+
+
 def load(path: str) -> bytes | None:
     """What is kept there, or None."""
     try:
         with open(path, "rb") as f:
+            levels = map(os.stat, _levels(os.path.dirname(path)))
+            if not all(map(trusted, (os.fstat(f.fileno()), *levels))):
+                return None
             seal, data = f.read(32), f.read()
     except OSError:
         return None
@@ -70,11 +152,13 @@ def load(path: str) -> bytes | None:
 
 def save(path: str, data: bytes) -> None:
     """Keep it, where there is a place for it; whoever reads meanwhile finds the old or the new."""
-    part = f"{path}.{uuid.uuid4().hex}"
+    folder, part = os.path.dirname(path), f"{path}.{uuid.uuid4().hex}"
     with contextlib.suppress(OSError):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        _prepare(folder)
+        if not all(trusted(os.stat(level)) for level in _levels(folder)):
+            return
         try:
-            with open(part, "xb") as f:
+            with open(part, "xb", opener=_opener) as f:
                 f.write(hashlib.sha256(data).digest() + data)
             os.replace(part, path)
         except BaseException:
@@ -82,7 +166,12 @@ def save(path: str, data: bytes) -> None:
             raise
 
 
+def _opener(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o644)
+
+
 def ours(*things: object) -> bool:
-    """Whether these were defined where the stamp looks, or stand for themselves."""
+    """Whether code of these is kept: they are defined where the stamp looks, or by their names."""
     owners = {getattr(thing, "__module__", "builtins").split(".")[0] for thing in things}
-    return owners <= {"fusedce", "numpy", "ml_dtypes", "numba", "builtins"}
+    known = owners <= {"fusedce", "numpy", "ml_dtypes", "numba", "builtins"}
+    return known and cache_folder() is not None

@@ -10,8 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from numba import njit
-
+from fusedce.kernels.compiling import njit
 from fusedce.kernels.inner import BARE
 
 # Never nnan, ninf or afn: NaN and infinities carry meaning here.

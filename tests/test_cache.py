@@ -5,9 +5,14 @@
 
 from __future__ import annotations
 
+import compileall
+import hashlib
 import json
+import marshal
 import os
+import pickle
 import shutil
+import stat
 import subprocess
 import sys
 import textwrap
@@ -15,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from fusedce.kernels import cache as cache_module
 from tests.test_threads import LIMIT, ROOT, needs_fork
 
 START = """
@@ -137,6 +143,97 @@ def test_edits_are_never_stale(tree, tmp_path):
     assert values[-1]["fresh"] == 0
 
 
+SIGMOID = "return logp, logq, p, q\n"
+VALUE = "show(value=float(fusedce.sigmoid(np.float32(0))))"
+
+
+def version(tree, place, line):
+    """A copy without links, whose sigmoid's last line is this one."""
+    copy = shutil.copytree(tree, place)
+    source = copy / "fusedce/kernels/link.py"
+    head, tail = source.read_text().split("def sigmoid_outcomes(")
+    source.write_text(f"{head}def sigmoid_outcomes({tail.replace(SIGMOID, line, 1)}")
+    return copy
+
+
+def without_sources(copy):
+    """.pyc files in the place of .py files."""
+    assert compileall.compile_dir(copy, quiet=1, legacy=True)
+    for source in copy.rglob("*.py"):
+        source.unlink()
+    return copy
+
+
+def zipped(copy):
+    return Path(shutil.make_archive(str(copy), "zip", copy))
+
+
+# As in an application made by PyInstaller: the code is there, and no file is.
+FROZEN = """
+import importlib.abc, importlib.util, marshal, sys
+from pathlib import Path
+CODES = marshal.loads(Path(__file__).with_name("codes").read_bytes())
+class Frozen(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
+    def find_spec(self, name, path=None, target=None):
+        if name in CODES:
+            inside = self.is_package(name)
+            return importlib.util.spec_from_loader(name, self, is_package=inside)
+    def is_package(self, name):
+        return any(other.startswith(name + ".") for other in CODES)
+    def get_code(self, name):
+        return CODES[name]
+    def get_source(self, name):
+        return None
+sys.meta_path.insert(0, Frozen())
+"""
+
+
+def frozen(copy):
+    """A folder whose sitecustomize.py brings the modules."""
+    codes = {}
+    for source in copy.rglob("*.py"):
+        parts = source.relative_to(copy).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        codes[name] = compile(source.read_text(), f"frozen/{name}", "exec")
+    place = copy.with_name(copy.name + "-frozen")
+    place.mkdir()
+    (place / "codes").write_bytes(marshal.dumps(codes))
+    (place / "sitecustomize.py").write_text(FROZEN)
+    return place
+
+
+@pytest.mark.parametrize("made", [without_sources, zipped], ids=["pyc", "zip"])
+def test_versions_without_sources(made, tree, tmp_path):
+    """Two versions, one cache: neither runs the other's code, each finds its own."""
+    values = []
+    places = [
+        made(version(tree, tmp_path / name, line))
+        for name, line in (("old", SIGMOID), ("new", "return logp, logq, p + p, q\n"))
+    ]
+    for place in (*places, *places):
+        script = f"assert fusedce.__file__.startswith({str(place)!r}); {VALUE}"
+        values.append(run(script, tmp_path / "cache", tmp_path, PYTHONPATH=str(place)))
+    assert [v["value"] for v in values] == [0.5, 1.0, 0.5, 1.0]
+    assert [v["fresh"] == 0 for v in values] == [False, False, True, True]
+
+
+def test_frozen_application(tree, tmp_path):
+    """Nothing tells two versions apart: nothing is kept, and doctor says so."""
+    for line, value in ((SIGMOID, 0.5), ("return logp, logq, p + p, q\n", 1.0)):
+        place = frozen(version(tree, tmp_path / str(value), line))
+        found = run(f"""
+            from fusedce import doctor
+            assert not hasattr(fusedce, "__file__")
+            said = list(doctor.cache())
+            {VALUE[:-1]}, said=said)
+        """, tmp_path / "cache", tmp_path, PYTHONPATH=str(place))  # fmt: skip
+        assert found["value"] == value
+        ((name, said),) = found["said"]
+        assert name == "cache"
+        assert said.startswith("nothing can be kept, since fusedce's .py or .pyc files cannot be")
+    assert files(tmp_path / "cache") == []
+
+
 DAMAGE = {
     "empty": lambda data: b"",
     "cut": lambda data: data[: len(data) // 2],
@@ -193,6 +290,129 @@ def test_readable_but_not_writable(cache):
         for folder in folders:
             folder.chmod(0o755)
     assert found["fresh"] == 0
+
+
+needs_users = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="files have no owners here")
+
+
+@needs_users
+@pytest.mark.parametrize(
+    ("owner", "mode", "me", "read"),
+    [
+        (1000, 0o100644, 1000, True),
+        (1000, 0o100664, 1000, True),  # umask 002: a group of one's own
+        (1000, 0o100666, 1000, False),
+        (0, 0o100644, 1000, True),
+        (0, 0o100664, 1000, False),
+        (0, 0o100666, 1000, False),
+        (0, 0o040755, 1000, True),
+        (0, 0o040777, 1000, False),
+        (0, 0o041777, 1000, True),  # sticky: what others put there is theirs
+        (3333, 0o100644, 1000, False),
+        (3333, 0o040755, 1000, False),
+        (3333, 0o041777, 1000, False),
+        (3333, 0o100644, 0, False),
+        (0, 0o100666, 0, False),
+    ],
+)
+def test_whose_files_are_read(owner, mode, me, read, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: me)
+    status = os.stat_result((mode, 0, 0, 1, owner, 0, 0, 0, 0, 0))
+    assert cache_module.trusted(status) is read
+
+
+class Bomb:
+    """What leaves a file where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+CHANGES = {
+    "another user's files": lambda path: path.is_file() and os.chown(path, 3333, 3333),
+    "another user's folders": lambda path: path.is_dir() and os.chown(path, 3333, 3333),
+    "files that others can write": lambda path: path.is_file() and path.chmod(0o666),
+    "folders that others can write": lambda path: path.is_dir() and path.chmod(0o777),
+}
+
+
+@needs_users
+@pytest.mark.parametrize("change", CHANGES)
+def test_files_of_other_users(change, cache, tmp_path):
+    """They are not even unpickled; what is compiled instead replaces them, where that helps."""
+    if "user's" in change and os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    payload = pickle.dumps(Bomb(tmp_path / "bomb"))
+    for path in files(cache):
+        path.write_bytes(hashlib.sha256(payload).digest() + payload)
+    for path in (cache / "fusedce").rglob("*"):
+        CHANGES[change](path)
+    found = run("""
+        from fusedce import doctor
+        said = list(doctor.cache())
+        call("float32")
+        show(said=said)
+    """, cache)  # fmt: skip
+    assert not (tmp_path / "bomb").exists()
+    assert found["fresh"] == found["kernels"] > 0
+    said = found["said"][2][1]
+    if "files" in change:
+        many = len(files(cache))
+        assert said == f"{many} of them are not read, since other users own or can write them"
+        assert run("call('float32'); show()", cache)["fresh"] == 0
+    else:
+        assert said.startswith(f"nothing can be kept, since {cache}")
+        assert "belongs to another user or can be written by others" in said
+        assert all(path.read_bytes().endswith(payload) for path in files(cache))
+
+
+@needs_users
+def test_what_is_kept_can_be_written_by_its_user_alone(tmp_path):
+    """Whatever the umask: else it would not be read."""
+    run("import os; os.umask(0); call('float32'); show()", tmp_path)
+    kept = list((tmp_path / "fusedce").rglob("*"))
+    assert len(kept) > 1
+    assert not any(p.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH) for p in kept)
+    assert run("call('float32'); show()", tmp_path)["fresh"] == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="XDG_CACHE_HOME is Linux's")
+@pytest.mark.parametrize("given", [None, "", "relative"])
+def test_user_without_a_home(given, tmp_path):
+    """No folder, of the name ~ or another, appears in the working directory."""
+    (tmp_path / "here").mkdir()
+    given = {} if given is None else {"XDG_CACHE_HOME": given}
+    found = run(f"""
+        import os, pwd
+        from fusedce import doctor
+        os.chdir({str(tmp_path / "here")!r})
+        for name in ("HOME", "XDG_CACHE_HOME"):
+            os.environ.pop(name, None)
+        os.environ.update({given})
+        def unknown(uid):
+            raise KeyError(uid)
+        pwd.getpwuid = unknown
+        said = list(doctor.cache())
+        fusedce.sigmoid(np.ones(3, "f4"))
+        show(said=said, here=os.listdir())
+    """, "")  # fmt: skip
+    assert found["here"] == []
+    ((name, said),) = found["said"]
+    assert name == "cache"
+    assert said.startswith("nothing can be kept, since this user has no home; set NUMBA_CACHE_DIR")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="XDG_CACHE_HOME is Linux's")
+@pytest.mark.parametrize("given", ["", "relative"])
+def test_relative_folders_of_caches_are_ignored(given, tmp_path):
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": given}
+    found = run("show(folder=compiler.cache_folder())", "", **home)
+    assert Path(found["folder"]).parent == tmp_path / ".cache/fusedce/fusedce"
+    found = run("show(folder=compiler.cache_folder())", "folder")
+    assert Path(found["folder"]).parent == ROOT / "folder/fusedce"
 
 
 def test_two_processes_at_once(tmp_path):

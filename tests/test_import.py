@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,12 @@ FRAMEWORKS = ("scipy", "torch", "jax", "jaxlib", "cupy", "pandas", "sklearn", "m
 LIMIT = 0.2  # seconds beyond `import numba`
 
 
-def python(code):
+def python(code, **variables):
     """What a fresh interpreter prints."""
-    command = [sys.executable, "-c", code]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, env=os.environ | variables,
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
 
 
 def modules(code):
@@ -61,3 +65,35 @@ def test_compiles_nothing_at_import():
 @pytest.mark.parametrize("name", ["cross_entropy", "softmax", "rule", "apply", "prior_bias"])
 def test_public_names_are_there(name):
     assert python(f"import fusedce; print(callable(fusedce.{name}))").strip() == "True"
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_coverage_of_a_project_that_compiles_nothing(when):
+    """With NUMBA_DISABLE_JIT the project's functions are Python's, and fusedce computes as ever."""
+    given = {"NUMBA_DISABLE_JIT": "1"} if when == "before" else {}
+    python("""
+        from typing import NamedTuple
+        import os
+        import numpy as np, numba, fusedce
+        os.environ["NUMBA_DISABLE_JIT"] = "1"  # read by Numba's compiler the next time
+        class Mine(NamedTuple):
+            a: float = 2.0
+        @fusedce.rule(Mine)
+        def mine(logp, logq, p, q, params):
+            a = params.a
+            return -a * logp, -type(p)(a), type(p)(0)
+        z = np.random.default_rng(0).normal(size=(30_000, 7))
+        t = np.arange(30_000) % 7
+        p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+        want = -np.log(p[np.arange(30_000), t]).mean()
+        for rule, a in ((Mine(), 2), (None, 1)):
+            if rule is not None:
+                loss, grad = fusedce.apply(rule, z, t, activation="softmax")
+            else:
+                loss, grad = fusedce.cross_entropy(z, t)
+            assert np.isclose(loss, a * want, 1e-12, 0)
+            assert np.allclose(grad, a * (p - (t[:, None] == np.arange(7))) / 30_000, 1e-9, 1e-15)
+        assert numba.config.DISABLE_JIT == 1
+        def theirs(): pass
+        assert numba.njit(theirs) is theirs
+    """, **given)  # fmt: skip

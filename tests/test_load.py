@@ -90,6 +90,106 @@ def test_interrupts_at_every_step():
     """, INTERRUPTS, **TWO)  # fmt: skip
 
 
+# Ctrl-C in each of LLVM's callbacks, where Python prints an exception and goes on without it.
+COMPILING = """
+import os, signal, sys, threading
+from numba.core import codegen
+from numba.core.compiler_lock import global_compiler_lock
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it from birth
+library, sent = codegen.JITCodeLibrary, []
+def compiled(module, code, hook=library._object_compiled_hook):
+    if not sent:
+        sent.append(1)
+        signal.raise_signal(signal.SIGINT)
+    hook(module, code)
+library._object_compiled_hook = compiled
+def lock_is_free():
+    found = []
+    def take():
+        found.append(global_compiler_lock._lock.acquire(timeout=5))
+        global_compiler_lock._lock.release()
+    thread = threading.Thread(target=take)
+    thread.start()
+    thread.join()
+    return found == [True]
+"""
+
+
+def test_interrupt_of_a_compilation(tmp_path):
+    """Every Ctrl-C of the first call is raised, and the call can be made again."""
+    run_script("""
+        import numpy as np, fusedce
+        z = np.linspace(-3, 3, 256, dtype="f4")
+        interrupts = 0
+        while True:
+            sent.clear()
+            try:
+                found = fusedce.sigmoid(z)
+            except KeyboardInterrupt:
+                interrupts += 1
+                assert sent and lock_is_free()
+                assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            else:
+                break
+        assert not sent and interrupts > 1, interrupts
+        assert np.allclose(found, 1 / (1 + np.exp(-z.astype(float))), 1e-6)
+        own = []  # a handler of the user's, which raises nothing
+        signal.signal(signal.SIGINT, lambda *args: own.append(args))
+        fusedce.sigmoid(z.astype("f8"))
+        assert sent and len(own) == 1 and own[0][0] == signal.SIGINT
+    """, COMPILING, NUMBA_CACHE_DIR=str(tmp_path))  # fmt: skip
+
+
+def test_second_interrupt_of_a_compilation():
+    """It does not wait."""
+    run_script("""
+        from fusedce.kernels.compiling import compiling
+        for inside in (1, 2, 3):
+            reached = 0
+            try:
+                with compiling():
+                    for _ in range(inside):
+                        reached += 1
+                        signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                pass
+            else:
+                raise AssertionError("the interrupt is lost")
+            assert reached == min(inside, 2)
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            assert lock_is_free()
+    """, COMPILING)  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [(), ("--cuda", "sm_90")], ids=["cpu", "gpu"])
+def test_interrupt_of_warmup(options, tmp_path):
+    """One line, the status of a command that was interrupted, and what is done is kept."""
+    if options:
+        pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
+    said = run_script(f"""
+        import contextlib, io
+        from fusedce import __main__
+        from fusedce.kernels import compiling
+        arguments = "warmup --loss sigmoid --dtype float32".split() + {list(options)}
+        jit, sent[:] = compiling.config.reload_config, []
+        def begun():
+            jit()
+            if not sent:
+                sent.append(1)
+                try:
+                    signal.raise_signal(signal.SIGINT)
+                except KeyboardInterrupt:
+                    pass  # as in a callback
+        compiling.config.reload_config = begun
+        with contextlib.redirect_stderr(io.StringIO()) as errors:
+            status = __main__.main(arguments)
+        print(status)
+        print(errors.getvalue(), end="")
+    """, COMPILING, NUMBA_CACHE_DIR=str(tmp_path))  # fmt: skip
+    assert said.splitlines()[-2:] == ["130", "interrupted; what was compiled so far is kept"]
+    assert len([p for p in tmp_path.rglob("*") if p.is_file()]) == 1
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_soak():
     """The short form of `make soak`."""

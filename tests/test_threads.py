@@ -168,6 +168,135 @@ def test_fork_while_a_thread_is_inside_a_call():
     """, COMMON)  # fmt: skip
 
 
+@needs_fork
+def test_threads_while_forked_children_are_killed():
+    """Threads call, others fork children that call, half of them killed at any moment: no lock is
+    shared with a child. Who waits for ever is shown by faulthandler, and the test fails.
+    """
+    run_script("""
+        import faulthandler, random, threading
+        from concurrent.futures import ThreadPoolExecutor
+        from fusedce.kernels.compiling import compiling
+        faulthandler.dump_traceback_later(150, exit=True)
+        warnings.simplefilter("ignore")  # of forks beside threads
+        want = call()
+        end = time.monotonic() + 6
+        def once():
+            assert call() == want
+            with compiling():  # the compiler's lock: forks wait for it
+                time.sleep(1e-4)
+        def work():
+            while time.monotonic() < end:
+                once()
+        def fork(seed):
+            chance, killed = random.Random(seed), 0
+            while time.monotonic() < end:
+                child = os.fork()
+                if child == 0:
+                    signal.alarm(40)  # a hang ends here
+                    code = 1
+                    try:
+                        for _ in range(3):
+                            once()
+                        code = 0
+                    finally:
+                        os._exit(code)
+                if doomed := chance.random() < 0.5:
+                    time.sleep(chance.uniform(0, 0.02))
+                    os.kill(child, signal.SIGKILL)
+                status = os.waitpid(child, 0)[1]
+                assert status == 0 or (doomed and status == signal.SIGKILL), status
+                killed += status != 0
+            return killed
+        with ThreadPoolExecutor(7) as pool:
+            workers = [pool.submit(work) for _ in range(4)]
+            killed = [pool.submit(fork, k).result for k in range(3)]
+            assert sum(result() for result in killed) > 5
+            [worker.result() for worker in workers]
+        once()
+        faulthandler.cancel_dump_traceback_later()
+    """, COMMON, NUMBA_NUM_THREADS="2")  # fmt: skip
+
+
+LATE = """
+import os, signal, sys, warnings
+warnings.simplefilter("ignore")  # of forks beside threads
+import numpy as np
+def in_fork(alone, depth=1):
+    "fusedce imported, and a large call, in a process forked from this one, or from its fork."
+    child = os.fork()
+    if child == 0:
+        signal.alarm(100)  # a hang ends here
+        code = 1
+        try:
+            if depth > 1:
+                in_fork(alone, depth - 1)
+            else:
+                import fusedce
+                from fusedce.kernels.cpu import driver
+                rng = np.random.default_rng(0)
+                z, t = rng.normal(size=(40_000, 30)).astype("f4"), np.arange(40_000) % 30
+                x = z.astype(float)
+                want = np.log(np.exp(x).sum(axis=1)).mean() - x[np.arange(len(x)), t].mean()
+                assert np.isclose(fusedce.cross_entropy(z, t)[0], want, 1e-6)
+                assert driver._taken[0] == alone, "wrong about whether to work alone"
+            code = 0
+        finally:
+            os._exit(code)
+    status = os.waitpid(child, 0)[1]
+    assert status == 0, f"the child ended with status {status}"
+"""
+NUMBA = """
+import numba
+@numba.njit(parallel=True)
+def total(n):
+    s = 0
+    for k in numba.prange(n):
+        s += k
+    return s
+assert total(10) == 45
+"""
+linux_alone = pytest.mark.skipif(
+    sys.platform != "linux", reason="forks before the import are noticed where OpenMP is GNU's"
+)
+
+
+@linux_alone
+@pytest.mark.parametrize("layer", ["omp", "workqueue"])
+def test_fork_before_the_import_after_parallel_numba(layer):
+    """GNU OpenMP ends a child that enters it, and a child's child waits for ever."""
+    run_script(f"""
+        import numba
+        try:
+            numba.get_num_threads()
+        except ValueError:
+            sys.exit()  # the machine has no OpenMP
+        {textwrap.indent(NUMBA, " " * 8).lstrip()}
+        for depth in (1, 2):
+            in_fork({int(layer == "omp")}, depth)
+        assert total(10) == 45
+    """, LATE, NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS="2")  # fmt: skip
+
+
+@linux_alone
+def test_fork_before_the_import_after_lightgbm():
+    """Its threads are those of the same OpenMP."""
+    pytest.importorskip("lightgbm")
+    run_script("""
+        import lightgbm
+        x = np.random.default_rng(0).uniform(size=(2000, 5))
+        data = lightgbm.Dataset(x, (x[:, 0] > 0.5).astype(int))
+        lightgbm.train({"objective": "binary", "verbose": -1, "num_threads": 2}, data, 3)
+        in_fork(1)
+    """, LATE, NUMBA_NUM_THREADS="2")  # fmt: skip
+
+
+@needs_fork
+def test_fork_before_the_import_of_a_parent_without_threads():
+    """A worker that a server forks before it imports anything keeps its threads."""
+    run_script("import numba; in_fork(0)", LATE, NUMBA_NUM_THREADS="2")
+
+
 SPAWNED = """
 import multiprocessing, sys
 import numpy as np, fusedce

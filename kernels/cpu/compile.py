@@ -17,13 +17,13 @@ from typing import Any
 
 from numba.core import caching
 from numba.core.ccallback import CFunc
-from numba.core.compiler_lock import global_compiler_lock
 from numba.core.errors import NumbaError
 from numba.core.serialize import dumps
 from numba.core.sigutils import normalize_signature
 
 from fusedce.kernels import elementary  # noqa: F401  registers the elementary functions
 from fusedce.kernels.cache import cache_folder, load, ours, save, source_stamp
+from fusedce.kernels.compiling import compiling
 from fusedce.kernels.scalar import FASTMATH
 from fusedce.kernels.vector import Single, Wide
 
@@ -35,10 +35,10 @@ class _Locator(caching._CacheLocator):  # type: ignore[misc]
     """One folder for the whole package, and one stamp."""
 
     def get_cache_path(self) -> str:
-        return cache_folder()
+        return cache_folder() or ""
 
     def get_source_stamp(self) -> str:
-        return source_stamp()
+        return source_stamp() or ""
 
     def get_disambiguator(self) -> str:
         return "0"
@@ -90,14 +90,6 @@ class Compiled(list):  # type: ignore[type-arg]
 
 COMPILED = Compiled()
 
-# A child forked while another thread compiles inherits a lock that nobody will open: forks wait.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=global_compiler_lock.acquire,
-        after_in_parent=global_compiler_lock.release,
-        after_in_child=global_compiler_lock.release,
-    )
-
 
 def _compile(fn: Callable[..., None], signature: str, keep: bool) -> CFunc:
     start = time.perf_counter()
@@ -112,7 +104,8 @@ def _compile(fn: Callable[..., None], signature: str, keep: bool) -> CFunc:
 
 @functools.cache
 def _made(factory: Callable[..., Callable[..., None]], types: tuple[Any, ...], kind: str) -> CFunc:
-    return _compile(factory(*types), kind, keep=ours(*types))
+    with compiling():
+        return _compile(factory(*types), kind, keep=ours(*types))
 
 
 def kernel(factory: Callable[..., Callable[..., None]], *types: Any) -> CFunc:

@@ -10,18 +10,23 @@ child does: whoever finds the threads taken, or was forked, works alone.
 """
 
 import functools
+import logging
 import os
 import struct
+import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import prange, types
 from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 from numba.np.ufunc import parallel as layer
 
+from fusedce.kernels.cache import ours
+from fusedce.kernels.compiling import compiling, njit
 from fusedce.kernels.cpu.compile import _Cache
 from fusedce.kernels.cpu.plan import SLOT, SLOTS
 from fusedce.kernels.inner import BARE
@@ -53,6 +58,26 @@ def _mark_forked() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_mark_forked)
+
+
+def _forked_beside_openmp() -> bool:
+    """Whether this process was forked, before fusedce was imported, with GNU OpenMP in memory.
+
+    If the parent had started OpenMP's threads (Numba and LightGBM share one library), a parallel
+    loop would end this process or wait for ever. Nobody keeps the number of the process that did.
+    But logging, which Numba imports, knows how long ago it was loaded: a fork is younger.
+    """
+    try:
+        started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
+        forked = 1000 * age < logging.makeLogRecord({}).relativeCreated
+        return forked and "/libgomp.so" in Path("/proc/self/maps").read_text()
+    except (OSError, AttributeError):  # not Linux, where OpenMP is not GNU's, or has no fork
+        return False
+
+
+if _forked_beside_openmp():
+    _mark_forked()
 
 
 @intrinsic
@@ -213,9 +238,11 @@ def _call(
 def _entry(parallel: bool) -> Any:
     """The compiled call, which takes its threads as None or as a number."""
     entry = njit(nogil=True, error_model="numpy")(_call)
-    entry._cache = _Cache(_call)
+    if ours():
+        entry._cache = _Cache(_call)
     threads = types.int64 if parallel else types.none
-    entry.compile((types.int64,) * 11 + (types.float64, threads, types.int64))
+    with compiling():
+        entry.compile((types.int64,) * 11 + (types.float64, threads, types.int64))
     return entry
 
 

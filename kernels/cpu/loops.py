@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
+from fusedce.kernels.compiling import njit
 from fusedce.kernels.cpu.memory import load, load_part, prefetch, store, store_part, stream
 from fusedce.kernels.inner import BARE
 from fusedce.kernels.link import softmax_rest

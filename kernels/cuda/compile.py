@@ -15,10 +15,10 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from numba.core.compiler_lock import global_compiler_lock
 from numba.core.errors import NumbaError  # the base of numba-cuda's own, which raises both
 
 from fusedce.kernels.cache import cache_folder, load, ours, save
+from fusedce.kernels.compiling import compiling
 from fusedce.kernels.cuda.numba_cuda import (
     INSTALL,
     __version__,
@@ -61,7 +61,7 @@ def cubin(kernel: Kernel, threads: int, capability: Capability) -> Compiled:
     """
     key = kernel, threads, capability
     if (made := _MADE.get(key)) is None:
-        with global_compiler_lock:  # held by forks, see kernels/cpu/compile.py
+        with compiling():
             if (made := _MADE.get(key)) is None:
                 made = _MADE[key] = _wide_or_single(kernel, threads, capability)
     return made
@@ -84,7 +84,7 @@ def _kept(kernel: Kernel, threads: int, capability: Capability) -> Compiled:
     """From disk, or compiled and put there."""
     start = time.perf_counter()
     key = _key(kernel, threads, capability)
-    path = os.path.join(cache_folder(), f"cuda-{kernel.factory.__name__}-{key}")
+    path = os.path.join(cache_folder() or "", f"cuda-{kernel.factory.__name__}-{key}")
     keep = ours(kernel.factory, *kernel.types)
     data = load(path) if keep else None
     found = data is not None
