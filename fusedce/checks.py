@@ -393,7 +393,7 @@ def unknown(function: str, names: set[str], known: Iterable[str] = ()) -> TypeEr
     import difflib
 
     name = sorted(names)[0]
-    close = [repr(found) for found in difflib.get_close_matches(name, list(known), 1)]
+    close = [repr(found) for found in difflib.get_close_matches(name, list(known), 1, 0.7)]
     meant = _MEANT.get(name) or "".join(close)
     text = f"{function}() got an unexpected keyword argument {name!r}"
     return TypeError(f"{text}: did you mean {meant}?" if meant else text)

@@ -229,7 +229,7 @@ def reference(rule, logits, targets, *, activation, weight=None, pos_weight=None
     full = shape or (1,)
     row_shape, C = tuple(np.delete(full, axis)), full[axis]
     z = rows(logits.astype(np.float64).astype(REAL), axis)
-    t = rows(targets, axis) if dense else targets.ravel()
+    t = rows(targets, axis) if dense else targets.ravel() if targets.size else np.zeros(0, int)
     one_loss = activation == "softmax" or (activation is None and not dense)  # per row
 
     s = spread(sample_weight, row_shape if one_loss else full, row_shape, axis)
@@ -243,7 +243,8 @@ def reference(rule, logits, targets, *, activation, weight=None, pos_weight=None
     count = REAL(0)  # what the mean divides by
     zeta = REAL(z_loss)
     if not dense and one_loss and reduction == "mean" and denominator is None:
-        zeta *= w[t[t != ignore_index]].mean()  # the z-loss's own mean is over rows
+        kept = t != ignore_index  # the z-loss's own mean is over rows
+        zeta *= w[t[kept]].sum() / max(1, kept.sum())
     for i in range(len(z)):
         y = (t[i] if dense else np.arange(C) == t[i]).astype(np.float64).astype(REAL)
         live = np.ones(C, bool)

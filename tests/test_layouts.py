@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import fusedce
@@ -48,6 +48,7 @@ LOSSES = [
     Loss("cross_entropy", "softmax", "soft", "float16", "float64", {"normalize_targets": True}),
     Loss("cross_entropy", "sigmoid", "int", "float32", "int32", {"ignore_index": 0}),
     Loss("focal", "sigmoid", "soft", "bfloat16", "float32", {}),
+    Loss("focal", "sigmoid", "int", "float32", "float16", {"ignore_index": 0}),
     Loss("focal", "sigmoid", "index", "float16", "int64", {"ignore_index": 1}),
     Loss("cross_entropy", None, "index", "float64", "int64", {"label_smoothing": 0.125}),
     Loss("cross_entropy", None, "int", "float32", "bool", {}),
@@ -201,6 +202,9 @@ def weights(draw, rng, loss, shape, axis):
 def cases(draw, loss, classes=CLASSES, byte=True):
     """A call of this loss with all its arrays laid out."""
     shape, axis = draw(shapes(classes))
+    if loss.form == "index" and loss.activation != "softmax":
+        assume(shape[axis] > 1)  # else no class index
+        assume(loss.activation is None or len(shape) > 1)
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     options = loss.options | {"activation": loss.activation, "axis": axis}
     options["reduction"] = reduction = draw(st.sampled_from(["mean", "none", "sum"]))

@@ -194,6 +194,8 @@ def test_every_option(name, activation, form, dtype):
 @pytest.mark.parametrize("form", ["index", "soft"])
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_ragged_shapes(activation, form, C, dtype):
+    if (activation, form, C) == ("sigmoid", "index", 1):
+        return  # no class index there: see test_targets.py
     for N in (1, 2, 5, 33):
         z, t = make(activation, form, dtype, (N, C), np.random.default_rng(N * C))
         for name in ("cross_entropy", "focal"):
@@ -210,6 +212,8 @@ def test_ragged_shapes(activation, form, C, dtype):
 def test_axes_and_strides(form, activation, shape, axis, dtype):
     rng = np.random.default_rng(len(shape))
     z, t = make(activation, form, dtype, shape, rng, axis)
+    if activation == "sigmoid" and t.ndim == 0:
+        return  # one class index for a row of logits: see test_targets.py
     w = rng.integers(1, 9, shape[axis]) / 4
     s = rng.integers(-4, 9, np.delete(shape, axis)) / 4
     spaced = np.repeat(z, 2, axis=-1)[..., ::2]

@@ -23,6 +23,8 @@ def test_rows(activation, form, dtype):
     rng = np.random.default_rng(1)
     for N in (1, 15, 16, 17, 31, 32, 33, 63, 64, 65):
         for C in (1, 2, 3):
+            if C == 1 and form == "index" and activation != "softmax":
+                continue  # no class index: see test_targets.py
             z, t = make(activation, form, dtype, (N, C), rng)
             check("focal", z, t, dtype, activation=activation, reduction="none")
     for C in (95, 96, 97, 98):
@@ -68,6 +70,8 @@ def test_many_tiles():
 @pytest.mark.parametrize("form", ["index", "soft", "int", "bool"])
 def test_patches(form, shape, dtype):
     """Elements around a patch of 2048: factors of a class and of a row in their places."""
+    if form == "index" and len(shape) == 1:
+        return  # one class index for a row of logits: see test_targets.py
     axis, rng = 1 if len(shape) > 1 else 0, np.random.default_rng(4)
     z, t = make("sigmoid", form, dtype, shape, rng, axis)
     C, rows = shape[axis], tuple(np.delete(shape, axis))
@@ -387,4 +391,5 @@ def test_wide_distributions_and_elements(form, dtype):
     else:
         p = (1 / (1 + np.exp(-z.astype(float)))).astype(z.dtype)
         check("focal", p, t, dtype, activation=None, reduction="none")
+    t = t if form == "index" else t / 2  # labels of elements are in [0, 1]
     check("focal", z, t, dtype, activation="sigmoid", weight=1 + np.arange(C) % 7 / 8)

@@ -135,7 +135,7 @@ def test_square_shapes():
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
 @pytest.mark.parametrize("shape", [(20, 5), (20, 130)])
 def test_nan_stays_in_its_place(activation, shape):
-    """In logits, in soft targets, in a weight of a sample: its row (or element), visibly."""
+    """In logits, in a distribution, in a weight of a sample: its row (or element), visibly."""
     rng = RNG(15)
     z = rng.uniform(0.1, 0.9, shape).astype(np.float32)
     t = rng.random(shape).astype(np.float32)
@@ -143,6 +143,8 @@ def test_nan_stays_in_its_place(activation, shape):
     options = {"activation": activation, "reduction": "none", "return_hessian": True}
     want = fusedce.focal(z, t, **options)
     for which in range(3):
+        if which == 1 and activation != "softmax":
+            continue  # no label of an element is NaN: see test_targets.py
         arrays = [z.copy(), t.copy(), s.copy()]
         at = (7, 3) if which < 2 else (7,)
         arrays[which][at] = np.nan
@@ -173,13 +175,12 @@ def test_one_class(dtype):
 
 
 def test_labels_beside_nought_and_one():
-    """-0.0 is 0; labels a rounding outside [0, 1] are used as they are."""
+    """-0.0 is 0; targets of a distribution outside [0, 1] are used as they are."""
     z = RNG(16).normal(size=6).astype(np.float32) * 4
     a = fusedce.focal(z, np.array([0, 1, 0, 1, 0, 1], np.float32), reduction="none")
     b = fusedce.focal(z, np.array([-0.0, 1, -0.0, 1, -0.0, 1], np.float32), reduction="none")
     assert [x.tobytes() for x in a] == [x.tobytes() for x in b]
     for y in (1 + 2.0**-23, -(2.0**-24), 1.25, -0.25):
-        check("focal", z, np.full(6, y), "float32", activation="sigmoid")
         check("cross_entropy", z[None], np.full((1, 6), y), "float32", activation="softmax")
     z = np.array([[-np.inf, 1.0, 2.0]])
     loss, grad = fusedce.cross_entropy(z, np.array([[-0.0, 0.5, 0.5]]))
