@@ -98,9 +98,10 @@ class LightGBMMetric(Metric):
         return self.__name__, self.mean(y_true, y_pred, weight), False
 
 
-def catboost_metric(objective: Any) -> Any:
+def catboost_metric(objective: Any) -> Metric:
     """A metric whose class has the objective's name, which is what CatBoost shows."""
-    return type(type(objective).__name__, (CatBoostMetric,), {})(objective)
+    made: Metric = type(type(objective).__name__, (CatBoostMetric,), {})(objective)
+    return made
 
 
 class CatBoostMetric(Metric):
