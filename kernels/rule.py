@@ -28,6 +28,22 @@ class Rule(NamedTuple):
 RULES: dict[type, Rule] = {}
 
 
+class Registration:
+    """The functions of a rule, as an attribute of its class: to make one is to register the class.
+
+    cloudpickle, which joblib and dask use, sends a class of a script or of a function by value: its
+    attributes are made anew in the other process, this one too, and so the rule is known there.
+    """
+
+    def __init__(self, params: type, *functions: Callable[..., Any] | None) -> None:
+        self.arguments = params, *functions
+        if params not in RULES:  # what has arrived before is compiled
+            RULES[params] = Rule(*(None if fn is None else scalar(fn) for fn in functions))
+
+    def __reduce__(self) -> Any:
+        return Registration, self.arguments
+
+
 def rule(
     params: Any,
     *,
@@ -47,11 +63,8 @@ def rule(
         raise TypeError(f"{params.__name__} has {len(fields)} fields, at most {MAX_PARAMETERS}")
 
     def register(fn: Callable[..., Any]) -> Callable[..., Any]:
-        RULES[params] = Rule(
-            scalar(fn),
-            scalar(negative) if negative is not None else None,
-            scalar(soft) if soft is not None else None,
-        )
+        RULES.pop(params, None)
+        params._rule = Registration(params, fn, negative, soft)  # type: ignore[attr-defined]
         return fn
 
     return register

@@ -362,17 +362,32 @@ WHOLE = "y_true must hold whole numbers from 0 to"
 @pytest.mark.parametrize(
     ("objective", "y", "z", "text"),
     [
-        (SigmoidFocal(), [0, 1], np.zeros((2, 2)), "y_pred must have shape (n,), got (2, 2)"),
-        (SigmoidFocal(), [0, 1], np.zeros((2, 1)), "y_pred must have shape (n,), got (2, 1)"),
+        (SigmoidFocal(), [0, 1], np.zeros((2, 2)), "got (2, 2); several classes need SoftmaxFocal"),
+        (BinaryCrossEntropy(), [0, 1], ROWS, "got (2, 3); several classes need CrossEntropy"),
+        (Objective(Brier()), [0, 1], ROWS, "several classes need activation='softmax'"),
+        (
+            SigmoidFocal(),
+            [0, 1],
+            np.zeros((2, 1)),
+            "y_pred must have shape (n,), got (2, 1); one column is y_pred[:, 0]",
+        ),
         (
             SoftmaxFocal(),
             [0, 1],
             np.zeros(6),
             "y_pred must have shape (n, C) with C >= 2, got (6,)",
         ),
-        (SoftmaxFocal(), [0, 1], np.zeros((2, 1)), "with C >= 2, got (2, 1)"),
+        (SoftmaxFocal(), [0, 1], TWO, "got (2,); labels 0 and 1 need SigmoidFocal, and of more"),
+        (CrossEntropy(), [0, 1], TWO, "labels 0 and 1 need BinaryCrossEntropy"),
+        (Objective(Brier(), "softmax"), [0, 1], TWO, "0 and 1 need activation='sigmoid'"),
+        (SoftmaxFocal(), [0, 1], np.zeros((2, 1)), "got (2, 1); labels 0 and 1 need SigmoidFocal"),
         (SoftmaxFocal(n_classes=4), [0, 1], ROWS, "with C = n_classes = 4, got (2, 3)"),
-        (SigmoidFocal(), [[0], [1]], TWO, "y_true must have shape (2,), got (2, 1)"),
+        (SigmoidFocal(), [[0], [1]], TWO, "got (2, 1); one column is y_true[:, 0]"),
+        (SigmoidFocal(), [[0], [1]], np.zeros((2, 1)), "y_true must have shape (2,), got (2, 1)"),
+        (SigmoidFocal(), np.eye(2, 3), ROWS, "got (2, 3); several labels a row need a model each"),
+        (SigmoidFocal(), np.eye(2, 3), ROWS, "as by sklearn.multioutput.MultiOutputClassifier"),
+        (SoftmaxFocal(), np.eye(2, 3), ROWS, "rows with a single 1 are y_true.argmax(axis=1)"),
+        (SigmoidFocal(), [0, 2], TWO, f"{WHOLE} 1, got 2 at position 1; several classes need Soft"),
         (SigmoidFocal(), [0, 1, 1], TWO, "y_true must have shape (2,), got (3,)"),
         (SigmoidFocal(), [0, 0.5], TWO, f"{WHOLE} 1, got 0.5 at position 1"),
         (SigmoidFocal(), [1, -1], TWO, f"{WHOLE} 1, got -1 at position 1"),
@@ -493,7 +508,6 @@ def test_signature():
         assert names[:2] == ["y_true", "y_pred"]
         assert len(names) == 3
     assert list(inspect.signature(SigmoidFocal()).parameters)[2] == "sample_weight"
-    assert repr(SigmoidFocal(2.0, alpha=0.25)) == "SigmoidFocal(alpha=0.25)"
 
 
 # --------------------------------------------------------------------- before and after
@@ -757,7 +771,7 @@ def test_lightgbm_scikit_learn(rows, classes, capfd):
     usual = {"n_estimators": 10, "n_jobs": 1, "boost_from_average": False}
     found = []
     for mine in (True, False):
-        more = {"objective": focal} if mine else {}
+        more = {"objective": focal, "metric": "None"} if mine else {}
         metric = focal.lightgbm_metric if mine else "logloss" if classes == 2 else "multi_logloss"
         model = lgb.LGBMClassifier(**usual, **more)
         model.fit(x, y, w, eval_X=x, eval_y=y, eval_sample_weight=[w], eval_metric=metric)
@@ -823,7 +837,7 @@ def test_models_are_cloned(library):
     model = getattr(module, kind)(**names)
     params = base.clone(base.clone(model)).get_params()
     for key in names:
-        assert repr(getattr(params[key], "objective", params[key])) == "SigmoidFocal(gamma=3.0)"
+        assert repr(getattr(params[key], "objective", params[key])) == repr(objective)
 
 
 CAT = {

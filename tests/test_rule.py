@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
+import subprocess
+import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+from numba import njit
 
 import fusedce
+from fusedce.kernels.rule import RULES
 from fusedce.kernels.scalar import choose
 from tests.reference import reference
 
@@ -318,3 +324,76 @@ def test_what_vectors_cannot_do(rule):
     z, t = inputs("softmax", "index")
     for a, b in zip(fusedce.apply(rule, z, t), fusedce.cross_entropy(z, t), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-14)
+
+
+ROOT = Path(__file__).parents[1]
+CALL = """
+import pickle, sys
+calls = [pickle.load(sys.stdin.buffer) for _ in range(2)]
+import fusedce
+results = [fusedce.apply(*args, **options) for args, options in calls]
+pickle.dump((results, len({type(args[0]) for args, _ in calls})), sys.stdout.buffer)
+"""
+
+
+def local_rule(slope):
+    """A rule that no other process can look up: class, both functions and what they call."""
+    two = 2.0
+
+    @njit
+    def spread(p, q):
+        return two * p * q
+
+    class Local(NamedTuple):
+        slope: float = 1.0
+
+        def steeper(self):
+            return self._replace(slope=2 * self.slope)
+
+    def otherwise(logp, logq, p, q, params):
+        return params.slope * q * q, -params.slope * spread(p, q), params.slope * two * p * (p - q)
+
+    @fusedce.rule(Local, negative=otherwise)
+    def outcome(logp, logq, p, q, params):
+        return -logp, -1.0, 0.0
+
+    return Local(slope).steeper()
+
+
+def sent(data, code=CALL):
+    """What another process makes of pickled calls."""
+    done = subprocess.run([sys.executable, "-c", code], input=data, cwd=ROOT, capture_output=True,
+                          check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    return pickle.loads(done.stdout)
+
+
+def test_a_rule_sent_by_value():
+    """As joblib and dask send what is defined in a script or a function: it registers itself."""
+    cloudpickle = pytest.importorskip("cloudpickle")
+    rule = local_rule(1.5)
+    z, t = inputs("sigmoid", "soft")
+    options = {"activation": "sigmoid", "return_hessian": True}
+    results, types = sent(cloudpickle.dumps(((rule, z, t), options)) * 2)
+    assert types == 1  # what arrives twice is compiled once
+    for result in results:
+        for got, want in zip(result, fusedce.apply(rule, z, t, **options), strict=True):
+            np.testing.assert_array_equal(got, want)
+    np.testing.assert_allclose(results[0][0], lopsided(z, t, 3.0), rtol=1e-12)
+
+
+def lopsided(z, t, slope):
+    """The mean by hand."""
+    p = 1 / (1 + np.exp(-z))
+    return (-t * np.log(p) + (1 - t) * slope * p * p).mean()
+
+
+def test_a_rule_that_comes_back_is_the_same():
+    """In the process that knows it nothing is registered, nor compiled, a second time."""
+    cloudpickle = pytest.importorskip("cloudpickle")
+    rule = local_rule(2.0)
+    before = RULES[type(rule)]
+    back = cloudpickle.loads(cloudpickle.dumps(rule))
+    assert type(back) is type(rule)
+    assert RULES[type(rule)] is before
+    assert pickle.loads(pickle.dumps(Tempered(0.25))) == Tempered(0.25)

@@ -19,6 +19,10 @@ Under softmax the Hessian is multiplied as the library's own objective does: by 
 C / (C - 1) in LightGBM, by 1 in CatBoost. Raw scores tell the first two apart: float32 is XGBoost,
 float64 LightGBM. ``hessian_factor`` replaces the number.
 
+The libraries ignore ``scale_pos_weight`` and ``is_unbalance`` for an objective of one's own, and
+some of their metrics take raw scores for probabilities: an objective that finds such parameters in
+the call it is used in warns.
+
 No library looks for the score that a model with an objective of one's own should start from: it is
 0, in ``xgboost.train`` 0.5, unless ``Objective.init_score`` is handed over.
 """
@@ -49,6 +53,7 @@ class BinaryCrossEntropy(Objective):
     """
 
     activation = "sigmoid"
+    other = "CrossEntropy"
     hessian = "exact"
 
     def __init__(
@@ -77,6 +82,7 @@ class CrossEntropy(Objective):
     """
 
     activation = "softmax"
+    other = "BinaryCrossEntropy"
     hessian = "exact"
 
     def __init__(
@@ -116,6 +122,7 @@ class SigmoidFocal(Objective):
     """
 
     activation = "sigmoid"
+    other = "SoftmaxFocal"
 
     def __init__(
         self,
@@ -162,6 +169,7 @@ class SoftmaxFocal(Objective):
     """
 
     activation = "softmax"
+    other = "SigmoidFocal"
 
     def __init__(
         self,

@@ -9,16 +9,18 @@ import numpy as np
 
 import fusedce
 from fusedce import checks
-from fusedce.adapters.boosting_inputs import beside, is_cupy, unpack
+from fusedce.adapters.boosting_callers import warn_of_ignored
+from fusedce.adapters.boosting_inputs import beside, is_cupy, one_label_a_row, unpack
+from fusedce.adapters.boosting_inputs import classes as classes_of
 from fusedce.adapters.boosting_inputs import labels as labels_of
 from fusedce.adapters.boosting_scores import (
     SMALLEST_SHARE,
-    CatBoostMetric,
     LightGBMMetric,
     Metric,
     XGBoostMetric,
     best_row,
     best_score,
+    catboost_metric,
 )
 from fusedce.adapters.rules import bend, convex, derived
 from fusedce.call import run
@@ -77,6 +79,7 @@ class Objective:
     n_classes: int | None = None
     pos_weight: float | None = None
     hessian = "psd"
+    other: str | None = None  # the class for labels of the other kind
     no_jit = True  # else CatBoost hands the methods to numba, which warns
 
     def __init__(
@@ -98,15 +101,16 @@ class Objective:
         self._check()
 
     def _rule(self) -> Any:
+        if type(self.rule) not in RULES:
+            raise TypeError(
+                "rule must be an instance of a class registered with fusedce.rule, "
+                f"got {self.rule!r}"
+            )
         return self.rule
 
     def _check(self) -> None:
         """Raise for parameters that say nothing."""
-        if type(self._rule()) not in RULES:
-            raise TypeError(
-                "rule must be an instance of a class registered with fusedce.rule, "
-                f"got {self._rule()!r}"
-            )
+        self._rule()
         checks.choice("activation", self.activation, ("sigmoid", "softmax"))
         checks.choice("hessian", self.hessian, ("psd", "exact"))
         checks.positive("pos_weight", self.pos_weight)
@@ -147,9 +151,9 @@ class Objective:
         return self
 
     def __repr__(self) -> str:
-        usual = inspect.signature(type(self)).parameters
-        given = [(k, v) for k, v in self.get_params().items() if v != usual[k].default]
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in given)})"
+        # Those that have their default values too: best_params_ of a search must tell which won.
+        params = ", ".join(f"{k}={v!r}" for k, v in self.get_params().items())
+        return f"{type(self).__name__}({params})"
 
     # ------------------------------------------------------------------ XGBoost, LightGBM
 
@@ -169,6 +173,7 @@ class Objective:
         -------
         grad, hess : arrays like ``y_pred``, in its dtype and order
         """
+        warn_of_ignored(self)
         y, raw, weight = unpack(y_true, y_pred, sample_weight)
         labels = self._labels(y, raw)
         _, grad, hess = self._run(
@@ -193,26 +198,16 @@ class Objective:
         rule = self._rule()
         return rule if self.hessian == "exact" else derived(rule, convex)
 
-    def _classes(self, raw: Any) -> int:
-        """C, of raw scores of the right shape."""
-        if self.activation == "sigmoid":
-            if raw.ndim != 1:
-                raise ValueError(f"y_pred must have shape (n,), got {raw.shape}")
-            return 2
-        wanted = "C >= 2" if self.n_classes is None else f"C = n_classes = {self.n_classes}"
-        if raw.ndim != 2 or raw.shape[1] < 2 or raw.shape[1] != (self.n_classes or raw.shape[1]):
-            hint = "; tell the library C: num_class (train), classes_count (CatBoost)"
-            hint = hint if raw.ndim == 1 else ""
-            raise ValueError(f"y_pred must have shape (n, C) with {wanted}, got {raw.shape}{hint}")
-        return int(raw.shape[1])
-
     def _labels(self, y: Any, raw: Any) -> Any:
-        return labels_of(y, len(raw), self._classes(raw), self.activation)
+        classes = classes_of(raw, self) if y.ndim == 1 else 0
+        one_label_a_row(y, len(raw))
+        return labels_of(y, classes, self)
 
     # ------------------------------------------------------------------ CatBoost
 
     def calc_ders_range(self, approxes: Any, targets: Any, weights: Any = None) -> Any:
         """CatBoost's form for one raw score a row: (n, 2), derivatives of minus the loss."""
+        warn_of_ignored(self)
         raw = np.asarray(approxes, dtype=np.float64)
         labels = self._labels(np.asarray(targets), raw)
         minus = np.broadcast_to(-1.0, raw.shape) if weights is None else np.negative(weights)
@@ -286,10 +281,11 @@ class Objective:
         -1.0986 -0.4104
         """
         y = beside(y, None)
+        one_label_a_row(y, len(y) if y.ndim else 1)
         softmax = self.activation == "softmax"
         top = int(np.nanmax(y, initial=0)) if y.dtype.kind in "biuf" else 0
         classes = (self.n_classes or max(2, top + 1)) if softmax else 2
-        labels = labels_of(y, y.size, classes, "softmax")
+        labels = labels_of(y, classes, self).astype(np.int64)
         weight = None if sample_weight is None else beside(sample_weight, None)
         mass = np.bincount(labels, weight, classes).astype(np.float64)
         if not mass.sum() > 0:
@@ -312,7 +308,7 @@ class Objective:
                [0.119, 0.881]])
         """
         raw = raw if is_cupy(raw) else np.asarray(raw)
-        self._classes(raw)
+        classes_of(raw, self)
         if self.activation == "softmax":
             return fusedce.softmax(raw)
         library = sys.modules["cupy"] if is_cupy(raw) else np
@@ -336,4 +332,4 @@ class Objective:
     @property
     def catboost_metric(self) -> Metric:
         """The mean loss, for ``eval_metric=``."""
-        return CatBoostMetric(self)
+        return catboost_metric(self)

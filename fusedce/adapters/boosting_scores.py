@@ -55,12 +55,17 @@ def best_row(objective: Any, mass: Any) -> Any:
 class Metric:
     """The weighted mean of an objective's loss. Raw scores only: with the objective itself."""
 
+    attribute = ""  # of the objective, that makes it
+
     def __init__(self, objective: Any) -> None:
         self.objective = objective
         self.__name__ = type(objective).__name__
 
     def __deepcopy__(self, memo: Any) -> "Metric":
         return self  # see the objective's
+
+    def __repr__(self) -> str:
+        return f"{self.objective!r}.{self.attribute}"
 
     def mean(self, y_true: Any, y_pred: Any, sample_weight: Any) -> float:
         """The mean, by the sum of the sample weights where there are some."""
@@ -75,6 +80,8 @@ class Metric:
 class XGBoostMetric(Metric):
     """A number to the scikit-learn classes, (name, number) to ``train``."""
 
+    attribute = "xgboost_metric"
+
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The mean loss."""
         value = self.mean(y_true, y_pred, sample_weight)
@@ -84,15 +91,27 @@ class XGBoostMetric(Metric):
 class LightGBMMetric(Metric):
     """(name, number, False): less is better."""
 
+    attribute = "lightgbm_metric"
+
     def __call__(self, y_true: Any, y_pred: Any, weight: Any = None) -> tuple[str, float, bool]:
         """The mean loss."""
         return self.__name__, self.mean(y_true, y_pred, weight), False
 
 
+def catboost_metric(objective: Any) -> Metric:
+    """A metric whose class has the objective's name, which is what CatBoost shows."""
+    made: Metric = type(type(objective).__name__, (CatBoostMetric,), {})(objective)
+    return made
+
+
 class CatBoostMetric(Metric):
     """Sums of losses and weights, and what becomes of them."""
 
+    attribute = "catboost_metric"
     no_jit = True
+
+    def __reduce__(self) -> Any:
+        return catboost_metric, (self.objective,)
 
     def is_max_optimal(self) -> bool:
         """Less is better."""

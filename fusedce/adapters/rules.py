@@ -35,14 +35,16 @@ def derived(rule: Any, change: Callable[..., Any]) -> Any:
     Its type is an attribute of the other's: kernels on disk go by the names of their types.
     """
     params, name = type(rule), f"_{change.__name__}"
-    if name not in vars(params):
+    made = vars(params).get(name)
+    if made is None:
         where = {"__module__": params.__module__, "__qualname__": f"{params.__qualname__}.{name}"}
         made = type(name, (params,), {"__slots__": (), **where})
+        setattr(params, name, made)
+    if made not in RULES:  # new, or arrived with its class from another process
         found = RULES[params]
         negative = None if found.negative is None else _changed(found.negative, change)
         RULES[made] = Rule(_changed(found.positive, change), negative, found.soft)
-        setattr(params, name, made)
-    return getattr(params, name)(*rule)
+    return made(*rule)
 
 
 def _changed(rule: Any, change: Callable[..., Any]) -> Any:
