@@ -4,6 +4,7 @@ No library hands its parameters to an objective of one's own, and each ignores i
 only its own objectives know. The functions that train have them among their local variables.
 """
 
+import contextlib
 import sys
 import warnings
 import weakref
@@ -31,7 +32,9 @@ def warn_of_ignored(objective: Any) -> None:
         library = module.split(".")[0]
         if library in LIBRARIES:
             inside = True
-            found += _ignored(module, frame, objective)
+            with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
+                # Another version of the library has other variables: then nothing is said.
+                found += _ignored(module, frame, objective)
         elif inside and library not in OTHERS:
             break  # whoever called the library
         frame, level = frame.f_back, level + 1
