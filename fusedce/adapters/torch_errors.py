@@ -1,0 +1,67 @@
+"""Errors of the losses for PyTorch: of the types that torch's own functions raise."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SECOND = (
+    "fusedce has first derivatives alone: for a second one, also by the upstream gradient, take "
+    "the loss of torch.nn.functional"
+)
+FORWARD = (
+    "fusedce has no forward-mode derivatives (torch.func.jvp, jacfwd, linearize and hessian, "
+    "torch.autograd.forward_ad): take torch.func.vjp, grad or jacrev for a first derivative, and "
+    "the loss of torch.nn.functional for a second one"
+)
+
+
+def probabilities(**tensors: Tensor) -> None:
+    """On the CPU an error, as torch's, for numbers that are not in [0, 1], NaN among them."""
+    for name, x in tensors.items():
+        if x.is_cuda or not x.is_floating_point() or not x.numel():
+            continue
+        low, high = x.aminmax()
+        if not (low >= 0 and high <= 1):
+            place = (~((x >= 0) & (x <= 1))).nonzero()[0].tolist()
+            shown = place[0] if len(place) == 1 else tuple(place)
+            raise RuntimeError(
+                f"all elements of {name} should be between 0 and 1, "
+                f"got {x[tuple(place)].item()} at position {shown}"
+            )
+
+
+def in_terms_of(reference: Callable[..., Tensor], shared: int | None = None) -> Any:
+    """Errors of the type that ``reference`` raises for the same arguments, or the first few."""
+
+    def wrap(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        @functools.wraps(function)
+        def wrapped(*args: Any, **options: Any) -> Tensor:
+            try:
+                return function(*args, **options)
+            except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as wrong:
+                first, rest = args, {k: v for k, v in options.items() if k != "inplace"}
+                if shared is not None:
+                    given = inspect.signature(function).bind(*args, **options)
+                    given.apply_defaults()
+                    known = inspect.signature(reference).parameters
+                    first, later = given.args[:shared], list(given.arguments.items())[shared:]
+                    rest = {k: v for k, v in later if k in known}
+                raise _translated(wrong, lambda: reference(*first, **rest)) from wrong
+
+        return wrapped
+
+    return wrap
+
+
+def _translated(wrong: Exception, theirs: Callable[[], Tensor]) -> Exception:
+    """What is wrong, as the type of error of torch's own function; if it has none, as ours."""
+    try:
+        with torch.no_grad():
+            theirs()
+    except Exception as error:
+        return type(error)(error if isinstance(wrong, AttributeError) else wrong)
+    return wrong
