@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,19 +20,14 @@ FORWARD = (
 )
 
 
-def probabilities(**tensors: Tensor) -> None:
-    """On the CPU an error, as torch's, for numbers that are not in [0, 1], NaN among them."""
-    for name, x in tensors.items():
-        if x.is_cuda or not x.is_floating_point() or not x.numel():
-            continue
-        low, high = x.aminmax()
-        if not (low >= 0 and high <= 1):
-            place = (~((x >= 0) & (x <= 1))).nonzero()[0].tolist()
-            shown = place[0] if len(place) == 1 else tuple(place)
-            raise RuntimeError(
-                f"all elements of {name} should be between 0 and 1, "
-                f"got {x[tuple(place)].item()} at position {shown}"
-            )
+def probabilities(name: str, array: np.ndarray) -> None:
+    """torch's error for numbers that are not in [0, 1], NaN among them, with the first of them."""
+    if array.size and not (array.min() >= 0 and array.max() <= 1):
+        place = tuple(int(k) for k in np.argwhere(~((array >= 0) & (array <= 1)))[0])
+        raise RuntimeError(
+            f"all elements of {name} should be between 0 and 1, got {array[place]} "
+            f"at position {place[0] if len(place) == 1 else place}"
+        )
 
 
 def in_terms_of(reference: Callable[..., Tensor], shared: int | None = None) -> Any:

@@ -90,7 +90,6 @@ def _evaluate(spec: Spec, inputs: Inputs, grad: Tensor | None = None) -> Tensor:
         soft = "torchvision" if spec.activation == "sigmoid" else "split"
         fusedce.focal(z, y, gamma=spec.gamma, alpha=spec.alpha, soft_labels=soft, **options)
     elif spec.loss == "clamped":
-        probabilities(input=logits, target=targets)
         fusedce.apply(ClampedLog(), z, y, **options)
     else:
         fusedce.cross_entropy(z, y, **options)
@@ -159,21 +158,31 @@ def _reverse_mode() -> None:
         raise NotImplementedError(FORWARD)
 
 
+def _checked(args: Any, grad: Tensor | None = None) -> Tensor:
+    """The loss; a backward pass does not look at the inputs again."""
+    spec = Spec(*args[5:])
+    if spec.loss == "clamped":
+        for name, x in zip(("input", "target"), args, strict=False):
+            if x.is_floating_point() and not x.is_cuda:
+                probabilities(name, _array(x.float() if x.itemsize == 2 else x))
+    return _evaluate(spec, args[:5], grad)
+
+
 @_operator("loss", "Tensor logits", "Tensor")
 def _loss(*args: Any) -> Tensor:
     _reverse_mode()
-    return _evaluate(Spec(*args[5:]), args[:5])
+    return _checked(args)
 
 
 @_operator("loss_and_gradient", "Tensor logits", "(Tensor, Tensor)")
 def _loss_and_gradient(*args: Any) -> tuple[Tensor, Tensor]:
     grad = _new_grad(args[0], args[3])
-    return _evaluate(Spec(*args[5:]), args[:5], grad), grad
+    return _checked(args, grad), grad
 
 
 @_operator("loss_and_gradient_", "Tensor(a!) logits", "Tensor")
 def _in_place(*args: Any) -> Tensor:
-    return _evaluate(Spec(*args[5:]), args[:5], args[0])
+    return _checked(args, args[0])
 
 
 @_operator("gradient", "Tensor upstream, Tensor logits", "Tensor")
