@@ -19,16 +19,12 @@ The gradient of a logit is the engine's with the upstream gradient among its fac
   it, one rounding more, and in float16 what was too small to be written is lost; on a GPU this
   waits for it. If an operation before needs the logits, its result, torch raises an error.
 
-What torch has and these have not: a second derivative (``create_graph=True``) and derivatives by
-targets or weights, RuntimeErrors both; weights that are not finite; logits that are changed in
-place between the passes, which torch notices. More than torch has: class indices of any integer
-dtype, yes/no labels that are integers or bool, weights of any dtype.
+What torch has and these have not: second derivatives (an error where one is taken; with
+``inplace=True`` already where ``create_graph=True`` asks for it), derivatives in forward mode and
+derivatives by targets or weights, RuntimeErrors all; weights that are not finite; logits that are
+changed in place between the passes, which torch notices. More than torch has: class indices of any
+integer dtype, yes/no labels that are integers or bool, weights of any dtype.
 """
-
-import functools
-import inspect
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,46 +33,14 @@ from torch.nn import functional as F
 from torch.nn.functional import nll_loss
 
 from fusedce import checks
-from fusedce.adapters.torch_operators import Inputs, Spec, evaluate
+from fusedce.adapters.torch_errors import in_terms_of
+from fusedce.adapters.torch_operators import NEVER, Inputs, Spec, evaluate
 
 __all__ = [
     "BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "FocalLoss", "NLLLoss", "SoftmaxFocalLoss",
     "binary_cross_entropy", "binary_cross_entropy_with_logits", "cross_entropy", "nll_loss",
     "sigmoid_focal_loss", "softmax_focal_loss",
 ]  # fmt: skip
-
-
-def _in_terms_of(reference: Callable[..., Tensor], shared: int | None = None) -> Any:
-    """Errors of the type that ``reference`` raises for the same arguments, or the first few."""
-
-    def wrap(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        @functools.wraps(function)
-        def wrapped(*args: Any, **options: Any) -> Tensor:
-            try:
-                return function(*args, **options)
-            except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as wrong:
-                first, rest = args, {k: v for k, v in options.items() if k != "inplace"}
-                if shared is not None:
-                    given = inspect.signature(function).bind(*args, **options)
-                    given.apply_defaults()
-                    known = inspect.signature(reference).parameters
-                    first, later = given.args[:shared], list(given.arguments.items())[shared:]
-                    rest = {k: v for k, v in later if k in known}
-                raise _translated(wrong, lambda: reference(*first, **rest)) from wrong
-
-        return wrapped
-
-    return wrap
-
-
-def _translated(wrong: Exception, theirs: Callable[[], Tensor]) -> Exception:
-    """What is wrong, as the type of error of torch's own function; if it has none, as ours."""
-    try:
-        with torch.no_grad():
-            theirs()
-    except Exception as error:
-        return type(error)(error if isinstance(wrong, AttributeError) else wrong)
-    return wrong
 
 
 def _dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
@@ -90,7 +54,7 @@ def _softmax(
     reduction: str, ignore_index: int, label_smoothing: float, gamma: float = 0.0,
 ) -> Tensor:  # fmt: skip
     """A loss over classes on axis 1, or 0 of a single row."""
-    dtype = logits.dtype
+    dtype, axis = logits.dtype, min(1, logits.ndim - 1)
     checks.whole("ignore_index", ignore_index)
     if logits.shape == target.shape:
         if not target.is_floating_point():
@@ -99,8 +63,15 @@ def _softmax(
             raise ValueError(f"ignore_index={ignore_index} has no meaning with probabilities")
         for factor in (target, weight):
             dtype = dtype if factor is None else torch.promote_types(dtype, factor.dtype)
+        ignore_index = NEVER
+    if axis >= 0 and logits.shape[axis] == 0:  # no classes: NaN, 0 or -0, whatever gamma
+        target = target if target.is_floating_point() else target.long()
+        return F.cross_entropy(
+            logits, target, weight, ignore_index=ignore_index, reduction=reduction,
+            label_smoothing=label_smoothing,
+        )  # fmt: skip
     spec = Spec(
-        loss, "softmax", min(1, logits.ndim - 1), reduction, _dtype(dtype, logits.device),
+        loss, "softmax", axis, reduction, _dtype(dtype, logits.device),
         gamma=float(gamma), ignore_index=ignore_index, label_smoothing=float(label_smoothing),
     )  # fmt: skip
     return evaluate(spec, (logits, target, weight, None, None), inplace)
@@ -114,7 +85,7 @@ def _reduction(size_average: bool | None, reduce: bool | None, reduction: str) -
     return nn._reduction.legacy_get_string(size_average, reduce)  # type: ignore[no-any-return]
 
 
-@_in_terms_of(F.cross_entropy)
+@in_terms_of(F.cross_entropy)
 def cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -167,7 +138,7 @@ def cross_entropy(
     )
 
 
-@_in_terms_of(F.cross_entropy, 3)
+@in_terms_of(F.cross_entropy, 3)
 def softmax_focal_loss(
     input: Tensor,
     target: Tensor,
@@ -207,15 +178,19 @@ def _binary(
             f"target must have the shape of input, {tuple(logits.shape)}, got {tuple(target.shape)}"
         )
     # torch multiplies into 1 - target, so the result has the target's dtype.
-    dtype = target.dtype if target.is_floating_point() else logits.dtype
+    soft = target.is_floating_point()
+    dtype = target.dtype if soft else logits.dtype
     if loss == "focal":
         dtype = torch.promote_types(dtype, logits.dtype)
     dtype = _dtype(dtype, logits.device)
-    spec = Spec(loss, activation, logits.ndim - 1, reduction, dtype, float(gamma), alpha)
+    spec = Spec(
+        loss, activation, logits.ndim - 1, reduction, dtype, float(gamma), alpha,
+        ignore_index=NEVER if soft else -100,
+    )  # fmt: skip
     return evaluate(spec, inputs, inplace)
 
 
-@_in_terms_of(F.binary_cross_entropy_with_logits)
+@in_terms_of(F.binary_cross_entropy_with_logits)
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
@@ -234,7 +209,8 @@ def binary_cross_entropy_with_logits(
     Parameters
     ----------
     input, target : tensors of one shape
-        Logits, and labels in [0, 1].
+        Logits, and labels in [0, 1]. The loss is linear in a label: as in torch, one outside of
+        [0, 1] is no error.
     weight, pos_weight : tensors that broadcast to that shape, optional
         Weight of each element; of the positive part of each.
     reduction : {"mean", "sum", "none"}
@@ -260,7 +236,7 @@ def binary_cross_entropy_with_logits(
     return _binary("cross_entropy", "sigmoid", inputs, reduction, inplace)
 
 
-@_in_terms_of(F.binary_cross_entropy)
+@in_terms_of(F.binary_cross_entropy)
 def binary_cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -274,8 +250,9 @@ def binary_cross_entropy(
     loss = -y log p - (1 - y) log(1 - p), each logarithm at least -100; gradient
     (p - y) / (p (1 - p)), cut off at 1e12. Computed in float64.
 
-    Parameters and errors are those of ``binary_cross_entropy_with_logits``, with probabilities in
-    [0, 1] for logits.
+    Parameters and errors are those of ``binary_cross_entropy_with_logits``, with probabilities for
+    logits. As in torch, inputs and targets that are not in [0, 1], NaN among them, are a
+    RuntimeError on the CPU. On a GPU, where torch stops the process's work, their loss is NaN.
 
     Examples
     --------
@@ -288,7 +265,7 @@ def binary_cross_entropy(
     return _binary("clamped", None, (input, target, None, None, weight), reduction)
 
 
-@_in_terms_of(F.binary_cross_entropy_with_logits, 2)
+@in_terms_of(F.binary_cross_entropy_with_logits, 2)
 def sigmoid_focal_loss(
     inputs: Tensor,
     targets: Tensor,
@@ -306,7 +283,7 @@ def sigmoid_focal_loss(
     Parameters
     ----------
     inputs, targets : tensors of one shape
-        Logits, and labels in [0, 1].
+        Logits, and labels in [0, 1]. As in torchvision, a label outside of [0, 1] is no error.
     alpha : float in [0, 1], or -1
         Weight of positive labels; -1 for none.
     gamma : float >= 0

@@ -10,12 +10,15 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 import fusedce
 from fusedce.adapters import pages
 from fusedce.adapters.rules import ClampedLog
+from fusedce.adapters.torch_errors import FORWARD, SECOND, probabilities
 
 Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
+NEVER = -(2**63)  # the ignore_index of float targets: torch ignores none of them
 
 
 class Spec(NamedTuple):
@@ -135,24 +138,56 @@ def _operator(name: str, first: str, returns: str) -> Callable[[Callable[..., An
     return made
 
 
+# torch has no public words for these.
+_transformed: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", bool)
+_modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", int)
+_hooks: Callable[[bool], Any] = getattr(
+    torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None
+)
+_forward_enabled: Callable[[], bool] = getattr(torch._C, "_is_fwd_grad_enabled", lambda: True)
+
+
+def _forward_mode() -> bool:
+    """Whether tangents may be followed, which an operator would leave out without a word."""
+    return forward_ad._current_level >= 0 and _forward_enabled()
+
+
+def _reverse_mode() -> None:
+    """An error in forward mode. Eager autograd has its own, where there are tangents."""
+    if _forward_mode():
+        raise NotImplementedError(FORWARD)
+
+
+def _checked(args: Any, grad: Tensor | None = None) -> Tensor:
+    """The loss; a backward pass does not look at the inputs again."""
+    spec = Spec(*args[5:])
+    if spec.loss == "clamped":
+        for name, x in zip(("input", "target"), args, strict=False):
+            if x.is_floating_point() and not x.is_cuda:
+                probabilities(name, _array(x.float() if x.itemsize == 2 else x))
+    return _evaluate(spec, args[:5], grad)
+
+
 @_operator("loss", "Tensor logits", "Tensor")
 def _loss(*args: Any) -> Tensor:
-    return _evaluate(Spec(*args[5:]), args[:5])
+    _reverse_mode()
+    return _checked(args)
 
 
 @_operator("loss_and_gradient", "Tensor logits", "(Tensor, Tensor)")
 def _loss_and_gradient(*args: Any) -> tuple[Tensor, Tensor]:
     grad = _new_grad(args[0], args[3])
-    return _evaluate(Spec(*args[5:]), args[:5], grad), grad
+    return _checked(args, grad), grad
 
 
 @_operator("loss_and_gradient_", "Tensor(a!) logits", "Tensor")
 def _in_place(*args: Any) -> Tensor:
-    return _evaluate(Spec(*args[5:]), args[:5], args[0])
+    return _checked(args, args[0])
 
 
 @_operator("gradient", "Tensor upstream, Tensor logits", "Tensor")
 def _gradient(upstream: Tensor, *args: Any) -> Tensor:
+    _reverse_mode()
     logits, targets, weight, pos_weight, sample_weight = args[:5]
     spec, factor = Spec(*args[5:]), upstream
     if sample_weight is not None:
@@ -167,6 +202,7 @@ def _gradient(upstream: Tensor, *args: Any) -> Tensor:
 
 @_loss.register_fake
 def _(*args: Any) -> Tensor:
+    _reverse_mode()
     spec = Spec(*args[5:])
     return _empty_loss(spec, args[0], spec.dtype)
 
@@ -197,7 +233,16 @@ def _traced_backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
     return _gradient(upstream, *ctx.saved_tensors, *ctx.spec), *[None] * (len(ctx.spec) + 4)
 
 
+def _refuse(ctx: Any, *upstream: Any) -> Any:
+    raise RuntimeError(SECOND)
+
+
+def _refuse_tangents(ctx: Any, *tangents: Any) -> Any:
+    raise NotImplementedError(FORWARD)
+
+
 _loss.register_autograd(_traced_backward, setup_context=_traced_setup)
+_gradient.register_autograd(_refuse)
 
 
 def _one_by_one(operator: Any) -> None:
@@ -216,23 +261,10 @@ def _one_by_one(operator: Any) -> None:
 _one_by_one(_loss)
 _one_by_one(_gradient)
 
-# torch has no public words for these.
-_transformed: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", bool)
-_modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", int)
-_hooks: Callable[[bool], Any] = getattr(
-    torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None
-)
-
 
 def _seen() -> bool:
     """Whether hooks or modes follow what is saved, as in checkpoints: it must not vary then."""
     return _transformed() or _hooks(True) is not None or _modes() > 0
-
-
-SECOND = (
-    "fusedce computes first derivatives alone, and the second ones that create_graph=True prepares "
-    "would be missing: take the loss of torch.nn.functional"
-)
 
 
 # By loss, whether the last upstream gradient was 1: if not, a gradient beside the next loss would
@@ -249,7 +281,7 @@ def _is_one(upstream: Tensor) -> bool:
 
 
 class _Gradient(torch.autograd.Function):
-    """The gradient, which has no derivative."""
+    """The gradient, where autograd may ask for its derivative: only then is there an error."""
 
     generate_vmap_rule = True
 
@@ -261,9 +293,8 @@ class _Gradient(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         pass
 
-    @staticmethod
-    def backward(ctx: Any, *upstream: Any) -> Any:
-        raise RuntimeError(SECOND)
+    backward = staticmethod(_refuse)
+    jvp = staticmethod(_refuse_tangents)
 
 
 class _Loss(torch.autograd.Function):
@@ -289,23 +320,34 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor | None, _: Any) -> Any:
-        if torch.is_grad_enabled() and not _transformed():
-            raise RuntimeError(SECOND)
         nothing = [None] * (len(ctx.spec) + 4)
         if upstream is None:
             return None, None, *nothing
         *inputs, kept = ctx.saved_tensors
-        one = ctx.early != "never" and _is_one(upstream)
-        if ctx.early in ("kept", "not now"):
-            _ones[ctx.spec[0]] = one
-        if one and kept is not None:
-            return None, kept, *nothing
+        compiled = torch.compiler.is_compiling()
+        followed = torch.is_grad_enabled() or (not compiled and _forward_mode())
+        if followed and ctx.early == "in place":
+            raise RuntimeError(SECOND)  # the logits are gone
+        if not followed and ctx.early != "never":
+            one = not compiled and _is_one(upstream)
+            if ctx.early != "in place":
+                _ones[ctx.spec[0]] = one
+            if one and kept is not None:
+                return None, kept, *nothing
         if ctx.early == "in place":
-            factor = upstream.to(_compute_dtype(kept))
-            if 0 < factor.ndim < kept.ndim:  # a row's
-                factor = factor.unsqueeze(ctx.spec[2])
-            return None, (kept * factor).to(kept.dtype), *nothing
-        return None, _Gradient.apply(upstream, *inputs, *ctx.spec), *nothing
+            return None, _multiplied(kept, upstream, ctx.spec[2]), *nothing
+        gradient = _Gradient.apply if followed else _gradient
+        return None, gradient(upstream, *inputs, *ctx.spec), *nothing
+
+    jvp = staticmethod(_refuse_tangents)
+
+
+def _multiplied(grad: Tensor, upstream: Tensor, axis: int) -> Tensor:
+    """A gradient that is already rounded, with an upstream gradient of each row or element."""
+    factor = upstream.to(_compute_dtype(grad))
+    if 0 < factor.ndim < grad.ndim:  # a row's
+        factor = factor.unsqueeze(axis)
+    return (grad * factor).to(grad.dtype)
 
 
 def evaluate(spec: Spec, inputs: Inputs, inplace: bool = False) -> Tensor:
