@@ -159,7 +159,7 @@ def _check_meaning(traits: Traits, call: Call) -> None:
     if call.ignore_index == 0 and call.has_numbers and call.by_row:
         where = "a distribution, most of whose targets may be 0"
         raise checks.meaningless("ignore_index", 0, where)
-    if call.ignore_index != IGNORE_INDEX and not call.can_be_ignored:
+    if call.ignore_index != IGNORE_INDEX and not (call.can_be_ignored or call.any_label):
         where = f"targets of dtype {call.targets.dtype}, which cannot hold it"
         raise checks.meaningless("ignore_index", call.ignore_index, where)
 

@@ -36,7 +36,7 @@ from tests.machine_code import instructions, listing, nvdisasm
 from tests.test_threads import ROOT
 
 # Sums of one number a label or a block, in float64 by design.
-DOUBLE = {"survey", "occupied", "collected", "totals"}
+DOUBLE = {"survey", "rows_kept", "collected", "totals"}
 # What no instruction does: 64-bit division, once a thread, for the place of a row behind which
 # others lie (``row_of``) and of a block's first element; exact division of floats where numbers are
 # very large or small; before sm_90 shuffles of a warp that has come apart.

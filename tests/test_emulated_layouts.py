@@ -111,7 +111,7 @@ def test_flat_elements(activation, labels, dtype, device):
 @pytest.mark.parametrize("activation", part(["sigmoid", None], "sigmoid"))
 def test_elements_anywhere(activation, form, dtype, device):
     """Several blocks, which begin in the middle of a row; outputs in the caller's own layout."""
-    shapes = (3, 100), (3, 5, 30), (2, 200, 2), (150, 1)
+    shapes = (3, 100), (3, 5, 30), (2, 200, 2), (75, 2) if form == "index" else (150, 1)
     for k, shape in enumerate(shapes[::3] if (activation, form) == (None, "index") else shapes):
         device.order, device.seed = machine.ORDERS[k % 3], k
         z, t = make(activation, form, dtype, shape, np.random.default_rng(k), 1)

@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-import fusedce
 from fusedce.adapters import pages
 from fusedce.adapters.rules import ClampedLog
 from fusedce.adapters.torch_errors import FORWARD, SECOND, probabilities
+from fusedce.call import run
+from fusedce.losses.cross_entropy import CrossEntropy
+from fusedce.losses.focal import focal_call
+from fusedce.options import Traits
 
 Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
 NEVER = -(2**63)  # the ignore_index of float targets: torch ignores none of them
@@ -86,14 +89,17 @@ def _evaluate(spec: Spec, inputs: Inputs, grad: Tensor | None = None) -> Tensor:
         "ignore_index": spec.ignore_index, "label_smoothing": spec.label_smoothing,
         "return_grad": grad is not None, "loss_out": loss_out, "grad_out": grad_out,
     }  # fmt: skip
+    run(*_rule(spec), z, y, **options)
+    return loss.to(spec.dtype)
+
+
+def _rule(spec: Spec) -> tuple[Any, Traits]:
+    """(rule, traits): as in torch, labels that are floats may be any."""
     if spec.loss == "focal":
         soft = "torchvision" if spec.activation == "sigmoid" else "split"
-        fusedce.focal(z, y, gamma=spec.gamma, alpha=spec.alpha, soft_labels=soft, **options)
-    elif spec.loss == "clamped":
-        fusedce.apply(ClampedLog(), z, y, **options)
-    else:
-        fusedce.cross_entropy(z, y, **options)
-    return loss.to(spec.dtype)
+        return focal_call(spec.gamma, spec.alpha, soft, any_label=True)
+    rule = ClampedLog() if spec.loss == "clamped" else CrossEntropy()
+    return rule, Traits("cross_entropy", any_label=True)
 
 
 def _unreduced(spec: Spec, logits: Tensor) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """Focal loss."""
 
+import math
 from typing import Any, Literal, NamedTuple
 
 from fusedce import checks
@@ -30,18 +31,21 @@ class MixedFocal(NamedTuple):
     """Any gamma, with torchvision's p_t for soft labels."""
 
     gamma: float
+    sign: float  # of (-1)**gamma; NaN if gamma is no whole number
 
 
 class WholeMixedFocal(NamedTuple):
     """The same for gamma in {1, ..., 7}: hard labels take a third less time."""
 
     gamma: float
+    sign: float
 
 
 class SquareMixedFocal(NamedTuple):
     """The same for gamma = 2."""
 
     gamma: float
+    sign: float
 
 
 @scalar
@@ -116,17 +120,21 @@ def _real(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
 
 
 def _mixed(logp, logq, p, q, y, params):  # type: ignore[no-untyped-def]
-    """f = m**gamma ce by the logit, m = 1 - p_t = p (1 - y) + q y, ce = -y log p - (1-y) log q."""
+    """f = m**gamma ce by the logit, m = 1 - p_t = p (1 - y) + q y, ce = -y log p - (1-y) log q.
+
+    m is below 0 for some y outside [0, 1], which adapters let through.
+    """
     T = type(p)
     gamma = params.gamma
     no = T(1) - y
     ce = -(choose(y != T(0), y * logp, T(0)) + choose(no != T(0), no * logq, T(0)))
     m = p * no + q * y
     # log m from its larger part: exact for hard labels, where the other part is 0.
-    log_m = choose(no == T(0), logq, choose(y == T(0), logp, log(m)))
+    log_m = choose(no == T(0), logq, choose(y == T(0), logp, log(abs(m))))
     power = choose(gamma == T(0), T(1), real_power(log_m, gamma))
+    power = choose(m < T(0), power * params.sign, power)
     floor = tiny(p)
-    d = (no - y) * p * q / choose(m > floor, m, floor)  # d log m / dz
+    d = (no - y) * p * q / choose(abs(m) > floor, m, floor)  # d log m / dz
     slope = p * no - q * y  # d ce / dz
     ce_d = choose(d != T(0), ce * d, T(0))
     f1 = power * (gamma * ce_d + slope)
@@ -157,13 +165,27 @@ def _square_mixed_hard(logp, logq, p, q, params):  # type: ignore[no-untyped-def
 
 def focal_rule(gamma: float, mixed: bool) -> Any:
     """The parameter type whose rule is fastest for this gamma."""
+    if mixed:
+        sign = (1.0, -1.0)[int(gamma) % 2] if gamma.is_integer() else math.nan
+        whole = gamma.is_integer() and 0.0 < gamma < 8.0
+        kind = SquareMixedFocal if gamma == 2.0 else WholeMixedFocal if whole else MixedFocal
+        return kind(gamma, sign)
     if gamma == 0.0:
-        return MixedFocal(gamma) if mixed else CrossEntropy()
+        return CrossEntropy()
     if gamma == 2.0:
-        return SquareMixedFocal(gamma) if mixed else SquareFocal()
-    if gamma.is_integer() and gamma < 8:
-        return WholeMixedFocal(gamma) if mixed else WholeFocal(gamma)
-    return MixedFocal(gamma) if mixed else RealFocal(gamma)
+        return SquareFocal()
+    return WholeFocal(gamma) if gamma.is_integer() and gamma < 8 else RealFocal(gamma)
+
+
+def focal_call(
+    gamma: float, alpha: float | None, soft_labels: str, any_label: bool = False
+) -> tuple[Any, Traits]:
+    """(rule, traits) of a focal loss, its options checked."""
+    gamma = checks.number("gamma", gamma, 0, allowed="a finite number >= 0")
+    alpha = checks.balance("alpha", alpha)
+    mixed = checks.choice("soft_labels", soft_labels, ("split", "torchvision")) == "torchvision"
+    traits = Traits("focal", alpha, mixed=soft_labels if mixed else None, any_label=any_label)
+    return focal_rule(gamma, mixed), traits
 
 
 @with_options
@@ -216,9 +238,5 @@ def focal(
     >>> print(f"{loss:.5f}", grad.round(4))
     0.02011 [-0.      0.0131 -0.0249]
     """
-    gamma = checks.number("gamma", gamma, 0, allowed="a finite number >= 0")
-    alpha = checks.balance("alpha", alpha)
-    mixed = checks.choice("soft_labels", soft_labels, ("split", "torchvision")) == "torchvision"
-    traits = Traits("focal", alpha=alpha, mixed=soft_labels if mixed else None)
-    params = focal_rule(gamma, mixed)
+    params, traits = focal_call(gamma, alpha, soft_labels)
     return run(params, traits, logits, targets, activation=activation, **options)

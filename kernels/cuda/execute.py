@@ -17,9 +17,10 @@ from fusedce.kernels.cuda.activations import (
 )
 from fusedce.kernels.cuda.forms import form, kind
 from fusedce.kernels.cuda.labels import (
+    Firsts,
+    Integers,
+    Numbers,
     collected,
-    first_kept,
-    numbers_kept,
     rows_kept,
     survey,
     totals,
@@ -61,7 +62,7 @@ def _by_row(problem: Problem) -> bool:
 
 
 def _labels(problem: Problem, fields: Fields, bound: Bound) -> tuple[Kernel, int]:
-    """(kernel, labels) of a survey of integers; what its plan needs is put in."""
+    """(kernel, labels) of a survey of labels; what its plan needs is put in."""
     targets, classes = problem.targets, problem.logits.shape[1]
     fields["elements"] = classes if problem.one_hot else 1
     if problem.one_hot and _by_row(problem):
@@ -72,16 +73,8 @@ def _labels(problem: Problem, fields: Fields, bound: Bound) -> tuple[Kernel, int
     if targets.flags.c_contiguous:
         fields |= {"outer": 1, "classes": 1, "inner": targets.size}
         fields["targets_inner"] = targets.itemsize
-    return Kernel(survey, (problem.compute, form(targets.dtype))), targets.size
-
-
-def _numbers(problem: Problem, fields: Fields) -> tuple[Kernel, int]:
-    """The same of labels of single elements that are numbers."""
-    targets = problem.targets
-    if targets.flags.c_contiguous:
-        fields |= {"outer": 1, "classes": 1, "inner": targets.size}
-        fields["targets_inner"] = targets.itemsize
-    return Kernel(numbers_kept, (problem.compute, form(targets.dtype))), targets.size
+    kind = Numbers if problem.has_numbers else Integers
+    return Kernel(survey, (problem.compute, form(targets.dtype), kind)), targets.size
 
 
 def _survey(problem: Problem, given: np.ndarray | None, validate: bool) -> tuple[Launch, ...]:
@@ -93,19 +86,18 @@ def _survey(problem: Problem, given: np.ndarray | None, validate: bool) -> tuple
         bound["given"], fields["given_kind"] = ("given", 0), kind(given.dtype)
     fields["elements"] = 1
     integers = problem.targets.dtype.kind in "iu" and (problem.one_hot or not _by_row(problem))
+    numbers = problem.has_numbers and not _by_row(problem)
     looked_at = given is None or validate
     rows = problem.logits.shape[0] * problem.logits.shape[2]
     last = Kernel(collected, (problem.compute,))
     kernel, number, span = last, 0, 0  # of nothing: the denominator alone
-    if looked_at and integers:
+    if looked_at and (integers or numbers):
         (kernel, number), span = _labels(problem, fields, bound), sizes.GPU_LABELS
-    elif looked_at and problem.has_numbers and not _by_row(problem):
-        (kernel, number), span = _numbers(problem, fields), sizes.GPU_LABELS
     elif looked_at and (problem.normalize or (problem.has_numbers and validate)):
         kernel, span, number = Kernel(rows_kept, (problem.compute,)), sizes.GPU_LABELS >> 4, rows
     elif looked_at and problem.has_numbers:
         fields["classes"] = 1
-        kernel = Kernel(first_kept, (problem.compute, form(problem.targets.dtype)))
+        kernel = Kernel(survey, (problem.compute, form(problem.targets.dtype), Firsts))
         span, number = sizes.GPU_LABELS, rows
     blocks = max(1, -(-number // max(1, span)))
     places = {"partial": RECORD, "counts": RECORD + 8 * blocks, "bad": RECORD + 16 * blocks}

@@ -9,7 +9,7 @@ from fusedce.kernels.cuda.device import block, thread, threads
 from fusedce.kernels.cuda.element_cells import SINGLE, Soft, Sure, evaluated, outcome
 from fusedce.kernels.cuda.folds import chunks_total, pinned
 from fusedce.kernels.cuda.label_words import above_zero, bits_at, equal, zeros_or_ones
-from fusedce.kernels.cuda.labels import is_label
+from fusedce.kernels.cuda.labels import Numbers, is_label
 from fusedce.kernels.cuda.memory import (
     decoded,
     per_chunk,
@@ -31,10 +31,6 @@ class Whole(NamedTuple):
 
 class Given(NamedTuple):
     """Type tag: labels are used as they are."""
-
-
-class Numbers(NamedTuple):
-    """Type tag: labels are numbers, of which some may be ignored and some none at all."""
 
 
 class Mixed(NamedTuple):

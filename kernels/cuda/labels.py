@@ -4,7 +4,7 @@ So the mean's denominator is on the device when the first gradient is written, a
 it on the host. Here, and where losses are added up, sums are float64: a number a label or a block.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -123,8 +123,33 @@ def tallied_first(plan, T, label, i, end, found):
     return weights, kept + np.int64(i < end and label != float_of(T, plan.mark)), bad
 
 
-def surveyed(T: Any, Labels: type, read: Any, tallied: Any) -> Any:
+@scalar
+def integer(T, labels, address):
+    """A label that is an integer."""
+    return integer_at(labels, address)
+
+
+class Integers(NamedTuple):
+    """Type tag: class indices, or integers that say yes or no."""
+
+
+class Numbers(NamedTuple):
+    """Type tag: labels are numbers, of which some may be ignored and some none at all."""
+
+
+class Firsts(NamedTuple):
+    """Type tag: the first targets of distributions, which say whether a row is ignored."""
+
+
+LOOKS = {
+    Integers: (integer, tallied), Numbers: (number_at, tallied_number),
+    Firsts: (number_at, tallied_first),
+}  # fmt: skip
+
+
+def survey(T: Any, Labels: type, Kind: type) -> Any:
     """The kernel over labels that each stand alone, four loads under way a thread."""
+    read, tallied = LOOKS[Kind]
 
     def survey(plan):
         labels, step = Labels(), np.int64(threads())
@@ -144,27 +169,6 @@ def surveyed(T: Any, Labels: type, read: Any, tallied: Any) -> Any:
         conclude(plan, T, found[0], found[1], found[2])
 
     return survey
-
-
-@scalar
-def integer(T, labels, address):
-    """A label that is an integer."""
-    return integer_at(labels, address)
-
-
-def survey(T: Any, Labels: type) -> Any:
-    """The kernel over integer labels."""
-    return surveyed(T, Labels, integer, tallied)
-
-
-def numbers_kept(T: Any, Labels: type) -> Any:
-    """The kernel over labels that are numbers."""
-    return surveyed(T, Labels, number_at, tallied_number)
-
-
-def first_kept(T: Any, Labels: type) -> Any:
-    """The kernel over the first targets of distributions."""
-    return surveyed(T, Labels, number_at, tallied_first)
 
 
 def rows_kept(T: Any) -> Any:

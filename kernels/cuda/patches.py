@@ -9,8 +9,9 @@ from fusedce.kernels import launch as sizes
 from fusedce.kernels.cuda import deal as deals
 from fusedce.kernels.cuda.element_cells import HalfSigmoid, Soft, Sure, Yes
 from fusedce.kernels.cuda.elements import elements
-from fusedce.kernels.cuda.flat_elements import Given, Mixed, Numbers, Reduced, Whole, flat_elements
+from fusedce.kernels.cuda.flat_elements import Given, Mixed, Reduced, Whole, flat_elements
 from fusedce.kernels.cuda.forms import form
+from fusedce.kernels.cuda.labels import Numbers
 from fusedce.kernels.cuda.plan import Facts, Kernel, Launch, launch
 from fusedce.kernels.cuda.row_elements import Indexed, row_elements
 from fusedce.kernels.cuda.row_weights import Absent

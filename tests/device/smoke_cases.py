@@ -71,6 +71,8 @@ FAMILIES = {
     "survey of labels": Family(CE, "softmax", "index", GRID,
                                options={"ignore_index": 0, "weight": True}),
     "survey of many labels": Family(CE, "softmax", "index", MANY, options={"ignore_index": 0}),
+    "survey of numbers": Family("focal", "sigmoid", "soft", GRID, numbers=FOCAL,
+                                options={"ignore_index": -7}),
     "survey of distributions": Family(CE, "softmax", "soft", MANY,
                                       options={"normalize_targets": True}),
     "softmax": Family("softmax", None, "", SHORT[1:4] + LONG[2:3] + WIDE[:1]),
