@@ -809,20 +809,6 @@ def test_lightgbm_buffers_stay_as_they_were(rows):
         assert hess.flags.f_contiguous
 
 
-def test_grid_search(rows):
-    lgb = pytest.importorskip("lightgbm")
-    search = pytest.importorskip("sklearn.model_selection").GridSearchCV
-    x, y, _, _ = rows
-    model = lgb.LGBMClassifier(n_estimators=3, n_jobs=1, verbosity=-1)
-    grid = {"objective": [SigmoidFocal(g) for g in (0.0, 2.0)]}
-
-    def score(fitted, x, y):
-        return -fitted.objective.xgboost_metric(y, fitted.predict(x, raw_score=True))
-
-    found = search(model, grid, scoring=score, cv=2).fit(x, y)
-    assert found.best_params_["objective"].gamma == 2.0
-
-
 @pytest.mark.parametrize("library", ["xgboost.XGBClassifier", "lightgbm.LGBMClassifier",
                                      "catboost.CatBoostClassifier"])  # fmt: skip
 def test_models_are_cloned(library):

@@ -260,6 +260,20 @@ def test_searches(library, rows, tmp_path):
             assert np.isfinite(select.cross_val_score(model, x, y, scoring=scoring, cv=2)).all()
 
 
+def test_a_search_by_the_loss(rows):
+    lgb = pytest.importorskip("lightgbm")
+    search = pytest.importorskip("sklearn.model_selection").GridSearchCV
+    x, y, _, _ = rows
+    model = lgb.LGBMClassifier(n_estimators=3, n_jobs=1, verbosity=-1)
+    grid = {"objective": [SigmoidFocal(g) for g in (0.0, 2.0)]}
+
+    def score(fitted, x, y):
+        return -fitted.objective.xgboost_metric(y, fitted.predict(x, raw_score=True))
+
+    found = search(model, grid, scoring=score, cv=2).fit(x, y)
+    assert found.best_params_["objective"].gamma == 2.0
+
+
 @libraries
 def test_calibration_and_several_labels(library, rows, tmp_path):
     """By scikit-learn's tools around a model."""
