@@ -616,7 +616,7 @@ def test_a_forked_child_ends():
         assert os.waitpid(child, 0)[1] == 0
     else:
         from fusedce.adapters import jax_operators
-        jax_operators._HANDLERS["cpu"]._close()
+        jax_operators._HANDLERS["cpu"].gate.close()
         os._exit(0)
     """
     )

@@ -70,10 +70,17 @@ def _refuse(call: jax_xla.Call) -> None:
 
 _TARGET = "fusedce"
 _SAID = jax_xla.version(jax.ffi.include_dir())
-_HANDLERS = {"cpu": jax_xla.Handler(_compute, _SAID), "CUDA": jax_xla.Handler(_refuse, _SAID)}
-for _platform, _handler in _HANDLERS.items():
-    _capsule = jax.ffi.pycapsule(_handler.address)
-    jax.ffi.register_ffi_target(_TARGET, _capsule, platform=_platform, api_version=1)
+# XLA takes one function of a name, once in the life of a process. So what it was given stands where
+# it stays, beside JAX, and when this module is imported again, calls the new functions.
+_HANDLERS: dict[str, jax_xla.Handler] = vars(jax.ffi).setdefault("_fusedce", {})
+for _platform, _work in (("cpu", _compute), ("CUDA", _refuse)):
+    if _platform in _HANDLERS:
+        _HANDLERS[_platform].work = _work
+    else:
+        _handler = jax_xla.Handler(_work, _SAID)
+        _capsule = jax.ffi.pycapsule(_handler.address)
+        jax.ffi.register_ffi_target(_TARGET, _capsule, platform=_platform, api_version=1)
+        _HANDLERS[_platform] = _handler
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
