@@ -13,7 +13,6 @@ import ctypes
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -93,6 +92,7 @@ def _raise(exception):
 
 
 _RAISING = _raise.address
+
 
 def raise_in_main_thread(exception: BaseException) -> bool:
     """Have Python's main thread raise it as soon as it runs Python; False if too many wait."""
