@@ -65,17 +65,49 @@ def _one_axis(array: Any, axes: tuple[int, ...]) -> Any:
     return array.reshape((*array.shape[: len(rest)], -1))
 
 
+def _axes(axis: Any, ndim: int) -> tuple[int, ...]:
+    """Axes counted from the front."""
+    if axis is None:
+        return tuple(range(ndim))
+    return tuple(checks.axis(k, ndim) for k in (axis if isinstance(axis, tuple) else (axis,)))
+
+
+def _included(where: Any, axis: Any, ndim: int) -> Any:
+    """What to include, with an axis for each of the logits'."""
+    where = _cast(_array(where), bool)
+    if where.ndim > ndim:
+        raise ValueError(f"where has {where.ndim} dimensions and logits have {ndim}")
+    if where.ndim != ndim:
+        where = jnp.expand_dims(where, _axes(axis, ndim) if where.ndim else tuple(range(ndim)))
+    return where
+
+
+def _spread(logits: Any, labels: Any, axis: Any) -> tuple[Any, Any]:
+    """Logits and labels of one shape.
+
+    An axis of classes that only the labels have is no more classes of the logits: each of these
+    labels counts the same logarithm, so their sum does.
+    """
+    shape = jnp.broadcast_shapes(logits.shape, labels.shape)
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    if axis is not None and logits.ndim < len(shape) and max(axes) >= 0:
+        raise ValueError(
+            f"axis must be negative where labels have more dimensions than logits, got axis={axis} "
+            f"with logits {logits.shape} and labels {labels.shape}"
+        )
+    own = (1,) * (len(shape) - logits.ndim) + logits.shape
+    more = tuple(k for k in _axes(axis, len(shape)) if own[k] == 1 and shape[k] > 1)
+    if more:
+        labels = jnp.broadcast_to(labels, shape).sum(more, keepdims=True)
+        shape = jnp.broadcast_shapes(own, labels.shape)
+    return jnp.broadcast_to(logits, shape), jnp.broadcast_to(labels, shape)
+
+
 def _classes(logits: Any, axis: Any, where: Any, *labels: Any) -> Any:
     """(logits, class axis counted from the end, where, labels), all with one class axis."""
-    ndim = logits.ndim
-    axes = tuple(axis) if isinstance(axis, tuple) else (axis,)
-    axes = tuple(range(ndim)) if axis is None else tuple(checks.axis(k, ndim) for k in axes)
-    if where is not None:
-        where = _cast(_array(where), bool)
-        if where.ndim != ndim:
-            where = jnp.expand_dims(where, axes if where.ndim else tuple(range(ndim)))
+    axes = _axes(axis, logits.ndim)
     if isinstance(axis, int):
-        return (logits, axes[0] - ndim, where, *labels)
+        return (logits, axes[0] - logits.ndim, where, *labels)
     spread = where if where is None else jnp.broadcast_to(where, logits.shape)
     there = [None if x is None else _one_axis(x, axes) for x in (logits, spread, *labels)]
     return there[0], -1, *there[1:]
@@ -91,6 +123,8 @@ def _by_index(name: str, logits: Any, labels: Any, axis: Any, where: Any, **opti
     logits, labels = _floats(logits), _array(labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"labels must be integers, got {labels.dtype}")
+    if where is not None:
+        where = _included(where, axis, logits.ndim)
     logits, axis, where = _classes(logits, axis, where)
     rows = _without(logits.shape, axis)
     if labels.ndim != len(rows):
@@ -100,7 +134,12 @@ def _by_index(name: str, logits: Any, labels: Any, axis: Any, where: Any, **opti
         labels = labels if signed else labels.astype(jnp.int32)
         labels = jnp.where(jnp.any(where, axis), labels, _LEFT_OUT)
         logits = logits if where.shape[axis] == 1 else _mask(logits, where, axis)
-    shape = jnp.broadcast_shapes(rows, labels.shape)
+    shape = rows
+    if labels.shape != rows:
+        shape = jnp.broadcast_shapes(rows, labels.shape)
+    if logits.shape[axis] == 0:
+        empty = jnp.full(shape, -jnp.inf, logits.dtype)
+        return empty if where is None else jnp.where(jnp.any(where, axis), empty, 0)
     if shape != rows:
         at = len(shape) + 1 + axis
         logits = jnp.broadcast_to(logits, (*shape[:at], logits.shape[axis], *shape[at:]))
@@ -112,7 +151,8 @@ def _by_element(name: str, logits: Any, labels: Any, **options: Any) -> Any:
     logits, labels = _floats(logits), _array(labels)
     if jnp.issubdtype(labels.dtype, jnp.inexact):
         labels = _cast(labels, logits.dtype)
-    logits, labels = jnp.broadcast_arrays(logits, labels)
+    if logits.shape != labels.shape:
+        logits, labels = jnp.broadcast_arrays(logits, labels)
     call = text(name, activation="sigmoid", **options)
     return _cast(loss(call, logits, labels), logits.dtype)
 
@@ -234,10 +274,17 @@ def softmax_cross_entropy(
     """
     logits, labels = _floats(logits), _array(labels)
     dtype = jnp.result_type(logits, labels)
-    shape = jnp.broadcast_shapes(logits.shape, labels.shape)
-    labels = jnp.broadcast_to(labels, shape)
-    logits, k, where, labels = _classes(jnp.broadcast_to(logits, shape), axis, where, labels)
+    _axes(axis, logits.ndim)
     if where is not None:
+        where = _included(where, axis, logits.ndim)
+        logits = jnp.broadcast_to(logits, jnp.broadcast_shapes(logits.shape, where.shape))
+    if logits.shape != labels.shape:
+        logits, labels = _spread(logits, labels, axis)
+    logits, k, where, labels = _classes(logits, axis, where, labels)
+    if logits.shape[k] == 0:
+        return jnp.full(_without(logits.shape, k), -0.0, dtype)
+    if where is not None:
+        where = where.reshape((1,) * (logits.ndim - where.ndim) + where.shape)
         labels = jnp.where(where, labels, 0)
         logits = _mask(logits, where, k)
     return _cast(loss(text("cross_entropy", axis=k), logits, labels), dtype)

@@ -8,8 +8,10 @@ import json
 from typing import Any
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
+from jax.interpreters import ad, batching, mlir
 
 import fusedce
 from fusedce import devices
@@ -70,10 +72,17 @@ def _refuse(call: jax_xla.Call) -> None:
 
 _TARGET = "fusedce"
 _SAID = jax_xla.version(jax.ffi.include_dir())
-_HANDLERS = {"cpu": jax_xla.Handler(_compute, _SAID), "CUDA": jax_xla.Handler(_refuse, _SAID)}
-for _platform, _handler in _HANDLERS.items():
-    _capsule = jax.ffi.pycapsule(_handler.address)
-    jax.ffi.register_ffi_target(_TARGET, _capsule, platform=_platform, api_version=1)
+# XLA takes one function of a name, once in the life of a process. So what it was given stands where
+# it stays, beside JAX, and when this module is imported again, calls the new functions.
+_HANDLERS: dict[str, jax_xla.Handler] = vars(jax.ffi).setdefault("_fusedce", {})
+for _platform, _work in (("cpu", _compute), ("CUDA", _refuse)):
+    if _platform in _HANDLERS:
+        _HANDLERS[_platform].work = _work
+    else:
+        _handler = jax_xla.Handler(_work, _SAID)
+        _capsule = jax.ffi.pycapsule(_handler.address)
+        jax.ffi.register_ffi_target(_TARGET, _capsule, platform=_platform, api_version=1)
+        _HANDLERS[_platform] = _handler
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -99,34 +108,71 @@ def _shaped(call: str, is_gradient: bool, logits: Any) -> Any:
 @_call.defjvp
 def _no_further(call: str, primals: Any, tangents: Any) -> Any:
     raise NotImplementedError(
-        "the losses of fusedce.adapters.jax have a first derivative in reverse mode (jax.grad, "
-        "jax.vjp, jax.jacrev) and no other: for Hessians and forward mode use optax"
+        "the losses of fusedce.adapters.jax have no second derivative: for jax.hessian and other "
+        "derivatives of a gradient use the loss of the same name in optax"
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def loss(call: str, logits: Any, labels: Any) -> Any:
     """The unreduced loss of a call as text, for JAX to differentiate by the logits."""
     return _call(call, logits, labels)
 
 
-def _forward(call: str, logits: Any, labels: Any) -> Any:
-    if labels.perturbed:
+@functools.partial(loss.defjvp, symbolic_zeros=True)
+def _derivative(call: str, primals: Any, tangents: Any) -> Any:
+    by_logits, by_labels = tangents
+    if not isinstance(by_labels, jax.custom_derivatives.SymbolicZero):
         raise NotImplementedError(
             "the losses of fusedce.adapters.jax are not differentiated by their labels: pass "
             "jax.lax.stop_gradient(labels)"
         )
-    saved = logits.value, labels.value
-    return _call(call, *saved), saved
+    value = _call(call, *primals)
+    if isinstance(by_logits, jax.custom_derivatives.SymbolicZero):
+        return value, jnp.zeros_like(value)
+    return value, _TANGENT.bind(*primals, by_logits, call=call)
 
 
-def _backward(call: str, saved: Any, upstream: Any) -> Any:
-    if isinstance(upstream, jax.custom_derivatives.SymbolicZero):
-        upstream = jnp.zeros(upstream.shape, upstream.dtype)
-    return _call(call, *saved, upstream), None
+# What the loss changes by when the logits do: never computed, only transposed, to the gradient.
+_TANGENT = jax.extend.core.Primitive("fusedce_tangent")
 
 
-loss.defvjp(_forward, _backward, symbolic_zeros=True)
+@_TANGENT.def_impl
+def _no_forward(*args: Any, **params: Any) -> Any:
+    raise NotImplementedError(
+        "the losses of fusedce.adapters.jax are not differentiated in forward mode (jax.jvp, "
+        "jax.jacfwd, jax.linearize): use reverse mode (jax.grad, jax.vjp, jax.jacrev), or the loss "
+        "of the same name in optax"
+    )
+
+
+@_TANGENT.def_abstract_eval
+def _abstract(logits: Any, labels: Any, tangent: Any, *, call: str) -> Any:
+    result = jax.eval_shape(functools.partial(_shaped, call, False), tangent)
+    return tangent.update(shape=result.shape, dtype=result.dtype)
+
+
+def _transpose(upstream: Any, logits: Any, labels: Any, tangent: Any, *, call: str) -> Any:
+    if type(upstream) is ad.Zero:
+        return None, None, ad.Zero(tangent.aval)
+    return None, None, _call(call, logits, labels, upstream)
+
+
+def _batch(args: Any, axes: Any, *, call: str) -> Any:
+    """The batch in front, in all of them: a loss counts its axis from the end."""
+    (size,) = {x.shape[k] for x, k in zip(args, axes, strict=True) if k is not None}
+    full = [batching.bdim_at_front(x, k, size) for x, k in zip(args, axes, strict=True)]
+    return _TANGENT.bind(*full, call=call), 0
+
+
+def _no_second(primals: Any, tangents: Any, *, call: str) -> Any:
+    return _no_further(call, primals, tangents)
+
+
+mlir.register_lowering(_TANGENT, _no_forward)
+ad.primitive_jvps[_TANGENT] = _no_second
+ad.primitive_transposes[_TANGENT] = _transpose
+batching.primitive_batchers[_TANGENT] = _batch
 
 
 def _on_gpu(x: Any) -> bool:

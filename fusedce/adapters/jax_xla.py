@@ -7,11 +7,12 @@ import atexit
 import ctypes
 import os
 import re
-import time
+import threading
+import traceback
 from collections.abc import Callable
 from ctypes import POINTER, c_char_p, c_int, c_int64, c_size_t, c_uint32, c_void_p
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -143,54 +144,63 @@ def _status(text: str, code: int) -> _Error:
 
 
 class Handler:
-    """``work`` as XLA calls it, from any of its threads; an exception is the call's status."""
+    """``work`` as XLA calls it, from any of its threads; its own exception is the call's status.
+
+    What a signal handler raises meanwhile is raised in the thread that called XLA, once it is back.
+    """
 
     def __init__(self, work: Callable[[Call], None], said: tuple[int, int]) -> None:
         self.work, self.said = work, said
-        self.state = np.zeros(3, np.int64)
         self.texts = (
             _status("Python is about to end", _CANCELLED),
-            _status("interrupted", _CANCELLED),
+            _status("interrupted, and Python can start no thread", _CANCELLED),
         )
-        self.callback = ctypes.CFUNCTYPE(None, POINTER(_Frame), POINTER(c_int64))(self._handle)
-        self.gate = gate.gate(
-            _address(self.callback), self.state.ctypes.data,
-            (_Frame.api.offset, _Api.error.offset), *map(ctypes.addressof, self.texts),
-        )  # fmt: skip
+        refusal = _Frame.api.offset, _Api.error.offset
+        texts = map(ctypes.addressof, self.texts)
+        self.gate = gate.Gate(self._once, self._again, refusal, *texts)
         self.address = self.gate.address
-        atexit.register(self._close)
+        atexit.register(self.gate.close)  # JAX joins its threads with the interpreter locked
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._forget)
+            os.register_at_fork(after_in_child=self.gate.reopen)
 
-    def _handle(self, pointer: Any, result: Any) -> None:
-        frame = pointer.contents
+    def _once(self, address: int) -> None:
+        frame = _Frame.from_address(address)
+        if frame.extension and frame.extension.contents.type == _METADATA:
+            about = frame.extension.contents.metadata.contents
+            about.version.major, about.version.minor = self.said
+            about.traits = 0
+            return
+        inputs, outputs = _arrays(frame.inputs), _arrays(frame.outputs)
+        for output in outputs:
+            pages.huge(output)
+        self.work(Call(_text(frame.attributes), inputs, outputs))
+
+    def _again(self, address: int) -> None:
+        """Once more where no signal handler runs: what raises here as well is the work's own."""
+        raised = gate.Raised.from_address(address)
+        exception, own = raised.exception, None
         try:
-            if frame.extension and frame.extension.contents.type == _METADATA:
-                about = frame.extension.contents.metadata.contents
-                about.version.major, about.version.minor = self.said
-                about.traits = 0
-            else:
-                inputs, outputs = _arrays(frame.inputs), _arrays(frame.outputs)
-                for output in outputs:
-                    pages.huge(output)
-                self.work(Call(_text(frame.attributes), inputs, outputs))
-            result[0] = 0
-        except KeyboardInterrupt:
-            pass  # no result: the gate has it raised again, in the frame that called XLA
+            self._once(raised.x)
+            raised.result = 0
         except BaseException as error:
+            own = error
             status = _status(str(error) or type(error).__name__, _code(error))
-            result[0] = frame.api.contents.error(status)
-
-    def _close(self) -> None:
-        """Wait for calls under way: JAX joins its threads with the interpreter locked."""
-        self.state[gate.CLOSED] = 1
-        while self.state[gate.ENTERED] != self.state[gate.LEFT]:
-            time.sleep(0.001)
-
-    def _forget(self) -> None:
-        """The threads that were inside are not there after a fork."""
-        self.state[:] = 0
+            raised.result = _Frame.from_address(raised.x).api.contents.error(status)
+        try:
+            if (type(own), str(own)) != (type(exception), str(exception)):
+                _raise_later(exception, raised.thread)
+        finally:
+            gate.stop_waiting(raised)
 
 
-def _address(function: Any) -> int:
-    return ctypes.cast(function, c_void_p).value or 0
+def _raise_later(exception: BaseException, thread: int) -> None:
+    """Raise it in a thread as soon as that runs Python again."""
+    error: BaseException | None = exception
+    while error is not None:  # XLA's buffers, of which the frames hold arrays, end with the call
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
+    if thread != threading.main_thread().ident:
+        kind = ctypes.py_object(type(exception))
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), kind)
+    elif not gate.raise_in_main_thread(exception):
+        raise exception  # more wait than Python keeps: it is at least printed
