@@ -13,17 +13,28 @@ import jax.numpy as jnp
 import numpy as np
 from jax.interpreters import ad, batching, mlir
 
-import fusedce
 from fusedce import devices
 from fusedce.adapters import jax_xla
 from fusedce.arrays import loss_dtype
+from fusedce.call import run
+from fusedce.losses.cross_entropy import CrossEntropy
+from fusedce.losses.focal import focal_call
+from fusedce.options import Traits
 
 
 @functools.cache
 def named(call: bytes | str) -> tuple[Any, dict[str, Any]]:
-    """(the function of fusedce, its options) of a call as text."""
+    """(what computes logits and labels, its options) of a call as text.
+
+    As in optax, labels that are floats may be any.
+    """
     options = json.loads(call)
-    return getattr(fusedce, options.pop("loss")), options
+    rule, traits = CrossEntropy(), Traits(options.pop("loss"), any_label=True)
+    if traits.name == "focal":
+        own = {"gamma": 2.0, "alpha": None, "soft_labels": "split"}
+        given = {name: options.pop(name, default) for name, default in own.items()}
+        rule, traits = focal_call(**given, any_label=True)
+    return functools.partial(run, rule, traits), options
 
 
 def text(name: str, **options: Any) -> str:
