@@ -5,11 +5,11 @@ gradient is computed from the logits again with the upstream gradient folded in,
 once: a second read and one write. A gradient that nobody asks for is not computed.
 
 The first derivative in reverse mode is there, by the logits: Hessians, forward mode and
-derivatives by labels raise NotImplementedError or JAX's own TypeError. Inside ``jax.jit`` the CPU
-computes; on a GPU a call outside of jit is computed there, through CuPy and DLPack, and one inside
-raises. ``jax.jit`` brings arrays that are sharded together for the call; ``jax.shard_map`` keeps
-them apart. Under ``vmap`` over labels alone the logits are read once for each. ``jax.export`` asks
-for ``DisabledSafetyCheck.custom_call("fusedce")``.
+derivatives by labels raise NotImplementedError. Inside ``jax.jit`` the CPU computes; on a GPU a
+call outside of jit is computed there, through CuPy and DLPack, and one inside raises. ``jax.jit``
+brings arrays that are sharded together for the call; ``jax.shard_map`` keeps them apart. Under
+``vmap`` over labels alone the logits are read once for each. ``jax.export`` asks for
+``DisabledSafetyCheck.custom_call("fusedce")``.
 """
 
 from typing import Any
@@ -174,7 +174,8 @@ def softmax_cross_entropy_with_integer_labels(
         The axis of the classes; with several, labels are flat indices into them.
     where : array of bool, of the labels' or the logits' shape, optional
         What to include: rows, or classes. A row without a class has loss 0. Where the class of the
-        label is not included the loss is inf (optax subtracts its logit all the same).
+        label is not included the loss is inf (optax subtracts its logit all the same). Logits of
+        no classes at all have loss -inf, as in optax.
 
     Returns
     -------
@@ -244,7 +245,8 @@ def softmax_cross_entropy(
     logits : array (..., C, ...), float64, float32, float16 or bfloat16
         -inf masks a class whose label is 0.
     labels : array that broadcasts with the logits
-        Not differentiated: pass ``jax.lax.stop_gradient(labels)`` where they are computed.
+        Not differentiated: pass ``jax.lax.stop_gradient(labels)`` where they are computed. With
+        more dimensions than the logits, ``axis`` is negative.
     axis : int, tuple of ints or None, default -1
         The axes of the classes; None: all.
     where : array of bool, of the loss's or the logits' shape, optional
@@ -299,7 +301,8 @@ def sigmoid_binary_cross_entropy(logits: Any, labels: Any) -> Any:
     ----------
     logits : array, float64, float32, float16 or bfloat16
     labels : array that broadcasts with the logits
-        Floats, bools, or integers 0 and 1 (-100 leaves an element out). Not differentiated.
+        Floats (any: the formula is computed as it stands), bools, or integers 0 and 1 (-100 leaves
+        an element out). Not differentiated.
 
     Returns
     -------

@@ -5,6 +5,7 @@
 
 import functools
 import json
+import math
 from typing import Any
 
 import jax
@@ -34,6 +35,8 @@ def named(call: bytes | str) -> tuple[Any, dict[str, Any]]:
         own = {"gamma": 2.0, "alpha": None, "soft_labels": "split"}
         given = {name: options.pop(name, default) for name, default in own.items()}
         rule, traits = focal_call(**given, any_label=True)
+        if "sign" in rule._fields:  # optax takes the logarithm of 1 - p_t, which may be below 0
+            rule = rule._replace(sign=math.nan)
     return functools.partial(run, rule, traits), options
 
 

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from ctypes import POINTER, c_char_p, c_int, c_int64, c_size_t, c_uint32, c_void_p
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -178,29 +178,29 @@ class Handler:
     def _again(self, address: int) -> None:
         """Once more where no signal handler runs: what raises here as well is the work's own."""
         raised = gate.Raised.from_address(address)
-        exception, own = raised.exception, None
+        held, own = raised.held, ("", "")
         try:
             self._once(raised.x)
             raised.result = 0
         except BaseException as error:
-            own = error
-            status = _status(str(error) or type(error).__name__, _code(error))
+            own = type(error).__name__, str(error)
+            status = _status(own[1] or own[0], _code(error))
             raised.result = _Frame.from_address(raised.x).api.contents.error(status)
         try:
-            if (type(own), str(own)) != (type(exception), str(exception)):
-                _raise_later(exception, raised.thread)
+            if held and own != (type(held[0]).__name__, str(held[0])):
+                _raise_later(held, raised.thread)
         finally:
             gate.stop_waiting(raised)
 
 
-def _raise_later(exception: BaseException, thread: int) -> None:
-    """Raise it in a thread as soon as that runs Python again."""
-    error: BaseException | None = exception
+def _raise_later(held: tuple[BaseException, Any, int], thread: int) -> None:
+    """Raise an exception in a thread as soon as that runs Python again."""
+    error: BaseException | None = held[0]
     while error is not None:  # XLA's buffers, of which the frames hold arrays, end with the call
         traceback.clear_frames(error.__traceback__)
         error = error.__context__
     if thread != threading.main_thread().ident:
-        kind = ctypes.py_object(type(exception))
+        kind = ctypes.py_object(type(held[0]))
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), kind)
-    elif not gate.raise_in_main_thread(exception):
-        raise exception  # more wait than Python keeps: it is at least printed
+    elif not gate.raise_in_main_thread(held):
+        raise held[0]  # more wait than Python keeps: it is at least printed

@@ -89,17 +89,21 @@ def _evaluate(spec: Spec, inputs: Inputs, grad: Tensor | None = None) -> Tensor:
         "ignore_index": spec.ignore_index, "label_smoothing": spec.label_smoothing,
         "return_grad": grad is not None, "loss_out": loss_out, "grad_out": grad_out,
     }  # fmt: skip
-    run(*_rule(spec), z, y, **options)
+    run(*_rule(spec, logits.is_cuda), z, y, **options)
     return loss.to(spec.dtype)
 
 
-def _rule(spec: Spec) -> tuple[Any, Traits]:
-    """(rule, traits): as in torch, labels that are floats may be any."""
+def _rule(spec: Spec, on_gpu: bool) -> tuple[Any, Traits]:
+    """(rule, traits): as in torch, labels that are floats may be any.
+
+    But for those of probabilities: ``_checked`` has looked at them on the CPU, kernels do on a GPU.
+    """
     if spec.loss == "focal":
         soft = "torchvision" if spec.activation == "sigmoid" else "split"
         return focal_call(spec.gamma, spec.alpha, soft, any_label=True)
-    rule = ClampedLog() if spec.loss == "clamped" else CrossEntropy()
-    return rule, Traits("cross_entropy", any_label=True)
+    if spec.loss == "clamped":
+        return ClampedLog(), Traits("cross_entropy", any_label=not on_gpu)
+    return CrossEntropy(), Traits("cross_entropy", any_label=True)
 
 
 def _unreduced(spec: Spec, logits: Tensor) -> tuple[int, ...]:

@@ -141,7 +141,7 @@ class Firsts(NamedTuple):
     """Type tag: the first targets of distributions, which say whether a row is ignored."""
 
 
-LOOKS = {
+LOOKS: dict[type, Any] = {
     Integers: (integer, tallied), Numbers: (number_at, tallied_number),
     Firsts: (number_at, tallied_first),
 }  # fmt: skip
