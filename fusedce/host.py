@@ -132,14 +132,16 @@ def _numbers_ahead(call: Call, given: dict[str, Any]) -> bool:
 
     That costs a pass over them. Otherwise losses and gradients are computed as if every number were
     allowed and none ignored; where one is not allowed they are no results, and where some are
-    ignored all is computed again. So it is done where the gradient replaces the logits, and where
-    it can be expected that some are ignored.
+    ignored all is computed again. So it is done where the gradient replaces the logits, where it
+    can be expected that some are ignored, and where rows without any label do not count.
     """
-    if not call.has_numbers or not call.targets.size:
+    if not call.targets.size:
         return False
-    in_place = given["grad_out"] is not None and np.may_share_memory(given["grad_out"], call.logits)
-    by_rows = call.normalize and call.reduction == "mean" and call.denominator is None
-    return in_place or by_rows or call.ignore_index != IGNORE_INDEX
+    if call.normalize and call.reduction == "mean" and call.denominator is None:
+        return True
+    grad_out = given["grad_out"]
+    in_place = grad_out is not None and np.may_share_memory(grad_out, call.logits)
+    return call.has_numbers and (in_place or call.ignore_index != IGNORE_INDEX)
 
 
 def _prepared(
