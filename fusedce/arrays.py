@@ -1,5 +1,6 @@
 """Arrays of NumPy: dtypes, shapes, views of three axes, overlaps."""
 
+import sys
 from typing import Any
 
 import ml_dtypes
@@ -12,6 +13,19 @@ FLOATS = (np.dtype(np.float64), np.dtype(np.float32), np.dtype(np.float16), BFLO
 def kind(x: Any) -> str:
     """The name of an array's type, for messages."""
     return f"{type(x).__module__.split('.')[0]}.{type(x).__qualname__}"
+
+
+def is_real(dtype: np.dtype[Any]) -> bool:
+    """Whether these are numbers, or yes and no."""
+    return dtype.kind in "biuf" or dtype == BFLOAT16
+
+
+def is_masked(x: Any) -> bool:
+    """Whether x is an array of numpy.ma, or a list of some; that module is not imported for it."""
+    masked = getattr(sys.modules.get("numpy.ma"), "MaskedArray", ())
+    return isinstance(x, masked) or (
+        isinstance(x, list | tuple) and any(isinstance(part, masked) for part in x)
+    )
 
 
 def native(array: np.ndarray) -> np.ndarray:

@@ -26,13 +26,16 @@ def run(params: Any, traits: Traits, logits: Any, targets: Any, /, **options: An
     return _run(params, traits, logits, targets, key, options)
 
 
-def _run(params: Any, traits: Traits, logits: Any, targets: Any, key: Any, given: Any) -> Any:
+def _run(params: Any, traits: Traits, logits: Any, targets: Any, key: Any, keywords: Any) -> Any:
     """The ordinary way, with every check."""
-    extra = given.keys() - Options.__annotations__.keys()
+    extra = keywords.keys() - Options.__annotations__.keys()
     if extra:
         raise checks.unknown(traits.name, extra, Options._fields)
-    options = Options(**given)
-    home = gpu.home(logits=logits, targets=targets, **{k: given.get(k) for k in gpu.INPUTS})
+    options = Options(**keywords)
+    for name, value in (("logits", logits), ("targets", targets)):
+        if value is None:
+            raise checks.missing(name)
+    home = gpu.home(logits=logits, targets=targets, **{k: keywords.get(k) for k in gpu.INPUTS})
     single = home.ndim(logits) == home.ndim(targets) == 0
     if single and options.activation != "softmax":
         return _run_single(home, params, traits, logits, targets, options)
@@ -83,8 +86,8 @@ def _check(
     activation = checks.choice("activation", options.activation, checks.ACTIVATIONS)
     reduction = checks.choice("reduction", options.reduction, checks.REDUCTIONS)
     z, t, w, pw, sw = home.read(
-        logits=checks.given("logits", logits), targets=checks.given("targets", targets),
-        weight=options.weight, pos_weight=options.pos_weight, sample_weight=options.sample_weight,
+        logits=logits, targets=targets, weight=options.weight, pos_weight=options.pos_weight,
+        sample_weight=options.sample_weight,
     )  # fmt: skip
     z = checks.logits(z)
     k = checks.class_axis(options.axis, z)

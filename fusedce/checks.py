@@ -1,6 +1,7 @@
 """Every error text of the package, and the checks that raise them before any work is done."""
 
 import math
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -55,14 +56,16 @@ def masked(x: Any) -> TypeError:
 
 _INSTEAD_OF_MASKS = {
     "targets": "targets.filled(ignore_index)",
-    "logits": "logits.filled(-numpy.inf) for classes left out, or sample_weight=0 for rows",
+    "logits": "logits.filled(-numpy.inf), where a loss is not to see rows with sample_weight=0",
     "sample_weight": "sample_weight.filled(0)",
 }
 
 
-def masked_array(name: str) -> TypeError:
+def masked_array(name: str, x: Any) -> TypeError:
     """An array of numpy.ma, whose mask would be passed over."""
-    instead = _INSTEAD_OF_MASKS.get(name, f"{name}.data or {name}.filled(...)")
+    instead = _INSTEAD_OF_MASKS.get(name, f"{name}.data")
+    if name == "targets" and getattr(x, "dtype", np.dtype(float)).kind in "bu":
+        instead = "targets.astype(numpy.int64).filled(ignore_index)"  # True is no ignore_index
     return TypeError(f"{name} is an array of numpy.ma, whose mask is not read: pass {instead}")
 
 
@@ -91,11 +94,9 @@ def logits(array: np.ndarray, name: str = "logits") -> np.ndarray:
     return array
 
 
-def given(name: str, value: Any) -> Any:
+def missing(name: str) -> TypeError:
     """An argument that there has to be."""
-    if value is None:
-        raise TypeError(f"{name} must be an array, got None")
-    return value
+    return TypeError(f"{name} must be an array, got None")
 
 
 def class_axis(value: Any, array: np.ndarray) -> int:
@@ -208,11 +209,6 @@ def no_classes(shape: tuple[int, ...], axis: int) -> ValueError:
     return ValueError(f"logits must have at least one class, got shape {shape} and axis={axis}")
 
 
-def is_real(dtype: np.dtype[Any]) -> bool:
-    """Whether these are numbers, or yes and no."""
-    return dtype.kind in "biuf" or dtype == arrays.BFLOAT16
-
-
 def no_number(name: str, value: Any) -> TypeError:
     """An array where a number is wanted."""
     return TypeError(f"{name} must be a finite number > 0, got {value!r}")
@@ -221,7 +217,7 @@ def no_number(name: str, value: Any) -> TypeError:
 def target_form(shape: tuple[int, ...], targets: np.ndarray, axis_: int, activation: Any) -> bool:
     """Whether targets are class indices (True) or one label for each logit (False)."""
     rows = shape[:axis_] + shape[axis_ + 1 :]
-    if not is_real(targets.dtype):
+    if not arrays.is_real(targets.dtype):
         raise TypeError(f"targets must be integers, booleans or floats, got {targets.dtype}")
     if targets.shape == shape:
         return False
@@ -265,7 +261,7 @@ def one_label(shape: tuple[int, ...]) -> ValueError:
 def class_form(name: str, value: np.ndarray, classes: int, *, scalar: bool = False) -> np.ndarray:
     """A vector over classes, or a scalar where allowed."""
     wanted = f"({classes},)" + (" or a scalar" if scalar else "")
-    if not is_real(value.dtype):
+    if not arrays.is_real(value.dtype):
         raise TypeError(f"{name} must hold real numbers, got {value.dtype}")
     if value.shape != (classes,) and not (scalar and value.ndim == 0):
         raise ValueError(f"{name} must have shape {wanted}, got {value.shape}")
@@ -285,7 +281,7 @@ def class_vector(name: str, value: np.ndarray, classes: int, *, scalar: bool = F
 def sample_weight(value: np.ndarray, loss: tuple[int, ...], rows: tuple[int, ...],
                   axis_: int) -> np.ndarray:  # fmt: skip
     """Sample weights broadcast to the shape of the unreduced loss."""
-    if not is_real(value.dtype):
+    if not arrays.is_real(value.dtype):
         raise TypeError(f"sample_weight must hold real numbers, got {value.dtype}")
     spread = value
     if loss != rows and value.shape == rows:
@@ -303,7 +299,9 @@ def sample_weight(value: np.ndarray, loss: tuple[int, ...], rows: tuple[int, ...
 
 def output(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     """A buffer the caller wants filled."""
-    if not isinstance(array, np.ndarray) or type(array).__name__ == "MaskedArray":
+    if arrays.is_masked(array):
+        raise masked_array(name, array)
+    if not isinstance(array, np.ndarray):
         raise no_array(name, array, "NumPy")
     if array.shape != shape or array.dtype != dtype:
         raise ValueError(
@@ -391,9 +389,12 @@ _MEANT = {
 def unknown(function: str, names: set[str], known: Iterable[str] = ()) -> TypeError:
     """A keyword nobody knows, in Python's own words, and the one that may have been meant."""
     import difflib
+    import inspect
 
     name = sorted(names)[0]
-    close = [repr(found) for found in difflib.get_close_matches(name, list(known), 1, 0.7)]
+    own = getattr(sys.modules["fusedce"], function, None)
+    known = [*known, *(inspect.signature(own).parameters if own else ())]
+    close = [repr(found) for found in difflib.get_close_matches(name, known, 1, 0.7)]
     meant = _MEANT.get(name) or "".join(close)
     text = f"{function}() got an unexpected keyword argument {name!r}"
     return TypeError(f"{text}: did you mean {meant}?" if meant else text)

@@ -119,7 +119,7 @@ class Gpu:
         if devices.owner_of(value) is None:
             return checks.positive("denominator", value)
         seen = self._seen("denominator", value)
-        if seen.ndim or not checks.is_real(seen.dtype):
+        if seen.ndim or not arrays.is_real(seen.dtype):
             raise checks.no_number("denominator", seen)
         return self.native("denominator", seen)
 

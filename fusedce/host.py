@@ -1,7 +1,6 @@
 """A call on the CPU: arrays are NumPy's, and their numbers may be looked at."""
 
 import math
-import sys
 from typing import Any
 
 import numpy as np
@@ -17,18 +16,19 @@ def _read(name: str, x: Any) -> np.ndarray:
     """The NumPy array of an argument."""
     if type(x) is np.ndarray:
         return x
-    masked = getattr(sys.modules.get("numpy.ma"), "MaskedArray", ())
-    if isinstance(x, masked):
-        raise checks.masked_array(name)
-    if arrays.kind(x) == "torch.Tensor" and x.requires_grad:
+    if arrays.is_masked(x):
+        raise checks.masked_array(name, x)
+    if getattr(x, "requires_grad", False) is True:
         raise checks.part_of_a_graph(x)
     try:
         array = np.asarray(x)
-    except (TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise checks.no_numbers(name, x, str(error)) from error
     if array.dtype == object and not isinstance(x, np.ndarray):
         raise checks.no_numbers(name, x, "numpy.asarray makes an array of objects of it")
-    return array.astype(np.int64) if isinstance(x, list) and not array.size else array
+    if name == "targets" and isinstance(x, list) and not array.size:
+        return array.astype(np.int64)  # no labels at all, which NumPy takes for float64
+    return array
 
 
 class Host:
@@ -198,7 +198,8 @@ def _survey_of_numbers(call: Call, problem: Problem) -> tuple[Any, np.ndarray]:
 
 def _bad_number(call: Call, compute: Any) -> ValueError:
     """The first number that is none a target may be; kernels only say that there is one."""
-    y = call.targets.astype(compute, copy=False)
+    with np.errstate(over="ignore"):
+        y = call.targets.astype(compute, copy=False)
     ignored = y == call.ignore_index
     if call.by_row:
         mixed = ignored.any(call.axis) & ~ignored.all(call.axis)

@@ -7,6 +7,8 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
+from fusedce import arrays
+
 Activation = Literal["softmax", "sigmoid"] | None
 Reduction = Literal["mean", "sum", "none"]
 IGNORE_INDEX = -100  # the default, which acts where it can
@@ -139,9 +141,12 @@ class Call:
         if kind == "b" or (self.any_label and not self.has_labels):
             return False
         if kind in "iu":
-            can = np.iinfo(self.targets.dtype)
-            return can.min <= self.ignore_index <= can.max
-        return float(self.targets.dtype.type(self.ignore_index)) == self.ignore_index
+            range_ = np.iinfo(self.targets.dtype)
+            return range_.min <= self.ignore_index <= range_.max
+        read_as = arrays.compute_type(self.logits.dtype) if self.activation else np.float64
+        with np.errstate(over="ignore"):
+            stored = self.targets.dtype.type(self.ignore_index)
+        return float(stored) == float(read_as(self.ignore_index)) == self.ignore_index
 
     @property
     def allowed(self) -> str:

@@ -43,7 +43,8 @@ def signature(
         elif kind in PLAIN and (value is None or name != "sample_weight"):
             key += (name, kind, value)
         elif kind is np.ndarray and (name in _OUTPUTS or (name in _WEIGHTS and value.size > 1)):
-            key += (name, value.shape, value.strides, value.dtype, value.flags.num)
+            in_place = value is logits  # then labels are read ahead, see ``host._numbers_ahead``
+            key += (name, value.shape, value.strides, value.dtype, value.flags.num, in_place)
         elif kind is float and name != "sample_weight":
             key += (name, value.hex())  # 0.0 == -0.0
         else:

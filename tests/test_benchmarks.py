@@ -517,9 +517,8 @@ PROGRAMS = (
 )
 
 
-def ignored_no_longer():
-    """A job of a shell may ignore SIGINT from birth."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+# A job of a shell may ignore SIGINT from birth, and so would its children.
+HEARD = ["env", "--default-signal=INT"] if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
@@ -532,9 +531,8 @@ def test_interrupted(words, begun, tmp_path):
             kill = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(9)"
             tmp_path.joinpath(f"{name}.py").write_text(kill)
     with subprocess.Popen(
-        [sys.executable, "-m", *words], cwd=results.ROOT, stdout=subprocess.PIPE, text=True,
-        stderr=subprocess.PIPE, preexec_fn=ignored_no_longer,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        [*HEARD, sys.executable, "-m", *words], cwd=results.ROOT, stdout=subprocess.PIPE, text=True,
+        stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(tmp_path)},
     ) as process:  # fmt: skip
         if begun:
             assert "1/" in process.stdout.readline()

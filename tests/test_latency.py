@@ -93,7 +93,7 @@ def test_outputs_of_the_caller(name, form, options, ordinary):
         got = fn(z, t, **given, **buffers)
         assert all(a is b for a, b in zip(got, buffers.values(), strict=True))
         assert [b[0] for b in bits(got)] == [w[0] for w in want]
-    assert len(ordinary) == 2  # without buffers and with them
+    assert len(ordinary) == 3  # without buffers, with them, and over the logits
 
 
 @pytest.mark.parametrize("form", ["elements", "classes", "softmax"])

@@ -118,6 +118,40 @@ def test_missing_numbers(activation, dtype, shape, ignored):
         check("focal", z, y, dtype, denominator=3.0, **options)
 
 
+@pytest.mark.parametrize("form", ["elements", "rows"])
+def test_missing_numbers_in_place_after_a_call_with_a_buffer(form):
+    """Calls alike but for the array of the gradient: only over the logits labels are read ahead."""
+    z, t = RNG(0).normal(size=(6, 4)), RNG(1).random((6, 4))
+    missing, wrong = t.copy(), t.copy()
+    missing[2] = -100
+    wrong[3, 1] = 7 if form == "elements" else -100
+    options = {"activation": "sigmoid" if form == "elements" else "softmax", "return_hessian": True}
+    want = fusedce.focal(z, missing, **options)
+    fusedce.focal(z, t, grad_out=np.empty_like(z), **options)
+    for _ in range(2):
+        over = z.copy()
+        got = fusedce.focal(over, missing, grad_out=over, **options)
+        for a, b in zip(got, want, strict=True):
+            np.testing.assert_array_equal(a, b)
+        over = z.copy()
+        with pytest.raises(ValueError, match="position"):
+            fusedce.focal(over, wrong, grad_out=over, **options)
+        np.testing.assert_array_equal(over, z)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_ignored_logits_of_nan_through_a_softcap(activation):
+    z = RNG(0).normal(size=(4, 3))
+    z[1] = np.nan
+    dense, index = RNG(1).random((4, 3)), np.array([0, -100, 2, 1])
+    dense[1] = -100
+    for t in (dense, index):
+        for more in ({"softcap": 5.0}, {"logit_scale": 2.0}):
+            _, grad, hess = check("focal", z, t, activation=activation, **more)
+            assert not grad[1].any()
+            assert not hess[1].any()
+
+
 @pytest.mark.parametrize("ignored", [-100, -1])
 def test_missing_numbers_of_signed_labels(ignored):
     z, y = RNG(0).normal(size=(9, 5)), np.sign(RNG(1).normal(size=(9, 5)))
@@ -257,8 +291,14 @@ def test_masked_arrays():
         fusedce.cross_entropy(z, masked["targets"])
     filled = fusedce.cross_entropy(z, masked["targets"].filled(-100))
     assert filled[0] == fusedce.cross_entropy(z[:2], t[:2])[0]
+    marks = np.ma.array([[True, False, False, True]], mask=[[0, 0, 1, 0]])
+    for kind in (bool, np.uint8):  # which hold no ignore_index
+        with pytest.raises(TypeError, match=r"targets\.astype\(numpy\.int64\)\.filled\(ignore"):
+            fusedce.binary_cross_entropy(z[:1], marks.astype(kind))
+    with pytest.raises(TypeError, match="targets is an array"):
+        fusedce.binary_cross_entropy(z[:1], [marks[0]])
     for name in ("grad_out", "loss_out"):
-        with pytest.raises(ValueError, match=f"{name} must be a NumPy array, got numpy"):
+        with pytest.raises(TypeError, match=rf"{name} is an array .* pass {name}\.data"):
             fusedce.cross_entropy(z, t, **{name: np.ma.array(np.empty_like(z))})
     with pytest.raises(TypeError, match=r"logits is an array of numpy\.ma"):
         fusedce.softmax(masked["logits"])
@@ -293,6 +333,15 @@ def test_what_is_no_array():
     z = np.zeros((2, 3), np.float32)
     refuses(TypeError, "targets must be an array, got None", fusedce.cross_entropy, z, None)
     refuses(TypeError, "logits must be an array, got None", fusedce.cross_entropy, None, z)
+    refuses(
+        TypeError, "targets must be an array", fusedce.binary_cross_entropy, np.array(1.0), None
+    )
+    refuses(TypeError, "did you mean 'gamma'?", fusedce.focal, z, z > 0, gama=2)
+    with np.errstate(all="raise"):
+        text = "ignore_index=1000000 has no meaning with targets of dtype float16"
+        halves = np.zeros((2, 3), np.float16)
+        refuses(ValueError, text, fusedce.binary_cross_entropy, z, halves, ignore_index=10**6)
+    assert np.isnan(fusedce.binary_cross_entropy([], [])[0])
     text = "logits must have a class axis, got a single number, of shape ()"
     refuses(ValueError, text, fusedce.cross_entropy, np.array(3.0), np.array(0))
     refuses(ValueError, text, fusedce.binary_cross_entropy, np.array(3.0), np.zeros(2))
@@ -319,6 +368,7 @@ def test_tensors_of_the_cpu():
     y = np.array([0, 1])
     with pytest.raises(TypeError, match=r"logits must be an array.*fusedce\.adapters\.torch"):
         fusedce.cross_entropy(torch.zeros(2, 3, dtype=torch.bfloat16), y)
-    with pytest.raises(TypeError, match=r"requires grad would not know .* x\.detach\(\)"):
-        fusedce.cross_entropy(torch.zeros(2, 3, requires_grad=True), y)
+    for leaf in (torch.zeros(2, 3, requires_grad=True), torch.nn.Parameter(torch.zeros(2, 3))):
+        with pytest.raises(TypeError, match=r"requires grad would not know .* x\.detach\(\)"):
+            fusedce.cross_entropy(leaf, y)
     assert fusedce.cross_entropy(torch.zeros(2, 3), y)[0] == np.float32(np.log(3))

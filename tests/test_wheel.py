@@ -68,7 +68,7 @@ def sources():
     kernels = {
         f"fusedce/{p.relative_to(ROOT).as_posix()}" for p in (ROOT / "kernels").rglob("*.py")
     }
-    return packages | kernels | {"fusedce/py.typed"}
+    return packages | kernels | {"fusedce/py.typed", "fusedce/__init__.pyi"}
 
 
 def test_contents_of_the_wheel(built):

@@ -31,7 +31,7 @@ class MixedFocal(NamedTuple):
     """Any gamma, with torchvision's p_t for soft labels."""
 
     gamma: float
-    sign: float  # of (-1)**gamma; NaN if gamma is no whole number
+    sign: float  # (-1)**gamma, for 1 - p_t below 0; NaN if gamma is no whole number
 
 
 class WholeMixedFocal(NamedTuple):

@@ -222,7 +222,9 @@ def _call(
         _bind(memory, HESS, hess)
         where = np.int64(memory.ctypes.data)
         poke(where + 8 * SCALE, 1.0 / divisor)
-        if rows > 0.0:  # the mean of the z-loss is over rows, whatever weights the classes have
+        if rows > 0.0:
+            # The mean of the z-loss is over rows, whatever weights the classes have. The plan is a
+            # copy of this pass, so that its factor is multiplied once.
             poke(where + 8 * Z_LOSS, peek(where + 8 * Z_LOSS, np.float64) * (divisor / rows))
         if kept == peek(here + 16, np.int64):
             _none_ignored(memory)

@@ -262,6 +262,7 @@ def element_losses(problem: Problem) -> Launch:
     direct_targets = not problem.one_hot and patches.direct("targets", T)
     yes_or_no = (problem.label_factor, problem.label_shift) in _YES_OR_NO
     uniform = up.size == down.size == 1 and problem.sample_weight is None and bool(up * down != 0)
+    # No label that the shortest loop would take for yes or no stands for an ignored one.
     counted = not problem.ignoring and problem.mark not in (problem.lowest, 1)
     plan.set(
         outer=patches.outer, classes=patches.along, inner=patches.inner, block=launch.ELEMENTS,

@@ -74,11 +74,11 @@ def odd_numbers(T, y, n, low, mark):
     ignored, and counts among neither of the others.
     """
     if mark != T(1) and mark != low and odd_labels(T, y, n, low) == 0:
-        return 0, 0, 0
+        return 0, 0, 0  # the usual case, found out in half the time
     N = lanes(T)
     odd, ignored, wrong = 0, 0, 0
     fine = low if mark == T(1) else T(1)  # a label that is not counted, behind the last one
-    least = T(0) - T(2) * low  # 2 where low is -1: nothing is between that and 1
+    least = T(0) if low == T(0) else T(2)  # of labels in [least, 1]: none where low is -1
     for j in range(0, n, width(N)):
         label = load_part(y + j * itemsize(N), n - j, N(fine))
         kept = label != N(mark)
@@ -111,9 +111,9 @@ def marked(T, y, n, mark):
 
 
 @loop
-def put_odd(plan, b, ignored, wrong):
-    """What a block has found among numbers: how many ignored ones, and whether any is wrong."""
-    poke(plan.count + 8 * b, np.int64(ignored))
+def put_odd(plan, b, count, wrong):
+    """What a block has found among numbers: a count (see the plan), and whether any is wrong."""
+    poke(plan.count + 8 * b, np.int64(count))
     poke(plan.bad + 8 * b, np.int64(0 if wrong > 0 else -1))
 
 

@@ -188,7 +188,10 @@ def cap_slopes(T, v, n, scale, softcap):
 
 @loop
 def chained(T, n, g, h, u, v, scale, softcap):
-    """Through the softcap: g <- g v, h <- h v**2 + g dv/dz; u capped logits, v their slopes."""
+    """Through the softcap: g <- g v, h <- h v**2 + g dv/dz; u capped logits, v their slopes.
+
+    What is 0 stays 0, also where a logit is NaN: it is ignored then.
+    """
     N = lanes(T)
     for j in range(0, n, width(N)):
         at, left = j * itemsize(N), n - j
@@ -197,8 +200,10 @@ def chained(T, n, g, h, u, v, scale, softcap):
         if h != 0:
             bend = T(-2) * (x / softcap) / softcap * scale * slope
             second = load_part(h + at, left, N(0))
-            store_part(h + at, left, second * slope * slope + first * bend)
-        store_part(g + at, left, first * slope)
+            bent = choose(second == N(0), N(0), second * slope * slope)
+            bent = bent + choose(first == N(0), N(0), first * bend)
+            store_part(h + at, left, bent)
+        store_part(g + at, left, choose(first == N(0), N(0), first * slope))
 
 
 @loop
