@@ -18,33 +18,37 @@ PATH = Path(fusedce.__file__).with_name("__init__.pyi")
 HEAD = """# Written by ``python -m tests.stubs``.
 
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Literal, TypedDict, TypeVar, Unpack, overload
 
-class _Array(Protocol):
-    @property
-    def dtype(self) -> Any: ...
-    @property
-    def shape(self) -> Any: ...
+import numpy as np
 
-_A = TypeVar("_A", bound=_Array)  # an array of any library: the derivatives are of the same
-_Activation = Literal["softmax", "sigmoid"] | None
-_Reduction = Literal["mean", "sum", "none"]
+from fusedce.options import Activation, Reduction
+
+# Derivatives of NumPy arrays are NumPy arrays of the same dtype; those of others are not described.
+_A = TypeVar("_A", bound=np.ndarray[Any, Any])
+_Float = float | np.floating[Any] | np.integer[Any]
+_Int = int | np.integer[Any]
+_Bool = bool | np.bool
 
 __version__: str
 __all__: list[str]
 
 class _Options(TypedDict, total=False):
 """
-OWN = ("activation", "return_grad", "return_hessian")  # whose defaults differ, or what comes back
+ALIASES = {Activation: "Activation", Reduction: "Reduction"}
+WORDS = {"float": "_Float", "int": "_Int", "bool": "_Bool"}  # NumPy's numbers are taken as well
+# Options that each function names itself: their defaults differ, or they say what comes back.
+OWN = ("activation", "return_grad", "return_hessian")
 SHARED = [name for name in Options._fields if name not in OWN]
-ALIASES = {Activation: "_Activation", Reduction: "_Reduction"}
 TRUE, FALSE = "Literal[True]", "Literal[False]"
-RESULTS = (  # return_grad, return_hessian, what comes back; the last one: arrays of nobody, flags
+# return_grad, return_hessian, what comes back; at last for arrays of other libraries, or for flags
+# that are known only when the call runs.
+RESULTS = (
     (f"{TRUE} = True", f"{FALSE} = False", "tuple[Any, _A]"),
     (f"{TRUE} = True", TRUE, "tuple[Any, _A, _A]"),
     (FALSE, f"{FALSE} = False", "Any"),
     (FALSE, TRUE, "tuple[Any, _A]"),
-    ("bool = True", "bool = False", "Any"),
+    ("_Bool = True", "_Bool = False", "Any"),
 )
 
 
@@ -56,10 +60,15 @@ def written(annotation: Any) -> str:
     return re.sub(r"\b(typing|collections\.abc|fusedce\.\w+)\.", "", text).replace("'", '"')
 
 
+def taken(annotation: Any) -> str:
+    """The same of a parameter."""
+    return re.sub(r"\b(float|int|bool)\b", lambda word: WORDS[word[0]], written(annotation))
+
+
 def parameter(p: inspect.Parameter, instead: dict[str, str]) -> str:
     """A parameter with its type and default, if it is not to be written otherwise."""
     default = "" if p.default is p.empty else f" = {p.default!r}".replace("'", '"')
-    return f"{p.name}: {instead.get(p.name, written(p.annotation) + default)}"
+    return f"{p.name}: {instead.get(p.name, taken(p.annotation) + default)}"
 
 
 def definition(name: str, back: str, instead: dict[str, str]) -> str:
@@ -71,7 +80,8 @@ def definition(name: str, back: str, instead: dict[str, str]) -> str:
     own = [p for p in found if p.kind is p.KEYWORD_ONLY and p.name not in shared]
     words = [*first, *(["*"] if own else []), *(parameter(p, instead) for p in own)]
     words += ["**options: Unpack[_Options]"] if shared else []
-    return f"def {name}(\n    {', '.join(words)}\n) -> {back}: ...\n"
+    lines = "".join(f"    {word},\n" for word in words)
+    return f"def {name}(\n{lines}) -> {back}: ...\n"
 
 
 def declared(name: str) -> str:
@@ -89,7 +99,7 @@ def declared(name: str) -> str:
 
 def stubs() -> str:
     """The whole file."""
-    options = "".join(f"    {n}: {written(Options.__annotations__[n])}\n" for n in SHARED)
+    options = "".join(f"    {n}: {taken(Options.__annotations__[n])}\n" for n in SHARED)
     return HEAD + options + "\n" + "".join(map(declared, fusedce.__all__))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fusedce
+from fusedce.options import Reduction
 
 Floats = NDArray[np.float32]
 
@@ -26,6 +27,15 @@ def results(z: Floats, y: NDArray[np.int64], some: bool) -> None:
     loss, grad = fusedce.apply(object(), z, y, activation=None, axis=1, grad_out=z)
     assert_type((loss, grad), tuple[Any, Floats])
     assert_type(fusedce.softmax(z, axis=0), Any)
+
+
+def numbers_of_numpy(z: Floats, y: NDArray[np.int64], reduction: Reduction) -> None:
+    """Are taken as Python's."""
+    smoothing, index = np.float32(0.1), np.int64(3)
+    fusedce.cross_entropy(z, y, label_smoothing=smoothing, ignore_index=index, reduction=reduction)
+    fusedce.focal(z, y, gamma=np.float64(2), return_hessian=np.True_)
+    for loss in (fusedce.cross_entropy, fusedce.focal):
+        assert_type(loss(z, y), tuple[Any, Floats])
 
 
 def mistakes(z: Floats, y: NDArray[np.int64]) -> None:
