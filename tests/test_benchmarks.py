@@ -449,13 +449,13 @@ def test_what_cannot_be_compared_is_said_why():
 
 
 def test_shapes_of_ones_own(tmp_path, capsys):
-    """Every loss on every shape in every dtype, beside whoever can do it, and never fewer rows."""
+    """Each loss on each shape in each dtype, beside whoever can do it, and never fewer rows."""
     path = tmp_path / "own.json"
     words = "--quick --rival numpy --rival torch --shape 300x2000 --shape 3,5×4 --dtype bfloat16"
-    words += " --dtype float32 --loss focal --loss softmax_focal --loss binary_cross_entropy"
-    assert program.main([*words.split(), "--loss", "cross_entropy", "--out", str(path)]) == 0
+    words += " --dtype float32 --loss focal --loss softmax_focal"
+    assert program.main([*words.split(), "--out", str(path)]) == 0
     found = {r["case"]: r for r in results.read(path)["cases"]}
-    assert len(found) == 2 * 2 * 4
+    assert len(found) == 2 * 2 * 2
     record = found["300x2000-focal-bfloat16"]
     assert record["title"] == "300 × 2,000 focal bfloat16"
     assert (record["shape"], record["dtype"]) == ([300, 2000], "bfloat16")
