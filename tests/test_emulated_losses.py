@@ -171,7 +171,7 @@ def test_the_mean_of_the_z_loss(device):
     """Over rows, while that of the loss itself is over class weights; a denominator is for both."""
     rng = np.random.default_rng(4)
     for shape, options in (
-        ((6, 80), ({}, {"denominator": 3.0})), ((6, 80), ({"label_smoothing": 0.1},)), ((6, 5), ({},))
+        ((6, 80), ({}, {"denominator": 3.0}, {"label_smoothing": 0.1})), ((6, 5), ({},))
     ):  # fmt: skip
         z, t = make("softmax", "index", "float32", shape, rng)
         t[2] = -100
