@@ -75,7 +75,7 @@ def cache_folder() -> str | None:
 
 def _home() -> str | None:
     if given := os.environ.get("NUMBA_CACHE_DIR"):
-        return os.path.abspath(given)
+        return os.path.abspath(os.path.expanduser(given))
     # XDG_CACHE_HOME counts only if it is absolute; "~" stays as it is for a user without a home.
     usual = AppDirs("fusedce", False).user_cache_dir, os.path.expanduser("~/.cache/fusedce")
     return next(filter(os.path.isabs, usual), None)
@@ -95,10 +95,9 @@ def trusted(status: os.stat_result) -> bool:
     if not hasattr(os, "geteuid"):  # Windows: folders of a user are the user's own
         return True
     mine = status.st_uid == os.geteuid()
-    if stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX:
-        others = 0  # in a sticky folder each user changes only files of their own
-    else:
-        others = stat.S_IWOTH if mine else stat.S_IWGRP | stat.S_IWOTH
+    # In a sticky folder each user changes only files of their own.
+    sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+    others = 0 if sticky else stat.S_IWGRP | stat.S_IWOTH
     return (mine or status.st_uid == 0) and not status.st_mode & others
 
 
