@@ -163,7 +163,8 @@ def one_by_one(
                 say(on, f"{k}/{len(wanted)} {title(item)}")
                 records.append(measure(item, lambda what: None))
         finally:  # also after Ctrl-C
-            on.print(table(records))
+            if records or not wanted:
+                on.print(table(records))
         return records
     bar = counter(on)
     task = bar.add_task("", total=len(wanted))
