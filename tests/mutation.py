@@ -90,7 +90,7 @@ MUTATIONS = [
              "m = peek(rows + MAXIMA * size + (r ^ 1) * itemsize(T), T)\n            below",
              ROWS_OF_BLOCKS),
     Mutation("softcap's slope dropped", LOOPS,
-             "store_part(g + at, left, first * slope)", "store_part(g + at, left, first)", INDEX),
+             "choose(first == N(0), N(0), first * slope)", "first", INDEX),
     Mutation("padding counts as classes", LOOPS,
              "load_part(u + whole * step, rest, low)", "load_part(u + whole * step, rest, N(0))",
              PADDING),
