@@ -64,9 +64,9 @@ def cells(record: Record, wide: bool) -> list[Cell]:
 
 
 NOTE = (
-    "ms: the time of ours, ± half of what three fifths of the rounds lie in. ×: as long the other "
-    "takes; both compiled: as torch.compile of ours. memory: of ours, in multiples of the logits, "
-    "and of torch. ✗ (red): the bar is missed."
+    "ms: the time of ours, ± half the width of the range with three fifths of the rounds. "
+    "×: as long the other takes; both compiled: as torch.compile of ours. "
+    "memory: of ours, in multiples of the logits, and of torch. ✗ (red): the bar is missed."
 )
 
 

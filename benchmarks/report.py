@@ -74,8 +74,9 @@ COLUMNS = (
     Column("the fastest other takes\nN × as long", right=False),
 )  # fmt: skip
 NOTES = (
-    "÷ copy: over the time of a loop that moves the same bytes, or of what stands behind it. "
-    "± is half of what three fifths of the rounds lie in. ✗ (red): the bar is missed.",
+    "÷ copy: divided by the time of a loop that moves the same bytes, or by that of whoever the "
+    "cell names. ±: half the width of the range with three fifths of the rounds. ✗ (red): the bar "
+    "is missed.",
 )
 
 

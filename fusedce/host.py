@@ -140,7 +140,7 @@ def _numbers_ahead(call: Call, given: dict[str, Any]) -> bool:
     if call.normalize and call.reduction == "mean" and call.denominator is None:
         return True
     grad_out = given["grad_out"]
-    in_place = grad_out is not None and np.may_share_memory(grad_out, call.logits)
+    in_place = grad_out is not None and np.may_share_memory(grad_out, call.inputs["logits"])
     return call.has_numbers and (in_place or call.ignore_index != IGNORE_INDEX)
 
 

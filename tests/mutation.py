@@ -43,6 +43,11 @@ Z_LOSS = TRAPS + "_numerics.py::test_z_loss_is_not_weighted"
 SIZES, STREAMS, VECTORS = (f"tests/test_{name}.py::" for name in ("sizes", "streams", "vector"))
 LONG_ROWS = SIZES + "test_long_rows_do_not_mix[float32]"
 ROWS_OF_BLOCKS = SIZES + "test_blocks[index-float32]"
+TARGETS = "tests/test_targets.py::"
+MISSING = TARGETS + "test_missing_numbers[-100-shape1-float32-sigmoid]"
+WRONG = TARGETS + "test_numbers_that_are_no_labels[shape0-1.5]"
+OVER = TARGETS + "test_missing_numbers_in_place_after_a_call_with_a_buffer[elements]"
+PARTLY = TARGETS + "test_distributions_ignored_in_part"
 ORDERS = STREAMS + "test_orders_of_logits_and_gradients[float32-few classes]"
 
 
@@ -60,6 +65,7 @@ CALL, REPLAY, LINK = "fusedce/call.py", "fusedce/replay.py", "kernels/link.py"
 COLUMNS, MASSES = "kernels/cpu/columns.py", "kernels/cpu/distribution_columns.py"
 ROWS, INDEX_ROWS, TILES = (f"kernels/cpu/{name}.py" for name in ("rows", "index_rows", "tiles"))
 ELEMENTS, LOOPS, MOVERS = (f"kernels/cpu/{name}.py" for name in ("elements", "loops", "movers"))
+DRIVER, LABELS, DISTRIBUTION = (f"kernels/cpu/{n}.py" for n in ("driver", "labels", "distribution"))
 PYTHON = (CALL, REPLAY)  # compiles nothing
 MUTATIONS = [
     Mutation("mean denominator counts rows, not weights", "fusedce/host.py",
@@ -130,7 +136,7 @@ MUTATIONS = [
              "q * q * -logp, q * (pl - q)", "q * q * -logp, pl - q", FOCAL),
     Mutation("epsilon of the wrong sign", "fusedce/losses/poly1.py",
              "params.epsilon * q,", "-params.epsilon * q,", option("poly1-sigmoid-int-float64")),
-    Mutation("label C allowed", "kernels/cpu/labels.py",
+    Mutation("label C allowed", LABELS,
              "(label >= plan.highest)", "(label > plan.highest)", RANGE),
     Mutation("bfloat16 cut off, not rounded", "kernels/machine.py",
              "rounded = builder.add(bits, builder.add(odd, ir.Constant(i32, 0x7FFF)))",
@@ -155,6 +161,25 @@ MUTATIONS = [
     Mutation("squares spill behind the gradient", MOVERS,
              "return end <= (columns - 1) * step + rows * size", "return True",
              STREAMS + "test_no_number_beside_the_arrays"),
+    Mutation("ignored numbers count in the mean", DRIVER,
+             "divisor - (ignored if again else 0)", "divisor", MISSING),
+    Mutation("numbers ignored are not found", LABELS, "kept = label != N(mark)",
+             "kept = label == label", MISSING),
+    Mutation("numbers outside of [0, 1] pass", LABELS, "wrong += count(other & ~inside)",
+             "wrong += 0", WRONG),
+    Mutation("numbers are not read ahead of logits that are replaced", REPLAY,
+             "in_place = value is logits", "in_place = False", OVER),
+    Mutation("rows ignored in part pass", MASSES, "wrong += count((marks > N(0)) & ~whole)",
+             "wrong += 0", PARTLY),
+    Mutation("rows of padding are computed", MASSES, "keep = keep & (marks != N(plan.classes))",
+             "keep = keep", TARGETS + "test_missing_distributions[float32-shape0-float32]"),
+    Mutation("long rows of padding are computed", DISTRIBUTION, "if marks == plan.classes:",
+             "if marks < 0:", TARGETS + "test_missing_distributions[float32-shape1-float32]"),
+    Mutation("the z-loss is averaged by class weights", DRIVER, "* (divisor / rows)", "* 1.0",
+             TARGETS + "test_the_mean_of_the_z_loss"),
+    Mutation("an ignored logit of NaN through a softcap", LOOPS,
+             "choose(first == N(0), N(0), first * slope)", "first * slope",
+             TARGETS + "test_ignored_logits_of_nan_through_a_softcap[sigmoid]"),
 ]  # fmt: skip
 
 

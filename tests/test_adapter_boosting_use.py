@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import multiprocessing
 import os
 import pickle
@@ -21,7 +22,7 @@ from fusedce.adapters.boosting import (
 )
 from fusedce.adapters.rules import convex, derived
 from fusedce.kernels.rule import RULES
-from tests.test_adapter_boosting import CAT, LGB, OBJECTIVES, XGB, Brier
+from tests.test_adapter_boosting import CAT, LGB, OBJECTIVES, XGB, Brier, brier
 
 ROOT = Path(__file__).parents[1]
 N = 300
@@ -70,13 +71,7 @@ from typing import NamedTuple
 import numpy as np, fusedce
 from fusedce.adapters.boosting import Objective
 
-class Brier(NamedTuple):
-    scale: float = 1.0
-
-@fusedce.rule(Brier)
-def brier(logp, logq, p, q, params):
-    a = params.scale * type(p)(2)
-    return params.scale * q * q, -a * p * q, a * p * (p - q)
+RULE
 
 z = np.linspace(-3, 3, 40, dtype=np.float32)
 y = (np.arange(40) * 7 % 3 == 0).astype(int)
@@ -106,7 +101,8 @@ def test_a_rule_of_a_script(tmp_path):
     pytest.importorskip("xgboost")
     methods = [m for m in ("fork", "spawn") if m in multiprocessing.get_all_start_methods()]
     path = tmp_path / "script.py"
-    path.write_text(SCRIPT)
+    rule = inspect.getsource(Brier) + inspect.getsource(brier)
+    path.write_text(SCRIPT.replace("RULE", rule))
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(path), *methods, "joblib"]
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, check=False)

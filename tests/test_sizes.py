@@ -304,6 +304,9 @@ def test_every_row_ignored(dtype):
                 t[kept] = 1
             loss, grad = fusedce.cross_entropy(z, t, grad_out=out, reduction="none")
             compare("cross_entropy", dtype, z, t, {}, range(5), (loss, grad))
+            outs = {"grad_out": np.full_like(out, np.nan), "hess_out": np.full_like(out, np.nan)}
+            full = fusedce.cross_entropy(z, t, reduction="none", return_hessian=True, **outs)
+            compare("cross_entropy", dtype, z, t, {}, range(5), full)
 
 
 @dtypes

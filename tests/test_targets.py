@@ -129,6 +129,11 @@ def test_missing_numbers_in_place_after_a_call_with_a_buffer(form):
     want = fusedce.focal(z, missing, **options)
     fusedce.focal(z, t, grad_out=np.empty_like(z), **options)
     for _ in range(2):
+        over = np.frombuffer(bytearray(z.nbytes + 1), z.dtype, z.size, 1).reshape(z.shape)
+        over[...] = z  # not aligned: kernels read a copy
+        with pytest.raises(ValueError, match="position"):
+            fusedce.focal(over, wrong, grad_out=over, **options)
+        np.testing.assert_array_equal(over, z)
         over = z.copy()
         got = fusedce.focal(over, missing, grad_out=over, **options)
         for a, b in zip(got, want, strict=True):
