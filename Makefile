@@ -42,17 +42,17 @@ test: .venv/.test
 # The GPU tests without a GPU: the compiled kernels emulated, for the architecture and with the order
 # of threads that EMULATOR_CAPABILITY (9.0) and EMULATOR_ORDER (forward) name. Most of an hour.
 emulate: .venv/.test
-	EMULATE=all $(BIN)/python -m pytest -n auto --dist worksteal -W default -m gpu -p tests.emulator.plugin tests/test_gpu*.py $(ARGS)
-	EMULATE=all $(BIN)/python -m pytest -n auto --dist worksteal tests/test_emulat*.py tests/test_cuda_code.py $(ARGS)
+	EMULATE=all $(BIN)/python -m pytest -n auto --dist worksteal -W default -m gpu -p tests.emulator.plugin tests/cuda/test_gpu*.py $(ARGS)
+	EMULATE=all $(BIN)/python -m pytest -n auto --dist worksteal tests/emulator/test_emulat*.py tests/cuda/test_cuda_code.py $(ARGS)
 
 # On a machine with a GPU: the tests marked gpu, a small run under compute-sanitizer, the benchmark.
 # The first small run puts the kernels on disk, so that none is compiled under the sanitizer.
 gpu: $(if $(BIN),.venv/.test .venv/.$(CUDA))
-	$(RUN) -m pytest -m gpu -W default tests/test_gpu*.py $(ARGS)
-	$(RUN) -m tests.sanitized
+	$(RUN) -m pytest -m gpu -W default tests/cuda/test_gpu*.py $(ARGS)
+	$(RUN) -m tests.cuda.sanitized
 	@for tool in memcheck racecheck; do \
 	  if ! command -v compute-sanitizer; then echo "$$tool left out: no compute-sanitizer"; continue; fi; \
-	  compute-sanitizer --tool $$tool --error-exitcode 1 $(RUN) -m tests.sanitized || exit 1; \
+	  compute-sanitizer --tool $$tool --error-exitcode 1 $(RUN) -m tests.cuda.sanitized || exit 1; \
 	done
 	$(RUN) -m benchmarks --device cuda
 
@@ -63,13 +63,13 @@ gpu-kit: .venv/.test
 
 # Ten minutes of mixed calls; fails where memory grows.
 soak: .venv/.test
-	$(BIN)/python -m tests.soak $(ARGS)
+	$(BIN)/python -m tests.house.soak $(ARGS)
 
 check: .venv/.dev
 	$(BIN)/ruff check fusedce kernels tests benchmarks
 	$(BIN)/ruff format --check fusedce kernels tests benchmarks
 	$(BIN)/mypy
-	$(BIN)/basedpyright tests/typed_calls.py
+	$(BIN)/basedpyright tests/house/typed_calls.py
 
 # The wheel as a user gets it: a clean environment, a folder that is not the checkout.
 wheel-test: .venv/.pip

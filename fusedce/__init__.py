@@ -1,7 +1,6 @@
 """Fused classification losses: the loss and the gradient of every logit in one pass."""
 
 from fusedce.activations import log_sigmoid, log_softmax, prior_bias, sigmoid, softmax
-from fusedce.engine import apply
 from fusedce.kernels.rule import rule
 from fusedce.losses import (
     asymmetric,
@@ -11,6 +10,7 @@ from fusedce.losses import (
     generalized_cross_entropy,
     poly1,
 )
+from fusedce.losses.apply import apply
 
 __version__ = "0.1.0"
 

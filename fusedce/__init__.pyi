@@ -1,4 +1,4 @@
-# Written by ``python -m tests.stubs``.
+# Written by ``python -m tests.house.stubs``.
 
 from collections.abc import Callable
 from typing import Any, Literal, TypedDict, TypeVar, Unpack, overload

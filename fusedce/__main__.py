@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from fusedce import __version__, doctor, warmup, warmup_gpu
+from fusedce import __version__
+from fusedce.tools import doctor, warmup, warmup_cuda
 
 
 class _Parser(argparse.ArgumentParser):
@@ -17,7 +18,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _architecture(given: str) -> str:
     try:
-        warmup_gpu.capability(given)
+        warmup_cuda.capability(given)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return given

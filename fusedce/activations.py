@@ -4,14 +4,15 @@ from typing import Any
 
 import numpy as np
 
-from fusedce import arrays, checks, gpu, relaunch
+from fusedce import arrays, checks
+from fusedce.backends import cuda, cuda_replay
 
 
 def _activate(name: str, logits: Any, out: Any, axis: int) -> Any:
-    key, result = relaunch.activate_again(name, logits, out, axis)
+    key, result = cuda_replay.activate_again(name, logits, out, axis)
     if result is not None:
         return result
-    home = gpu.home(logits=logits)
+    home = cuda.home(logits=logits)
     (z,) = home.read(logits=logits)
     source = home.native("logits", checks.logits(z))
     if source.ndim == 0 and name.endswith("softmax"):

@@ -4,23 +4,24 @@ from typing import Any
 
 import numpy as np
 
-from fusedce import arrays, checks, gpu, relaunch, replay
-from fusedce.host import HIGHEST, Host
+from fusedce import arrays, checks
+from fusedce.backends import cpu_replay, cuda, cuda_replay
+from fusedce.backends.cpu import HIGHEST, Host
 from fusedce.kernels.problem import Problem
 from fusedce.options import IGNORE_INDEX, Call, Options, Traits
 
 
 def run(params: Any, traits: Traits, logits: Any, targets: Any, /, **options: Any) -> Any:
     """Compute a loss and what is asked for of its derivatives; the whole of a public call."""
-    key = replay.signature(params, traits, logits, targets, options)
+    key = cpu_replay.signature(params, traits, logits, targets, options)
     if key is not None:
-        prepared = replay.recall(key)
+        prepared = cpu_replay.recall(key)
         if prepared is not None:
             results = prepared.again(logits, targets, options)
             if results is not None:
                 return results
     else:
-        key, results = relaunch.again(params, traits, logits, targets, options)
+        key, results = cuda_replay.again(params, traits, logits, targets, options)
         if results is not None:
             return results
     return _run(params, traits, logits, targets, key, options)
@@ -35,7 +36,7 @@ def _run(params: Any, traits: Traits, logits: Any, targets: Any, key: Any, keywo
     for name, value in (("logits", logits), ("targets", targets)):
         if value is None:
             raise checks.missing(name)
-    home = gpu.home(logits=logits, targets=targets, **{k: keywords.get(k) for k in gpu.INPUTS})
+    home = cuda.home(logits=logits, targets=targets, **{k: keywords.get(k) for k in cuda.INPUTS})
     single = home.ndim(logits) == home.ndim(targets) == 0
     if single and options.activation != "softmax":
         return _run_single(home, params, traits, logits, targets, options)
@@ -61,7 +62,7 @@ def _buffers(options: Options) -> dict[str, Any]:
 
 
 def _run_single(
-    home: Host | gpu.Gpu, params: Any, traits: Traits, logits: Any, targets: Any, options: Options
+    home: Host | cuda.Gpu, params: Any, traits: Traits, logits: Any, targets: Any, options: Options
 ) -> Any:
     """A single logit with a single label, as an array of one."""
     buffers = _buffers(options)
@@ -80,7 +81,7 @@ def _run_single(
 
 
 def _check(
-    home: Host | gpu.Gpu, traits: Traits, logits: Any, targets: Any, options: Options
+    home: Host | cuda.Gpu, traits: Traits, logits: Any, targets: Any, options: Options
 ) -> Call:
     """Arguments into a ``Call``, or the error that says what is wrong with them."""
     activation = checks.choice("activation", options.activation, checks.ACTIVATIONS)
@@ -91,7 +92,7 @@ def _check(
     )  # fmt: skip
     z = checks.logits(z)
     k = checks.class_axis(options.axis, z)
-    one_hot = checks.target_form(z.shape, t, k, activation)
+    sparse_targets = checks.target_form(z.shape, t, k, activation)
     if activation == "softmax" and z.shape[k] == 0:
         raise checks.no_classes(z.shape, options.axis)
     divisor = home.denominator(options.denominator)
@@ -99,7 +100,7 @@ def _check(
         activation=activation,
         logits=home.native("logits", z),
         targets=home.native("targets", t),
-        one_hot=one_hot,
+        sparse_targets=sparse_targets,
         axis=k,
         weight=w if w is None else home.vector("weight", w, z.shape[k]),
         pos_weight=pw
@@ -147,7 +148,7 @@ def _check_meaning(traits: Traits, call: Call) -> None:
             refused |= {"softcap": call.softcap or None, "soft_labels": traits.mixed}
             refused["logit_scale"] = call.logit_scale if call.logit_scale != 1.0 else None
     _refuse(refused, where)
-    if call.one_hot:
+    if call.sparse_targets:
         where = "class indices"
         refused = {"normalize_targets": call.normalize or None}
         refused["neg_label"] = call.neg_label or None
@@ -159,7 +160,7 @@ def _check_meaning(traits: Traits, call: Call) -> None:
         _refuse(refused, where)
     if call.denominator is not None and call.reduction != "mean":
         raise checks.meaningless("denominator", call.denominator, f"reduction={call.reduction!r}")
-    if call.ignore_index == 0 and call.has_numbers and call.by_row:
+    if call.ignore_index == 0 and call.real_targets and call.by_row:
         where = "a distribution, most of whose targets may be 0"
         raise checks.meaningless("ignore_index", 0, where)
     if call.ignore_index != IGNORE_INDEX and not (call.can_be_ignored or call.any_label):
@@ -175,7 +176,7 @@ def _refuse(options: dict[str, Any], where: str) -> None:
 
 
 def _outputs(
-    home: Host | gpu.Gpu, call: Call, given: dict[str, Any], grad: bool, hess: bool
+    home: Host | cuda.Gpu, call: Call, given: dict[str, Any], grad: bool, hess: bool
 ) -> dict[str, np.ndarray | None]:
     """The buffers of the caller, and new ones where there are none."""
     shape, dtype = call.logits.shape, call.logits.dtype
@@ -206,7 +207,7 @@ def _label_map(call: Call) -> tuple[float, float]:
 
 
 def _problem(
-    home: Host | gpu.Gpu, params: Any, traits: Traits, call: Call, outputs: dict[str, Any]
+    home: Host | cuda.Gpu, params: Any, traits: Traits, call: Call, outputs: dict[str, Any]
 ) -> Problem:
     """The call as three axes."""
     shape = arrays.split_shape(call.logits.shape, call.axis)
@@ -215,8 +216,8 @@ def _problem(
     # Probabilities: f'' - f' cancels near p = 1, so float32 is computed in float64 too.
     compute = arrays.compute_type(call.logits.dtype) if call.activation else np.float64
     factor, shift = _label_map(call)
-    dense_labels = not call.one_hot and not call.by_row
-    background = call.one_hot and call.activation == "sigmoid"
+    dense_labels = not call.sparse_targets and not call.by_row
+    background = call.sparse_targets and call.activation == "sigmoid"
     integers = call.targets.dtype.kind in "iu"
     loss, grad, hess = outputs.values()
     if call.reduction != "none":
@@ -226,17 +227,17 @@ def _problem(
         activation=call.activation,
         compute=compute,
         logits=home.view3("logits", call.logits, shape),
-        targets=home.view3("targets", call.targets, row_shape if call.one_hot else shape),
-        one_hot=call.one_hot,
+        targets=home.view3("targets", call.targets, row_shape if call.sparse_targets else shape),
+        sparse_targets=call.sparse_targets,
         sample_weight=None
         if call.sample_weight is None
         else home.view3("sample_weight", call.sample_weight, loss_shape),
         ignore_index=call.ignore_index,
-        ignoring=integers and not (call.by_row and not call.one_hot),
-        has_numbers=call.has_numbers,
+        may_ignore=integers and not (call.by_row and not call.sparse_targets),
+        real_targets=call.real_targets,
         lowest=call.neg_label if dense_labels else 0,
         highest=2 if dense_labels else call.classes + background,
-        hole=0 if dense_labels and call.neg_label == -1 else HIGHEST,
+        forbidden_label=0 if dense_labels and call.neg_label == -1 else HIGHEST,
         label_factor=factor,
         label_shift=shift,
         normalize=call.normalize,

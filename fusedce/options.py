@@ -84,7 +84,7 @@ class Call:
     activation: str | None
     logits: np.ndarray
     targets: np.ndarray
-    one_hot: bool
+    sparse_targets: bool
     axis: int
     weight: np.ndarray | None
     pos_weight: np.ndarray | None
@@ -114,7 +114,7 @@ class Call:
     @property
     def by_row(self) -> bool:
         """Whether a row of classes has one loss, not one an element."""
-        return self.activation == "softmax" or (self.activation is None and self.one_hot)
+        return self.activation == "softmax" or (self.activation is None and self.sparse_targets)
 
     @property
     def loss_shape(self) -> tuple[int, ...]:
@@ -122,23 +122,23 @@ class Call:
         return self.rows if self.by_row else self.logits.shape
 
     @property
-    def has_labels(self) -> bool:
+    def integer_targets(self) -> bool:
         """Whether targets are integers that must name a class, or say yes or no."""
-        return self.one_hot or (self.targets.dtype.kind in "iu" and not self.by_row)
+        return self.sparse_targets or (self.targets.dtype.kind in "iu" and not self.by_row)
 
     @property
-    def has_numbers(self) -> bool:
+    def real_targets(self) -> bool:
         """Whether targets are numbers that may hold ignore_index, or be none that is allowed.
 
         Those are distributions, and labels of single elements that are floats.
         """
-        return not (self.has_labels or self.any_label or self.targets.dtype == bool)
+        return not (self.integer_targets or self.any_label or self.targets.dtype == bool)
 
     @property
     def can_be_ignored(self) -> bool:
         """Whether a target of this dtype may be ignore_index."""
         kind = self.targets.dtype.kind
-        if kind == "b" or (self.any_label and not self.has_labels):
+        if kind == "b" or (self.any_label and not self.integer_targets):
             return False
         if kind in "iu":
             range_ = np.iinfo(self.targets.dtype)
@@ -151,7 +151,7 @@ class Call:
     @property
     def allowed(self) -> str:
         """Which labels are, in words."""
-        if not self.one_hot:
+        if not self.sparse_targets:
             if self.targets.dtype.kind not in "iu" and self.neg_label == 0:
                 return "a label is a number in [0, 1]"
             return f"a label is {self.neg_label} or 1"

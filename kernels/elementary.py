@@ -2,8 +2,8 @@
 
 pip's llvmlite has no SVML, so ``math.exp`` in a loop is one scalar call an element, 7 times slower
 than these. No branch, only selects. Accurate to 2 ulp over the whole range, subnormals, infinities
-and NaN included (tests/test_elementary.py). Coefficients: interpolation at Chebyshev nodes of the
-reduced interval, relative error below 4e-9 (float32) and 7e-18 (float64).
+and NaN included (tests/cpu/test_elementary.py). Coefficients: interpolation at Chebyshev nodes of
+the reduced interval, relative error below 4e-9 (float32) and 7e-18 (float64).
 """
 
 import math
@@ -13,7 +13,7 @@ from numba import types
 from numba.extending import overload
 
 from fusedce.kernels import scalar as stubs
-from fusedce.kernels.machine import (
+from fusedce.kernels.intrinsics import (
     fused,
     round_even,
     scale_by_power,

@@ -16,19 +16,19 @@ class Problem:
     compute: type[np.floating[Any]]  # np.float32 or np.float64
     logits: np.ndarray  # (outer, C, inner)
     targets: np.ndarray  # (outer, C, inner), or (outer, 1, inner) class indices
-    one_hot: bool  # targets are class indices
+    sparse_targets: bool  # targets are class indices
     weight: np.ndarray | None  # (C,) in the compute type; on the GPU as the caller has it
-    up: np.ndarray  # (1,) or (C,) in the compute type: factor of positive outcomes
-    down: np.ndarray  # (1,) or (C,) in the compute type: factor of negative outcomes
+    pos_factor: np.ndarray  # (1,) or (C,) in the compute type: factor of positive outcomes
+    neg_factor: np.ndarray  # (1,) or (C,) in the compute type: factor of negative outcomes
     sample_weight: np.ndarray | None  # (outer, 1 or C, inner)
     ignore_index: int
-    ignoring: bool  # integer labels, of which some may be ignored
+    may_ignore: bool  # integer labels, of which some may be ignored
     # Numbers, of which some may be ignore_index and some not allowed: a distribution, whose rows
     # are ignored as a whole, or labels of single elements, in [0, 1], or -1 and 1 (lowest -1).
-    has_numbers: bool
-    lowest: int  # allowed labels: lowest <= label < highest, but hole
+    real_targets: bool
+    lowest: int  # allowed labels: lowest <= label < highest, but forbidden_label
     highest: int
-    hole: int
+    forbidden_label: int
     label_factor: float  # y = label * factor + shift
     label_shift: float
     normalize: bool
@@ -44,12 +44,12 @@ class Problem:
     alpha: float | None = None  # positive outcomes weigh alpha, negative ones 1 - alpha
 
     @property
-    def mark(self) -> float:
+    def ignore_value(self) -> float:
         """What stands for an ignored target among numbers; NaN, which equals nothing, if none is.
 
         That is ignore_index if the compute type holds it exactly.
         """
-        if not self.has_numbers:
+        if not self.real_targets:
             return math.nan
         value = float(self.compute(self.ignore_index))
         return value if value == self.ignore_index else math.nan

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fusedce.kernels.compiling import njit
-from fusedce.kernels.inner import BARE
+from fusedce.kernels.inline import BARE
 
 # Never nnan, ninf or afn: NaN and infinities carry meaning here.
 FASTMATH = {"contract", "nsz"}

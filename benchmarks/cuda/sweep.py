@@ -1,6 +1,6 @@
 """Which launch sizes are the fastest on this GPU: ``python -m benchmarks --device cuda --sweep``.
 
-Each size of kernels/launch.py in turn takes every candidate, the others as they are; there and back
+Each size of kernels/tuning.py in turn takes every candidate, the others as they are; there and back
 again, so that a drift of the clock falls on all alike. Nothing is timed before it is right.
 """
 
@@ -23,8 +23,8 @@ from benchmarks.cuda.rivals import ours
 from benchmarks.data import Problem
 from benchmarks.measure import OURS
 from benchmarks.screen import say
-from fusedce import replay
-from fusedce.kernels import launch
+from fusedce.backends import cpu_replay
+from fusedce.kernels import tuning
 
 RUNS = 7  # of each candidate, on the way there and on the way back
 Times = dict[Any, float]  # candidate -> seconds
@@ -32,7 +32,7 @@ Times = dict[Any, float]  # candidate -> seconds
 
 @dataclass(frozen=True)
 class Size:
-    """A name in kernels/launch.py, what it may be, and the cases that depend on it."""
+    """A name in kernels/tuning.py, what it may be, and the cases that depend on it."""
 
     name: str
     values: tuple[Any, ...]
@@ -45,7 +45,7 @@ class Size:
     @property
     def now(self) -> Any:
         """What it is."""
-        return getattr(launch, self.name)
+        return getattr(tuning, self.name)
 
 
 def _size(name: str, values: tuple[int, ...], *shapes: str) -> Size:
@@ -73,14 +73,14 @@ SIZES = (
 @contextmanager
 def sized(name: str, value: Any) -> Iterator[None]:
     """With another size; no plan of a call outlives it."""
-    before = getattr(launch, name)
-    setattr(launch, name, value)
-    replay._KEPT.clear()
+    before = getattr(tuning, name)
+    setattr(tuning, name, value)
+    cpu_replay._KEPT.clear()
     try:
         yield
     finally:
-        setattr(launch, name, before)
-        replay._KEPT.clear()
+        setattr(tuning, name, before)
+        cpu_replay._KEPT.clear()
 
 
 def timed(

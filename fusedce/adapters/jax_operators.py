@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.interpreters import ad, batching, mlir
 
-from fusedce import devices
 from fusedce.adapters import jax_xla
 from fusedce.arrays import loss_dtype
+from fusedce.backends import array_libraries
 from fusedce.call import run
 from fusedce.losses.cross_entropy import CrossEntropy
 from fusedce.losses.focal import focal_call
@@ -198,5 +198,5 @@ def _on_gpu(x: Any) -> bool:
 
 def _eagerly(call: str, *arrays: Any) -> Any:
     """The same by fusedce's kernels for GPUs: DLPack there and back, without a copy."""
-    logits, labels, *upstream = map(devices._cupy().from_dlpack, arrays)
+    logits, labels, *upstream = map(array_libraries._cupy().from_dlpack, arrays)
     return jax.dlpack.from_dlpack(_run(call, None, logits, labels, *upstream))

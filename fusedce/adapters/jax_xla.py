@@ -18,7 +18,7 @@ import numpy as np
 
 from fusedce.adapters import pages
 from fusedce.arrays import BFLOAT16
-from fusedce.kernels.cpu import gate
+from fusedce.kernels.cpu import xla_callback
 
 
 class Call(NamedTuple):
@@ -157,7 +157,7 @@ class Handler:
         )
         refusal = _Frame.api.offset, _Api.error.offset
         texts = map(ctypes.addressof, self.texts)
-        self.gate = gate.Gate(self._once, self._again, refusal, *texts)
+        self.gate = xla_callback.Gate(self._once, self._again, refusal, *texts)
         self.address = self.gate.address
         atexit.register(self.gate.close)  # JAX joins its threads with the interpreter locked
         if hasattr(os, "register_at_fork"):
@@ -177,7 +177,7 @@ class Handler:
 
     def _again(self, address: int) -> None:
         """Once more where no signal handler runs: what raises here as well is the work's own."""
-        raised = gate.Raised.from_address(address)
+        raised = xla_callback.Raised.from_address(address)
         held, own = raised.held, ("", "")
         try:
             self._once(raised.x)
@@ -190,7 +190,7 @@ class Handler:
             if held and own != (type(held[0]).__name__, str(held[0])):
                 _raise_later(held, raised.thread)
         finally:
-            gate.stop_waiting(raised)
+            xla_callback.stop_waiting(raised)
 
 
 def _raise_later(held: tuple[BaseException, Any, int], thread: int) -> None:
@@ -202,5 +202,5 @@ def _raise_later(held: tuple[BaseException, Any, int], thread: int) -> None:
     if thread != threading.main_thread().ident:
         kind = ctypes.py_object(type(held[0]))
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), kind)
-    elif not gate.raise_in_main_thread(held):
+    elif not xla_callback.raise_in_main_thread(held):
         raise held[0]  # more wait than Python keeps: it is at least printed

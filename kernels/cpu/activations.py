@@ -3,14 +3,14 @@
 import numpy as np
 
 from fusedce.kernels.cpu.blocks import at, line_of, roomy, rows_of
-from fusedce.kernels.cpu.loops import loop, scaled
-from fusedce.kernels.cpu.memory import load_part, store
-from fusedce.kernels.cpu.plan import plan_at
+from fusedce.kernels.cpu.kernel_args import plan_at
+from fusedce.kernels.cpu.load_store import load_part, store
 from fusedce.kernels.cpu.rows import fold, load_rows, recall, settle, strips_of
-from fusedce.kernels.launch import STRIP
+from fusedce.kernels.cpu.vector_loops import loop, scaled
+from fusedce.kernels.intrinsics import call7
 from fusedce.kernels.link import sigmoid_outcomes
-from fusedce.kernels.machine import call7
 from fusedce.kernels.scalar import log1p_up
+from fusedce.kernels.tuning import STRIP
 from fusedce.kernels.vector import itemsize, lanes, width
 
 

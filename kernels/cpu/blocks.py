@@ -3,8 +3,8 @@
 import numpy as np
 from numba import carray
 
-from fusedce.kernels.cpu.loops import cap_slopes, capped, loop
-from fusedce.kernels.machine import call7, peek, pointer, poke
+from fusedce.kernels.cpu.vector_loops import cap_slopes, capped, loop
+from fusedce.kernels.intrinsics import call7, peek, pointer, poke
 from fusedce.kernels.vector import BYTES
 
 

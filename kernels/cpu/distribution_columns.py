@@ -3,12 +3,7 @@
 import numpy as np
 
 from fusedce.kernels.cpu.blocks import line_of, put_losses, put_partial, roomy, rows_of
-from fusedce.kernels.cpu.distribution import massive, rest_of, split_at
-from fusedce.kernels.cpu.labels import put_odd
-from fusedce.kernels.cpu.loops import filled, loop, upper
-from fusedce.kernels.cpu.memory import load, load_part, store
-from fusedce.kernels.cpu.plan import params_at, plan_at
-from fusedce.kernels.cpu.tiles import (
+from fusedce.kernels.cpu.columns import (
     GROUP,
     finish_tile,
     fold_lanes,
@@ -17,8 +12,13 @@ from fusedce.kernels.cpu.tiles import (
     load_tile,
     tile_size,
 )
+from fusedce.kernels.cpu.distribution_rows import massive, rest_of, split_at
+from fusedce.kernels.cpu.kernel_args import params_at, plan_at
+from fusedce.kernels.cpu.labels import put_odd
+from fusedce.kernels.cpu.load_store import load, load_part, store
+from fusedce.kernels.cpu.vector_loops import filled, loop, upper
+from fusedce.kernels.intrinsics import peek
 from fusedce.kernels.link import softmax_outcome, softmax_rest
-from fusedce.kernels.machine import peek
 from fusedce.kernels.rule import evaluate
 from fusedce.kernels.scalar import choose, log1p_up
 from fusedce.kernels.vector import count, itemsize, narrowed, numbers, total, widened, width
@@ -27,7 +27,7 @@ from fusedce.kernels.vector import count, itemsize, narrowed, numbers, total, wi
 @loop
 def factor_lanes(N, T, plan, label, y, step):
     """(factor of the targets, rows that count) of a vector of rows; with normalize 1 / M."""
-    if plan.one_hot:
+    if plan.sparse_targets:
         return N(plan.label_factor), label != T(plan.ignore_index)
     found = N(1)
     if plan.normalize:
@@ -41,7 +41,7 @@ def factor_lanes(N, T, plan, label, y, step):
 @loop
 def mass_lanes(N, T, plan, label, factor, y, step, j):
     """weight_j (factor target_j + shift) of a vector of rows."""
-    target = choose(label == T(j), N(1), N(0)) if plan.one_hot else load(N, y + j * step)
+    target = choose(label == T(j), N(1), N(0)) if plan.sparse_targets else load(N, y + j * step)
     mass = factor * target + T(plan.label_shift)
     if plan.weight != 0:
         mass = mass * peek(plan.weight + j * itemsize(T), T)
@@ -56,7 +56,7 @@ def evaluate_lanes(N, T, plan, params, label, factor, u, w, y, b, step, m, other
     """
     log_total = log1p_up(others)
     loss, top, top2, marks = N(0), N(0), N(0), N(0)
-    mark = N(T(plan.mark))
+    mark = N(T(plan.ignore_value))
     losses = widened(N(0))
     for j in range(plan.classes):
         here = j * step
@@ -153,7 +153,7 @@ def distribution_tile(N, T, plan, params, outer, start, n, tiles, lines):
     labels, samples, losses = lines
     item = itemsize(T)
     load_logits(T, plan, outer, start, n, u, slopes)
-    if plan.one_hot:
+    if plan.sparse_targets:
         load_line(
             T, plan, plan.targets, plan.load_targets, outer, start, n, labels, plan.ignore_index
         )
@@ -173,7 +173,7 @@ def distribution_tile(N, T, plan, params, outer, start, n, tiles, lines):
             plan.block * item, lines, here,
         )  # fmt: skip
         sums = sums + widened(loss)
-        if plan.has_numbers:
+        if plan.real_targets:
             # The labels' line is free: marks are stored to leave out the lanes behind row n.
             store(labels + here, marks)
             marks = load_part(labels + here, n - r, N(0))

@@ -18,20 +18,8 @@ from fusedce.kernels.cpu.blocks import (
     roomy,
     rows_of,
 )
-from fusedce.kernels.cpu.loops import (
-    copied,
-    curved,
-    exponentials,
-    filled,
-    loop,
-    peak,
-    put,
-    put_bytes,
-    scaled,
-    set_one,
-)
-from fusedce.kernels.cpu.memory import load, load_part, store
-from fusedce.kernels.cpu.plan import params_at, plan_at
+from fusedce.kernels.cpu.kernel_args import params_at, plan_at
+from fusedce.kernels.cpu.load_store import load, load_part, store
 from fusedce.kernels.cpu.rows import (
     fold,
     load_rows,
@@ -44,10 +32,22 @@ from fusedce.kernels.cpu.rows import (
     strips_of,
     zeros,
 )
-from fusedce.kernels.launch import STRIP
+from fusedce.kernels.cpu.vector_loops import (
+    copied,
+    curved,
+    exponentials,
+    filled,
+    loop,
+    peak,
+    put,
+    put_bytes,
+    scaled,
+    set_one,
+)
+from fusedce.kernels.intrinsics import call7, peek
 from fusedce.kernels.link import softmax_row
-from fusedce.kernels.machine import call7, peek
 from fusedce.kernels.scalar import INLINED, exp_down
+from fusedce.kernels.tuning import STRIP
 from fusedce.kernels.vector import BYTES, itemsize, numbers, total, widened, width
 
 # The arrays over the rows of a block.

@@ -7,10 +7,10 @@ the mean's denominator is known when the first gradient is.
 import numpy as np
 
 from fusedce.kernels.cpu.blocks import address_of, array_at, at, rows_of
-from fusedce.kernels.cpu.loops import loop
-from fusedce.kernels.cpu.memory import load_part
-from fusedce.kernels.cpu.plan import plan_at
-from fusedce.kernels.machine import call7, peek, poke
+from fusedce.kernels.cpu.kernel_args import plan_at
+from fusedce.kernels.cpu.load_store import load_part
+from fusedce.kernels.cpu.vector_loops import loop
+from fusedce.kernels.intrinsics import call7, peek, poke
 from fusedce.kernels.scalar import scalar
 from fusedce.kernels.vector import count, itemsize, lanes, width
 
@@ -23,11 +23,13 @@ def survey(plan, labels):
         label = labels[i]
         keep = label != plan.ignore_index
         kept += keep
-        bad += keep & ((label < plan.lowest) | (label >= plan.highest) | (label == plan.hole))
+        wrong = (label < plan.lowest) | (label >= plan.highest)
+        bad += keep & (wrong | (label == plan.forbidden_label))
     if bad > 0:
         for i in range(labels.size):
             label = labels[i]
-            wrong = (label < plan.lowest) | (label >= plan.highest) | (label == plan.hole)
+            wrong = (label < plan.lowest) | (label >= plan.highest)
+            wrong |= label == plan.forbidden_label
             if wrong and label != plan.ignore_index:
                 return kept, i
     return kept, -1
@@ -153,7 +155,7 @@ def numbers_kept(T):
         for b in range(first, last):
             outer, start, stop = rows_of(plan, b)
             n, step = stop - start, plan.targets.inner
-            low, mark = T(plan.lowest), T(plan.mark)
+            low, mark = T(plan.lowest), T(plan.ignore_value)
             here = at(plan.targets, outer, start)
             if not plan.direct_targets:
                 call7(plan.load_targets, here, 0, step, 1, n, address_of(y), 0)
@@ -175,7 +177,7 @@ def row_marks(T, plan, here, y):
         call7(plan.load_targets, here + j * step, 0, step, 1, n, y, 0)
         for k in range(0, n, width(N)):
             occupied += count(load_part(y + k * itemsize(N), n - k, N(0)) != N(0))
-        ignored += marked(T, y, n, T(plan.mark))
+        ignored += marked(T, y, n, T(plan.ignore_value))
     return occupied, ignored
 
 

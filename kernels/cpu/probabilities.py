@@ -12,13 +12,13 @@ from fusedce.kernels.cpu.blocks import (
     roomy,
     rows_of,
 )
-from fusedce.kernels.cpu.distribution import masses
-from fusedce.kernels.cpu.loops import loop, set_one
-from fusedce.kernels.cpu.plan import params_at, plan_at
+from fusedce.kernels.cpu.distribution_rows import masses
+from fusedce.kernels.cpu.kernel_args import params_at, plan_at
 from fusedce.kernels.cpu.rows import zeros
-from fusedce.kernels.launch import STRIP
+from fusedce.kernels.cpu.vector_loops import loop, set_one
+from fusedce.kernels.intrinsics import call7, peek
 from fusedce.kernels.link import probability_cell
-from fusedce.kernels.machine import call7, peek
+from fusedce.kernels.tuning import STRIP
 from fusedce.kernels.vector import itemsize
 
 

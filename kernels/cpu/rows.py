@@ -11,7 +11,7 @@ from fusedce.kernels.cpu.blocks import (
     logits_block,
     slopes_block,
 )
-from fusedce.kernels.cpu.loops import (
+from fusedce.kernels.cpu.vector_loops import (
     capped,
     chained,
     exponentials,
@@ -23,9 +23,9 @@ from fusedce.kernels.cpu.loops import (
     scaled,
     set_one,
 )
-from fusedce.kernels.launch import STRIP
-from fusedce.kernels.machine import call7, peek
+from fusedce.kernels.intrinsics import call7, peek
 from fusedce.kernels.scalar import exp_down
+from fusedce.kernels.tuning import STRIP
 from fusedce.kernels.vector import itemsize
 
 

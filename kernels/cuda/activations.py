@@ -5,23 +5,25 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from fusedce.kernels.cuda.columns import Tags, fold, here
-from fusedce.kernels.cuda.device import block, thread, threads
-from fusedce.kernels.cuda.elements import divided
-from fusedce.kernels.cuda.lanes import (
+from fusedce.kernels.cuda.columns import (
+    Tags,
     begin,
     classes_again,
+    fold,
+    here,
     lane_of,
     loop_end,
     put_results,
 )
-from fusedce.kernels.cuda.memory import chunks_of, decoded, no_words
-from fusedce.kernels.cuda.powers import absorb, absorb_visit, settled
+from fusedce.kernels.cuda.device import block, thread, threads
+from fusedce.kernels.cuda.elementwise import divided
+from fusedce.kernels.cuda.load_store import chunks_of, decoded, no_words
+from fusedce.kernels.cuda.load_store_scalar import number_at, put_number
+from fusedce.kernels.cuda.logit_transform import Plain
+from fusedce.kernels.cuda.online_softmax import absorb, absorb_visit, settled
+from fusedce.kernels.cuda.reduce import depart, inside_of, leave, seat
+from fusedce.kernels.cuda.row_cache import fetch, read, recall, visits
 from fusedce.kernels.cuda.rows import edge_of, put_edge, row_of, span_of, store
-from fusedce.kernels.cuda.seen import Plain
-from fusedce.kernels.cuda.stored import number_at, put_number
-from fusedce.kernels.cuda.teams import depart, inside_of, leave, seat
-from fusedce.kernels.cuda.waits import fetch, read, recall, visits
 from fusedce.kernels.link import sigmoid_outcomes
 from fusedce.kernels.scalar import INLINED, exp_down, log1p_up
 from fusedce.kernels.vector import vector_of, width

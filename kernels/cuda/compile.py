@@ -19,7 +19,8 @@ from numba.core.errors import NumbaError  # the base of numba-cuda's own, which 
 
 from fusedce.kernels.cache import cache_folder, load, ours, save
 from fusedce.kernels.compiling import compiling
-from fusedce.kernels.cuda.numba_cuda import (
+from fusedce.kernels.cuda.kernel_args import Kernel, Plan
+from fusedce.kernels.cuda.toolchain import (
     INSTALL,
     __version__,
     cuda,
@@ -29,7 +30,6 @@ from fusedce.kernels.cuda.numba_cuda import (
     nvvm,
     types,
 )
-from fusedce.kernels.cuda.plan import Kernel, Plan
 from fusedce.kernels.rule import RULES
 from fusedce.kernels.vector import Single, Wide
 

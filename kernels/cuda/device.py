@@ -7,7 +7,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from fusedce.kernels.cuda.numba_cuda import cgutils, intrinsic, types
+from fusedce.kernels.cuda.toolchain import cgutils, intrinsic, types
 
 I32, I64, VOID = ir.IntType(32), ir.IntType(64), ir.VoidType()
 _BITS = {32: I32, 64: I64}

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from fusedce.kernels.cuda.seen import Full, through
-from fusedce.kernels.cuda.stored import float_of, number_at
-from fusedce.kernels.cuda.teams import both, maximum, together, upper
-from fusedce.kernels.cuda.unrolled import unrolled
+from fusedce.kernels.cuda.load_store_scalar import float_of, number_at
+from fusedce.kernels.cuda.logit_transform import Full, through
+from fusedce.kernels.cuda.reduce import both, maximum, together, upper
+from fusedce.kernels.cuda.unroll import unrolled
 from fusedce.kernels.link import softmax_outcome
 from fusedce.kernels.rule import evaluate
 from fusedce.kernels.scalar import INLINED, choose, exp_down, log1p_up, scalar
@@ -32,16 +32,16 @@ class Target(NamedTuple):
 @scalar
 def is_ignored(plan, T, stored, address):
     """Whether the row with its first target at an address is one that is ignored."""
-    if plan.has_numbers == 0:
+    if plan.real_targets == 0:
         return False
-    return number_at(T, stored, address) == float_of(T, plan.mark)
+    return number_at(T, stored, address) == float_of(T, plan.ignore_value)
 
 
 @scalar
 def whole_mass(plan, y, mass, ignored):
     """The masses of targets y, none in an ignored row; NaN where a row is ignored in part."""
     N = type(y)
-    marked = y == N(float_of(lanes_as(y), plan.mark))
+    marked = y == N(float_of(lanes_as(y), plan.ignore_value))
     if ignored:
         return choose(marked, N(0), N(np.nan))
     return choose(marked, N(np.nan), mass)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from fusedce.kernels.cuda.compensated import all_terms, first_terms, more_terms
+from fusedce.kernels.cuda.compensated_sum import all_terms, first_terms, more_terms
 from fusedce.kernels.cuda.distribution import (
     Found,
     Tally,
@@ -19,8 +19,7 @@ from fusedce.kernels.cuda.distribution import (
     tallied,
     whole_mass,
 )
-from fusedce.kernels.cuda.loose import hits, read_grid, read_lanes
-from fusedce.kernels.cuda.memory import (
+from fusedce.kernels.cuda.load_store import (
     chunks_of,
     decoded,
     first_lanes,
@@ -29,8 +28,12 @@ from fusedce.kernels.cuda.memory import (
     read_beside,
     renewed,
 )
-from fusedce.kernels.cuda.params import params_of
-from fusedce.kernels.cuda.powers import absorb, absorb_visit, settled
+from fusedce.kernels.cuda.load_store_masked import hits, read_grid, read_lanes
+from fusedce.kernels.cuda.load_store_scalar import float_of, itemsize, params_of
+from fusedce.kernels.cuda.logit_transform import lanes_present, seen
+from fusedce.kernels.cuda.online_softmax import absorb, absorb_visit, settled
+from fusedce.kernels.cuda.reduce import depart, inside_of, leave, seat, together
+from fusedce.kernels.cuda.row_cache import Held, fetch, read, recall, visits
 from fusedce.kernels.cuda.rows import (
     edge_of,
     finish,
@@ -44,10 +47,6 @@ from fusedce.kernels.cuda.rows import (
     unread,
     z_loss_of,
 )
-from fusedce.kernels.cuda.seen import lanes_present, seen
-from fusedce.kernels.cuda.stored import float_of, itemsize
-from fusedce.kernels.cuda.teams import depart, inside_of, leave, seat, together
-from fusedce.kernels.cuda.waits import Held, fetch, read, recall, visits
 from fusedce.kernels.scalar import INLINED, choose, log1p_up, scalar
 from fusedce.kernels.vector import lanes_as, total, vector_of
 
@@ -158,7 +157,7 @@ def masses(weights, N, form, plan, span, k, labels, target, present):
 def edge_label(T, form, stored, plan, target, span):
     """The label of a lane's number at an end of the row."""
     j = span.edge // np.int64(itemsize(form))
-    if plan.one_hot != 0:
+    if plan.sparse_targets != 0:
         return T(1) if span.edges > 0 and j == target.label else T(0)
     here = target.address + j * plan.targets_cls
     return read_lanes(T, stored, here, np.int64(0), span.edges, T(0))
@@ -338,8 +337,8 @@ def distribution_rows(Params: type, T: Any, Form: type, Stored: type, Kind: type
         outer, inner = row_of(plan, number if inside else np.int64(0))
         source = plan.logits + outer * plan.logits_outer + inner * plan.logits_inner
         scale = scale_of(plan, T)
-        label = label_of(plan, outer, inner) if plan.one_hot != 0 else np.int64(0)
-        live = inside and scale != T(0) and (plan.one_hot == 0 or label != plan.ignore_index)
+        label = label_of(plan, outer, inner) if plan.sparse_targets != 0 else np.int64(0)
+        live = inside and scale != T(0) and (plan.sparse_targets == 0 or label != plan.ignore_index)
         fine = label >= 0 and label < plan.classes
         out = span_of(team, plan, form, source, lane, inside)
         span = unread(out, live)

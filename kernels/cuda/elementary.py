@@ -10,9 +10,9 @@ from llvmlite import ir
 
 from fusedce.kernels import elementary
 from fusedce.kernels import scalar as stubs
-from fusedce.kernels.cuda.numba_cuda import intrinsic, overload
+from fusedce.kernels.cuda.toolchain import intrinsic, overload
+from fusedce.kernels.intrinsics import fused, select
 from fusedce.kernels.link import sigmoid_from
-from fusedce.kernels.machine import fused, select
 from fusedce.kernels.scalar import INLINED, scalar
 from fusedce.kernels.vector import common, elementwise, lane_by_lane, lane_of, lanes_as
 

@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from fusedce.kernels.cuda.folds import pinned
-from fusedce.kernels.cuda.memory import chunks_of, decoded, no_words
-from fusedce.kernels.cuda.params import params_of
-from fusedce.kernels.cuda.powers import (
+from fusedce.kernels.cuda.lane_reduce import pinned
+from fusedce.kernels.cuda.load_store import chunks_of, decoded, no_words
+from fusedce.kernels.cuda.load_store_scalar import itemsize, number_at, params_of, put_number
+from fusedce.kernels.cuda.logit_transform import Full, below_top, lanes_present, seen, through
+from fusedce.kernels.cuda.online_softmax import (
     absorb,
     absorb_visit,
     fresh,
@@ -19,6 +20,8 @@ from fusedce.kernels.cuda.powers import (
     scaled,
     settled,
 )
+from fusedce.kernels.cuda.reduce import depart, have_read, inside_of, leave, seat
+from fusedce.kernels.cuda.row_cache import Held, Kept, fetch, read, recall, visits, waiting
 from fusedce.kernels.cuda.rows import (
     curvature,
     edge_of,
@@ -35,10 +38,6 @@ from fusedce.kernels.cuda.rows import (
     weight_of,
     z_loss_of,
 )
-from fusedce.kernels.cuda.seen import Full, below_top, lanes_present, seen, through
-from fusedce.kernels.cuda.stored import itemsize, number_at, put_number
-from fusedce.kernels.cuda.teams import depart, have_read, inside_of, leave, seat
-from fusedce.kernels.cuda.waits import Held, Kept, fetch, read, recall, visits, waiting
 from fusedce.kernels.link import softmax_row
 from fusedce.kernels.scalar import INLINED, choose, exp_down, scalar
 from fusedce.kernels.vector import vector_of

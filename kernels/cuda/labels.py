@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fusedce.kernels.cuda.device import barrier, block, blocks, get, put, thread, threads
-from fusedce.kernels.cuda.plan import BAD, DIVISOR, PER_ROW, SCALE
-from fusedce.kernels.cuda.stored import (
+from fusedce.kernels.cuda.kernel_args import BAD, DIVISOR, PER_ROW, SCALE
+from fusedce.kernels.cuda.load_store_scalar import (
     any_number,
     any_put,
     float_of,
@@ -19,7 +19,7 @@ from fusedce.kernels.cuda.stored import (
     peek,
     poke,
 )
-from fusedce.kernels.cuda.teams import EXCHANGE, block_sum, warp_sum
+from fusedce.kernels.cuda.reduce import EXCHANGE, block_sum, warp_sum
 from fusedce.kernels.scalar import scalar
 
 NONE = 2**63 - 1  # no label is bad
@@ -95,7 +95,7 @@ def tallied(plan, T, label, i, end, found):
     weights, kept, bad = found
     if i < end and label != plan.ignore_index:
         kept += 1
-        if label < plan.lowest or label >= plan.highest or label == plan.hole:
+        if label < plan.lowest or label >= plan.highest or label == plan.forbidden_label:
             bad = min(bad, i)
         elif plan.weight != 0:
             here = plan.weight + label * plan.weight_step
@@ -109,7 +109,7 @@ def tallied(plan, T, label, i, end, found):
 def tallied_number(plan, T, label, i, end, found):
     """The same of a label that is a number."""
     weights, kept, bad = found
-    if i < end and label != float_of(T, plan.mark):
+    if i < end and label != float_of(T, plan.ignore_value):
         kept += 1
         if not is_label(plan, label):
             bad = min(bad, i)
@@ -120,7 +120,7 @@ def tallied_number(plan, T, label, i, end, found):
 def tallied_first(plan, T, label, i, end, found):
     """The same of a row by its first target, which may be any number."""
     weights, kept, bad = found
-    return weights, kept + np.int64(i < end and label != float_of(T, plan.mark)), bad
+    return weights, kept + np.int64(i < end and label != float_of(T, plan.ignore_value)), bad
 
 
 @scalar
@@ -181,7 +181,7 @@ def rows_kept(T: Any) -> Any:
         kept, bad, lane = np.int64(0), np.int64(NONE), thread() & np.int32(31)
         row = np.int64(block()) * plan.span + (thread() >> np.int32(5))
         end = min(np.int64(block() + 1) * plan.span, plan.outer * plan.inner)
-        mark = float_of(T, plan.mark)
+        mark = float_of(T, plan.ignore_value)
         while row < end:
             outer, inner = row // plan.inner, row % plan.inner
             here = plan.targets + outer * plan.targets_outer + inner * plan.targets_inner

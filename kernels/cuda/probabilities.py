@@ -5,10 +5,9 @@ from typing import Any
 import numpy as np
 
 from fusedce.kernels.cuda.device import block, thread, threads
-from fusedce.kernels.cuda.params import params_of
+from fusedce.kernels.cuda.load_store_scalar import float_of, number_at, params_of, put_number
+from fusedce.kernels.cuda.reduce import WARPS, warp_sum
 from fusedce.kernels.cuda.rows import finish, label_of, sample_of, scale_of, weight_of
-from fusedce.kernels.cuda.stored import float_of, number_at, put_number
-from fusedce.kernels.cuda.teams import WARPS, warp_sum
 from fusedce.kernels.link import probability_cell
 from fusedce.kernels.scalar import scalar
 

@@ -11,15 +11,14 @@ import numpy as np
 from numba.extending import overload
 
 from fusedce.kernels.cuda.device import block
-from fusedce.kernels.cuda.loose import read_lanes, write_grid, write_lanes
-from fusedce.kernels.cuda.memory import (
+from fusedce.kernels.cuda.kernel_args import PER_ROW, SCALE
+from fusedce.kernels.cuda.load_store import (
     encoded,
     per_chunk,
     write_words,
 )
-from fusedce.kernels.cuda.plan import PER_ROW, SCALE
-from fusedce.kernels.cuda.seen import Full
-from fusedce.kernels.cuda.stored import (
+from fusedce.kernels.cuda.load_store_masked import read_lanes, write_grid, write_lanes
+from fusedce.kernels.cuda.load_store_scalar import (
     any_integer,
     any_number,
     any_put,
@@ -29,7 +28,8 @@ from fusedce.kernels.cuda.stored import (
     peek,
     poke,
 )
-from fusedce.kernels.cuda.teams import block_total, size_bits
+from fusedce.kernels.cuda.logit_transform import Full
+from fusedce.kernels.cuda.reduce import block_total, size_bits
 from fusedce.kernels.link import softmax_rest
 from fusedce.kernels.scalar import INLINED, scalar
 

@@ -70,21 +70,21 @@ WIDTH=260 stage facts 45 2300 python3 -m tests.device.facts "$OUT/facts.json"
 case $what in
 A)
   SMOKE_LOG=$OUT/smoke.txt stage smoke 60 2300 python3 -m tests.device.smoke
-  stage gpu-tests 45 1300 "${pytest[@]}" tests/test_gpu.py tests/test_gpu_torch.py
+  stage gpu-tests 45 1300 "${pytest[@]}" tests/cuda/test_gpu.py tests/cuda/test_gpu_torch.py
   stage quick 50 2200 "${bench[@]}" --quick --out "$OUT/quick.json"
-  stage suite 75 1600 "${pytest[@]}" --maxfail 400 tests/test_gpu_suite.py
+  stage suite 75 1600 "${pytest[@]}" --maxfail 400 tests/cuda/test_gpu_suite.py
   stage compiled 30 700 "${bench[@]}" --quick --case 8192x128256-bfloat16-gradient \
     --rival torch --rival torch.compile --seconds 60 --out "$OUT/compiled.json"
   ;;
 B)
   name=$(gpu | head -n 1 | cut -d, -f1 | tr 'A-Z ' 'a-z-' | tr -cd 'a-z0-9-')
   stage bench 205 4000 "${bench[@]}" --out "$OUT/${name:-gpu}.json"
-  timeout 90 python3 -m tests.sanitized --host >"$KIT/host.log" 2>&1 & # compiles CPU kernels
+  timeout 90 python3 -m tests.cuda.sanitized --host >"$KIT/host.log" 2>&1 & # compiles CPU kernels
   stage sweep 90 1900 "${bench[@]}" --sweep
   wait $!
   start=$SECONDS
   for tool in memcheck racecheck; do
-    timeout -k 3 75 compute-sanitizer --tool $tool --error-exitcode 9 python3 -m tests.sanitized \
+    timeout -k 3 75 compute-sanitizer --tool $tool --error-exitcode 9 python3 -m tests.cuda.sanitized \
       >"$OUT/$tool.txt" 2>&1 &
     eval "$tool=\$!"
   done
@@ -95,7 +95,7 @@ B)
   WIDTH=110 stage ncu 80 2200 bash $here/ncu.sh
   ;;
 T)
-  stage tests 290 7500 "${pytest[@]}" tests/test_gpu.py tests/test_gpu_torch.py \
-    tests/test_gpu_suite.py tests/test_gpu_numbers.py
+  stage tests 290 7500 "${pytest[@]}" tests/cuda/test_gpu.py tests/cuda/test_gpu_torch.py \
+    tests/cuda/test_gpu_suite.py tests/cuda/test_gpu_numbers.py
   ;;
 esac

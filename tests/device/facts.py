@@ -75,7 +75,7 @@ def tools():
 
 
 def numba_cuda():
-    door = importlib.import_module("fusedce.kernels.cuda.numba_cuda")
+    door = importlib.import_module("fusedce.kernels.cuda.toolchain")
     return f"{door.__version__} of {door.cuda.implementation}, {door.cuda.__file__}"
 
 
@@ -101,8 +101,8 @@ def called(shape, dtype):
 
     import fusedce
     from fusedce.kernels.cuda import compile as compiler
-    from tests.gpu import OnGpu
-    from tests.test_losses import DTYPES
+    from tests.core.test_losses import DTYPES
+    from tests.cuda.gpu import OnGpu
 
     compiler.COMPILED.clear()
     z = np.random.default_rng(0).normal(size=shape).astype(DTYPES[dtype])
@@ -129,21 +129,21 @@ def called(shape, dtype):
 
 def device_facts():
     """As the kernels are planned for."""
-    launcher = importlib.import_module("fusedce.kernels.cuda.launcher")
-    return str(launcher.facts(0))
+    runtime = importlib.import_module("fusedce.kernels.cuda.runtime")
+    return str(runtime.facts(0))
 
 
 def newer_machine_code():
     """Whether this driver loads what the newest compilers of CUDA 13 make."""
     from cuda.bindings import driver
 
-    from fusedce.kernels.cuda import launcher
+    from fusedce.kernels.cuda import runtime
 
     path = CARRIED / "newest.cubin"
     if not path.exists():
         return "not carried"
     maker, _, code = path.read_bytes().partition(b"\n")
-    with launcher.on_device(0):
+    with runtime.on_device(0):
         error, library = driver.cuLibraryLoadData(code, [], [], 0, [], [], 0)
         if not error:
             error, _ = driver.cuLibraryGetKernel(library, b"fusedce_kernel")

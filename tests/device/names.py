@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 
-from fusedce.kernels.cuda.plan import Kernel
+from fusedce.kernels.cuda.kernel_args import Kernel
 
 
 def written(kernel, threads):

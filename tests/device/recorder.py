@@ -22,11 +22,11 @@ import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
 import fusedce
-import tests.gpu
-from fusedce import devices
-from fusedce.devices import Layout, shadow
-from fusedce.kernels.cuda.plan import Facts
-from fusedce.warmup_gpu import Imagined, Nowhere
+import tests.cuda.gpu
+from fusedce.backends import array_libraries
+from fusedce.backends.array_libraries import Layout, shadow
+from fusedce.kernels.cuda.kernel_args import Facts
+from fusedce.tools.warmup_cuda import Imagined, Nowhere
 from tests.device import names
 
 COUNTS: collections.Counter = collections.Counter()  # (kernel, threads of a block) -> launches
@@ -100,7 +100,7 @@ class Library(Imagined):
 LIBRARY = Library()
 
 
-class Recorded(tests.gpu.OnGpu):
+class Recorded(tests.cuda.gpu.OnGpu):
     """fusedce on NumPy arrays, of which only the layout goes to the imagined device."""
 
     def __getattr__(self, name):
@@ -114,7 +114,7 @@ class Recorded(tests.gpu.OnGpu):
 
     def put(self, a):
         """An array that lies as this one does, as far from a multiple of 16 bytes."""
-        a = tests.gpu.readable(a)
+        a = tests.cuda.gpu.readable(a)
         layout = LIBRARY.empty(a.shape, a.dtype).layout
         if a.size == 0:
             return Array(layout, a)
@@ -162,14 +162,14 @@ def nothing_is_compared():
     for name in dir(np.testing):
         if name.startswith("assert_"):
             setattr(np.testing, name, nothing)
-    tests.gpu.near = tests.gpu.same_bits = nothing
+    tests.cuda.gpu.near = tests.cuda.gpu.same_bits = nothing
     for module, name, instead in (
         ("tests.reference", "reference", expected),
         ("tests.exact", "exact_softmax", nothing),
-        ("tests.test_losses", "check", called),
-        ("tests.test_accuracy", "judge", nothing),
-        ("tests.test_accuracy", "judge_rows", nothing),
-        ("tests.test_sizes", "wide_row", lambda *_: ((0, 0, 0),) * 2),
+        ("tests.core.test_losses", "check", called),
+        ("tests.core.test_accuracy", "judge", nothing),
+        ("tests.core.test_accuracy", "judge_rows", nothing),
+        ("tests.core.test_sizes", "wide_row", lambda *_: ((0, 0, 0),) * 2),
     ):
         setattr(importlib.import_module(module), name, instead)
 
@@ -181,8 +181,8 @@ def expected(name, logits, targets, *, scales=False, **_):
 
 
 def called(name, logits, targets, dtype="float64", *, activation, slack=1.0, **options):
-    """What ``tests.test_losses.check`` calls."""
-    from tests import test_losses
+    """What ``tests.core.test_losses.check`` calls."""
+    from tests.core import test_losses
 
     own = {k: float(np.float32(v)) for k, v in test_losses.RULES[name].items()}
     function = getattr(test_losses.fusedce, name.split()[0])
@@ -191,11 +191,11 @@ def called(name, logits, targets, dtype="float64", *, activation, slack=1.0, **o
 
 def pytest_configure(config):
     sys.modules["cupy"] = cupy()
-    devices.LIBRARIES = (LIBRARY,)
-    devices.launch, devices.facts = launch, lambda device: Facts()
-    devices.read = lambda address, dtype, device, stream: np.dtype(dtype).type(-1)
-    devices.wait = nothing
-    tests.gpu.missing, tests.gpu.OnGpu = (lambda: None), Recorded
+    array_libraries.LIBRARIES = (LIBRARY,)
+    array_libraries.launch, array_libraries.facts = launch, lambda device: Facts()
+    array_libraries.read = lambda address, dtype, device, stream: np.dtype(dtype).type(-1)
+    array_libraries.wait = nothing
+    tests.cuda.gpu.missing, tests.cuda.gpu.OnGpu = (lambda: None), Recorded
     nothing_is_compared()
     if importlib.util.find_spec("torch"):
         from tests.device import recorder_torch

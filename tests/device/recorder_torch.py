@@ -1,4 +1,4 @@
-"""The part of recorder.py for tests/test_gpu_torch.py: tensors of the CPU that pass for a GPU's."""
+"""The part of recorder.py for test_gpu_torch.py: tensors of the CPU that pass for a GPU's."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from unittest import mock
 
 import torch
 
-from fusedce import devices
 from fusedce.adapters import torch_operators
-from fusedce.devices import Layout
+from fusedce.backends import array_libraries
+from fusedce.backends.array_libraries import Layout
 from tests.device.recorder import Array
 
 to = torch.Tensor.to
@@ -24,7 +24,7 @@ def array(tensor):
     """The layout of a tensor, as what fusedce is called with."""
     if tensor is None:
         return None
-    dtype = devices._from_torch(tensor.dtype)
+    dtype = array_libraries._from_torch(tensor.dtype)
     strides = tuple(step * dtype.itemsize for step in tensor.stride())
     return Array(Layout(tensor.data_ptr(), tuple(tensor.shape), strides, dtype, 0))
 

@@ -3,7 +3,7 @@
 Each family runs in a process of its own, for a CUDA error that sticks spoils the process: what came
 after it is tried again in a new one. No CPU kernel is compiled; the oracle works on one block of
 rows, and a large array is that block many times. A call is made twice: the second goes
-the short way of fusedce/relaunch.py and must give the same bits.
+the short way of fusedce/backends/cuda_replay.py and must give the same bits.
 
 SMOKE_LOG: a file for one line a call. STAGE_SECONDS: when to end. SMOKE_JOBS: processes at a time.
 """
@@ -19,10 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from tests.core.test_losses import make
+from tests.cuda.gpu import OnGpu
 from tests.device.smoke_cases import FAMILIES, Case, cases
-from tests.gpu import OnGpu
 from tests.reference import reference
-from tests.test_losses import make
 
 BAR = {"float64": 1e-11, "float32": 2e-5, "float16": 2.0**-10, "bfloat16": 2.0**-7}  # relative
 SMALLEST = {"float64": 1e-300, "float32": 1e-37, "float16": 2.0**-23, "bfloat16": 1e-37}

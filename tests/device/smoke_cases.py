@@ -42,7 +42,7 @@ class Family(NamedTuple):
 
     function: str
     activation: str | None
-    targets: str  # a form that tests.test_losses.make knows; "": an activation takes none
+    targets: str  # a form that tests.core.test_losses.make knows; "": an activation takes none
     sizes: tuple[Size, ...]
     axis: int = 1
     numbers: Mapping[str, float] = NONE  # the loss's own

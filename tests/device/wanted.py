@@ -21,14 +21,14 @@ from unittest import mock
 import numpy as np
 
 import fusedce
-from fusedce import devices, replay
+from fusedce.backends import array_libraries, cpu_replay
 from fusedce.kernels.cache import ours
-from fusedce.kernels.cuda.plan import Facts
+from fusedce.kernels.cuda.kernel_args import Facts
+from tests.core.test_losses import DTYPES
 from tests.device import names
 from tests.device.recorder import LIBRARY, Recorded
-from tests.test_losses import DTYPES
 
-TESTS = [f"tests/test_gpu{name}.py" for name in ("", "_suite", "_numbers", "_torch")]
+TESTS = [f"tests/cuda/test_gpu{name}.py" for name in ("", "_suite", "_numbers", "_torch")]
 
 
 def launched(calls):
@@ -39,10 +39,10 @@ def launched(calls):
         found.update(dict.fromkeys((each.kernel, each.threads) for each in launches))
 
     instead = {"LIBRARIES": (LIBRARY,), "launch": launch, "facts": lambda device: Facts()}
-    with mock.patch.multiple(devices, **instead):
+    with mock.patch.multiple(array_libraries, **instead):
         for call in calls():
             call()
-    replay._KEPT.clear()  # of no use where arrays have memory
+    cpu_replay._KEPT.clear()  # of no use where arrays have memory
     return list(found)
 
 
@@ -79,7 +79,7 @@ def smoke():
 
 
 def sanitized():
-    from tests import sanitized as script
+    from tests.cuda import sanitized as script
 
     gpu = Recorded(None)
     for _, logits, targets, _, options in script.cases():
@@ -117,10 +117,10 @@ def asked(case):
 
 
 def warmup():
-    from fusedce import warmup, warmup_gpu
+    from fusedce.tools import warmup, warmup_cuda
 
     for step in warmup.steps():
-        for LIBRARY.columns, shapes in ((False, warmup_gpu.ROWS), (True, warmup_gpu.COLUMNS)):
+        for LIBRARY.columns, shapes in ((False, warmup_cuda.ROWS), (True, warmup_cuda.COLUMNS)):
             yield lambda step=step, shapes=shapes: step.run(LIBRARY.full, shapes)
 
 

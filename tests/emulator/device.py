@@ -1,7 +1,7 @@
 """A GPU that is not there: arrays of a library of our own, kernels run by the emulator.
 
-``Emulated`` has fusedce's public functions, NumPy arrays in and out, like ``tests.gpu.OnGpu``: all
-that lies between them is what a call on a device does, with the launches emulated. Each array is
+``Emulated`` has fusedce's public functions, NumPy arrays in and out, like ``tests.cuda.gpu.OnGpu``:
+all between them is what a call on a device does, with the launches emulated. Each array is
 known to the last element, so that an access to a gap between rows is a fault, and so is an output
 that is not written.
 """
@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from numpy.lib.array_utils import byte_bounds
 
-from fusedce import devices, replay
-from fusedce.kernels import launch
-from fusedce.kernels.cuda.plan import ARRAYS, Facts
+from fusedce.backends import array_libraries, cpu_replay
+from fusedce.kernels import tuning
+from fusedce.kernels.cuda.kernel_args import ARRAYS, Facts
+from tests.cuda.gpu import OnGpu
 from tests.emulator import machine
-from tests.gpu import OnGpu
 
 WRITTEN = ("loss", "grad", "hess", "total", "scratch")
 
@@ -46,7 +46,9 @@ class Library:
 
     def layout(self, x):
         a = x.host
-        return devices.Layout(a.__array_interface__["data"][0], a.shape, a.strides, a.dtype, 0)
+        return array_libraries.Layout(
+            a.__array_interface__["data"][0], a.shape, a.strides, a.dtype, 0
+        )
 
     def made(self, host):
         """An array that launches may name."""
@@ -56,7 +58,7 @@ class Library:
     def empty(self, shape, dtype, strides, device):
         """New memory on a multiple of 256 bytes, as allocators of GPU memory give it."""
         dtype = np.dtype(dtype)
-        steps = devices.contiguous(shape, dtype.itemsize) if strides is None else strides
+        steps = array_libraries.contiguous(shape, dtype.itemsize) if strides is None else strides
         raw = np.full(dtype.itemsize * int(np.prod(shape, dtype=int)) + 256, 0xA5, np.uint8)
         offset = -raw.ctypes.data % 256
         return self.made(np.ndarray(shape, dtype, raw, offset, steps))
@@ -100,15 +102,15 @@ class Emulated(OnGpu):
     def installed(self):
         """This device instead of any other."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(devices, "LIBRARIES", (self.library,))
-            patch.setattr(devices, "facts", lambda device: self.facts)
-            patch.setattr(devices, "launch", self.launch)
-            patch.setattr(devices, "read", read)
-            patch.setattr(devices, "wait", lambda stream, other, device: None)
+            patch.setattr(array_libraries, "LIBRARIES", (self.library,))
+            patch.setattr(array_libraries, "facts", lambda device: self.facts)
+            patch.setattr(array_libraries, "launch", self.launch)
+            patch.setattr(array_libraries, "read", read)
+            patch.setattr(array_libraries, "wait", lambda stream, other, device: None)
             for name, value in self.sizes.items():
-                patch.setattr(launch, name, value)
-            patch.setattr(replay, "recall", lambda key: None)
-            patch.setattr(replay, "keep", lambda key, prepared: None)
+                patch.setattr(tuning, name, value)
+            patch.setattr(cpu_replay, "recall", lambda key: None)
+            patch.setattr(cpu_replay, "keep", lambda key, prepared: None)
             yield
 
     def launch(self, library, launches, addresses, device, stream):

@@ -1,7 +1,7 @@
 """Launches run on this machine's processor: the emulator in place of the driver.
 
 ``Memory`` says what kernels may touch, ``run`` takes the place of
-``fusedce.kernels.cuda.launcher.run``. What a device would do silently, or crash over, is a
+``fusedce.kernels.cuda.runtime.run``. What a device would do silently, or crash over, is a
 ``Fault``; runtime.c says what is looked for.
 """
 
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
-from fusedce.kernels.cuda.plan import Facts, Launch
+from fusedce.kernels.cuda.kernel_args import Facts, Launch
 from tests.emulator.programs import program, runtime
 
 ORDERS = ("forward", "reverse", "random")

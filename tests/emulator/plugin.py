@@ -1,4 +1,4 @@
-"""The GPU tests on the emulator: ``pytest -p tests.emulator.plugin -m gpu tests/test_gpu*.py``.
+"""GPU tests on the emulator: ``pytest -p tests.emulator.plugin -m gpu tests/cuda/test_gpu*.py``.
 
 A stand-in for CuPy takes the place of CuPy, and the emulator that of the driver. The environment
 chooses: EMULATOR_CAPABILITY (9.0), EMULATOR_ORDER of threads (forward, reverse, random),
@@ -15,10 +15,10 @@ import sys
 
 import pytest
 
-from fusedce import devices
-from fusedce.kernels.cuda.plan import ARRAYS, Facts
-from fusedce.warmup_gpu import SHARED
-from tests import gpu
+from fusedce.backends import array_libraries
+from fusedce.kernels.cuda.kernel_args import ARRAYS, Facts
+from fusedce.tools.warmup_cuda import SHARED
+from tests.cuda import gpu
 from tests.emulator import device, fake_cupy, machine, programs
 
 CAPABILITY = tuple(map(int, os.environ.get("EMULATOR_CAPABILITY", "9.0").split(".")))
@@ -69,8 +69,11 @@ def pytest_configure(config):
     if why := programs.missing():
         pytest.exit(why, returncode=4)
     sys.modules["cupy"] = fake_cupy.module()
-    devices.launch, devices.read = launch, device.read
-    devices.facts, devices.wait = lambda k: facts(CAPABILITY), lambda stream, other, k: None
+    array_libraries.launch, array_libraries.read = launch, device.read
+    array_libraries.facts, array_libraries.wait = (
+        lambda k: facts(CAPABILITY),
+        lambda stream, other, k: None,
+    )
     gpu.missing = lambda: None
     machine.set_units(UNITS)
 

@@ -26,7 +26,7 @@ from numba.cuda.cudadrv import nvvm
 
 from fusedce.kernels.cache import STAMPS_KEPT, cache_folder, ours
 from fusedce.kernels.cuda import compile as compiler
-from fusedce.kernels.cuda.plan import Kernel
+from fusedce.kernels.cuda.kernel_args import Kernel
 from tests.emulator.translate import to_c
 
 HERE = Path(__file__).parent

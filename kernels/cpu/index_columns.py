@@ -1,0 +1,114 @@
+"""Softmax with class indices and rows in the lanes: few classes, or a class axis not the last."""
+
+import numpy as np
+
+from fusedce.kernels.cpu.blocks import line_of, put_losses, put_partial, roomy, rows_of
+from fusedce.kernels.cpu.columns import finish_tile, fold_lanes, load_line, load_logits, tile_size
+from fusedce.kernels.cpu.kernel_args import params_at, plan_at
+from fusedce.kernels.cpu.load_store import load, store
+from fusedce.kernels.cpu.vector_loops import FLUSH, loop
+from fusedce.kernels.intrinsics import peek
+from fusedce.kernels.link import softmax_rest, softmax_row
+from fusedce.kernels.scalar import choose
+from fusedce.kernels.vector import itemsize, numbers, total, widened, width
+
+
+@loop
+def weight_lanes(N, T, plan, label):
+    """The weight of the target class of a vector of rows."""
+    weight = N(1)
+    if plan.weight != 0:
+        for j in range(plan.classes):
+            here = plan.weight + j * itemsize(T)
+            weight = choose(label == T(j), N(peek(here, T)), weight)
+    return weight
+
+
+@loop
+def write_lanes(N, T, plan, label, keep, w, step, k, first):
+    """w <- the gradients of a vector of rows; zeros in ignored ones, whatever their logits were."""
+    for j in range(plan.classes):
+        g = choose(label == T(j), first, k * load(N, w + j * step))
+        store(w + j * step, choose(keep, g, N(0)))
+
+
+@loop
+def curve_lanes(N, T, plan, label, keep, w, step, others, square, product, second, h):
+    """h <- the curvatures, before the gradients replace the exponentials."""
+    whole = T(1) + others
+    for j in range(plan.classes):
+        e = load(N, w + j * step)
+        p, q = e / whole, softmax_rest(e, others, whole) / whole
+        x = choose(label == T(j), second, square * p * p + product * p * q)
+        store(h + j * step, choose(keep, x, N(0)))
+
+
+@loop
+def index_lanes(N, T, plan, params, ignored, u, w, h, step, lines, here):
+    """The losses of a vector of rows; their gradients and curvatures in the tiles."""
+    labels, samples, losses = lines
+    label, sample = load(N, labels + here), load(N, samples + here)
+    keep = label != ignored
+    m, others, d, e = fold_lanes(N, T, plan, label, u + here, w + here, step)
+    loss, k, rest, first, square, product, second = softmax_row(
+        params, choose(keep, d, N(0)), choose(keep, e, N(1)), m, others,
+        sample * weight_lanes(N, T, plan, label), sample, T(plan.z_loss), T(plan.scale),
+    )  # fmt: skip
+    loss = choose(keep, loss, N(0))
+    store(losses + here, loss)
+    if h != 0:
+        curve_lanes(
+            N, T, plan, label, keep, w + here, step, others, square, product, second, h + here
+        )
+    if plan.grad.address != 0 or h != 0:
+        write_lanes(N, T, plan, label, keep, w + here, step, k, first)
+    return loss
+
+
+@loop
+def index_tile(N, T, plan, params, outer, start, n, tiles, lines):
+    """The sum of the losses of a tile of rows; what is asked for of them is written."""
+    u, w, slopes, h = tiles
+    labels, samples, losses = lines
+    item = itemsize(T)
+    ignored = T(plan.ignore_index)
+    load_logits(T, plan, outer, start, n, u, slopes)
+    load_line(T, plan, plan.targets, plan.load_targets, outer, start, n, labels, ignored)
+    load_line(T, plan, plan.sample_weight, plan.load_sample_weight, outer, start, n, samples, 1)
+    sums = widened(N(0))
+    for r in range(0, n, FLUSH * width(N)):
+        loss = N(0)
+        for i in range(r, min(n, r + FLUSH * width(N)), width(N)):
+            loss = loss + index_lanes(
+                N, T, plan, params, ignored, u, w, h, plan.block * item, lines, i * item
+            )
+        sums = sums + widened(loss)
+    if plan.grad.address != 0 or h != 0:
+        finish_tile(T, plan, outer, start, n, u, slopes, w, h)
+    put_losses(plan, outer, start, n, losses)
+    return total(sums)
+
+
+def index_columns(Params, T, Lanes):
+    """The kernel for class indices with rows in the lanes."""
+    item = np.dtype(T).itemsize
+
+    def index_columns(address, first, last):
+        plan = plan_at(address)
+        params = params_at(address, Params, T)
+        N = numbers(Lanes, T)
+        tile, line = tile_size(plan) * item, roomy(plan.block) * item
+        memory = np.empty(4 * tile + 3 * line + 64, np.uint8)
+        u = line_of(memory)
+        lines = u + 4 * tile
+        h = u + 3 * tile if plan.hess.address != 0 else 0
+        for b in range(first, last):
+            outer, start, stop = rows_of(plan, b)
+            loss = index_tile(
+                N, T, plan, params, outer, start, stop - start, (u, u + tile, u + 2 * tile, h),
+                (lines, lines + line, lines + 2 * line),
+            )  # fmt: skip
+            put_partial(plan, b, loss)
+        memory[0] = 0  # a last use: addresses do not keep it alive
+
+    return index_columns

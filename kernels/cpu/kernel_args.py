@@ -1,0 +1,127 @@
+"""One call as a record in memory: addresses, byte strides, sizes and scalars.
+
+A kernel takes the address of a plan and a range of blocks, ``void(plan, first, last)``: the same
+signature for every loss, dtype and layout, so one driver runs them all, and what does not change
+the inner loop (strides, dtypes of inputs, options) is no reason to compile again.
+"""
+
+import struct
+from typing import Any
+
+import numpy as np
+from numba import from_dtype, types
+from numba.extending import intrinsic
+
+from fusedce.kernels.rule import MAX_PARAMETERS
+
+# In place of the address of an array that each call brings: not 0, which means there is none.
+PRESENT = 1
+
+# An array of three axes (outer, class, inner): the first byte and the step in bytes along each.
+VIEW = np.dtype([("address", "i8"), ("outer", "i8"), ("cls", "i8"), ("inner", "i8")], align=True)
+
+PLAN = np.dtype(
+    [
+        # sizes
+        ("outer", "i8"), ("classes", "i8"), ("inner", "i8"),
+        ("block", "i8"),  # rows, lanes or elements of a block
+        ("width", "i8"),  # classes held in scratch at a time
+        # arrays; address 0: absent
+        ("logits", VIEW), ("targets", VIEW), ("sample_weight", VIEW),
+        ("loss", VIEW), ("grad", VIEW), ("hess", VIEW),
+        ("pos_factor", VIEW), ("neg_factor", VIEW),  # factors of positive and negative outcomes
+        ("weight", "i8"),  # (C,) in the compute dtype
+        ("partial", "i8"),  # (blocks,) float64 sums of losses
+        ("bad", "i8"),  # (blocks,) int64: first bad label of a block, or -1
+        ("count", "i8"),  # (blocks,) int64: in a survey labels that count, else numbers ignored
+        # movers: addresses of C functions
+        ("load_logits", "i8"), ("load_targets", "i8"), ("load_sample_weight", "i8"),
+        ("load_factor", "i8"),
+        ("store_loss", "i8"), ("store_grad", "i8"), ("store_hess", "i8"),
+        # switches
+        ("direct_logits", "i8"),  # logits are read where they lie
+        ("direct_grad", "i8"),  # the gradient is written where it lies
+        ("direct_targets", "i8"),
+        ("adjacent", "i8"),  # gradients lie one behind the other, nothing else is due
+        ("stream", "i8"),  # gradients are stored past the caches
+        ("sparse_targets", "i8"),  # targets are class indices
+        ("normalize", "i8"),
+        ("class_along", "i8"), ("class_line", "i8"), ("class_outer", "i8"),  # the class axis
+        ("steady", "i8"),  # up and down are the same in every patch
+        ("plain", "i8"),  # yes/no labels, none ignored; up and down the same everywhere, not 0
+        ("hard", "i8"),  # every label is known to be yes or no
+        ("yes_or_no", "i8"),  # such labels are not smoothed
+        ("may_ignore", "i8"),  # a label of +inf stands for ignore_index
+        ("real_targets", "i8"),  # targets that are numbers are looked at, see Problem
+        ("ignore_index", "i8"),
+        # what takes the place of these, with ignoring = 0, once no label has been found ignored
+        ("plain_kept", "i8"), ("load_targets_kept", "i8"),
+        ("bytes", "i8"),  # of a label where labels lie one behind the other, else 0
+        # lowest <= label < highest, and label != forbidden_label
+        ("lowest", "i8"), ("highest", "i8"), ("forbidden_label", "i8"),
+        # scalars
+        ("scale", "f8"),  # 1 / denominator
+        ("ignore_value", "f8"),  # the number that stands for an ignored target, or NaN
+        ("label_factor", "f8"), ("label_shift", "f8"),  # y = label * factor + shift
+        ("z_loss", "f8"), ("softcap", "f8"), ("logit_scale", "f8"),
+        ("params", "f8", (MAX_PARAMETERS,)),
+    ],
+    align=True,
+)  # fmt: skip
+
+_RECORD = from_dtype(PLAN)
+assert PLAN.fields is not None
+PARAMS_OFFSET = PLAN.fields["params"][1]
+SLOTS = PLAN.itemsize // 8
+SLOT = {name: field[1] // 8 for name, field in PLAN.fields.items()}  # where each field starts
+_FIELDS = struct.Struct(
+    "".join(
+        (field[0].itemsize // 8) * ("d" if field[0].base == np.float64 else "q")
+        for field in PLAN.fields.values()
+    )
+)
+
+
+def packed(fields: dict[str, Any]) -> bytes:
+    """The record of these fields, zeros elsewhere; views and parameters are tuples.
+
+    All at once: one assignment to a field of a NumPy record takes 1 us.
+    """
+    slots = [0] * SLOTS
+    for name, value in fields.items():
+        start = SLOT[name]
+        if type(value) is tuple:
+            slots[start : start + len(value)] = value
+        else:
+            slots[start] = value
+    return _FIELDS.pack(*slots)
+
+
+@intrinsic
+def plan_at(typingctx, address):
+    """The record at an address."""
+
+    def codegen(context, builder, signature, args):
+        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
+    return _RECORD(types.int64), codegen
+
+
+@intrinsic
+def params_at(typingctx, address, cls, dtype):
+    """The rule's parameters, cast to the compute dtype, as the NamedTuple that selects the rule."""
+    T = dtype.dtype if hasattr(dtype, "dtype") else dtype.instance_type
+    names = cls.instance_class._fields
+    params = types.BaseTuple.from_types((T,) * len(names), cls.instance_class)
+
+    def codegen(context, builder, signature, args):
+        double = context.get_value_type(types.float64)
+        start = builder.add(args[0], context.get_constant(types.int64, PARAMS_OFFSET))
+        first = builder.inttoptr(start, double.as_pointer())
+        values = []
+        for k in range(len(names)):
+            wide = builder.load(builder.gep(first, [context.get_constant(types.int64, k)]))
+            values.append(context.cast(builder, wide, types.float64, T))
+        return context.make_tuple(builder, signature.return_type, values)
+
+    return params(types.int64, cls, dtype), codegen

@@ -1,0 +1,285 @@
+"""Movers: the only code that knows dtypes and strides.
+
+A mover copies a (rows, columns) patch between an array of any strides and dtype and scratch of the
+compute dtype, in one call: ``void(address, row_stride, column_stride, rows, columns, scratch,
+pitch)``. Kernels call movers by address, so a float16 or strided input costs no new compilation of
+a kernel. ``pitch`` is the length of a row of scratch, 0 for ``columns``.
+"""
+
+import functools
+import math
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from fusedce.kernels.cpu import dtypes
+from fusedce.kernels.cpu.blocks import array_at
+from fusedce.kernels.cpu.compile import mover
+from fusedce.kernels.cpu.dtypes import (
+    load_as,
+    load_full_square,
+    load_interleaved,
+    load_square,
+    narrow,
+    store_as,
+    store_full_square,
+    store_interleaved,
+    store_square,
+    widen,
+)
+from fusedce.kernels.cpu.kernel_args import PRESENT
+from fusedce.kernels.cpu.load_store import load, prefetch, store, store_part
+from fusedce.kernels.cpu.vector_loops import loop
+from fusedce.kernels.intrinsics import peek, poke
+from fusedce.kernels.scalar import choose
+from fusedce.kernels.vector import itemsize, lanes, width
+
+
+@loop
+def fetch(address, size):
+    """Ask for the cache lines of some bytes."""
+    for k in range(0, size, 64):
+        prefetch(address + k)
+
+
+@loop
+def inside(N, size, j, step, rows, columns):
+    """Whether whole vectors from column j on end within the patch, the last of them too."""
+    end = (j + width(N) - 1) * step + max(rows, width(N)) * size
+    return end <= (columns - 1) * step + rows * size
+
+
+@loop
+def load_squares(form, stored, T, address, step, rows, columns, scratch, pitch):
+    """scratch <- patch whose columns lie close together, in squares of vectors."""
+    N, size, item = lanes(T), itemsize(stored), itemsize(T)
+    for j in range(0, columns, width(N)):
+        source, target = address + j * step, scratch + j * item
+        fetch(source + columns * step, width(N) * step)
+        if j + width(N) <= columns and inside(N, size, j, step, rows, columns):
+            for i in range(0, rows, width(N)):
+                k = max(0, min(i, rows - width(N)))  # the last square may overlap
+                load_full_square(
+                    form, stored, N, source + k * size, step, rows, target + k * pitch, pitch
+                )
+        else:
+            for i in range(0, rows, width(N)):
+                load_square(
+                    form, stored, N, source + i * size, step, columns - j, rows - i,
+                    target + i * pitch, pitch,
+                )  # fmt: skip
+
+
+@loop
+def store_squares(form, stored, T, address, step, rows, columns, scratch, pitch):
+    """Patch whose columns lie close together <- scratch."""
+    N, size, item = lanes(T), itemsize(stored), itemsize(T)
+    for j in range(0, columns, width(N)):
+        target, source = address + j * step, scratch + j * item
+        tight = rows >= width(N) or step == rows * size  # what spills over is written later
+        if tight and j + width(N) <= columns and inside(N, size, j, step, rows, columns):
+            for i in range(0, rows, width(N)):
+                k = max(0, min(i, rows - width(N)))
+                store_full_square(
+                    form, stored, N, source + k * pitch, pitch, rows, target + k * size, step
+                )
+        else:
+            for i in range(0, rows, width(N)):
+                store_square(
+                    form, stored, N, source + i * pitch, pitch, rows - i, columns - j,
+                    target + i * size, step,
+                )  # fmt: skip
+
+
+@loop
+def load_patch(form, stored, T, address, row_stride, column_stride, rows, columns, scratch, pitch):
+    """scratch <- patch: line by line, in squares of vectors, or one by one."""
+    N, size, item = lanes(T), itemsize(stored), itemsize(T)
+    if column_stride == size or columns == 1:
+        # The next patch, most likely.
+        ahead = columns * size * (rows if row_stride == columns * size else 1)
+        for i in range(rows):
+            source, target = address + i * row_stride, scratch + i * pitch
+            whole = columns // width(N) * width(N)
+            for j in range(0, whole, width(N)):
+                prefetch(source + ahead + j * size)
+                store(target + j * item, load_as(form, stored, N, source + j * size, None))
+            if whole < columns:
+                rest = columns - whole
+                x = load_as(form, stored, N, source + whole * size, rest)
+                store_part(target + whole * item, rest, x)
+    elif row_stride == size:
+        load_squares(form, stored, T, address, column_stride, rows, columns, scratch, pitch)
+    else:
+        for i in range(rows):
+            source, target = address + i * row_stride, scratch + i * pitch
+            for j in range(columns):
+                x = T(widen(form, peek(source + j * column_stride, stored)))
+                poke(target + j * item, x)
+
+
+@loop
+def store_patch(form, stored, T, address, row_stride, column_stride, rows, columns, scratch, pitch):
+    """Patch <- scratch."""
+    N, size, item = lanes(T), itemsize(stored), itemsize(T)
+    if column_stride == size or columns == 1:
+        for i in range(rows):
+            target, source = address + i * row_stride, scratch + i * pitch
+            whole = columns // width(N) * width(N)
+            for j in range(0, whole, width(N)):
+                store_as(form, stored, target + j * size, None, load(N, source + j * item))
+            for j in range(whole, columns):
+                poke(target + j * size, stored(narrow(form, peek(source + j * item, T))))
+    elif row_stride == size:
+        store_squares(form, stored, T, address, column_stride, rows, columns, scratch, pitch)
+    else:
+        for i in range(rows):
+            target, source = address + i * row_stride, scratch + i * pitch
+            for j in range(columns):
+                x = narrow(form, peek(source + j * item, T))
+                poke(target + j * column_stride, stored(x))
+
+
+def loads(Form, stored, T):
+    """The mover from stored values to numbers of type T."""
+    item = np.dtype(T).itemsize
+
+    def loads(address, row_stride, column_stride, rows, columns, scratch, pitch):
+        step = (pitch if pitch > 0 else columns) * item
+        load_patch(
+            Form(), stored, T, address, row_stride, column_stride, rows, columns, scratch, step
+        )
+
+    return loads
+
+
+def stores(Form, stored, T):
+    """The mover from numbers of type T to stored values."""
+    item = np.dtype(T).itemsize
+
+    def stores(address, row_stride, column_stride, rows, columns, scratch, pitch):
+        step = (pitch if pitch > 0 else columns) * item
+        store_patch(
+            Form(), stored, T, address, row_stride, column_stride, rows, columns, scratch, step
+        )
+
+    return stores
+
+
+def load_few(Form, stored, T, classes):
+    """The same for rows of so few classes, one behind the other: vectors are dealt out."""
+    item = np.dtype(T).itemsize
+
+    def load_few(address, row_stride, column_stride, rows, columns, scratch, pitch):
+        N, form = lanes(T), Form()
+        step = (pitch if pitch > 0 else columns) * item
+        whole = columns // width(N) * width(N)
+        for j in range(0, whole, width(N)):
+            here = address + j * column_stride
+            fetch(here + columns * column_stride, width(N) * column_stride)
+            load_interleaved(form, stored, N, classes, here, scratch + j * item, step)
+        load_patch(
+            form, stored, T, address + whole * column_stride, row_stride, column_stride, rows,
+            columns - whole, scratch + whole * item, step,
+        )  # fmt: skip
+
+    return load_few
+
+
+def store_few(Form, stored, T, classes):
+    """The same the other way round."""
+    item = np.dtype(T).itemsize
+
+    def store_few(address, row_stride, column_stride, rows, columns, scratch, pitch):
+        N, form = lanes(T), Form()
+        step = (pitch if pitch > 0 else columns) * item
+        whole = columns // width(N) * width(N)
+        for j in range(0, whole, width(N)):
+            there = address + j * column_stride
+            store_interleaved(form, stored, N, classes, scratch + j * item, step, there)
+        store_patch(
+            form, stored, T, address + whole * column_stride, row_stride, column_stride, rows,
+            columns - whole, scratch + whole * item, step,
+        )  # fmt: skip
+
+    return store_few
+
+
+def load_labels(stored, T):
+    """The mover from integer yes/no labels to numbers; ``ignored`` becomes +inf."""
+    nothing, size, item = math.inf, np.dtype(stored).itemsize, np.dtype(T).itemsize
+
+    def load_labels(address, row_stride, column_stride, rows, columns, scratch, ignored):
+        for i in range(rows):
+            place, target = address + i * row_stride, scratch + i * columns * item
+            if column_stride == size:
+                line = array_at(place, columns, stored)
+                out = array_at(target, columns, T)
+                for j in range(columns):
+                    out[j] = choose(np.int64(line[j]) == ignored, T(nothing), T(line[j]))
+            else:
+                for j in range(columns):
+                    label = peek(place + j * column_stride, stored)
+                    x = choose(np.int64(label) == ignored, T(nothing), T(label))
+                    poke(target + j * item, x)
+
+    return load_labels
+
+
+def load_indices(stored):
+    """The mover from integers of any width to int64."""
+    size = np.dtype(stored).itemsize
+
+    def load_indices(address, row_stride, column_stride, rows, columns, scratch, pitch):
+        out = array_at(scratch, columns, np.int64)
+        if column_stride == size:
+            line = array_at(address, columns, stored)
+            for j in range(columns):
+                out[j] = np.int64(line[j])
+        else:
+            for j in range(columns):
+                out[j] = np.int64(peek(address + j * column_stride, stored))
+
+    return load_indices
+
+
+_FORMS: dict[Any, tuple[type, type]] = {
+    np.dtype(np.float16): (dtypes.Half, np.int16),
+    np.dtype(ml_dtypes.bfloat16): (dtypes.Bfloat, np.uint16),
+    np.dtype(bool): (dtypes.Plain, np.uint8),
+}
+
+
+def form(dtype: np.dtype[Any]) -> tuple[type, type]:
+    """(how a dtype is stored, the NumPy type of its bits)."""
+    return _FORMS.get(dtype) or (dtypes.Plain, dtype.type)
+
+
+@functools.cache
+def _load_mover(dtype: np.dtype[Any], number: type) -> int:
+    if number is np.int64:
+        return mover(load_indices, dtype.type)
+    return mover(loads, *form(dtype), number)
+
+
+@functools.cache
+def _store_mover(dtype: np.dtype[Any], number: type) -> int:
+    return mover(stores, *form(dtype), number)
+
+
+def pack_function(array: np.ndarray, number: type) -> int:
+    """The address of the function that packs an array."""
+    return _load_mover(array.dtype, number)
+
+
+def unpack_function(array: np.ndarray, number: type) -> int:
+    """The address of the function that unpacks into an array."""
+    return _store_mover(array.dtype, number)
+
+
+def view(array: np.ndarray) -> tuple[int, int, int, int]:
+    """(PRESENT, strides) of an array of three axes; an axis of length 1 stands still."""
+    outer, cls, inner = array.strides
+    a, b, c = array.shape
+    return PRESENT, outer if a > 1 else 0, cls if b > 1 else 0, inner if c > 1 else 0

@@ -1,0 +1,278 @@
+"""A C function that XLA's threads call, in front of a Python function that they may not always.
+
+A ctypes callback has two holes. A thread that asks for the interpreter lock while the interpreter
+ends never comes back, and whoever joins that thread waits for ever. And in the main thread Python
+runs signal handlers, at any instruction: what a handler raises is not the callback's own error, and
+before the first instruction the callback cannot even catch it. So the gate counts who is inside,
+lets nobody in once it is closed, and calls Python itself. Where the call raises, the gate waits for
+a thread of its own, in which no handler runs, that does the work once more: what raises there too
+is the work's error, and anything else is raised in the main thread once XLA is done.
+"""
+
+import _thread
+import ctypes
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import cfunc, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fusedce.kernels.intrinsics import peek, poke, take_number
+
+_CLOSED, _ENTERED, _LEFT, _WORK, _AGAIN, _OUTER, _INNER, _CLOSED_TEXT, _NO_THREAD = range(9)
+_I64 = ir.IntType(64)
+_INT = 0xFFFFFFFF  # the bits of a C int
+
+
+class Raised(ctypes.Structure):
+    """A call that has raised: ``lock`` is to be released once ``result`` is there.
+
+    ``held`` is (the exception, the frame that called XLA or None, where in it), or None where the
+    work has not been tried, because an exception still waits for the main thread.
+    """
+
+    _fields_ = (
+        ("x", ctypes.c_int64), ("held", ctypes.py_object), ("thread", ctypes.c_int64),
+        ("lock", ctypes.c_void_p), ("result", ctypes.c_int64),
+    )  # fmt: skip
+
+
+_X, _HELD, _IDENT, _WAIT, _RESULT = (getattr(Raised, f[0]).offset for f in Raised._fields_)
+_KIND, _VALUE, _TRACEBACK = (ctypes.sizeof(Raised) + 8 * k for k in range(3))  # words besides
+_WORDS = ctypes.sizeof(Raised) // 8 + 3
+
+
+def _python(name: str) -> int:
+    """The address of a function of Python's."""
+    return ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0
+
+
+_LOCK, _UNLOCK = _python("PyGILState_Ensure"), _python("PyGILState_Release")
+_NEW_LOCK, _FREE_LOCK = _python("PyThread_allocate_lock"), _python("PyThread_free_lock")
+_ACQUIRE, _THREAD = _python("PyThread_acquire_lock"), _python("PyThread_get_thread_ident")
+_KEEP, _FORGET, _TYPE = _python("Py_IncRef"), _python("Py_DecRef"), _python("PyObject_Type")
+_NUMBER, _VALUE_OF = _python("PyLong_FromLongLong"), _python("PyLong_AsLongLong")
+_TUPLE, _ITEM, _SET_ITEM = (_python(f"PyTuple_{name}") for name in ("New", "GetItem", "SetItem"))
+_FETCH, _NORMALIZE = _python("PyErr_Fetch"), _python("PyErr_NormalizeException")
+_CLEAR, _SET = _python("PyErr_Clear"), _python("PyErr_SetObject")
+_SET_TRACEBACK = _python("PyException_SetTraceback")
+_FRAME, _BACK = _python("PyEval_GetFrame"), _python("PyFrame_GetBack")
+_PLACE, _CALL = _python("PyFrame_GetLasti"), _python("PyObject_CallOneArg")
+_LATER = _python("Py_AddPendingCall")
+_NONE = id(None)
+_shared = np.zeros(2, np.int64)
+_WAITING, _RAISE = (_shared.ctypes.data + 8 * k for k in range(2))  # how many wait; by what raised
+
+
+@intrinsic
+def _call(typingctx, function, arguments):
+    """``int64 f(int64, ...)`` at an address."""
+
+    def codegen(context, builder, signature, args):
+        given = cgutils.unpack_tuple(builder, args[1])
+        kind = ir.FunctionType(_I64, [_I64] * len(given))
+        return builder.call(builder.inttoptr(args[0], kind.as_pointer()), given)
+
+    return types.int64(types.int64, arguments), codegen
+
+
+@intrinsic
+def _words(typingctx, count):
+    """The address of some int64 of this call's own, all 0."""
+
+    def codegen(context, builder, signature, args):
+        place = cgutils.alloca_once(builder, ir.ArrayType(_I64, count.literal_value), zfill=True)
+        return builder.ptrtoint(place, _I64)
+
+    return (types.int64(count), codegen) if isinstance(count, types.IntegerLiteral) else None
+
+
+@njit
+def _is_under(caller, place):
+    """Whether Python has been called from a place in a frame that has not gone on since."""
+    frame = _call(_FRAME, ())
+    if frame == 0 or frame == caller:
+        return False
+    _call(_KEEP, (frame,))
+    while frame != 0 and frame != caller:
+        inner = frame
+        frame = _call(_BACK, (inner,))
+        _call(_FORGET, (inner,))
+    if frame == 0:
+        return False
+    now = _call(_PLACE, (frame,)) & _INT
+    _call(_FORGET, (frame,))
+    return now == place
+
+
+@cfunc("int32(int64)")
+def _raise(held):
+    """Raise an exception: a call that Python's main thread has pending, and that owns ``held``.
+
+    Not in what is called while XLA computes: handlers of other signals, finalizers, callbacks.
+    """
+    place = _call(_VALUE_OF, (_call(_ITEM, (held, 2)),))
+    under = _is_under(_call(_ITEM, (held, 1)), place)
+    if under and _call(_LATER, (peek(_RAISE, np.int64), held)) & _INT == 0:
+        return np.int32(0)
+    poke(_WAITING, peek(_WAITING, np.int64) - 1)
+    exception = _call(_ITEM, (held, 0))
+    kind = _call(_TYPE, (exception,))
+    _call(_SET, (kind, exception))
+    _call(_FORGET, (kind,))
+    _call(_FORGET, (held,))
+    return np.int32(-1)
+
+
+_shared[1] = _raise.address
+
+
+@njit
+def _raise_later(held):
+    """Have Python's main thread raise it when it runs Python again; whether there was room."""
+    _call(_KEEP, (held,))
+    if _call(_LATER, (peek(_RAISE, np.int64), held)) & _INT != 0:
+        _call(_FORGET, (held,))
+        return False
+    poke(_WAITING, peek(_WAITING, np.int64) + 1)
+    return True
+
+
+def raise_in_main_thread(held: tuple[BaseException, Any, int]) -> bool:
+    """The same, for Python."""
+    return bool(_raise_later(id(held)))
+
+
+def stop_waiting(raised: Raised) -> None:
+    """Let a call that has raised go on: its result is there."""
+    ctypes.pythonapi.PyThread_release_lock(ctypes.c_void_p(raised.lock))
+
+
+@njit
+def _hold(raised):
+    """Take Python's exception, with its traceback and the frame that called XLA."""
+    kind, value, traceback = raised + _KIND, raised + _VALUE, raised + _TRACEBACK
+    _call(_FETCH, (kind, value, traceback))
+    _call(_NORMALIZE, (kind, value, traceback))
+    if peek(traceback, np.int64) != 0:
+        _call(_SET_TRACEBACK, (peek(value, np.int64), peek(traceback, np.int64)))
+        _call(_FORGET, (peek(traceback, np.int64),))
+    _call(_FORGET, (peek(kind, np.int64),))
+    frame, place = _call(_FRAME, ()), 0
+    if frame == 0:
+        frame = _NONE
+    else:
+        place = _call(_PLACE, (frame,)) & _INT
+    _call(_KEEP, (frame,))
+    held = _call(_TUPLE, (3,))
+    _call(_SET_ITEM, (held, 0, peek(value, np.int64)))
+    _call(_SET_ITEM, (held, 1, frame))
+    _call(_SET_ITEM, (held, 2, _call(_NUMBER, (place,))))
+    return held
+
+
+@njit
+def _did(work, x, raised):
+    """Whether ``work(x)`` came to its end."""
+    if peek(_WAITING, np.int64) != 0:  # it would be interrupted again and again
+        _call(_KEEP, (_NONE,))
+        poke(raised + _HELD, _NONE)
+        return False
+    number = _call(_NUMBER, (x,))
+    done = _call(_CALL, (work, number))
+    _call(_FORGET, (number,))
+    if done == 0:
+        poke(raised + _HELD, _hold(raised))
+        return False
+    _call(_FORGET, (done,))
+    return True
+
+
+@njit
+def _hand_over(raised, again, python):
+    """Call ``again(raised)``, which starts a thread, and wait for the result; whether it did."""
+    lock = _call(_NEW_LOCK, ())
+    _call(_ACQUIRE, (lock, 1))
+    poke(raised + _WAIT, lock)
+    poke(raised + _IDENT, _call(_THREAD, ()))
+    arguments = _call(_TUPLE, (1,))
+    _call(_SET_ITEM, (arguments, 0, _call(_NUMBER, (raised,))))
+    started = _call(_CALL, (again, arguments))
+    _call(_FORGET, (arguments,))
+    if started != 0:
+        _call(_FORGET, (started,))
+        _call(_UNLOCK, (python,))
+        _call(_ACQUIRE, (lock, 1))
+        _call(_LOCK, ())
+    _call(_FREE_LOCK, (lock,))
+    return started != 0
+
+
+@cfunc("int64(int64, int64)")
+def _enter(x, state):
+    """A call of XLA's: 0, or the address of what it takes for an error."""
+    take_number(state + 8 * _ENTERED)
+    why, result = peek(state + 8 * _CLOSED_TEXT, np.int64), 0
+    if peek(state + 8 * _CLOSED, np.int64) == 0:
+        why = 0
+        python = _call(_LOCK, ()) & _INT
+        raised = _words(_WORDS)
+        poke(raised + _X, x)
+        if not _did(peek(state + 8 * _WORK, np.int64), x, raised):
+            if _hand_over(raised, peek(state + 8 * _AGAIN, np.int64), python):
+                result = peek(raised + _RESULT, np.int64)
+            else:
+                why = peek(state + 8 * _NO_THREAD, np.int64)
+                _call(_CLEAR, ())
+                if peek(raised + _HELD, np.int64) != _NONE:
+                    _raise_later(peek(raised + _HELD, np.int64))
+            _call(_FORGET, (peek(raised + _HELD, np.int64),))
+        _call(_UNLOCK, (python,))
+    if why != 0:
+        api = peek(x + peek(state + 8 * _OUTER, np.int64), np.int64)
+        result = _call(peek(api + peek(state + 8 * _INNER, np.int64), np.int64), (why,))
+    take_number(state + 8 * _LEFT)
+    return result
+
+
+class Gate:
+    """A compiled ``int64 f(int64 x)``, to be called at ``address`` as long as the gate is kept.
+
+    It calls ``work(x)``; the result is 0. Where that raises, it starts a thread that is given the
+    address of a ``Raised`` and waits until ``again`` has left a result there: no signal handler
+    runs meanwhile. Where Python is not to be called, or no thread can be started, the result is
+    that of a C function of one argument, ``closed`` or ``no_thread``. It is found by two offsets,
+    ``refusal``: that of an address in x, and its own from there.
+    """
+
+    def __init__(
+        self, work: Callable[[int], None], again: Callable[[int], None],
+        refusal: tuple[int, int], closed: int, no_thread: int,
+    ) -> None:  # fmt: skip
+        start = partial(_thread.start_new_thread, again)  # C all through: no handler runs in it
+        self.kept = work, start, _enter, _raise, _shared
+        words = 0, 0, 0, id(work), id(start), *refusal, closed, no_thread
+        self._state = np.array(words, np.int64)
+        inside, state = _enter.address, self._state.ctypes.data
+
+        @cfunc("int64(int64)")
+        def enter(x):
+            return _call(inside, (x, state))
+
+        self.compiled = enter
+        self.address = enter.address
+
+    def close(self) -> None:
+        """Let nobody in any more, and wait for those inside."""
+        self._state[_CLOSED] = 1
+        while self._state[_ENTERED] != self._state[_LEFT]:
+            time.sleep(0.001)
+
+    def reopen(self) -> None:
+        """Begin anew after a fork: the threads that were inside are not there."""
+        self._state[[_CLOSED, _ENTERED, _LEFT]] = 0

@@ -1,0 +1,314 @@
+"""Elements of arrays that lie alike from end to end, with the same factors everywhere."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba.extending import overload
+
+from fusedce.kernels.cuda.device import block, thread, threads
+from fusedce.kernels.cuda.element_losses import SINGLE, Soft, Sure, evaluated, outcome
+from fusedce.kernels.cuda.label_bits import above_zero, bits_at, equal, zeros_or_ones
+from fusedce.kernels.cuda.labels import Numbers, is_label
+from fusedce.kernels.cuda.lane_reduce import chunks_total, pinned
+from fusedce.kernels.cuda.load_store import (
+    decoded,
+    per_chunk,
+    read_beside,
+    write_beside,
+)
+from fusedce.kernels.cuda.load_store_scalar import (
+    any_put,
+    float_of,
+    itemsize,
+    number_at,
+    params_of,
+    poke,
+    put_number,
+)
+from fusedce.kernels.cuda.logit_transform import Full
+from fusedce.kernels.cuda.reduce import block_sum
+from fusedce.kernels.cuda.rows import scale_of
+from fusedce.kernels.scalar import INLINED, choose, scalar
+from fusedce.kernels.vector import lanes_as, vector_of
+
+
+class Whole(NamedTuple):
+    """Type tag: labels are integers, of which some may be ignored and some none at all."""
+
+
+class Given(NamedTuple):
+    """Type tag: labels are used as they are."""
+
+
+class Mixed(NamedTuple):
+    """Type tag: labels are usually 0 or 1; a thread that meets others goes the long way.
+
+    As with ``Sure``, factors are larger than 0 and no curvature is wanted.
+    """
+
+
+class Reduced(NamedTuple):
+    """Type tag: losses are added up and not stored."""
+
+
+class Tags(NamedTuple):
+    """What a kernel is made for."""
+
+    form: Any
+    targets: Any
+    link: Any
+    labels: Any
+    extra: Any
+    numbers: Any
+
+
+class Evaluation(NamedTuple):
+    """What all elements of a kernel have in common."""
+
+    plan: Any
+    params: Any
+    pos_factor: float
+    neg_factor: float
+    scale: float
+    count: Any  # of a thread's chunks
+
+
+@scalar
+def unchecked(plan, N, form, label, words, found):
+    """Labels that are used as they are."""
+    return found
+
+
+@scalar
+def counted(N, ignored, fine, found):
+    """Nothing where a label is ignored, NaN where it is none."""
+    bad = choose(fine, N(1), N(np.nan))
+    return (
+        choose(ignored, N(0), found[0] * bad),
+        choose(ignored, N(0), found[1] * bad),
+        choose(ignored, N(0), found[2] * bad),
+    )
+
+
+@scalar
+def checked(plan, N, form, label, words, found):
+    """Losses and derivatives by labels that are integers."""
+    fine = equal(N, form, words, plan.lowest) | equal(N, form, words, np.int64(1))
+    return counted(N, equal(N, form, words, plan.ignore_index), fine, found)
+
+
+@scalar
+def checked_numbers(plan, N, form, label, words, found):
+    """Losses and derivatives by labels that are numbers."""
+    ignored = label == N(float_of(lanes_as(label), plan.ignore_value))
+    return counted(N, ignored, is_label(plan, label), found)
+
+
+@scalar
+def never(plan):
+    """No label is ignored, and 0 and 1 are labels."""
+    return False
+
+
+@scalar
+def special(plan):
+    """Whether 0 or 1 may be ignored, or 0 be no label."""
+    return plan.lowest != 0 or plan.ignore_index == 0 or plan.ignore_index == 1
+
+
+@scalar
+def stored(tags, shared, found):
+    """Losses that are stored."""
+    return found
+
+
+@scalar
+def summed(tags, shared, found):
+    """The sum of losses instead: in each branch, so that a product and its addition are one."""
+    return chunks_total(tags.form, shared.count, found[0]), found[1], found[2]
+
+
+def losses_of(Labels: type, Check: type, Out: type | None) -> Any:
+    """The function of (tags, shared, z, label, words) by the kind of labels.
+
+    (losses, gradients, curvatures) of stored logits, and labels as floats and as words; of losses
+    that are not stored (``Out`` is Reduced) the sum.
+    """
+    finished = summed if Out is Reduced else stored
+    valid: Any = unchecked if Check is Given else checked_numbers if Check is Numbers else checked
+    unusual = never if Check in (Given, Numbers) else special
+    known = SURE if Labels is Mixed else Labels()
+
+    @scalar
+    def soft(tags, shared, z, label, words):
+        plan, params, up, down, scale, count = shared
+        y = outcome(SOFT, plan, label)
+        found = evaluated(
+            tags.numbers, SOFT, tags.extra, tags.link, plan, params, z, y, up, down, scale
+        )
+        return finished(tags, shared, valid(plan, type(z), tags.targets, label, words, found))
+
+    @scalar
+    def hard(tags, shared, z, label, words):
+        plan, params, up, down, scale, count = shared
+        y = above_zero(type(z), tags.targets, words)
+        found = evaluated(
+            tags.numbers, known, tags.extra, tags.link, plan, params, z, y, up, down, scale
+        )
+        return finished(tags, shared, valid(plan, type(z), tags.targets, label, words, found))
+
+    if Labels is not Mixed:
+        return soft if Labels is Soft else hard
+    usual, rare = losses_of(Sure, Given, Out), soft if Check in (Given, Numbers) else hard
+
+    @scalar
+    def either(tags, shared, z, label, words):
+        if zeros_or_ones(type(z), tags.targets, words) and not unusual(shared.plan):
+            return usual(tags, shared, z, label, words)
+        loss, first, second = rare(tags, shared, z, label, words)
+        return pinned(loss), first, second  # else LLVM adds up behind the branches
+
+    return either
+
+
+SURE, SOFT = Sure(), Soft()
+
+
+class ThreadChunks(NamedTuple):
+    """The chunks of a thread: every threads()-th of its block."""
+
+    first: Any
+    number: Any
+
+
+@scalar
+def chunks_among(total, plan):
+    """Where they are, of so many chunks."""
+    start = np.int64(block()) * plan.span
+    left = np.int32(min(total - start, plan.span))
+    count = np.int32(np.int32(np.int32(left - 1 - thread()) >> np.int32(plan.team)) + 1)
+    return ThreadChunks(start + thread(), count)
+
+
+@scalar
+def place_of(form, like, array, first):
+    """(address of a chunk, bytes to the next one of this thread) of an array beside another."""
+    size = np.int32(per_chunk(like) * itemsize(form))
+    return array + first * np.int64(size), np.int32(size * threads())
+
+
+@scalar
+def put(form, like, array, chunks, x):
+    """Store numbers beside the chunks of another array."""
+    here, step = place_of(form, like, array, chunks.first)
+    write_beside(form, like, here, np.int64(step), chunks.number, x)
+
+
+def put_losses(out, form, plan, chunks, loss):
+    """Store losses, if any are."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(put_losses, jit_options=INLINED)
+def _put_losses(out, form, plan, chunks, loss):
+    if out.instance_class is Reduced:
+        return lambda out, form, plan, chunks, loss: None
+    return lambda out, form, plan, chunks, loss: put(out, form, plan.loss, chunks, loss)
+
+
+def put_curvatures(extra, form, plan, chunks, hess):
+    """Store curvatures, if the kernel is one for them and they are wanted."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(put_curvatures, jit_options=INLINED)
+def _put_curvatures(extra, form, plan, chunks, hess):
+    if extra.instance_class is not Full:
+        return lambda extra, form, plan, chunks, hess: None
+
+    def put_them(extra, form, plan, chunks, hess):
+        if plan.hess != 0:
+            put(form, form, plan.hess, chunks, hess)
+
+    return put_them
+
+
+@scalar
+def put_all(plan, form, out, extra, chunks, loss, grad, hess):
+    """Store what is wanted of whole chunks."""
+    if plan.grad != 0:
+        put(form, form, plan.grad, chunks, grad)
+    put_curvatures(extra, form, plan, chunks, hess)
+    put_losses(out, form, plan, chunks, loss)
+
+
+@scalar
+def put_one(plan, form, e, loss, grad, hess):
+    """The same of a number behind the last whole chunk."""
+    item = np.int64(itemsize(form))
+    if plan.grad != 0:
+        put_number(form, plan.grad + e * item, grad)
+    if plan.hess != 0:
+        put_number(form, plan.hess + e * item, hess)
+    if plan.loss != 0:
+        any_put(plan.loss_kind, plan.loss + e * (8 if plan.loss_kind == 0 else 4), loss)
+
+
+@scalar
+def behind(plan, form):
+    """The number of this thread behind the last whole chunk, of which block 0 takes all; or -1."""
+    if block() != np.int32(0):
+        return np.int64(-1)
+    e = plan.classes - plan.classes % np.int64(per_chunk(form)) + thread()
+    return e if e < plan.classes else np.int64(-1)
+
+
+def flat_elements(Params: type, T: Any, Form: type, Targets: type, Loss: type, Link: type,
+                  Lanes: type, Labels: type, Check: type, Extra: type,
+                  Tag: type) -> Any:  # fmt: skip
+    """The kernel."""
+    losses = losses_of(Labels, Check, Loss)
+
+    def flat_elements(plan):
+        form, targets, out, extra = Form(), Targets(), Loss(), Extra()
+        tags = Tags(form, targets, Link(), Labels(), extra, Tag())
+        single = Tags(form, targets, Link(), Labels(), extra, SINGLE)
+        N = vector_of(T, Lanes())
+        params = params_of(plan, Params, T)
+        scale = scale_of(plan, T)
+        up, down = float_of(T, plan.pos_factor), float_of(T, plan.neg_factor)
+        # 1. The chunks of this thread, and its number at the end.
+        whole = plan.classes // np.int64(per_chunk(form))
+        chunks, e = chunks_among(whole, plan), behind(plan, form)
+        if scale == T(0):  # nothing is averaged
+            put_all(plan, form, out, extra, chunks, N(0), N(0), N(0))
+            if e >= 0:
+                put_one(plan, form, e, T(0), T(0), T(0))
+            if plan.partial != 0 and thread() == np.int32(0):
+                poke(plan.partial + np.int64(block()) * 8, T(0))
+            return
+        # 2. Logits and labels, read all at once.
+        here, step = place_of(form, form, plan.logits, chunks.first)
+        z = decoded(N, form, read_beside(N, form, form, here, np.int64(step), chunks.number))
+        here, step = place_of(targets, form, plan.targets, chunks.first)
+        words = read_beside(N, targets, form, here, np.int64(step), chunks.number)
+        # 3. Losses and derivatives.
+        shared = Evaluation(plan, params, up, down, scale, chunks.number)
+        loss, grad, hess = losses(tags, shared, z, decoded(N, targets, words), words)
+        put_all(plan, form, out, extra, chunks, loss, grad, hess)
+        total = chunks_total(form, chunks.number, loss)
+        # 4. The number at the end.
+        if e >= 0:
+            z1 = number_at(T, form, plan.logits + e * itemsize(form))
+            there = plan.targets + e * itemsize(targets)
+            label, bits = number_at(T, targets, there), bits_at(targets, there)
+            loss1, grad1, hess1 = losses(single, shared, z1, label, bits)
+            put_one(plan, form, e, loss1, grad1, hess1)
+            total += loss1
+        # 5. The sum of the losses of the block.
+        if plan.partial != 0:
+            total = block_sum(total, np.int32(0))
+            if thread() == np.int32(0):
+                poke(plan.partial + np.int64(block()) * 8, total)
+
+    return flat_elements

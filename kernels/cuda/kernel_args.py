@@ -1,0 +1,253 @@
+"""What a launch is: a kernel, its grid, and a plan of whole numbers.
+
+A kernel takes one argument, a ``Plan``: addresses, byte strides, sizes, and floats as the bits they
+are stored in. Each field travels as eight bytes, one that a kernel does not read costs it nothing.
+A launch is drawn up once for all calls of a kind: what changes from call to call, the addresses of
+arrays, is added when it is launched (``ARRAYS``, ``Launch.bound``).
+"""
+
+import struct
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fusedce.kernels.cuda.dtypes import kind
+from fusedce.kernels.problem import Problem
+
+
+class Plan(NamedTuple):
+    """The argument of every kernel. Views have the step in bytes along each of three axes."""
+
+    # sizes
+    outer: int = 0
+    classes: int = 0
+    inner: int = 0
+    # arrays; address 0: absent
+    logits: int = 0
+    logits_outer: int = 0
+    logits_cls: int = 0
+    logits_inner: int = 0
+    targets: int = 0
+    targets_outer: int = 0
+    targets_cls: int = 0
+    targets_inner: int = 0
+    sample_weight: int = 0
+    sample_outer: int = 0
+    sample_cls: int = 0
+    sample_inner: int = 0
+    loss: int = 0
+    loss_outer: int = 0
+    loss_cls: int = 0
+    loss_inner: int = 0
+    grad: int = 0
+    grad_outer: int = 0
+    grad_cls: int = 0
+    grad_inner: int = 0
+    hess: int = 0
+    hess_outer: int = 0
+    hess_cls: int = 0
+    hess_inner: int = 0
+    weight: int = 0  # (C,)
+    weight_step: int = 0
+    pos_weight: int = 0  # (C,), or one number: step 0
+    pos_weight_step: int = 0
+    given: int = 0  # the denominator, a single number
+    total: int = 0  # the reduced loss
+    record: int = 0  # what the survey found, see RECORD
+    partial: int = 0  # (blocks,) sums of losses, or of weights, in float64 or the compute type
+    counts: int = 0  # (blocks,) int64: labels that are not ignored
+    bad: int = 0  # (blocks,) int64: position of the first bad label of a block, or -1
+    # how numbers are stored (``memory.KINDS``) where that is looked up while running
+    targets_kind: int = 0
+    sample_kind: int = 0
+    loss_kind: int = 0
+    weight_kind: int = 0
+    pos_weight_kind: int = 0
+    given_kind: int = 0
+    # how the work is dealt out
+    team: int = 0  # log2 of the lanes that share a row
+    cluster: int = 0  # log2 of the blocks that share a row
+    span: int = 0  # rows, elements or partial sums of a block
+    rounds: int = 0  # how often a team comes by to read a row
+    staged: int = 0  # bytes of shared memory ahead of the staged row
+    magic_classes: int = 0  # n // classes == (n * magic) >> 40 for n < 2**20
+    magic_inner: int = 0
+    shift_classes: int = 0  # in row_elements: chunks of a row, by ``deal.magic``
+    # labels
+    sparse_targets: int = 0
+    normalize: int = 0
+    may_ignore: int = 0
+    ignore_index: int = 0
+    real_targets: int = 0  # targets that are numbers are looked at, see Problem
+    lowest: int = 0
+    highest: int = 0
+    forbidden_label: int = 0
+    elements: int = 0  # elements a label stands for in the mean; 0: it counts by its weight
+    # floats of the compute type, as bits
+    scale: int = 0  # 1 / denominator, unless the record has it
+    label_factor: int = 0
+    label_shift: int = 0
+    ignore_value: int = 0  # the number that stands for an ignored target, or NaN
+    pos_factor: int = 0
+    neg_factor: int = 0
+    z_loss: int = 0
+    softcap: int = 0
+    logit_scale: int = 0
+    p0: int = 0
+    p1: int = 0
+    p2: int = 0
+    p3: int = 0
+    p4: int = 0
+    p5: int = 0
+    p6: int = 0
+    p7: int = 0
+
+
+SLOT = {name: k for k, name in enumerate(Plan._fields)}
+
+# Arrays that each call brings, in this order; scratch holds what one launch leaves for the next.
+ARRAYS = (
+    "logits", "targets", "sample_weight", "weight", "pos_weight", "given",
+    "loss", "grad", "hess", "total", "scratch",
+)  # fmt: skip
+
+# The record at the start of scratch: byte offsets of the divisor (float64), of the position of the
+# first bad label (int64, -1: none), of 1 / divisor and of divisor / rows that count (compute type).
+DIVISOR, BAD, SCALE, PER_ROW, RECORD = 0, 8, 16, 24, 32
+
+
+class Kernel(NamedTuple):
+    """What there is to compile: ``factory(*types)`` is a Python function of one Plan."""
+
+    factory: Callable[..., Callable[[Plan], None]]
+    types: tuple[Any, ...]
+    registers: int = 64  # a thread may take so many
+
+    @property
+    def name(self) -> str:
+        """For people: the factory and what it is made for."""
+        words = [getattr(t, "__name__", str(t)) for t in self.types]
+        return f"{self.factory.__name__}({', '.join(words)})"
+
+
+class Launch(NamedTuple):
+    """A kernel over a grid."""
+
+    kernel: Kernel
+    blocks: int
+    threads: int
+    plan: Plan  # addresses are offsets from those of ``bound``
+    bound: tuple[tuple[int, int], ...]  # (slot of the plan, index into ARRAYS)
+    shared: int = 0  # bytes of dynamic shared memory a block
+    cluster: int = 1  # neighbouring blocks that share a row
+
+
+class Program(NamedTuple):
+    """The launches of a call, in order, for any arrays that fit."""
+
+    survey: tuple[Launch, ...]  # read the labels, write the record
+    losses: tuple[Launch, ...]  # write losses and gradients
+    scratch: int  # bytes
+
+
+class Facts(NamedTuple):
+    """What launches depend on in a device."""
+
+    capability: tuple[int, int] = (9, 0)
+    processors: int = 132
+    shared: int = 232448  # bytes of shared memory a block may ask for
+    cache: int = 50 << 20  # bytes of L2
+
+
+def bits(value: float, compute: type) -> int:
+    """A float of the compute type as a whole number."""
+    code, integer = ("<d", "<q") if compute is np.float64 else ("<f", "<i")
+    return int(struct.unpack(integer, struct.pack(code, value))[0])
+
+
+Fields = dict[str, Any]
+Bound = dict[str, tuple[str, int]]  # for a field the array it points to, and an offset in bytes
+
+
+def launch(
+    kernel: Kernel, blocks: int, threads: int, fields: Fields, bound: Bound, *, shared: int = 0,
+    cluster: int = 1,
+) -> Launch:  # fmt: skip
+    """A launch of a kernel whose plan has these fields."""
+    return rebound(Launch(kernel, blocks, threads, Plan(), (), shared, cluster), fields, bound)
+
+
+def rebound(made: Launch, fields: Fields, bound: Bound) -> Launch:
+    """A launch with some more fields and arrays."""
+    offsets = {field: offset for field, (_, offset) in bound.items()}
+    where = tuple((SLOT[field], ARRAYS.index(array)) for field, (array, _) in bound.items())
+    return made._replace(plan=made.plan._replace(**fields, **offsets), bound=made.bound + where)
+
+
+NAMES = {"sample_weight": "sample"}  # of the steps of a view, where not its own
+
+
+def view(fields: Fields, bound: Bound, name: str, array: np.ndarray | None) -> None:
+    """An array of three axes; an axis of length 1 stands still."""
+    if array is None:
+        return
+    bound[name] = name, 0
+    steps = zip(("outer", "cls", "inner"), array.strides, array.shape, strict=True)
+    for axis, step, n in steps:
+        fields[f"{NAMES.get(name, name)}_{axis}"] = step if n > 1 else 0
+
+
+def vector(fields: Fields, bound: Bound, name: str, array: np.ndarray | None) -> None:
+    """An array of classes, or of one number for all."""
+    if array is not None:
+        bound[name] = name, 0
+        fields[f"{name}_step"] = array.strides[0] if array.size > 1 else 0
+        fields[f"{name}_kind"] = kind(array.dtype)
+
+
+def factors(problem: Problem) -> tuple[float, float]:
+    """What positive and negative outcomes weigh, but for arrays."""
+    if problem.alpha is None:
+        return problem.pos_scale, 1.0
+    return problem.pos_scale * problem.alpha, 1.0 - problem.alpha
+
+
+def common(problem: Problem) -> tuple[Fields, Bound]:
+    """What every kernel of losses reads alike."""
+    fields: Fields = {}
+    bound: Bound = {}
+    outer, classes, inner = problem.logits.shape
+    T = problem.compute
+    up, down = factors(problem)
+    floats = {
+        "label_factor": problem.label_factor, "label_shift": problem.label_shift,
+        "ignore_value": problem.ignore_value,
+        "z_loss": problem.z_loss, "softcap": problem.softcap,
+        "logit_scale": problem.logit_scale, "pos_factor": up, "neg_factor": down,
+    }  # fmt: skip
+    floats |= {f"p{k}": p for k, p in enumerate(problem.params)}
+    fields |= {name: bits(value, T) for name, value in floats.items()}
+    fields |= {
+        "outer": outer, "classes": classes, "inner": inner,
+        "sparse_targets": int(problem.sparse_targets), "normalize": int(problem.normalize),
+        "may_ignore": int(problem.may_ignore), "ignore_index": problem.ignore_index,
+        "real_targets": int(problem.real_targets),
+        "lowest": problem.lowest, "highest": problem.highest,
+        "forbidden_label": problem.forbidden_label,
+        "targets_kind": kind(problem.targets.dtype),
+    }  # fmt: skip
+    for name in ("logits", "targets", "sample_weight", "loss", "grad", "hess"):
+        view(fields, bound, name, getattr(problem, name))
+    if problem.sample_weight is not None:
+        fields["sample_kind"] = kind(problem.sample_weight.dtype)
+    if problem.loss is not None:
+        fields["loss_kind"] = kind(problem.loss.dtype)
+    vector(fields, bound, "weight", problem.weight)
+    vector(fields, bound, "pos_weight", problem.pos_weight)
+    return fields, bound
+
+
+def is_full(problem: Problem) -> bool:
+    """Whether a kernel for more than plain logits and gradients is needed."""
+    return problem.hess is not None or problem.softcap != 0.0 or problem.logit_scale != 1.0

@@ -1,0 +1,193 @@
+"""Lanes that do not come in whole chunks: one number at a time, none where none is present."""
+
+from llvmlite import ir
+
+from fusedce.kernels.cuda.device import I32, I64, VOID, assembly, shared_place
+from fusedce.kernels.cuda.dtypes import BYTES, Float32, Float64
+from fusedce.kernels.cuda.load_store import lanes_of, step_from
+from fusedce.kernels.cuda.load_store_scalar import constant, from_bits, to_bits
+from fusedce.kernels.cuda.toolchain import intrinsic, types
+from fusedce.kernels.vector import Mask, Vector, gathered, lane_of
+
+_ASM = {1: ("u8", "h"), 2: ("b16", "h"), 4: ("b32", "r"), 8: ("b64", "l")}
+
+
+def _load_one(builder, address, present, tag, space="global"):
+    """The bits of one number, 0 if it is not present; no branch."""
+    size = BYTES[tag]
+    kind, mark = _ASM[size]
+    text = (
+        f"{{ .reg .pred here; setp.ne.s32 here, $2, 0; mov.b{max(16, 8 * size)} $0, 0; "
+        f"@here ld.{space}.{kind} $0, [$1]; }}"
+    )
+    where = "r" if space == "shared" else "l"
+    result = ir.IntType(max(16, 8 * size))
+    found = assembly(
+        builder, text, result, f"=&{mark},{where},r", (address, builder.zext(present, I32))
+    )
+    return builder.trunc(found, ir.IntType(8)) if size == 1 else found
+
+
+def _store_one(builder, address, present, bits, tag, space="global"):
+    kind, mark = _ASM[BYTES[tag]]
+    where = "r" if space == "shared" else "l"
+    text = f"{{ .reg .pred here; setp.ne.s32 here, $1, 0; @here st.{space}.{kind} [$0], $2; }}"
+    args = (address, builder.zext(present, I32), bits)
+    assembly(builder, text, VOID, f"{where},r,{mark}", args)
+
+
+def _places(builder, number, per, start, step, along, count):
+    """(address, whether it is there) of each lane: lane i of chunk k at k * step + i * along."""
+    for lane in range(getattr(number, "width", 1)):
+        k, i = divmod(lane, per)
+        present = builder.icmp_signed("<", constant(k), count)
+        yield step_from(builder, step_from(builder, start, step, k), along, i), present
+
+
+def _read_grid(builder, number, tag, fill, places):
+    found = []
+    for address, present in places:
+        x = from_bits(builder, tag, lane_of(number), _load_one(builder, address, present, tag))
+        found.append(builder.select(present, x, fill))
+    return gathered(builder, found) if isinstance(number, Vector) else found[0]
+
+
+def _write_grid(builder, number, tag, x, places):
+    for lane, (address, present) in enumerate(places):
+        vector = isinstance(number, Vector)
+        value = builder.extract_element(x, constant(lane)) if vector else x
+        bits = to_bits(builder, tag, lane_of(number), value)
+        _store_one(builder, address, present, bits, tag)
+
+
+@intrinsic
+def read_grid(typingctx, number, form, like, start, step, along, count, fill):
+    """Numbers that belong to the chunks of another array, of form ``like``.
+
+    Number i of chunk k lies at start + k * step + i * along; ``fill`` from chunk ``count`` on.
+    """
+    N, tag, per = number.instance_type, form.instance_class, lanes_of(like.instance_class)
+
+    def codegen(context, builder, sig, args):
+        places = _places(builder, N, per, *args[3:7])
+        return _read_grid(builder, N, tag, args[7], places)
+
+    sizes = (types.int64, types.int64, types.int64, types.int32)
+    return N(number, form, like, *sizes, lane_of(N)), codegen
+
+
+@intrinsic
+def write_grid(typingctx, form, start, step, along, count, x):
+    """Store the numbers of chunks the same way, up to chunk ``count``."""
+    tag = form.instance_class
+
+    def codegen(context, builder, sig, args):
+        places = _places(builder, x, lanes_of(tag), *args[1:5])
+        _write_grid(builder, x, tag, args[5], places)
+        return context.get_dummy_value()
+
+    sizes = (types.int64, types.int64, types.int64, types.int32)
+    return types.void(form, *sizes, x), codegen
+
+
+@intrinsic
+def read_lanes(typingctx, number, form, start, step, count, fill):
+    """Numbers ``step`` bytes apart, the first ``count``; ``fill`` in the other lanes."""
+    N, tag = number.instance_type, form.instance_class
+
+    def codegen(context, builder, sig, args):
+        none = ir.Constant(I64, 0)
+        places = _places(builder, N, 1, args[2], args[3], none, args[4])
+        return _read_grid(builder, N, tag, args[5], places)
+
+    return N(number, form, types.int64, types.int64, types.int32, lane_of(N)), codegen
+
+
+@intrinsic
+def write_lanes(typingctx, form, start, step, count, x):
+    """Store the first ``count`` lanes ``step`` bytes apart."""
+    tag = form.instance_class
+
+    def codegen(context, builder, sig, args):
+        none = ir.Constant(I64, 0)
+        places = _places(builder, x, 1, args[1], args[2], none, args[3])
+        _write_grid(builder, x, tag, args[4], places)
+        return context.get_dummy_value()
+
+    return types.void(form, types.int64, types.int64, types.int32, x), codegen
+
+
+@intrinsic
+def get_lanes(typingctx, number, start, step, count, fill):
+    """Numbers ``step`` bytes apart in shared memory, the first ``count``; ``fill`` elsewhere."""
+    N = number.instance_type
+    tag = FORMS[lane_of(N)]
+
+    def codegen(context, builder, sig, args):
+        found = []
+        for k in range(getattr(N, "width", 1)):
+            present = builder.icmp_signed("<", constant(k), args[3])
+            place = _in_shared(builder, step_from(builder, args[1], args[2], k))
+            bits = _load_one(builder, place, present, tag, "shared")
+            x = from_bits(builder, tag, lane_of(N), bits)
+            found.append(builder.select(present, x, args[4]))
+        return gathered(builder, found) if isinstance(N, Vector) else found[0]
+
+    return N(number, types.int32, types.int32, types.int32, lane_of(N)), codegen
+
+
+@intrinsic
+def put_lanes(typingctx, start, step, count, x):
+    """Store the first ``count`` lanes ``step`` bytes apart in shared memory."""
+    tag = FORMS[lane_of(x)]
+
+    def codegen(context, builder, sig, args):
+        start, step, count, value = args
+        for k in range(getattr(x, "width", 1)):
+            vector = isinstance(x, Vector)
+            one = builder.extract_element(value, constant(k)) if vector else value
+            present = builder.icmp_signed("<", constant(k), count)
+            place = _in_shared(builder, step_from(builder, start, step, k))
+            _store_one(
+                builder, place, present, to_bits(builder, tag, lane_of(x), one), tag, "shared"
+            )
+        return context.get_dummy_value()
+
+    return types.void(types.int32, types.int32, types.int32, x), codegen
+
+
+FORMS = {types.float32: Float32, types.float64: Float64}
+
+
+def _in_shared(builder, offset):
+    return builder.ptrtoint(shared_place(builder, offset, ir.IntType(8)), I32)
+
+
+@intrinsic
+def hits(typingctx, number, form, start, step, wanted):
+    """Which lane has a number: those of chunk k are start + k * step and the following."""
+    N, per = number.instance_type, lanes_of(form.instance_class)
+
+    def codegen(context, builder, sig, args):
+        found = []
+        for k in range(N.width // per):
+            here = builder.sub(args[4], step_from(builder, args[2], args[3], k))
+            found += [builder.icmp_signed("==", here, ir.Constant(I64, i)) for i in range(per)]
+        return gathered(builder, found)
+
+    return Mask(N.width)(number, form, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def numbered(typingctx, number, start, wanted):
+    """Which lane has a number, counted from ``start``."""
+    N = number.instance_type
+
+    def codegen(context, builder, sig, args):
+        here = builder.sub(args[2], args[1])
+        found = [builder.icmp_signed("==", here, ir.Constant(I64, i))
+                 for i in range(getattr(N, "width", 1))]  # fmt: skip
+        return gathered(builder, found) if isinstance(N, Vector) else found[0]
+
+    mask = Mask(N.width) if isinstance(N, Vector) else types.boolean
+    return mask(number, types.int64, types.int64), codegen

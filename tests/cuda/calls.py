@@ -1,0 +1,272 @@
+"""What usual calls on a GPU launch, found without one: arrays that are nowhere, nothing run."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import Any, NamedTuple
+from unittest import mock
+
+import ml_dtypes
+import numpy as np
+
+import fusedce
+from fusedce.backends import array_libraries, cuda_replay
+from fusedce.backends.array_libraries import Layout, contiguous
+from fusedce.kernels import rule
+from fusedce.kernels.cuda.kernel_args import Facts
+from fusedce.tools.warmup_cuda import SHARED, Imagined, Nowhere
+
+DTYPES = {
+    "float32": np.float32, "float64": np.float64, "float16": np.float16,
+    "bfloat16": ml_dtypes.bfloat16,
+}  # fmt: skip
+# Classes of a row: for a lane of a warp, a few lanes, a warp, a block, of no whole chunks, for a
+# cluster or what there is instead, and too wide for any.
+FEW = (4, 21)
+WIDE = (80, 1000, 1001, 4096, 32000, 50257, 128256)
+CLASSES = FEW + WIDE
+LOSSES = {
+    "cross_entropy": {}, "focal": {"gamma": 2.0}, "real_focal": {"gamma": 1.5},
+    "mixed_focal": {"soft_labels": "torchvision"}, "poly1": {}, "generalized_cross_entropy": {},
+}  # fmt: skip
+ADDRESSES = itertools.count(1 << 40, 1 << 40)  # as far apart as no array is long
+BINARY = {"asymmetric": {}, "real_asymmetric": {"gamma_neg": 2.5}}
+
+
+class Array(NamedTuple):
+    """What an argument is: so many bytes behind a multiple of 16, with wider rows."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    offset: int = 0
+    padding: int = 0
+
+    @property
+    def strides(self):
+        """In bytes."""
+        return contiguous(
+            (*self.shape[:-1], self.shape[-1] + self.padding), np.dtype(self.dtype).itemsize
+        )
+
+    def imagined(self):
+        """In memory that is nowhere."""
+        address = next(ADDRESSES) + self.offset
+        return Nowhere(Layout(address, tuple(self.shape), self.strides, np.dtype(self.dtype), 0))
+
+
+def array(shape, dtype, offset=0, padding=0):
+    """An array of imaginary memory."""
+    return Array(shape, dtype, offset, padding).imagined()
+
+
+def facts(capability):
+    """Of a device of this architecture."""
+    return Facts(capability, shared=SHARED.get(10 * capability[0] + capability[1], 99 << 10))
+
+
+def launched(call, capability=(9, 0)):
+    """The launches of ``call()``."""
+    found = []
+    instead = {
+        "LIBRARIES": (Imagined(),), "facts": lambda device: facts(capability),
+        "launch": lambda library, launches, *where: found.extend(launches),
+    }  # fmt: skip
+    with (
+        mock.patch.multiple(array_libraries, **instead),
+        mock.patch.object(cuda_replay, "keep"),
+    ):
+        call()
+    return found
+
+
+class Call:
+    """A public function with its arguments, made when it is called."""
+
+    def __init__(self, name, loss, logits, targets, **options):
+        self.loss, self.name, self.options = loss, name, options
+        self.logits = Array(*logits)
+        self.targets = None if targets is None else Array(*targets)
+
+    @property
+    def function(self):
+        """The name of the public function."""
+        return self.loss.removeprefix("real_").removeprefix("mixed_")
+
+    @property
+    def own(self):
+        """The loss's own options."""
+        return LOSSES.get(self.loss) or BINARY.get(self.loss) or {}
+
+    def __call__(self):
+        made = {k: v.imagined() if isinstance(v, Array) else v for k, v in self.options.items()}
+        targets = () if self.targets is None else (self.targets.imagined(),)
+        public = getattr(fusedce, self.function)
+        return public(self.logits.imagined(), *targets, **self.own | made)
+
+
+def _softmax(loss, dtype, classes, way, **more):
+    """A call over rows; ``way`` says which labels, and what is asked for."""
+    z, index = ((3, classes), DTYPES[dtype]), ((3,), np.int64)
+    targets = {"same": z, "double": ((3, classes), np.float64)}
+    options = {
+        "plain": {}, "hessian": {"return_hessian": True}, "softcap": {"softcap": 3.0},
+        "smooth": {"label_smoothing": 0.1}, "loss": {"return_grad": False},
+        "both": {"label_smoothing": 0.1, "return_hessian": True},
+        "weighted": {"label_smoothing": 0.1, "weight": Array((classes,), np.float32)},
+        "same": {}, "double": {"return_hessian": True},
+        "loose": {"grad_out": Array((3, classes), DTYPES[dtype], offset=8)},
+    }[way]  # fmt: skip
+    name = f"{loss}-{dtype}-{classes}-{way}"
+    more = {"activation": "softmax"} | options | more
+    return Call(name, loss, z, targets.get(way, index), **more)
+
+
+# (losses, dtypes, classes, ways): each with what may be too much for its registers.
+CE, HALVES = ("cross_entropy",), ("float16", "bfloat16")
+RULES = ("focal", "real_focal", "poly1", "generalized_cross_entropy")
+ROWS = (
+    (CE, ("float32", "bfloat16"), CLASSES, ("plain",)),
+    (CE, ("float64",), (4, 1000, 32000, 128256), ("plain",)),
+    (CE, ("float16",), (1000, 128256), ("plain",)),
+    (CE, ("float32",), (4, 1000, 128256), ("hessian", "both")),
+    (CE, ("float32",), (1000,), ("loss", "smooth", "same")),
+    (CE, ("float32",), (1001,), ("softcap", "weighted", "double", "loose")),
+    (CE, ("float64",), (21, 128256), ("both",)),
+    (CE, ("float64",), (1000,), ("hessian", "same")),
+    (CE, ("float16",), (1001,), ("both", "loose")),
+    (CE, ("bfloat16",), (21, 32000), ("smooth", "same")),
+    (CE, ("bfloat16",), (1000, 32000), ("both",)),
+    (RULES, ("float32",), (1000,), ("plain",)),
+    (("focal",), ("float32", "bfloat16"), (21,), ("smooth",)),
+    (("real_focal", "generalized_cross_entropy"), ("float32", "float64"), (21,), ("both",)),
+)
+
+
+def rows():
+    """Softmax over rows whose classes lie side by side."""
+    for losses, dtypes, classes, ways in ROWS:
+        for one in itertools.product(losses, dtypes, classes, ways):
+            yield _softmax(*one)
+
+
+def columns():
+    """Softmax along an axis that others follow, and padded short rows."""
+    ways = {
+        "plain": {}, "hessian": {"return_hessian": True}, "smooth": {"label_smoothing": 0.1},
+        "both": {"label_smoothing": 0.1, "return_hessian": True}, "given": {},
+    }  # fmt: skip
+    for dtype, kind in DTYPES.items():
+        for classes in (21, 80):
+            z, index = ((2, classes, 4, 4), kind), ((2, 4, 4), np.int64)
+            for way in ways if dtype == "float32" else ("plain", "both"):
+                name = f"cross_entropy-{dtype}-{classes}-axis-{way}"
+                labels = z if way == "given" else index
+                yield Call(name, "cross_entropy", z, labels, axis=1, **ways[way])
+        padded = (3, 21), kind, 0, 11
+        yield Call(f"cross_entropy-{dtype}-padded", "cross_entropy", padded, ((3,), np.int64))
+
+
+# (losses, dtypes, labels, ways)
+ELEMENTS = (
+    ((*LOSSES, *BINARY), ("float32",), ("int64",), ("plain",)),
+    ((*LOSSES, *BINARY), ("float32",), ("float32",), ("plain", "hessian")),
+    (("focal", "asymmetric"), ("float32", "bfloat16"), ("bool",), ("plain", "hessian")),
+    (("focal",), ("float64", *HALVES), ("same", "float32"), ("plain",)),
+    (("focal",), ("float16",), ("int8",), ("softcap",)),
+    (("real_asymmetric",), ("float64",), ("bool", "float32"), ("plain", "hessian")),
+    (("focal", *BINARY), ("float32",), ("bool",), ("weighted",)),
+    (("real_asymmetric",), ("float64",), ("float32",), ("weighted",)),
+    (("focal",), ("float64", *HALVES), ("index",), ("plain",)),
+    ((*LOSSES, *BINARY), ("float32",), ("index",), ("plain", "weighted")),
+    (("cross_entropy", "asymmetric"), ("float32",), ("index",), ("hessian",)),
+    (("focal",), ("float64", *HALVES), ("index", "same"), ("weighted", "samples")),
+    (("focal",), ("float32",), ("bool",), ("ragged",)),
+)
+
+
+def elements():
+    """Labels of elements."""
+    n = (64, 80)
+    more = {
+        "plain": {}, "hessian": {"return_hessian": True}, "softcap": {"softcap": 3.0},
+        "weighted": {"weight": Array((80,), np.float32)},
+        "samples": {"sample_weight": Array((64, 1), np.float64)},
+        "ragged": {"weight": Array((80,), np.float32, offset=4)},
+    }  # fmt: skip
+    for losses, dtypes, labels, ways in ELEMENTS:
+        for loss, dtype, form, way in itertools.product(losses, dtypes, labels, ways):
+            forms = {"same": (n, DTYPES[dtype]), "index": ((64,), np.int64)}
+            targets = forms.get(form) or (n, np.dtype(form))
+            name = f"{loss}-{dtype}-sigmoid-{form}-{way}"
+            z = n, DTYPES[dtype]
+            yield Call(name, loss, z, targets, activation="sigmoid", **more[way])
+    for loss, dtype in (("focal", "float32"), ("asymmetric", "float64"), ("focal", "float16")):
+        z = n, DTYPES[dtype]
+        yield Call(f"{loss}-{dtype}-probability", loss, z, z, activation=None)
+    for dtype, kind in DTYPES.items():
+        name, index = f"focal-{dtype}-probability-index", ((64,), np.int64)
+        yield Call(name, "focal", (n, kind), index, activation=None)
+
+
+def functions():
+    """Activations."""
+    for dtype, kind in DTYPES.items():
+        for name in ("softmax", "log_softmax"):
+            many = name == "softmax" and dtype in ("float32", "bfloat16")
+            for classes in (21, 1001, 128256) if many else (1000,):
+                yield Call(f"{name}-{dtype}-{classes}", name, ((3, classes), kind), None)
+        yield Call(f"softmax-{dtype}-axis", "softmax", ((2, 21, 4, 4), kind), None, axis=1)
+        for name in ("sigmoid", "log_sigmoid"):
+            yield Call(f"{name}-{dtype}", name, ((64, 80), kind), None)
+
+
+def labels():
+    """What is found out about labels ahead."""
+    many = (1 << 16,), np.int32
+    for dtype in ("float32", "float64"):
+        z = (1 << 16, 4), DTYPES[dtype]
+        yield Call(f"cross_entropy-{dtype}-many", "cross_entropy", z, many)
+        yield Call(f"cross_entropy-{dtype}-many-given", "cross_entropy", z, z,
+                   normalize_targets=True)  # fmt: skip
+
+
+def calls():
+    """All of them."""
+    return [*rows(), *columns(), *elements(), *functions(), *labels()]
+
+
+def families(call):
+    """(kernel, place, type) of each type that a kernel of this call is made for, but for rules."""
+    return {
+        (one.kernel.factory, place, kind)
+        for one in launched(call)
+        for place, kind in enumerate(one.kernel.types)
+        if kind not in rule.RULES
+    }
+
+
+@functools.cache
+def covering():
+    """The names of calls that between them have every type at every place of every kernel."""
+    left = {call.name: families(call) for call in calls()}
+    missing, chosen = set().union(*left.values()), []
+    while missing:
+        chosen.append(max(left, key=lambda name: len(left[name] & missing)))
+        missing -= left.pop(chosen[-1])
+    return tuple(chosen)
+
+
+# A few that between them launch every kernel, from every dtype.
+SELECTED = (
+    "cross_entropy-float32-1000-plain", "cross_entropy-bfloat16-128256-plain",
+    "cross_entropy-float64-128256-both", "cross_entropy-float16-1001-both",
+    "cross_entropy-bfloat16-21-axis-plain", "cross_entropy-float32-80-axis-both",
+    "asymmetric-bfloat16-sigmoid-bool-plain", "real_asymmetric-float64-sigmoid-float32-weighted",
+    "focal-float16-sigmoid-same-plain", "focal-bfloat16-sigmoid-same-plain",
+    "focal-float32-probability-index",
+    "focal-bfloat16-sigmoid-index-plain", "focal-float16-sigmoid-index-weighted",
+    "focal-float32-sigmoid-bool-ragged", "softmax-bfloat16-1001",
+    "softmax-float32-axis", "log_sigmoid-float16", "cross_entropy-float32-many",
+    "cross_entropy-float32-many-given",
+)  # fmt: skip

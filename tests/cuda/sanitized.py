@@ -1,0 +1,58 @@
+"""A few small calls for compute-sanitizer: ``compute-sanitizer --tool memcheck python -m ...``.
+
+Once without it, then every kernel comes from the disk; ``--host``: the results of the CPU alone,
+which puts the kernels of the CPU there. Arrays are allocated one by one, with no pool around them,
+so that a byte past the end is somebody else's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+
+import numpy as np
+
+import fusedce
+from tests.core.test_losses import DTYPES, make
+from tests.cuda.gpu import OnGpu, missing
+
+# Rows of a warp, of a block, in shared memory, read twice or by a cluster; ragged at both ends.
+SHAPES = [((5, 7), 1), ((33, 100), 1), ((3, 1023), 1), ((2, 9001), 1), ((2, 70_001), 1),
+          ((2, 130_003), 1), ((2, 5, 133), 1), ((2, 300, 3), 1)]  # fmt: skip
+FORMS = [("softmax", "index"), ("softmax", "soft"), ("sigmoid", "index"), ("sigmoid", "soft")]
+BAR = {"float32": 1e-4, "bfloat16": 1e-2}
+
+
+def cases():
+    """(logits, the same not at a multiple of 16 bytes, targets, dtype, options) of every call."""
+    for (shape, axis), dtype, (activation, form) in itertools.product(SHAPES, BAR, FORMS):
+        z, t = make(activation, form, dtype, shape, np.random.default_rng(0), axis)
+        some = np.ones(1 + z.size, DTYPES[dtype])[1:].reshape(shape)
+        some[...] = z
+        for more in ({}, {"reduction": "none", "weight": np.arange(1.0, 1 + shape[axis])}):
+            yield z, some, t, dtype, {"activation": activation, "axis": axis} | more
+
+
+def on_the_gpu():
+    if why := missing():
+        sys.exit(why)
+    import cupy
+
+    cupy.cuda.set_allocator(None)
+    gpu, calls = OnGpu(cupy), 0
+    for z, some, t, dtype, options in cases():
+        got, want = gpu.focal(some, t, **options), fusedce.focal(z, t, **options)
+        for a, b in zip(got, want, strict=True):
+            a, b = np.asarray(a, float), np.asarray(b, float)
+            np.testing.assert_allclose(a, b, BAR[dtype], BAR[dtype] * abs(b).max())
+        calls += 1
+    print(f"{calls} calls are right")
+
+
+def on_the_host():
+    for z, _, t, _, options in cases():
+        fusedce.focal(z, t, **options)
+
+
+if __name__ == "__main__":
+    on_the_host() if "--host" in sys.argv else on_the_gpu()

@@ -1,0 +1,193 @@
+"""Issue slots a logit, counted in sm_90 machine code: ``python -m tests.cuda.slots``.
+
+``issued``: the instructions of one thread, from the entry of its kernel to the end, on the shortest
+way that loads, waits for, exponentiates and stores as much as a thread has to
+(``machine_code.shortest``), divided by its logits. So what a thread does once a row is in the
+number, spread over its logits; rare ways (labels that are soft, exact division of very large
+numbers) are not. An instruction whose predicate is off is issued, and counts.
+
+``slots``: the same, but an instruction of the unit for special functions weighs 4. It is the sum
+that bounds are given in: a scheduler issues one instruction of a warp a cycle, and a warp keeps
+that unit busy for 8 cycles, half of which other instructions are taken to fill.
+
+Beside it stand two units of sm_90, in cycles of a scheduler a logit, after the table of throughputs
+in the CUDA programming guide (results a cycle of a processor, which has four schedulers):
+
+- ``alu``: integers, logic, comparisons, minima, selections, packed conversions: 64, so 2 cycles;
+- ``xu``: ex2, lg2, rcp, rsq, and conversions between integers and floats: 16, so 8 cycles.
+
+The largest of ``issued``, ``alu`` and ``xu`` is what a kernel's arithmetic takes at the least.
+``--json FILE`` keeps the table, ``--against FILE`` shows it beside an earlier one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from fusedce.kernels.cuda import compile as compiler
+from fusedce.kernels.cuda.dtypes import BYTES, CHUNK
+from fusedce.kernels.cuda.kernel_args import SLOT, Launch
+from fusedce.kernels.cuda.row_cache import Again, Fetched, Staged
+from fusedce.kernels.rule import RULES
+from fusedce.kernels.tuning import GPU_SPAN
+from tests.cuda import machine_code
+from tests.cuda.calls import DTYPES, HALVES, Array, Call, launched
+
+# Kernels that go through rows in chunks, with how often each reads where the row waits.
+PASSES = {"index_rows": 2, "distribution_rows": 3, "softmax_rows": 2}
+ALU = re.compile(
+    r"(IADD|LOP|ISETP|SHF|SEL|FSEL|FSETP|FSET|FMNMX|IMNMX|VIMNMX|VIADD|PRMT|LEA|MOV|F2FP|I2FP|PLOP|"
+    r"P2R|R2P|BMSK|SGXT|IABS|POPC|FCHK|ICMP|FCMP)"
+)
+XU = re.compile(r"(MUFU|I2F|F2I|F2F|FRND)(\.|$)")
+
+
+class Counted(NamedTuple):
+    """Of one logit."""
+
+    slots: float
+    issued: float
+    alu: float
+    xu: float
+
+
+def _softmax(loss: str, dtype: str, classes: int, **options: object) -> Call:
+    name = f"{loss} softmax {dtype} {classes}"
+    z, index = ((4096, classes), DTYPES[dtype]), ((4096,), np.int64)
+    return Call(name, loss, z, index, activation="softmax", **options)
+
+
+def _sigmoid(loss: str, dtype: str, labels: str, **options: object) -> Call:
+    z = (4096, 80), DTYPES[dtype]
+    kind = DTYPES.get(labels) or np.dtype("int64" if labels == "index" else labels)
+    targets = (4096,) if labels == "index" else z[0]
+    more = "".join(f" {name}" for name in options)
+    name = f"{loss} sigmoid {dtype}, {labels} labels{more}"
+    return Call(name, loss, z, (targets, kind), activation="sigmoid", **options)
+
+
+def calls() -> list[Call]:
+    """Those of the table."""
+    three = ("float32", *HALVES)
+    found = [_softmax("cross_entropy", d, c) for c in (1000, 4096, 32000, 128256) for d in three]
+    found += [_softmax("focal", d, 1000) for d in ("float32", "bfloat16")]
+    for dtype in three:
+        found += [_sigmoid("focal", dtype, labels) for labels in (dtype, "bool")]
+    found += [_sigmoid("focal", "float32", "int64"), _sigmoid("focal", "bfloat16", "float32")]
+    found += [_sigmoid(loss, d, "bool") for loss in ("cross_entropy", "asymmetric")
+              for d in ("float32", "bfloat16")]  # fmt: skip
+    found += [_sigmoid("real_focal", "float32", "bool")]
+    found += [_sigmoid("focal", d, "index") for d in three]
+    weights = {"weight": Array((80,), np.float32)}
+    samples = {"sample_weight": Array((4096, 1), np.float32)}
+    found += [_sigmoid("focal", "float32", "index", **some) for some in (weights, samples)]
+    found += [_sigmoid("focal", "float32", "bool", **some) for some in (weights, samples)]
+    for dtype in ("float32", "bfloat16"):
+        found.append(Call(f"softmax {dtype} 1000", "softmax", ((4096, 1000), DTYPES[dtype]), None))
+    return found
+
+
+def main_launch(call: Call) -> Launch:
+    """The launch that writes the gradients."""
+    first = ("flat_elements", "row_elements", "elements", "index_elements", *PASSES)
+    return next(one for one in launched(call) if one.kernel.factory.__name__ in first)
+
+
+class Work(NamedTuple):
+    """What a thread does at the least; it stores no more often."""
+
+    bits: str  # of an access, or "" for any
+    logits: int
+    loads: int
+    waits: int  # reads of shared memory
+    powers: int  # of two
+    stores: int
+
+
+def _work(one: Launch) -> Work:
+    types, name, plan = one.kernel.types, one.kernel.factory.__name__, one.plan
+    stored = types[2] if types[0] in RULES else types[1]
+    per = CHUNK // BYTES[stored]
+    visit = next((t.lanes // per for t in types if hasattr(t, "lanes")), 0)
+    if not visit:
+        each = GPU_SPAN // one.threads
+        weights = sum(
+            SLOT[name] in dict(one.bound) for name in ("weight", "pos_weight", "sample_weight")
+        )
+        return Work("", each, (2 + weights) * each, 0, each, each)
+    if name not in PASSES:
+        return Work("128", visit * per, visit, 0, visit * per, visit)
+    lanes = 1 << plan.team
+    chunks = -(-plan.classes // per // lanes)
+    chunks = visit * -(-chunks // visit)
+    again = PASSES[name] if Again in types else 1
+    waits = PASSES[name] if Fetched in types else PASSES[name] - 1 if Staged in types else 0
+    logits = chunks * per
+    return Work("128", logits, chunks * again, chunks * waits, logits, chunks)
+
+
+def _kind(bits: str):  # type: ignore[no-untyped-def]
+    """The kind of work of an instruction: its place behind ``logits`` in ``Work``."""
+
+    def kind(this: machine_code.Instruction) -> int | None:
+        words = this.op.split(".")
+        if this.op == "MUFU.EX2":
+            return 2
+        if bits and bits not in words:
+            return None
+        for k, names in ((0, ("LDG", "LDGSTS")), (1, ("LDS",)), (3, ("STG",))):
+            if words[0] in names and (bits or k != 1):
+                return k
+        return None
+
+    return kind
+
+
+def counted(one: Launch) -> Counted:
+    """What a launch takes for a logit."""
+    made = compiler.cubin(one.kernel, one.threads, (9, 0))
+    code, labels = machine_code.entry(machine_code.listing(made.code), compiler.ENTRY)
+    work = _work(one)
+    exact = (False, False, False, True)
+    way = machine_code.shortest(code, labels, _kind(work.bits), tuple(work[2:]), exact)
+    alu = sum(bool(ALU.match(i.op)) for i in way)
+    xu = sum(bool(XU.match(i.op)) for i in way)
+    return Counted(*(n / work.logits for n in (len(way) + 3 * xu, len(way), 2 * alu, 8 * xu)))
+
+
+def table(found: dict[str, Counted], before: dict[str, list[float]]) -> str:
+    """For people; with what was counted before."""
+    names = "".join(f"{name:>8}" for name in Counted._fields)
+    lines = [f"{'':48}{names}" + ("   slots before" if before else "")]
+    for name, now in found.items():
+        old = f"{before[name][0]:15.1f}" if name in before else ""
+        lines.append(f"{name:48}" + "".join(f"{n:8.1f}" for n in now) + old)
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """The table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("words", nargs="*", help="only calls whose name has all of these")
+    parser.add_argument("--json", help="keep the table in this file")
+    parser.add_argument("--against", help="an earlier table to show beside this one")
+    given = parser.parse_args()
+    before: dict[str, list[float]] = {}
+    if given.against:
+        with open(given.against) as file:
+            before = json.load(file)["slots"]
+    chosen = [call for call in calls() if all(word in call.name for word in given.words)]
+    found = {call.name: counted(main_launch(call)) for call in chosen}
+    print(table(found, before))
+    if given.json:
+        with open(given.json, "w") as file:
+            json.dump({"slots": found}, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

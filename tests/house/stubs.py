@@ -1,0 +1,107 @@
+"""``python -m tests.house.stubs`` writes fusedce/__init__.pyi, which type checkers read.
+
+The types of every option, out of the signatures that ``help`` shows, and what comes back by
+``return_grad`` and ``return_hessian``. test_typing.py sees that it is up to date.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import fusedce
+from fusedce.options import Activation, Options, Reduction
+
+PATH = Path(fusedce.__file__).with_name("__init__.pyi")
+HEAD = """# Written by ``python -m tests.house.stubs``.
+
+from collections.abc import Callable
+from typing import Any, Literal, TypedDict, TypeVar, Unpack, overload
+
+import numpy as np
+
+from fusedce.options import Activation, Reduction
+
+# Derivatives of NumPy arrays are NumPy arrays of the same dtype; those of others are not described.
+_A = TypeVar("_A", bound=np.ndarray[Any, Any])
+_Float = float | np.floating[Any] | np.integer[Any]
+_Int = int | np.integer[Any]
+_Bool = bool | np.bool
+
+__version__: str
+__all__: list[str]
+
+class _Options(TypedDict, total=False):
+"""
+ALIASES = {Activation: "Activation", Reduction: "Reduction"}
+WORDS = {"float": "_Float", "int": "_Int", "bool": "_Bool"}  # NumPy's numbers are taken as well
+# Options that each function names itself: their defaults differ, or they say what comes back.
+OWN = ("activation", "return_grad", "return_hessian")
+SHARED = [name for name in Options._fields if name not in OWN]
+TRUE, FALSE = "Literal[True]", "Literal[False]"
+# return_grad, return_hessian, what comes back; at last for arrays of other libraries, or for flags
+# that are known only when the call runs.
+RESULTS = (
+    (f"{TRUE} = True", f"{FALSE} = False", "tuple[Any, _A]"),
+    (f"{TRUE} = True", TRUE, "tuple[Any, _A, _A]"),
+    (FALSE, f"{FALSE} = False", "Any"),
+    (FALSE, TRUE, "tuple[Any, _A]"),
+    ("_Bool = True", "_Bool = False", "Any"),
+)
+
+
+def written(annotation: Any) -> str:
+    """An annotation as text."""
+    if annotation in ALIASES:
+        return ALIASES[annotation]
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    return re.sub(r"\b(typing|collections\.abc|fusedce\.\w+)\.", "", text).replace("'", '"')
+
+
+def taken(annotation: Any) -> str:
+    """The same of a parameter."""
+    return re.sub(r"\b(float|int|bool)\b", lambda word: WORDS[word[0]], written(annotation))
+
+
+def parameter(p: inspect.Parameter, instead: dict[str, str]) -> str:
+    """A parameter with its type and default, if it is not to be written otherwise."""
+    default = "" if p.default is p.empty else f" = {p.default!r}".replace("'", '"')
+    return f"{p.name}: {instead.get(p.name, taken(p.annotation) + default)}"
+
+
+def definition(name: str, back: str, instead: dict[str, str]) -> str:
+    """One declaration of a function; the options of every loss together."""
+    signature = inspect.signature(getattr(fusedce, name))
+    found = signature.parameters.values()
+    shared = set(SHARED if "return_grad" in signature.parameters else ())
+    first = [parameter(p, instead) for p in found if p.kind is not p.KEYWORD_ONLY]
+    own = [p for p in found if p.kind is p.KEYWORD_ONLY and p.name not in shared]
+    words = [*first, *(["*"] if own else []), *(parameter(p, instead) for p in own)]
+    words += ["**options: Unpack[_Options]"] if shared else []
+    lines = "".join(f"    {word},\n" for word in words)
+    return f"def {name}(\n{lines}) -> {back}: ...\n"
+
+
+def declared(name: str) -> str:
+    """All declarations of a public function."""
+    signature = inspect.signature(getattr(fusedce, name))
+    if "return_grad" not in signature.parameters:
+        return definition(name, written(signature.return_annotation), {})
+    text = ""
+    for grad, hess, back in RESULTS:
+        of_any = "_A" if "_A" in back else "Any"
+        instead = {"return_grad": grad, "return_hessian": hess, "logits": of_any}
+        text += f"@overload\n{definition(name, back, instead)}"
+    return text
+
+
+def stubs() -> str:
+    """The whole file."""
+    options = "".join(f"    {n}: {taken(Options.__annotations__[n])}\n" for n in SHARED)
+    return HEAD + options + "\n" + "".join(map(declared, fusedce.__all__))
+
+
+if __name__ == "__main__":
+    PATH.write_text(stubs())

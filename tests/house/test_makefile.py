@@ -1,0 +1,53 @@
+"""What `make` installs: torch for the CPU or none, and never PyPI's 6.5 GB of CUDA."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PIP = """#!/bin/sh
+echo "$*" >> "$0.log"
+case "$*" in
+  *--no-index*) exit {local};;
+  *--extra-index-url*) exit {index};;
+esac
+"""
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="there is no make")
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere PyPI's torch is for the CPU")
+@pytest.mark.parametrize(("local", "index"), [(0, 1), (1, 0), (1, 1)])
+def test_torch(local, index, tmp_path):
+    """From where pip looks anyway or from the index of CPU builds; else nothing, and no failure."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(PIP.format(local=local, index=index))
+    python.chmod(0o755)
+    (tmp_path / ".venv" / ".pip").touch()
+    done = subprocess.run(["make", ".venv/.torch"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    calls = python.with_name("python.log").read_text().splitlines()
+    asked = [re.findall("torch==[^ ]*", call) for call in calls]
+    assert all("--no-deps" in call for call in calls[: 2 if local else 1])
+    there = not (local and index)
+    assert (tmp_path / ".venv" / ".torch").exists() == there
+    pinned = asked[0]
+    assert asked == [pinned] + [[f"{pinned[0]}+cpu"]] * local + [pinned] * there
+    assert ("the tests that need torch are skipped" in done.stdout) == (not there)
+
+
+def test_no_extra_brings_torch_unasked():
+    """But for the one of its name."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    names = {e: {re.match("[A-Za-z0-9_.-]*", n)[0] for n in needs} for e, needs in extras.items()}
+    assert {extra for extra, needs in names.items() if "torch" in needs} == {"torch"}

@@ -1,0 +1,39 @@
+"""README.md as a test: each section with examples, after those at the top of the page."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+TOP, *SECTIONS = re.split(r"^(?=##+ )", README.read_text(encoding="utf-8"), flags=re.MULTILINE)
+EXAMPLES = {part.splitlines()[0].lstrip("# "): part for part in SECTIONS if ">>> " in part}
+
+
+def packages(examples):
+    """What examples import."""
+    nodes = [n for example in examples for n in ast.walk(ast.parse(example.source))]
+    named = [alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names]
+    named += [n.module or "" for n in nodes if isinstance(n, ast.ImportFrom)]
+    return {name.partition(".")[0] for name in named}
+
+
+@pytest.mark.parametrize("heading", EXAMPLES)
+def test_examples(heading):
+    parser, found = doctest.DocTestParser(), {}
+    lacking = packages(parser.get_examples(EXAMPLES[heading]))
+    lacking = sorted(name for name in lacking if importlib.util.find_spec(name) is None)
+    if lacking:
+        pytest.skip(f"{', '.join(lacking)} is not installed")
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    told = []
+    for part in (TOP, EXAMPLES[heading]):
+        test = parser.get_doctest(part, found, heading, str(README), 0)
+        runner.run(test, out=told.append, clear_globs=False)
+        found = test.globs
+    assert not runner.failures, "".join(told)

@@ -1,0 +1,46 @@
+"""Signatures and annotations say what a call takes; checkers are tried on typed_calls.py."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fusedce
+from fusedce.options import Options
+from tests.house import stubs
+
+ROOT = Path(__file__).resolve().parents[2]
+LOSSES = [
+    n for n in fusedce.__all__ if "targets" in inspect.signature(getattr(fusedce, n)).parameters
+]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_help_lists_the_options(name):
+    """Each with its default, which differs for the activation of some alone."""
+    assert len(LOSSES) == 7
+    found = inspect.signature(getattr(fusedce, name)).parameters
+    assert "options" not in found
+    for option, default in Options._field_defaults.items():
+        own = option == "activation" and name in ("asymmetric", "binary_cross_entropy", "focal")
+        assert found[option].default == ("sigmoid" if own else default), option
+
+
+def test_annotations_are_up_to_date():
+    """Else: python -m tests.house.stubs."""
+    assert stubs.PATH.read_text() == stubs.stubs()
+
+
+@pytest.mark.parametrize("checker", ["mypy", "basedpyright"])
+def test_checkers(checker):
+    """As `make check`, where they are installed."""
+    if importlib.util.find_spec(checker) is None:
+        pytest.skip(f"{checker} is not installed")
+    command = [sys.executable, "-m", checker, "tests/house/typed_calls.py"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
