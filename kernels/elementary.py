@@ -339,6 +339,6 @@ def _ratio(x, y):
     return lambda x, y: x / y
 
 
-@overload(stubs.choose, target="cpu", jit_options=INLINED)
+@overload(stubs.where, target="cpu", jit_options=INLINED)
 def _choose(condition, a, b):
     return lambda condition, a, b: select(condition, a, b)

@@ -13,7 +13,6 @@ from numba.extending import overload
 from fusedce.kernels.rule import RULES, evaluate, evaluate_outcome
 from fusedce.kernels.scalar import (
     INLINED,
-    choose,
     exp_down,
     inverse,
     log,
@@ -23,6 +22,7 @@ from fusedce.kernels.scalar import (
     ratio,
     scalar,
     tiny,
+    where,
 )
 
 
@@ -51,8 +51,8 @@ def sigmoid_from(z, e, tail):
     up = z >= T(0)
     logp = min(z, T(0)) - tail
     logq = min(-z, T(0)) - tail
-    p = choose(up, larger, smaller)
-    q = choose(up, smaller, larger)
+    p = where(up, larger, smaller)
+    q = where(up, smaller, larger)
     return logp, logq, p, q
 
 
@@ -107,7 +107,7 @@ def _outcomes(link, z):
 def reciprocal(p):
     """1 / p, finite at p = 0: a rule may be flat there, and 0 * inf is NaN; see ``steep``."""
     T = type(p)
-    return T(1) / choose(p == T(0), tiny(p), p)
+    return T(1) / where(p == T(0), tiny(p), p)
 
 
 @scalar
@@ -115,7 +115,7 @@ def steep(f1, slope):
     """f1 * slope, infinite at p = 0 unless the rule is flat there."""
     T = type(f1)
     edge = abs(slope) == T(1) / tiny(slope)
-    return f1 * slope * choose(edge & (abs(f1) > T(1e-30)), T(math.inf), T(1))
+    return f1 * slope * where(edge & (abs(f1) > T(1e-30)), T(math.inf), T(1))
 
 
 def term(link, mass, f, f1, f2, slope, bend):
@@ -131,7 +131,7 @@ def _term(link, mass, f, f1, f2, slope, bend):
             none = mass == type(mass)(0)
             a = mass * f1
             loss, first, second = mass * f, a * slope, mass * f2 * slope * slope + a * bend
-            return choose(none, mass, loss), choose(none, mass, first), choose(none, mass, second)
+            return where(none, mass, loss), where(none, mass, first), where(none, mass, second)
 
         return sigmoid
 
@@ -140,7 +140,7 @@ def _term(link, mass, f, f1, f2, slope, bend):
         none = mass == type(mass)(0)
         loss, first = mass * f, mass * steep(f1, slope)
         second = mass * (f2 - f1) * slope * slope
-        return choose(none, mass, loss), choose(none, mass, first), choose(none, mass, second)
+        return where(none, mass, loss), where(none, mass, first), where(none, mass, second)
 
     return identity
 
@@ -155,9 +155,9 @@ def _hard_cell(link, z, yes, up, down, params):
     if link.instance_class in SIGMOIDS:
 
         def sigmoid(link, z, yes, up, down, params):
-            logp, logq, p, q = logistic(link, choose(yes, z, -z))
+            logp, logq, p, q = logistic(link, where(yes, z, -z))
             f, f1, f2 = evaluate_outcome(yes, logp, logq, p, q, params)
-            return term(link, choose(yes, up, down), f, f1, f2, choose(yes, q, -q), -p * q)
+            return term(link, where(yes, up, down), f, f1, f2, where(yes, q, -q), -p * q)
 
         return sigmoid
 
@@ -165,14 +165,14 @@ def _hard_cell(link, z, yes, up, down, params):
         logp, logq, p, q, slope_p, bend_p, slope_q, bend_q = outcomes(link, z)
         f, f1, f2 = evaluate_outcome(
             yes,
-            choose(yes, logp, logq),
-            choose(yes, logq, logp),
-            choose(yes, p, q),
-            choose(yes, q, p),
+            where(yes, logp, logq),
+            where(yes, logq, logp),
+            where(yes, p, q),
+            where(yes, q, p),
             params,
         )
-        slope, bend = choose(yes, slope_p, slope_q), choose(yes, bend_p, bend_q)
-        return term(link, choose(yes, up, down), f, f1, f2, slope, bend)
+        slope, bend = where(yes, slope_p, slope_q), where(yes, bend_p, bend_q)
+        return term(link, where(yes, up, down), f, f1, f2, slope, bend)
 
     return identity
 
@@ -187,10 +187,10 @@ def _plain_cell(link, z, yes, up, down, params, scale):
     if link.instance_class in SIGMOIDS:
 
         def sigmoid(link, z, yes, up, down, params, scale):
-            logp, logq, p, q = logistic(link, choose(yes, z, -z))
+            logp, logq, p, q = logistic(link, where(yes, z, -z))
             f, f1, f2 = evaluate_outcome(yes, logp, logq, p, q, params)
-            slope = choose(yes, up * scale, -(down * scale))
-            return choose(yes, up, down) * f, slope * (f1 * q)
+            slope = where(yes, up * scale, -(down * scale))
+            return where(yes, up, down) * f, slope * (f1 * q)
 
         return sigmoid
 
@@ -227,7 +227,7 @@ def _soft_cell(link, z, y, up, down, params):
             mass = up * y + down * (T(1) - y)
             some = mass != T(0)
             loss, first, second = mass * T(f), mass * T(f1), mass * T(f2)
-            return choose(some, loss, T(0)), choose(some, first, T(0)), choose(some, second, T(0))
+            return where(some, loss, T(0)), where(some, first, T(0)), where(some, second, T(0))
 
         return one_piece
 
@@ -254,8 +254,8 @@ def softmax_outcome(d, e, others, log_total):
     T = type(d)
     total = T(1) + others
     p = ratio(e, total)
-    q = ratio(choose(d >= T(0), others, total - e), total)
-    logq = choose(q < T(0.5), log(q), log1p(-p))
+    q = ratio(where(d >= T(0), others, total - e), total)
+    logq = where(q < T(0.5), log(q), log1p(-p))
     return d - log_total, logq, p, q
 
 
@@ -263,7 +263,7 @@ def softmax_outcome(d, e, others, log_total):
 def softmax_rest(e, others, total):
     """total * (1 - p) of a class with exponential e: as above, from e alone."""
     T = type(e)
-    return choose(e >= T(1), others, total - e)
+    return where(e >= T(1), others, total - e)
 
 
 @scalar
@@ -283,12 +283,12 @@ def softmax_row(params, d, e, m, others, weight, sample, z_loss, scale):
     f, f1, f2 = evaluate(logp, logq, p, q, params)
     zeta = sample * z_loss
     plain = zeta == T(0)
-    lse = choose(plain, T(0), m + log_total)  # no z-loss: also where m is infinite
+    lse = where(plain, T(0), m + log_total)  # no z-loss: also where m is infinite
     term, ridge = weight * scale, zeta * scale
     slope = T(2) * ridge * lse
     product = slope - term * f1
     k, rest = ratio(product, total), softmax_rest(e, others, total)
-    first = choose(plain, -(k * rest), term * f1 * q + slope * p)
+    first = where(plain, -(k * rest), term * f1 * q + slope * p)
     square = term * f2 + T(2) * ridge
     second = term * (f2 * q * q - f1 * p * q) + T(2) * ridge * p * p + slope * p * q
     return weight * f + zeta * lse * lse, k, rest, first, square, product, second

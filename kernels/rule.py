@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from numba.extending import overload
 
-from fusedce.kernels.scalar import INLINED, choose, scalar
+from fusedce.kernels.scalar import INLINED, scalar, where
 
 MAX_PARAMETERS = 8
 
@@ -121,6 +121,6 @@ def _evaluate_outcome(positive, logp, logq, p, q, params):
         T = type(p)
         f, f1, f2 = evaluate(logp, logq, p, q, params)
         g, g1, g2 = fn(logp, logq, p, q, params)
-        return choose(positive, f, T(g)), choose(positive, f1, T(g1)), choose(positive, f2, T(g2))
+        return where(positive, f, T(g)), where(positive, f1, T(g1)), where(positive, f2, T(g2))
 
     return both

@@ -77,7 +77,7 @@ def tanh(x: float) -> float:
     return math.tanh(x)
 
 
-def choose(condition: Any, a: Any, b: Any) -> Any:
+def where(condition: Any, a: Any, b: Any) -> Any:
     """``a if condition else b`` without a branch: two such on one condition would stay scalar."""
     return a if condition else b
 
@@ -91,7 +91,7 @@ def fma(a: Any, b: Any, c: Any) -> Any:
 def tiny(x):
     """About the smallest normal number of x's type."""
     T = type(x)
-    return choose(T(1e-307) == T(0), T(1e-37), T(1e-307))
+    return where(T(1e-307) == T(0), T(1e-37), T(1e-307))
 
 
 @scalar
@@ -100,9 +100,9 @@ def whole_power(x, n):
     T = type(x)
     bits = int(n)
     x2 = x * x
-    power = choose(bits & 1 != 0, x, T(1))
-    power = choose(bits & 2 != 0, power * x2, power)
-    return choose(bits & 4 != 0, power * (x2 * x2), power)
+    power = where(bits & 1 != 0, x, T(1))
+    power = where(bits & 2 != 0, power * x2, power)
+    return where(bits & 4 != 0, power * (x2 * x2), power)
 
 
 @scalar
@@ -111,4 +111,4 @@ def real_power(logx, a):
     T = type(a)
     product = a * logx
     lost = fma(a, logx, -product)
-    return choose(logx < T(-1e6), T(0), exp(product) * (T(1) + lost))
+    return where(logx < T(-1e6), T(0), exp(product) * (T(1) + lost))

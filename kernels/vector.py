@@ -1,7 +1,7 @@
 """A number of several lanes: the type a loop works in, so that a scalar function becomes SIMD.
 
 ``Vector`` is 64 bytes of float32 or float64, one LLVM vector; a machine with narrower registers
-splits it. Arithmetic, comparisons (to a ``Mask``), abs, min, max and ``choose`` work as they do on
+splits it. Arithmetic, comparisons (to a ``Mask``), abs, min, max and ``where`` work as they do on
 numbers, and a number meets a vector as the same number in every lane, so the scalar functions of
 rules and links compile for vectors as they stand. What a vector cannot do is decide a Python
 ``if``. LLVM's own vectoriser needs no such type, but falls back to one lane whenever a loop is not
@@ -320,11 +320,11 @@ def _folded(builder, x, combine):
     width = x.type.count
     while width % 2 == 0:
         width //= 2
-        lower, upper = (
+        lower, fmax = (
             ir.Constant(ir.VectorType(I32, width), [ir.Constant(I32, k) for k in half])
             for half in (range(width), range(width, 2 * width))
         )
-        x = combine(builder.shuffle_vector(x, x, lower), builder.shuffle_vector(x, x, upper))
+        x = combine(builder.shuffle_vector(x, x, lower), builder.shuffle_vector(x, x, fmax))
     lanes = [builder.extract_element(x, ir.Constant(I32, k)) for k in range(width)]
     while len(lanes) > 1:
         half = len(lanes) // 2
@@ -334,7 +334,7 @@ def _folded(builder, x, combine):
 
 
 @intrinsic
-def total(typingctx, x):
+def sum_of_lanes(typingctx, x):
     """The sum of the lanes."""
 
     def codegen(context, builder, sig, args):
@@ -344,7 +344,7 @@ def total(typingctx, x):
 
 
 @intrinsic
-def largest(typingctx, x):
+def max_of_lanes(typingctx, x):
     """The largest lane; a NaN may be passed over."""
 
     def codegen(context, builder, sig, args):
@@ -359,7 +359,7 @@ def largest(typingctx, x):
 
 
 @intrinsic
-def widened(typingctx, x):
+def to_float64(typingctx, x):
     """The lanes in float64."""
     wide = Vector(types.float64, x.width) if isinstance(x, Vector) else types.float64
 
@@ -372,7 +372,7 @@ def widened(typingctx, x):
 
 
 @intrinsic
-def count(typingctx, condition):
+def count_true(typingctx, condition):
     """The number of lanes that say yes."""
 
     def codegen(context, builder, sig, args):
@@ -385,7 +385,7 @@ def count(typingctx, condition):
 
 
 @intrinsic
-def narrowed(typingctx, number, x):
+def from_float64(typingctx, number, x):
     """The lanes of float64 as numbers of a type."""
     N = number.instance_type
 

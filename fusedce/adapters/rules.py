@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fusedce.kernels.rule import RULES, Rule, rule
-from fusedce.kernels.scalar import choose, scalar, tiny
+from fusedce.kernels.scalar import scalar, tiny, where
 
 
 class ClampedLog(NamedTuple):
@@ -16,12 +16,12 @@ def _clamped(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
     """f = min(-l, 100), and a gradient f' / p of at most 1e12."""
     T = type(p)
     floor = tiny(p)
-    return min(-logp, T(100)), -min(T(1), choose(p > floor, p, floor) * T(1e12)), T(0)
+    return min(-logp, T(100)), -min(T(1), where(p > floor, p, floor) * T(1e12)), T(0)
 
 
 def convex(T, f, f1, f2):  # type: ignore[no-untyped-def]
     """A rule with max(f'', 0) for f''."""
-    return f, f1, choose(T(f2) < T(0), T(0), T(f2))
+    return f, f1, where(T(f2) < T(0), T(0), T(f2))
 
 
 def bend(T, f, f1, f2):  # type: ignore[no-untyped-def]

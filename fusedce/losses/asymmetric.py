@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from fusedce import checks
 from fusedce.call import run
 from fusedce.kernels.rule import rule
-from fusedce.kernels.scalar import choose, log, log1p, real_power, scalar, tiny, whole_power
+from fusedce.kernels.scalar import log, log1p, real_power, scalar, tiny, where, whole_power
 from fusedce.losses.focal import real_focal, whole_focal
 from fusedce.options import Activation, Traits, with_options
 
@@ -34,13 +34,13 @@ def _shifted(power, log_u, u, v, p, gamma, clip):  # type: ignore[no-untyped-def
     -p/u + (p/u)**2 are put together as -(p/u) clip/u, which does not cancel.
     """
     T = type(p)
-    ratio = choose(v <= tiny(v), T(-1), log_u / v)
-    pr = choose(p == T(0), T(0), p * ratio)
-    pu = choose(u == T(0), T(1), p / u)  # u = p = 0
-    bend = gamma * p * ((T(1) - gamma) * pr + T(2) * pu) / choose(v > tiny(v), v, tiny(v))
-    bend -= pu * choose(u == T(0), T(0), clip / u)
+    ratio = where(v <= tiny(v), T(-1), log_u / v)
+    pr = where(p == T(0), T(0), p * ratio)
+    pu = where(u == T(0), T(1), p / u)  # u = p = 0
+    bend = gamma * p * ((T(1) - gamma) * pr + T(2) * pu) / where(v > tiny(v), v, tiny(v))
+    bend -= pu * where(u == T(0), T(0), clip / u)
     return (
-        choose(power == T(0), T(0), -power * log_u),
+        where(power == T(0), T(0), -power * log_u),
         power * (gamma * pr - pu),
         power * (gamma * pr + bend),
     )
@@ -52,10 +52,10 @@ def _unshifted(p, q, logp, logq, clip):  # type: ignore[no-untyped-def]
     T = type(p)
     none = clip == T(0)
     left = ~(q <= clip)  # NaN is not shifted out
-    v = choose(left, q - clip, T(0.5))
-    u = choose(left, p + clip, T(0.5))
-    log_u = choose(none, logp, choose(v < T(0.5), log1p(-v), log(u)))
-    return u, v, log_u, choose(none, logq, log(v)), left
+    v = where(left, q - clip, T(0.5))
+    u = where(left, p + clip, T(0.5))
+    log_u = where(none, logp, where(v < T(0.5), log1p(-v), log(u)))
+    return u, v, log_u, where(none, logq, log(v)), left
 
 
 def _whole_negative(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
@@ -64,7 +64,7 @@ def _whole_negative(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
     u, v, log_u, _log_v, left = _unshifted(p, q, logp, logq, params.clip)
     gamma = params.gamma_neg
     f, f1, f2 = _shifted(whole_power(v, gamma), log_u, u, v, p, gamma, params.clip)
-    return choose(left, f, T(0)), choose(left, f1, T(0)), choose(left, f2, T(0))
+    return where(left, f, T(0)), where(left, f1, T(0)), where(left, f2, T(0))
 
 
 def _real_negative(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
@@ -72,9 +72,9 @@ def _real_negative(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
     T = type(p)
     gamma = params.gamma_neg
     u, v, log_u, log_v, left = _unshifted(p, q, logp, logq, params.clip)
-    power = choose(gamma > T(0), real_power(log_v, gamma), T(1))
+    power = where(gamma > T(0), real_power(log_v, gamma), T(1))
     f, f1, f2 = _shifted(power, log_u, u, v, p, gamma, params.clip)
-    return choose(left, f, T(0)), choose(left, f1, T(0)), choose(left, f2, T(0))
+    return where(left, f, T(0)), where(left, f1, T(0)), where(left, f2, T(0))
 
 
 @scalar
@@ -83,7 +83,7 @@ def _positive(gamma, logp, focal):  # type: ignore[no-untyped-def]
     T = type(logp)
     none = gamma == type(gamma)(0)
     f, f1, f2 = focal
-    return choose(none, -logp, f), choose(none, T(-1), f1), choose(none, T(0), f2)
+    return where(none, -logp, f), where(none, T(-1), f1), where(none, T(0), f2)
 
 
 @rule(WholeAsymmetric, negative=_whole_negative)

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 from fusedce import checks
 from fusedce.call import run
 from fusedce.kernels.rule import by_logit, rule
-from fusedce.kernels.scalar import choose, log, real_power, scalar, tiny, whole_power
+from fusedce.kernels.scalar import log, real_power, scalar, tiny, where, whole_power
 from fusedce.losses.cross_entropy import CrossEntropy
 from fusedce.options import Activation, Traits, with_options
 
@@ -60,8 +60,8 @@ def whole_focal(logp, p, q, gamma):  # type: ignore[no-untyped-def]
     power = low * q
     pl = p * max(logp, T(-1e30))
     single = gamma == G(1)
-    lower = whole_power(q, choose(single, G(0), gamma - G(2)))
-    factor = choose(single, T(1), lower * (T(1) - gamma * p))
+    lower = whole_power(q, where(single, G(0), gamma - G(2)))
+    factor = where(single, T(1), lower * (T(1) - gamma * p))
     f2 = gamma * (T(2) * p * low + factor * pl)
     return power * -logp, low * (gamma * pl - q), f2
 
@@ -86,10 +86,10 @@ def real_focal(logp, logq, p, q, gamma):  # type: ignore[no-untyped-def]
     T = type(p)
     power = real_power(logq, gamma)
     floor = tiny(q)
-    ratio = choose(q <= floor, T(-1), logp / q)
-    pr = choose(p == T(0), T(0), p * ratio)
-    loss = choose(power == T(0), T(0), -power * logp)
-    f2 = power * gamma * (T(2) * p + pr * (T(1) - gamma * p)) / choose(q > floor, q, floor)
+    ratio = where(q <= floor, T(-1), logp / q)
+    pr = where(p == T(0), T(0), p * ratio)
+    loss = where(power == T(0), T(0), -power * logp)
+    f2 = power * gamma * (T(2) * p + pr * (T(1) - gamma * p)) / where(q > floor, q, floor)
     return loss, power * (gamma * pr - T(1)), f2
 
 
@@ -127,16 +127,16 @@ def _mixed(logp, logq, p, q, y, params):  # type: ignore[no-untyped-def]
     T = type(p)
     gamma = params.gamma
     no = T(1) - y
-    ce = -(choose(y != T(0), y * logp, T(0)) + choose(no != T(0), no * logq, T(0)))
+    ce = -(where(y != T(0), y * logp, T(0)) + where(no != T(0), no * logq, T(0)))
     m = p * no + q * y
     # log m from its larger part: exact for hard labels, where the other part is 0.
-    log_m = choose(no == T(0), logq, choose(y == T(0), logp, log(abs(m))))
-    power = choose(gamma == T(0), T(1), real_power(log_m, gamma))
-    power = choose(m < T(0), power * params.sign, power)
+    log_m = where(no == T(0), logq, where(y == T(0), logp, log(abs(m))))
+    power = where(gamma == T(0), T(1), real_power(log_m, gamma))
+    power = where(m < T(0), power * params.sign, power)
     floor = tiny(p)
-    d = (no - y) * p * q / choose(abs(m) > floor, m, floor)  # d log m / dz
+    d = (no - y) * p * q / where(abs(m) > floor, m, floor)  # d log m / dz
     slope = p * no - q * y  # d ce / dz
-    ce_d = choose(d != T(0), ce * d, T(0))
+    ce_d = where(d != T(0), ce * d, T(0))
     f1 = power * (gamma * ce_d + slope)
     bend = gamma * (gamma - T(1)) * d * ce_d + gamma * ce_d * (q - p) + T(2) * gamma * d * slope
     return power * ce, f1, power * (bend + p * q)

@@ -4,7 +4,7 @@ import numpy as np
 
 from fusedce.kernels.cpu.blocks import at, line_of, roomy, rows_of
 from fusedce.kernels.cpu.kernel_args import plan_at
-from fusedce.kernels.cpu.load_store import load_part, store
+from fusedce.kernels.cpu.load_store import masked_load, store
 from fusedce.kernels.cpu.rows import fold, load_rows, recall, settle, strips_of
 from fusedce.kernels.cpu.vector_loops import loop, scaled
 from fusedce.kernels.intrinsics import call7
@@ -27,7 +27,7 @@ def log_strip(T, u, n, m, log_total, out):
     N = lanes(T)
     for j in range(0, n, width(N)):
         here = j * itemsize(N)
-        store(out + here, (load_part(u + here, n - j, N(0)) - m) - log_total)
+        store(out + here, (masked_load(u + here, n - j, N(0)) - m) - log_total)
 
 
 @loop
@@ -81,7 +81,7 @@ def sigmoid_strip(T, u, n, logarithm):
     N = lanes(T)
     for j in range(0, n, width(N)):
         here = u + j * itemsize(N)
-        logp, logq, p, q = sigmoid_outcomes(load_part(here, n - j, N(0)))
+        logp, logq, p, q = sigmoid_outcomes(masked_load(here, n - j, N(0)))
         store(here, logp if logarithm else p)
 
 

@@ -15,14 +15,14 @@ from fusedce.kernels.cpu.vector_loops import (
     chained,
     copied,
     filled,
+    fmax,
     loop,
     put,
     scaled,
-    upper,
 )
 from fusedce.kernels.intrinsics import call7
-from fusedce.kernels.scalar import choose, exp_down
-from fusedce.kernels.vector import itemsize, narrowed, widened
+from fusedce.kernels.scalar import exp_down, where
+from fusedce.kernels.vector import from_float64, itemsize, to_float64
 
 GROUP = 16  # classes added up in the compute dtype before a lane's sum goes on in float64
 
@@ -70,26 +70,26 @@ def fold_lanes(N, T, plan, label, u, w, step):
     """
     m = N(-np.finfo(T).max)
     for j in range(plan.classes):
-        m = upper(m, load(N, u + j * step))
+        m = fmax(m, load(N, u + j * step))
     below, ties, target, own = N(0), N(0), N(0), N(1)
-    sums = widened(N(0))
+    sums = to_float64(N(0))
     for j in range(plan.classes):
         d = load(N, u + j * step) - m
         e = exp_down(d)
         store(w + j * step, e)
         top = d >= N(0)
-        below = choose(top, below, below + e)
-        ties = choose(top, ties + N(1), ties)
+        below = where(top, below, below + e)
+        ties = where(top, ties + N(1), ties)
         hit = label == T(j)
-        target, own = choose(hit, d, target), choose(hit, e, own)
+        target, own = where(hit, d, target), where(hit, e, own)
         if j % GROUP == GROUP - 1:
-            sums = sums + widened(below)
+            sums = sums + to_float64(below)
             below = N(0)
     others = below + (ties - N(1))
     if plan.classes >= GROUP:
-        others = narrowed(N, sums + widened(others))
+        others = from_float64(N, sums + to_float64(others))
     # No class at the maximum: the row is all -inf (or NaN).
-    return m, choose(ties > N(0), others, N(np.nan)), target, own
+    return m, where(ties > N(0), others, N(np.nan)), target, own
 
 
 @loop

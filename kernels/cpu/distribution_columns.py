@@ -15,13 +15,21 @@ from fusedce.kernels.cpu.columns import (
 from fusedce.kernels.cpu.distribution_rows import massive, rest_of, split_at
 from fusedce.kernels.cpu.kernel_args import params_at, plan_at
 from fusedce.kernels.cpu.labels import put_odd
-from fusedce.kernels.cpu.load_store import load, load_part, store
-from fusedce.kernels.cpu.vector_loops import filled, loop, upper
+from fusedce.kernels.cpu.load_store import load, masked_load, store
+from fusedce.kernels.cpu.vector_loops import filled, fmax, loop
 from fusedce.kernels.intrinsics import peek
 from fusedce.kernels.link import softmax_outcome, softmax_rest
 from fusedce.kernels.rule import evaluate
-from fusedce.kernels.scalar import choose, log1p_up
-from fusedce.kernels.vector import count, itemsize, narrowed, numbers, total, widened, width
+from fusedce.kernels.scalar import log1p_up, where
+from fusedce.kernels.vector import (
+    count_true,
+    from_float64,
+    itemsize,
+    numbers,
+    sum_of_lanes,
+    to_float64,
+    width,
+)
 
 
 @loop
@@ -33,15 +41,15 @@ def factor_lanes(N, T, plan, label, y, step):
     if plan.normalize:
         found = N(0)
         for j in range(plan.classes):
-            found = choose(load(N, y + j * step) == T(0), found, found + T(1))
+            found = where(load(N, y + j * step) == T(0), found, found + T(1))
     keep = found != T(0)
-    return choose(keep, T(plan.label_factor) / found, N(0)), keep
+    return where(keep, T(plan.label_factor) / found, N(0)), keep
 
 
 @loop
 def mass_lanes(N, T, plan, label, factor, y, step, j):
     """weight_j (factor target_j + shift) of a vector of rows."""
-    target = choose(label == T(j), N(1), N(0)) if plan.sparse_targets else load(N, y + j * step)
+    target = where(label == T(j), N(1), N(0)) if plan.sparse_targets else load(N, y + j * step)
     mass = factor * target + T(plan.label_shift)
     if plan.weight != 0:
         mass = mass * peek(plan.weight + j * itemsize(T), T)
@@ -57,10 +65,10 @@ def evaluate_lanes(N, T, plan, params, label, factor, u, w, y, b, step, m, other
     log_total = log1p_up(others)
     loss, top, top2, marks = N(0), N(0), N(0), N(0)
     mark = N(T(plan.ignore_value))
-    losses = widened(N(0))
+    losses = to_float64(N(0))
     for j in range(plan.classes):
         here = j * step
-        marks = choose(load(N, y + here) == mark, marks + N(1), marks)
+        marks = where(load(N, y + here) == mark, marks + N(1), marks)
         mass = mass_lanes(N, T, plan, label, factor, y, step, j)
         d, e = load(N, u + here) - m, load(N, w + here)
         logp, logq, p, q = softmax_outcome(d, e, others, log_total)
@@ -68,16 +76,16 @@ def evaluate_lanes(N, T, plan, params, label, factor, u, w, y, b, step, m, other
         loss = loss + massive(mass, f)
         first = massive(mass, f1)
         store(y + here, first)
-        top = upper(top, abs(first))
+        top = fmax(top, abs(first))
         if b != 0:
             second = massive(mass, f2)
             store(b + here, second)
-            top2 = upper(top2, abs(second))
+            top2 = fmax(top2, abs(second))
         if j % GROUP == GROUP - 1:
-            losses = losses + widened(loss)
+            losses = losses + to_float64(loss)
             loss = N(0)
     if plan.classes >= GROUP:
-        loss = narrowed(N, losses + widened(loss))
+        loss = from_float64(N, losses + to_float64(loss))
     return loss, top, top2, marks
 
 
@@ -85,15 +93,18 @@ def evaluate_lanes(N, T, plan, params, label, factor, u, w, y, b, step, m, other
 def sum_lanes(N, T, plan, a, step, top):
     """Sums over the classes of each lane, below the lane's top and at it."""
     below, tied = N(0), N(0)
-    sums, ties = widened(N(0)), widened(N(0))
+    sums, ties = to_float64(N(0)), to_float64(N(0))
     for j in range(plan.classes):
         low, high = split_at(load(N, a + j * step), top)
         below, tied = below + low, tied + high
         if j % GROUP == GROUP - 1:
-            sums, ties = sums + widened(below), ties + widened(tied)
+            sums, ties = sums + to_float64(below), ties + to_float64(tied)
             below, tied = N(0), N(0)
     if plan.classes >= GROUP:
-        below, tied = narrowed(N, sums + widened(below)), narrowed(N, ties + widened(tied))
+        below, tied = (
+            from_float64(N, sums + to_float64(below)),
+            from_float64(N, ties + to_float64(tied)),
+        )
     return below, tied
 
 
@@ -110,12 +121,12 @@ def spread_lanes(N, T, plan, w, y, b, h, step, keep, others, top, top2, term, ri
         e, a = load(N, w + here), load(N, y + here)
         p, q = e / whole, softmax_rest(e, others, whole) / whole
         g = term * (a * q - p * rest_of(a, top, below, tied)) + slope * p
-        store(w + here, choose(keep, g, N(0)))
+        store(w + here, where(keep, g, N(0)))
         if h != 0:
             x = load(N, b + here)
             own = x * q * q + p * p * rest_of(x, top2, below2, tied2) - (below + tied) * p * q
             bend = term * own + T(2) * ridge * p * p + slope * p * q
-            store(h + here, choose(keep, bend, N(0)))
+            store(h + here, where(keep, bend, N(0)))
 
 
 @loop
@@ -134,9 +145,9 @@ def distribution_lanes(N, T, plan, params, tiles, step, lines, here):
     )
     keep = keep & (marks != N(plan.classes))
     zeta = sample * T(plan.z_loss)
-    lse = choose(zeta != T(0), m + log1p_up(others), N(0))
+    lse = where(zeta != T(0), m + log1p_up(others), N(0))
     ridge = zeta * T(plan.scale)
-    loss = choose(keep, sample * loss + zeta * lse * lse, N(0))
+    loss = where(keep, sample * loss + zeta * lse * lse, N(0))
     store(losses + here, loss)
     if plan.grad.address != 0 or h != 0:
         spread_lanes(
@@ -164,7 +175,7 @@ def distribution_tile(N, T, plan, params, outer, start, n, tiles, lines):
     for r in range(n, plan.block):
         # Behind the last row: nothing, whatever label smoothing makes of it.
         store(samples + r * item, T(0))
-    sums, ignored, wrong = widened(N(0)), 0, 0
+    sums, ignored, wrong = to_float64(N(0)), 0, 0
     for r in range(0, n, width(N)):
         here = r * item
         curves = b + here if h != 0 else 0, h + here if h != 0 else 0
@@ -172,18 +183,18 @@ def distribution_tile(N, T, plan, params, outer, start, n, tiles, lines):
             N, T, plan, params, (u + here, w + here, y + here, curves[0], curves[1]),
             plan.block * item, lines, here,
         )  # fmt: skip
-        sums = sums + widened(loss)
+        sums = sums + to_float64(loss)
         if plan.real_targets:
             # The labels' line is free: marks are stored to leave out the lanes behind row n.
             store(labels + here, marks)
-            marks = load_part(labels + here, n - r, N(0))
+            marks = masked_load(labels + here, n - r, N(0))
             whole = marks == N(plan.classes)
-            ignored += count(whole)
-            wrong += count((marks > N(0)) & ~whole)
+            ignored += count_true(whole)
+            wrong += count_true((marks > N(0)) & ~whole)
     if plan.grad.address != 0 or h != 0:
         finish_tile(T, plan, outer, start, n, u, slopes, w, h)
     put_losses(plan, outer, start, n, losses)
-    return total(sums), ignored, wrong
+    return sum_of_lanes(sums), ignored, wrong
 
 
 def distribution_columns(Params, T, Lanes):

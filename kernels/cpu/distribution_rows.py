@@ -19,7 +19,7 @@ from fusedce.kernels.cpu.blocks import (
 )
 from fusedce.kernels.cpu.kernel_args import params_at, plan_at
 from fusedce.kernels.cpu.labels import marked, put_odd
-from fusedce.kernels.cpu.load_store import load, load_part, prefetch, store
+from fusedce.kernels.cpu.load_store import load, masked_load, prefetch, store
 from fusedce.kernels.cpu.rows import (
     fold,
     kept,
@@ -31,20 +31,20 @@ from fusedce.kernels.cpu.rows import (
     strips_of,
     zeros,
 )
-from fusedce.kernels.cpu.vector_loops import FLUSH, filled, loop, set_one, upper
+from fusedce.kernels.cpu.vector_loops import FLUSH, filled, fmax, loop, set_one
 from fusedce.kernels.intrinsics import call7
 from fusedce.kernels.link import softmax_outcome, softmax_rest
 from fusedce.kernels.rule import evaluate
-from fusedce.kernels.scalar import choose, log1p_up, scalar
+from fusedce.kernels.scalar import log1p_up, scalar, where
 from fusedce.kernels.tuning import STRIP
 from fusedce.kernels.vector import (
-    count,
+    count_true,
     itemsize,
     lanes,
-    largest,
+    max_of_lanes,
     numbers,
-    total,
-    widened,
+    sum_of_lanes,
+    to_float64,
     width,
 )
 
@@ -55,7 +55,7 @@ def nonzero(T, y, n):
     N = lanes(T)
     found = 0
     for j in range(0, n, width(N)):
-        found += count(load_part(y + j * itemsize(N), n - j, N(0)) != N(0))
+        found += count_true(masked_load(y + j * itemsize(N), n - j, N(0)) != N(0))
     return found
 
 
@@ -83,9 +83,9 @@ def weighed(T, y, n, factor, shift, weight):
     N = lanes(T)
     for j in range(0, n, width(N)):
         here, left = j * itemsize(N), n - j
-        x = factor * load_part(y + here, left, N(0)) + shift
+        x = factor * masked_load(y + here, left, N(0)) + shift
         if weight != 0:
-            x = x * load_part(weight + here, left, N(0))
+            x = x * masked_load(weight + here, left, N(0))
         store(y + here, x)
 
 
@@ -118,34 +118,34 @@ def masses(T, plan, address, label, start, n, factor, y):
 def massive(mass, x):
     """mass * x; nothing without mass, even where x is infinite."""
     T = type(mass)
-    return choose(mass != T(0), mass * x, T(0))
+    return where(mass != T(0), mass * x, T(0))
 
 
 @loop
 def evaluated(N, T, params, n, u, w, y, m, others, a, b):
     """Sum of mass f(l); a <- mass f'(l); b <- mass f''(l) if wanted; the largest |a| and |b|."""
     log_total = log1p_up(others)
-    losses = widened(N(0))
+    losses = to_float64(N(0))
     top, top2 = N(0), N(0)
     for start in range(0, n, FLUSH * width(N)):
         loss = N(0)
         for j in range(start, min(n, start + FLUSH * width(N)), width(N)):
             here, left = j * itemsize(N), n - j
             prefetch(y + n * itemsize(N) + here)  # the next strip's, most likely
-            d, e = load_part(u + here, left, N(m)) - m, load(N, w + here)
-            mass = load_part(y + here, left, N(0))
+            d, e = masked_load(u + here, left, N(m)) - m, load(N, w + here)
+            mass = masked_load(y + here, left, N(0))
             logp, logq, p, q = softmax_outcome(d, e, others, log_total)
             f, f1, f2 = evaluate(logp, logq, p, q, params)
             loss = loss + massive(mass, f)
             first = massive(mass, f1)
             store(a + here, first)
-            top = upper(top, abs(first))
+            top = fmax(top, abs(first))
             if b != 0:
                 second = massive(mass, f2)
                 store(b + here, second)
-                top2 = upper(top2, abs(second))
-        losses = losses + widened(loss)
-    return total(losses), largest(top), largest(top2)
+                top2 = fmax(top2, abs(second))
+        losses = losses + to_float64(loss)
+    return sum_of_lanes(losses), max_of_lanes(top), max_of_lanes(top2)
 
 
 @scalar
@@ -153,27 +153,27 @@ def split_at(x, top):
     """(x, 0) below a magnitude, (0, x) at it."""
     T = type(x)
     high = abs(x) >= top
-    return choose(high, T(0), x), choose(high, x, T(0))
+    return where(high, T(0), x), where(high, x, T(0))
 
 
 @loop
 def split_sums(T, a, n, top):
     """Sums of the elements below a magnitude and of those at it, in float64."""
     N = lanes(T)
-    below, tied = widened(N(0)), widened(N(0))
+    below, tied = to_float64(N(0)), to_float64(N(0))
     for start in range(0, n, FLUSH * width(N)):
         s, t = N(0), N(0)
         for j in range(start, min(n, start + FLUSH * width(N)), width(N)):
-            low, high = split_at(load_part(a + j * itemsize(N), n - j, N(0)), top)
+            low, high = split_at(masked_load(a + j * itemsize(N), n - j, N(0)), top)
             s, t = s + low, t + high
-        below, tied = below + widened(s), tied + widened(t)
-    return total(below), total(tied)
+        below, tied = below + to_float64(s), tied + to_float64(t)
+    return sum_of_lanes(below), sum_of_lanes(tied)
 
 
 @scalar
 def rest_of(x, top, below, tied):
     """The sum of all other elements: what stands at the top leaves by itself, exactly."""
-    return choose(abs(x) >= top, below + (tied - x), (below + tied) - x)
+    return where(abs(x) >= top, below + (tied - x), (below + tied) - x)
 
 
 @loop

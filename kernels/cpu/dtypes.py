@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-from fusedce.kernels.cpu.load_store import first_lanes, masked_load, masked_store
+from fusedce.kernels.cpu.load_store import first_lanes, llvm_masked_load, llvm_masked_store
 from fusedce.kernels.intrinsics import (
     bfloat_to_single,
     half_to_single,
@@ -75,8 +75,8 @@ def _round_bfloat(builder, x):
     rounded = builder.add(bits, builder.add(odd, _spread(I32, n, 0x7FFF)))
     quiet = builder.or_(bits, _spread(I32, n, 0x400000))
     chosen = builder.select(builder.fcmp_unordered("uno", x, x), quiet, rounded)
-    upper = builder.lshr(chosen, _spread(I32, n, 16))
-    return builder.trunc(upper, ir.VectorType(ir.IntType(16), n))
+    fmax = builder.lshr(chosen, _spread(I32, n, 16))
+    return builder.trunc(fmax, ir.VectorType(ir.IntType(16), n))
 
 
 def _encode(builder, form, stored, number, x):
@@ -106,7 +106,7 @@ def read_lanes(builder, form, stored, number, address, count):
     if count is None:
         return _decode(builder, form, stored, number, builder.load(place, align=align))
     mask = first_lanes(builder, count, number.width)
-    bits = masked_load(builder, place, mask, ir.Constant(vector, None), align)
+    bits = llvm_masked_load(builder, place, mask, ir.Constant(vector, None), align)
     return _decode(builder, form, stored, number, bits)
 
 
@@ -119,7 +119,7 @@ def write_lanes(builder, form, stored, number, address, count, x):
         builder.store(bits, place, align=align)
     else:
         mask = first_lanes(builder, count, number.width)
-        masked_store(builder, bits, place, mask, align)
+        llvm_masked_store(builder, bits, place, mask, align)
 
 
 def widen(form, x):

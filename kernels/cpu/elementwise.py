@@ -10,7 +10,7 @@ from numba.extending import overload
 from fusedce.kernels.cpu.blocks import address_of, line_of, roomy
 from fusedce.kernels.cpu.kernel_args import params_at, plan_at
 from fusedce.kernels.cpu.labels import is_odd, odd_numbers, put_odd
-from fusedce.kernels.cpu.load_store import load, load_part, store
+from fusedce.kernels.cpu.load_store import load, masked_load, store
 from fusedce.kernels.cpu.vector_loops import (
     FLUSH,
     cap_slopes,
@@ -25,8 +25,16 @@ from fusedce.kernels.cpu.vector_loops import (
 )
 from fusedce.kernels.intrinsics import call7, peek, poke
 from fusedce.kernels.link import Slope, hard_cell, plain_cell, soft_cell
-from fusedce.kernels.scalar import INLINED, choose
-from fusedce.kernels.vector import count, itemsize, lanes, numbers, total, widened, width
+from fusedce.kernels.scalar import INLINED, where
+from fusedce.kernels.vector import (
+    count_true,
+    itemsize,
+    lanes,
+    numbers,
+    sum_of_lanes,
+    to_float64,
+    width,
+)
 
 
 @loop
@@ -67,67 +75,67 @@ def one_hot(T, plan, spot, labels, y):
             call7(plan.load_targets, source + i * view.inner, 0, view.cls, 1, columns, here, 0)
             cls = outer * plan.class_outer + (line + i) * plan.class_line
             for j in range(columns):
-                hit = choose(labels[j] == cls, T(1), T(0))
-                label = choose(labels[j] == plan.ignore_index, T(np.inf), hit)
+                hit = where(labels[j] == cls, T(1), T(0))
+                label = where(labels[j] == plan.ignore_index, T(np.inf), hit)
                 set_one(T, y, i * columns + j, label)
 
 
 @loop
 def plain(N, T, link, params, n, z, y, low, up, down, scale, loss, g):
     """Loss and gradient of whole vectors of labels, each 1 or ``low``; how many are neither."""
-    losses = widened(N(0))
+    losses = to_float64(N(0))
     odd = 0
     for start in range(0, n, FLUSH * width(N)):
         sums = N(0)
         for j in range(start, min(n, start + FLUSH * width(N)), width(N)):
             here = j * itemsize(N)
             label = load(N, y + here)
-            odd += count(is_odd(label, low))
+            odd += count_true(is_odd(label, low))
             f, first = plain_cell(link, load(N, z + here), label > T(0), up, down, params, scale)
             sums = sums + f
             if loss != 0:
                 store(loss + here, f)
             store(g + here, first)
-        losses = losses + widened(sums)
-    return total(losses), odd
+        losses = losses + to_float64(sums)
+    return sum_of_lanes(losses), odd
 
 
 @loop
 def hard(N, T, link, params, n, z, y, up, down, factor, shift, ignored, scale, loss, g):
     """Loss and gradient of a patch of yes/no labels."""
-    losses = widened(N(0))
+    losses = to_float64(N(0))
     for j in range(0, n, width(N)):
         here, left = j * itemsize(N), n - j
-        label = load_part(y + here, left, N(0))
+        label = masked_load(y + here, left, N(0))
         f, first, second = hard_cell(
-            link, load_part(z + here, left, N(0)), label * factor + shift > T(0.5),
-            load_part(up + here, left, N(0)), load_part(down + here, left, N(0)), params,
+            link, masked_load(z + here, left, N(0)), label * factor + shift > T(0.5),
+            masked_load(up + here, left, N(0)), masked_load(down + here, left, N(0)), params,
         )  # fmt: skip
         keep = label != ignored
-        f = choose(keep, f, N(0))
-        losses = losses + widened(f)
+        f = where(keep, f, N(0))
+        losses = losses + to_float64(f)
         store(loss + here, f)
-        store(g + here, choose(keep, first * scale, N(0)))
-    return total(losses)
+        store(g + here, where(keep, first * scale, N(0)))
+    return sum_of_lanes(losses)
 
 
 @loop
 def soft(N, T, link, params, n, z, y, up, down, factor, shift, ignored, scale, loss, g):
     """Loss and gradient of a patch of labels in [0, 1]."""
-    losses = widened(N(0))
+    losses = to_float64(N(0))
     for j in range(0, n, width(N)):
         here, left = j * itemsize(N), n - j
-        label = load_part(y + here, left, N(0))
+        label = masked_load(y + here, left, N(0))
         f, first, second = soft_cell(
-            link, load_part(z + here, left, N(0)), label * factor + shift,
-            load_part(up + here, left, N(0)), load_part(down + here, left, N(0)), params,
+            link, masked_load(z + here, left, N(0)), label * factor + shift,
+            masked_load(up + here, left, N(0)), masked_load(down + here, left, N(0)), params,
         )  # fmt: skip
         keep = label != ignored
-        f = choose(keep, f, N(0))
-        losses = losses + widened(f)
+        f = where(keep, f, N(0))
+        losses = losses + to_float64(f)
         store(loss + here, f)
-        store(g + here, choose(keep, first * scale, N(0)))
-    return total(losses)
+        store(g + here, where(keep, first * scale, N(0)))
+    return sum_of_lanes(losses)
 
 
 def curvature(order, N, T, link, params, n, z, y, up, down, factor, shift, ignored, scale, h):
@@ -153,12 +161,12 @@ def bends(N, T, link, params, n, z, y, up, down, factor, shift, ignored, scale, 
     """The second derivatives of a patch of labels."""
     for j in range(0, n, width(N)):
         here, left = j * itemsize(N), n - j
-        label = load_part(y + here, left, N(0))
+        label = masked_load(y + here, left, N(0))
         f, first, second = soft_cell(
-            link, load_part(z + here, left, N(0)), label * factor + shift,
-            load_part(up + here, left, N(0)), load_part(down + here, left, N(0)), params,
+            link, masked_load(z + here, left, N(0)), label * factor + shift,
+            masked_load(up + here, left, N(0)), masked_load(down + here, left, N(0)), params,
         )  # fmt: skip
-        store(h + here, choose(label != ignored, second * scale, N(0)))
+        store(h + here, where(label != ignored, second * scale, N(0)))
 
 
 @loop

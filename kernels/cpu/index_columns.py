@@ -9,8 +9,8 @@ from fusedce.kernels.cpu.load_store import load, store
 from fusedce.kernels.cpu.vector_loops import FLUSH, loop
 from fusedce.kernels.intrinsics import peek
 from fusedce.kernels.link import softmax_rest, softmax_row
-from fusedce.kernels.scalar import choose
-from fusedce.kernels.vector import itemsize, numbers, total, widened, width
+from fusedce.kernels.scalar import where
+from fusedce.kernels.vector import itemsize, numbers, sum_of_lanes, to_float64, width
 
 
 @loop
@@ -20,7 +20,7 @@ def weight_lanes(N, T, plan, label):
     if plan.weight != 0:
         for j in range(plan.classes):
             here = plan.weight + j * itemsize(T)
-            weight = choose(label == T(j), N(peek(here, T)), weight)
+            weight = where(label == T(j), N(peek(here, T)), weight)
     return weight
 
 
@@ -28,8 +28,8 @@ def weight_lanes(N, T, plan, label):
 def write_lanes(N, T, plan, label, keep, w, step, k, first):
     """w <- the gradients of a vector of rows; zeros in ignored ones, whatever their logits were."""
     for j in range(plan.classes):
-        g = choose(label == T(j), first, k * load(N, w + j * step))
-        store(w + j * step, choose(keep, g, N(0)))
+        g = where(label == T(j), first, k * load(N, w + j * step))
+        store(w + j * step, where(keep, g, N(0)))
 
 
 @loop
@@ -39,8 +39,8 @@ def curve_lanes(N, T, plan, label, keep, w, step, others, square, product, secon
     for j in range(plan.classes):
         e = load(N, w + j * step)
         p, q = e / whole, softmax_rest(e, others, whole) / whole
-        x = choose(label == T(j), second, square * p * p + product * p * q)
-        store(h + j * step, choose(keep, x, N(0)))
+        x = where(label == T(j), second, square * p * p + product * p * q)
+        store(h + j * step, where(keep, x, N(0)))
 
 
 @loop
@@ -51,10 +51,10 @@ def index_lanes(N, T, plan, params, ignored, u, w, h, step, lines, here):
     keep = label != ignored
     m, others, d, e = fold_lanes(N, T, plan, label, u + here, w + here, step)
     loss, k, rest, first, square, product, second = softmax_row(
-        params, choose(keep, d, N(0)), choose(keep, e, N(1)), m, others,
+        params, where(keep, d, N(0)), where(keep, e, N(1)), m, others,
         sample * weight_lanes(N, T, plan, label), sample, T(plan.z_loss), T(plan.scale),
     )  # fmt: skip
-    loss = choose(keep, loss, N(0))
+    loss = where(keep, loss, N(0))
     store(losses + here, loss)
     if h != 0:
         curve_lanes(
@@ -75,18 +75,18 @@ def index_tile(N, T, plan, params, outer, start, n, tiles, lines):
     load_logits(T, plan, outer, start, n, u, slopes)
     load_line(T, plan, plan.targets, plan.load_targets, outer, start, n, labels, ignored)
     load_line(T, plan, plan.sample_weight, plan.load_sample_weight, outer, start, n, samples, 1)
-    sums = widened(N(0))
+    sums = to_float64(N(0))
     for r in range(0, n, FLUSH * width(N)):
         loss = N(0)
         for i in range(r, min(n, r + FLUSH * width(N)), width(N)):
             loss = loss + index_lanes(
                 N, T, plan, params, ignored, u, w, h, plan.block * item, lines, i * item
             )
-        sums = sums + widened(loss)
+        sums = sums + to_float64(loss)
     if plan.grad.address != 0 or h != 0:
         finish_tile(T, plan, outer, start, n, u, slopes, w, h)
     put_losses(plan, outer, start, n, losses)
-    return total(sums)
+    return sum_of_lanes(sums)
 
 
 def index_columns(Params, T, Lanes):

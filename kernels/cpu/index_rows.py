@@ -19,7 +19,7 @@ from fusedce.kernels.cpu.blocks import (
     rows_of,
 )
 from fusedce.kernels.cpu.kernel_args import params_at, plan_at
-from fusedce.kernels.cpu.load_store import load, load_part, store
+from fusedce.kernels.cpu.load_store import load, masked_load, store
 from fusedce.kernels.cpu.rows import (
     fold,
     load_rows,
@@ -48,7 +48,7 @@ from fusedce.kernels.intrinsics import call7, peek
 from fusedce.kernels.link import softmax_row
 from fusedce.kernels.scalar import INLINED, exp_down
 from fusedce.kernels.tuning import STRIP
-from fusedce.kernels.vector import BYTES, itemsize, numbers, total, widened, width
+from fusedce.kernels.vector import BYTES, itemsize, numbers, sum_of_lanes, to_float64, width
 
 # The arrays over the rows of a block.
 (
@@ -124,22 +124,22 @@ def weigh_rows(T, plan, outer, start, n, labels, u, rows, size):
 def evaluate_rows(N, T, plan, params, n, rows, size):
     """The rule on the rows of a block, a vector of rows at a time; the sum of their losses."""
     z_loss, scale = T(plan.z_loss), T(plan.scale)
-    losses = widened(N(0))
+    losses = to_float64(N(0))
     for r in range(0, n, width(N)):
         here, left = rows + r * itemsize(T), n - r
-        d = load_part(here + TARGETS * size, left, N(0))
+        d = masked_load(here + TARGETS * size, left, N(0))
         loss, k, rest, first, square, product, second = softmax_row(
             params,
             d,
             exp_down(d),
             load(N, here + MAXIMA * size),
-            load_part(here + OTHERS * size, left, N(1)),
-            load_part(here + WEIGHTS * size, left, N(0)),
-            load_part(here + SAMPLES * size, left, N(0)),
+            masked_load(here + OTHERS * size, left, N(1)),
+            masked_load(here + WEIGHTS * size, left, N(0)),
+            masked_load(here + SAMPLES * size, left, N(0)),
             z_loss,
             scale,
         )
-        losses = losses + widened(loss)
+        losses = losses + to_float64(loss)
         store(here + LOSSES * size, loss)
         store(here + FACTORS * size, k)
         store(here + RESTS * size, rest)
@@ -147,7 +147,7 @@ def evaluate_rows(N, T, plan, params, n, rows, size):
         store(here + SQUARES * size, square)
         store(here + PRODUCTS * size, product)
         store(here + BENDS * size, second)
-    return total(losses)
+    return sum_of_lanes(losses)
 
 
 @loop

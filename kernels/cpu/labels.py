@@ -8,11 +8,11 @@ import numpy as np
 
 from fusedce.kernels.cpu.blocks import address_of, array_at, at, rows_of
 from fusedce.kernels.cpu.kernel_args import plan_at
-from fusedce.kernels.cpu.load_store import load_part
+from fusedce.kernels.cpu.load_store import masked_load
 from fusedce.kernels.cpu.vector_loops import loop
 from fusedce.kernels.intrinsics import call7, peek, poke
 from fusedce.kernels.scalar import scalar
-from fusedce.kernels.vector import count, itemsize, lanes, width
+from fusedce.kernels.vector import count_true, itemsize, lanes, width
 
 
 @loop
@@ -82,13 +82,13 @@ def odd_numbers(T, y, n, low, mark):
     fine = low if mark == T(1) else T(1)  # a label that is not counted, behind the last one
     least = T(0) if low == T(0) else T(2)  # of labels in [least, 1]: none where low is -1
     for j in range(0, n, width(N)):
-        label = load_part(y + j * itemsize(N), n - j, N(fine))
+        label = masked_load(y + j * itemsize(N), n - j, N(fine))
         kept = label != N(mark)
         other = kept & is_odd(label, low)
         inside = (label >= least) & (label <= T(1))
-        odd += count(other)
-        ignored += count(~kept)
-        wrong += count(other & ~inside)
+        odd += count_true(other)
+        ignored += count_true(~kept)
+        wrong += count_true(other & ~inside)
     return odd, ignored, wrong
 
 
@@ -98,7 +98,7 @@ def odd_labels(T, y, n, low):
     N = lanes(T)
     odd = 0
     for j in range(0, n, width(N)):
-        odd += count(is_odd(load_part(y + j * itemsize(N), n - j, N(1)), low))
+        odd += count_true(is_odd(masked_load(y + j * itemsize(N), n - j, N(1)), low))
     return odd
 
 
@@ -108,7 +108,7 @@ def marked(T, y, n, mark):
     N = lanes(T)
     found = 0
     for j in range(0, n, width(N)):
-        found += count(load_part(y + j * itemsize(N), n - j, N(np.nan)) == N(mark))
+        found += count_true(masked_load(y + j * itemsize(N), n - j, N(np.nan)) == N(mark))
     return found
 
 
@@ -176,7 +176,7 @@ def row_marks(T, plan, here, y):
         n, step = min(plan.width, plan.classes - j), plan.targets.cls
         call7(plan.load_targets, here + j * step, 0, step, 1, n, y, 0)
         for k in range(0, n, width(N)):
-            occupied += count(load_part(y + k * itemsize(N), n - k, N(0)) != N(0))
+            occupied += count_true(masked_load(y + k * itemsize(N), n - k, N(0)) != N(0))
         ignored += marked(T, y, n, T(plan.ignore_value))
     return occupied, ignored
 

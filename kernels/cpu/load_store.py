@@ -41,7 +41,7 @@ def store(typingctx, address, x):
 
 
 @intrinsic
-def stream(typingctx, address, x):
+def stream_store(typingctx, address, x):
     """Store a vector past the caches, at a multiple of 64 bytes: its line is not read first."""
 
     def codegen(context, builder, sig, args):
@@ -75,7 +75,7 @@ def first_lanes(builder, count, width):
     return builder.icmp_signed("<", index, splat(builder, builder.trunc(fewer, I32), width))
 
 
-def masked_load(builder, place, mask, fill, align):
+def llvm_masked_load(builder, place, mask, fill, align):
     """The lanes of a mask from memory, ``fill`` in the others; theirs is not touched."""
     element = fill.type.element
     fnty = ir.FunctionType(fill.type, [place.type, I32, mask.type, fill.type])
@@ -84,7 +84,7 @@ def masked_load(builder, place, mask, fill, align):
     return builder.call(fn, [place, ir.Constant(I32, align), mask, fill])
 
 
-def masked_store(builder, value, place, mask, align):
+def llvm_masked_store(builder, value, place, mask, align):
     """Store the lanes of a mask."""
     fnty = ir.FunctionType(ir.VoidType(), [value.type, place.type, I32, mask.type])
     name = f"llvm.masked.store.v{value.type.count}{value.type.element.intrinsic_name}.p0"
@@ -93,7 +93,7 @@ def masked_store(builder, value, place, mask, align):
 
 
 @intrinsic
-def load_part(typingctx, address, count, fill):
+def masked_load(typingctx, address, count, fill):
     """The first ``count`` lanes from an address, ``fill`` in the others."""
 
     def codegen(context, builder, sig, args):
@@ -101,7 +101,7 @@ def load_part(typingctx, address, count, fill):
         place = _place(context, builder, address, fill)
         if not isinstance(fill, Vector):
             return builder.load(place)
-        return masked_load(
+        return llvm_masked_load(
             builder, place, first_lanes(builder, count, fill.width), filled, _align(fill)
         )
 
@@ -109,14 +109,16 @@ def load_part(typingctx, address, count, fill):
 
 
 @intrinsic
-def store_part(typingctx, address, count, x):
+def masked_store(typingctx, address, count, x):
     """Store the first ``count`` lanes."""
 
     def codegen(context, builder, sig, args):
         address, count, value = args
         place = _place(context, builder, address, x)
         if isinstance(x, Vector):
-            masked_store(builder, value, place, first_lanes(builder, count, x.width), _align(x))
+            llvm_masked_store(
+                builder, value, place, first_lanes(builder, count, x.width), _align(x)
+            )
         else:
             builder.store(value, place)
         return context.get_dummy_value()

@@ -29,10 +29,10 @@ from fusedce.kernels.cpu.dtypes import (
     widen,
 )
 from fusedce.kernels.cpu.kernel_args import PRESENT
-from fusedce.kernels.cpu.load_store import load, prefetch, store, store_part
+from fusedce.kernels.cpu.load_store import load, masked_store, prefetch, store
 from fusedce.kernels.cpu.vector_loops import loop
 from fusedce.kernels.intrinsics import peek, poke
-from fusedce.kernels.scalar import choose
+from fusedce.kernels.scalar import where
 from fusedce.kernels.vector import itemsize, lanes, width
 
 
@@ -108,7 +108,7 @@ def load_patch(form, stored, T, address, row_stride, column_stride, rows, column
             if whole < columns:
                 rest = columns - whole
                 x = load_as(form, stored, N, source + whole * size, rest)
-                store_part(target + whole * item, rest, x)
+                masked_store(target + whole * item, rest, x)
     elif row_stride == size:
         load_squares(form, stored, T, address, column_stride, rows, columns, scratch, pitch)
     else:
@@ -217,11 +217,11 @@ def load_labels(stored, T):
                 line = array_at(place, columns, stored)
                 out = array_at(target, columns, T)
                 for j in range(columns):
-                    out[j] = choose(np.int64(line[j]) == ignored, T(nothing), T(line[j]))
+                    out[j] = where(np.int64(line[j]) == ignored, T(nothing), T(line[j]))
             else:
                 for j in range(columns):
                     label = peek(place + j * column_stride, stored)
-                    x = choose(np.int64(label) == ignored, T(nothing), T(label))
+                    x = where(np.int64(label) == ignored, T(nothing), T(label))
                     poke(target + j * item, x)
 
     return load_labels

@@ -11,12 +11,28 @@ import numpy as np
 from numba import types
 
 from fusedce.kernels.compiling import njit
-from fusedce.kernels.cpu.load_store import load, load_part, prefetch, store, store_part, stream
+from fusedce.kernels.cpu.load_store import (
+    load,
+    masked_load,
+    masked_store,
+    prefetch,
+    store,
+    stream_store,
+)
 from fusedce.kernels.inline import BARE
 from fusedce.kernels.intrinsics import peek, poke
 from fusedce.kernels.link import softmax_rest
-from fusedce.kernels.scalar import FASTMATH, choose, exp_down, tanh
-from fusedce.kernels.vector import BYTES, count, itemsize, lanes, largest, total, widened, width
+from fusedce.kernels.scalar import FASTMATH, exp_down, tanh, where
+from fusedce.kernels.vector import (
+    BYTES,
+    count_true,
+    itemsize,
+    lanes,
+    max_of_lanes,
+    sum_of_lanes,
+    to_float64,
+    width,
+)
 
 # Vectors added up lane by lane before the sums go on in float64: 32 additions in a row have an
 # error below 2e-6 for the worst data.
@@ -32,9 +48,9 @@ def loop(fn: Callable[..., Any]) -> Any:
 
 
 @loop
-def upper(a, b):
+def fmax(a, b):
     """The larger in each lane; a where b is NaN."""
-    return choose(b > a, b, a)
+    return where(b > a, b, a)
 
 
 @loop
@@ -48,16 +64,16 @@ def peak(T, u, n):
     fours = whole // 4 * 4
     for k in range(0, fours, 4):  # four at a time: one alone waits for the one before
         here = u + k * step
-        a = upper(a, load(N, here))
-        b = upper(b, load(N, here + step))
-        c = upper(c, load(N, here + 2 * step))
-        d = upper(d, load(N, here + 3 * step))
+        a = fmax(a, load(N, here))
+        b = fmax(b, load(N, here + step))
+        c = fmax(c, load(N, here + 2 * step))
+        d = fmax(d, load(N, here + 3 * step))
     for k in range(fours, whole):
-        a = upper(a, load(N, u + k * step))
+        a = fmax(a, load(N, u + k * step))
     rest = n - whole * width(N)
     if rest > 0:
-        b = upper(b, load_part(u + whole * step, rest, low))
-    return largest(upper(upper(a, b), upper(c, d)))
+        b = fmax(b, masked_load(u + whole * step, rest, low))
+    return max_of_lanes(fmax(fmax(a, b), fmax(c, d)))
 
 
 @loop
@@ -66,7 +82,7 @@ def exponential(x, m, below):
     d = x - m
     e = exp_down(d)
     top = d >= type(d)(0)
-    return e, choose(top, below, below + e), count(top)
+    return e, where(top, below, below + e), count_true(top)
 
 
 @loop
@@ -79,7 +95,7 @@ def exponentials(T, u, n, m, w, ahead):
     """
     N = lanes(T)
     step = width(N) * itemsize(N)
-    sums = widened(N(0))
+    sums = to_float64(N(0))
     ties = 0
     whole = n // width(N)
     for start in range(0, whole, FLUSH):
@@ -89,15 +105,15 @@ def exponentials(T, u, n, m, w, ahead):
             e, below, tied = exponential(load(N, u + k * step), m, below)
             store(w + k * step, e)
             ties += tied
-        sums = sums + widened(below)
+        sums = sums + to_float64(below)
     rest = n - whole * width(N)
     if rest > 0:
-        x = load_part(u + whole * step, rest, N(-np.inf))
+        x = masked_load(u + whole * step, rest, N(-np.inf))
         e, below, tied = exponential(x, m, N(0))
         store(w + whole * step, e)
         ties += tied
-        sums = sums + widened(below)
-    return total(sums), ties
+        sums = sums + to_float64(below)
+    return sum_of_lanes(sums), ties
 
 
 @loop
@@ -108,7 +124,7 @@ def filled(T, g, n, x):
     whole = n // width(N)
     for j in range(whole):
         store(g + j * step, N(x))
-    store_part(g + whole * step, n - whole * width(N), N(x))
+    masked_store(g + whole * step, n - whole * width(N), N(x))
 
 
 @loop
@@ -134,7 +150,7 @@ def put(T, source, n, target, k, past):
     whole = (n - head) // width(N)
     if past:
         for j in range(whole):
-            stream(there + j * step, load(N, here + j * step) * k)
+            stream_store(there + j * step, load(N, here + j * step) * k)
     else:
         for j in range(whole):
             store(there + j * step, load(N, here + j * step) * k)
@@ -151,7 +167,7 @@ def put_bytes(source, n, target):
         poke(target + j, peek(source + j, np.int16))
     whole = (n - head) // BYTES * BYTES
     for j in range(head, head + whole, BYTES):
-        stream(target + j, load(N, source + j))
+        stream_store(target + j, load(N, source + j))
     for j in range(head + whole, n, 2):
         poke(target + j, peek(source + j, np.int16))
 
@@ -169,8 +185,8 @@ def capped(T, u, n, scale, softcap):
     if softcap > T(0):
         for j in range(0, n, width(N)):
             here = u + j * itemsize(N)
-            x = softcap * tanh(scale * load_part(here, n - j, N(0)) / softcap)
-            store_part(here, n - j, x)
+            x = softcap * tanh(scale * masked_load(here, n - j, N(0)) / softcap)
+            masked_store(here, n - j, x)
     else:
         scaled(T, u, n, scale, u)
 
@@ -181,9 +197,9 @@ def cap_slopes(T, v, n, scale, softcap):
     N = lanes(T)
     for j in range(0, n, width(N)):
         here = v + j * itemsize(N)
-        a = abs(scale * load_part(here, n - j, N(0)) / softcap)
+        a = abs(scale * masked_load(here, n - j, N(0)) / softcap)
         e = exp_down(T(-2) * a)
-        store_part(here, n - j, scale * (T(4) * e / ((T(1) + e) * (T(1) + e))))
+        masked_store(here, n - j, scale * (T(4) * e / ((T(1) + e) * (T(1) + e))))
 
 
 @loop
@@ -195,15 +211,15 @@ def chained(T, n, g, h, u, v, scale, softcap):
     N = lanes(T)
     for j in range(0, n, width(N)):
         at, left = j * itemsize(N), n - j
-        x, slope = load_part(u + at, left, N(0)), load_part(v + at, left, N(0))
-        first = load_part(g + at, left, N(0))
+        x, slope = masked_load(u + at, left, N(0)), masked_load(v + at, left, N(0))
+        first = masked_load(g + at, left, N(0))
         if h != 0:
             bend = T(-2) * (x / softcap) / softcap * scale * slope
-            second = load_part(h + at, left, N(0))
-            bent = choose(second == N(0), N(0), second * slope * slope)
-            bent = bent + choose(first == N(0), N(0), first * bend)
-            store_part(h + at, left, bent)
-        store_part(g + at, left, choose(first == N(0), N(0), first * slope))
+            second = masked_load(h + at, left, N(0))
+            bent = where(second == N(0), N(0), second * slope * slope)
+            bent = bent + where(first == N(0), N(0), first * bend)
+            masked_store(h + at, left, bent)
+        masked_store(g + at, left, where(first == N(0), N(0), first * slope))
 
 
 @loop
@@ -213,10 +229,10 @@ def curved(T, w, n, others, square, product, h):
     total = T(1) + others
     inverse = T(1) / total
     for j in range(0, n, width(N)):
-        e = load_part(w + j * itemsize(N), n - j, N(0))
+        e = masked_load(w + j * itemsize(N), n - j, N(0))
         p = e * inverse
         q = softmax_rest(e, others, total) * inverse
-        store_part(h + j * itemsize(N), n - j, square * p * p + product * p * q)
+        masked_store(h + j * itemsize(N), n - j, square * p * p + product * p * q)
 
 
 @loop

@@ -61,12 +61,12 @@ def _outcome(what, z):
     return lambda what, z: sigmoid_outcomes(z)[2]
 
 
-def softmax_rows(T: Any, Form: type, Way: type, Team: type, Lanes: type, Where: type,
+def softmax_rows(T: Any, Form: type, Way: type, Team: type, Lanes: type, Alignment: type,
                  What: type) -> Any:  # fmt: skip
     """The kernel of softmax for rows whose classes lie side by side."""
 
     def softmax_rows(plan):
-        form, way, team, where, what = Form(), Way(), Team(), Where(), What()
+        form, way, team, alignment, what = Form(), Way(), Team(), Alignment(), What()
         N = vector_of(T, Lanes())
         number, lane = seat(team, plan)
         inside = inside_of(team, plan, number)
@@ -90,7 +90,7 @@ def softmax_rows(T: Any, Form: type, Way: type, Team: type, Lanes: type, Where: 
         k, at = np.int32(0), target + span.first
         while k < end:
             v = decoded(N, form, recall(way, plan, N, form, source, span, k, words))
-            store(where, form, at, span, k, probability(what, v, m, others))
+            store(alignment, form, at, span, k, probability(what, v, m, others))
             k, at = np.int32(k + per), at + per * span.step
         put_edge(form, target, span, probability(what, z, m, others))
         leave(team)

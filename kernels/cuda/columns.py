@@ -33,7 +33,7 @@ from fusedce.kernels.cuda.row_cache import Held
 from fusedce.kernels.cuda.rows import (
     row_of,
 )
-from fusedce.kernels.scalar import INLINED, choose, scalar
+from fusedce.kernels.scalar import INLINED, scalar, where
 from fusedce.kernels.vector import itemsize as bytes_of
 from fusedce.kernels.vector import lanes_as, width
 
@@ -277,7 +277,7 @@ def fold_classes(tags, N, plan, row, j, last, top):
 def others_of(below, ties):
     """The sum of exponentials - 1; NaN without a class at the maximum: all are -inf (or NaN)."""
     T = type(below)
-    return choose(ties > T(0), below + (ties - T(1)), T(np.nan))
+    return where(ties > T(0), below + (ties - T(1)), T(np.nan))
 
 
 def fold(way, tags, N, plan, row):

@@ -13,8 +13,8 @@ from numba.extending import overload
 
 from fusedce.kernels.cuda.distribution import Tally, curved, tallied
 from fusedce.kernels.cuda.row_cache import Again
-from fusedce.kernels.scalar import INLINED, choose, exp_down, expm1, fma, scalar
-from fusedce.kernels.vector import total
+from fusedce.kernels.scalar import INLINED, exp_down, expm1, fma, scalar, where
+from fusedce.kernels.vector import sum_of_lanes
 
 GROUP = 256  # classes of a group; a multiple of those of a visit
 VISITS = 32  # of a group, a power of two
@@ -63,7 +63,7 @@ def added(total, x):
 def value_of(total):
     """The sum as one number; where it is infinite, what was rounded away is NaN."""
     low = total.low
-    return choose(low == low, total.high + low, total.high)
+    return where(low == low, total.high + low, total.high)
 
 
 @scalar
@@ -75,15 +75,15 @@ def shrunk(total, d):
     T = type(d)
     high, factor, near = total.high, exp_down(d), d > T(-0.25)
     product = high * factor
-    rest = choose(near, high * expm1(d), fma(high, factor, -product))
-    return added(Sum(choose(near, high, product), total.low * factor), rest)
+    rest = where(near, high * expm1(d), fma(high, factor, -product))
+    return added(Sum(where(near, high, product), total.low * factor), rest)
 
 
 @scalar
 def kept_if(condition, total):
     """The sum, or nothing."""
     T = type(total.high)
-    return Sum(choose(condition, total.high, T(0)), choose(condition, total.low, T(0)))
+    return Sum(where(condition, total.high, T(0)), where(condition, total.low, T(0)))
 
 
 @scalar
@@ -91,7 +91,7 @@ def with_group(row, top, below, ties):
     """A row's exponentials with those of a group, whose maximum counts the row's so far."""
     T = type(top)
     same = top == row.top
-    before = choose(same, T(0), row.ties)  # now they are below the maximum
+    before = where(same, T(0), row.ties)  # now they are below the maximum
     shrinking = added(row.below, before)
     return Exponentials(
         top, added(shrunk(shrinking, row.top - top), below), row.ties - before + ties
@@ -109,7 +109,7 @@ def with_tally(row, group):
         group.top,
         added(below, group.below),
         added(kept_if(same, row.tied), group.tied),
-        choose(same, row.many, T(0)) + group.many,
+        where(same, row.many, T(0)) + group.many,
     )
 
 
@@ -183,14 +183,14 @@ def more_terms(way, extra, terms, visit, f, a, b):
 def _more_terms(way, extra, terms, visit, f, a, b):
     if way.instance_class is not Again:
         return lambda way, extra, terms, visit, f, a, b: (
-            terms[0] + total(f), tallied(terms[1], a), curved(extra, terms[2], b)
+            terms[0] + sum_of_lanes(f), tallied(terms[1], a), curved(extra, terms[2], b)
         )  # fmt: skip
 
     def by_groups(way, extra, terms, visit, f, a, b):
         if visit & np.int32(VISITS - 1) == np.int32(VISITS - 1):
             terms = gathered(terms)
         return Terms(
-            terms.loss + total(f), tallied(terms.first, a), curved(extra, terms.second, b),
+            terms.loss + sum_of_lanes(f), tallied(terms.first, a), curved(extra, terms.second, b),
             terms.losses, terms.firsts, terms.seconds,
         )  # fmt: skip
 

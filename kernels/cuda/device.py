@@ -74,8 +74,8 @@ def _words(builder, x):
     wide = builder.bitcast(x, _BITS[_size(x.type)])
     if wide.type == I32:
         return [wide]
-    upper = builder.lshr(wide, ir.Constant(I64, 32))
-    return [builder.trunc(wide, I32), builder.trunc(upper, I32)]
+    fmax = builder.lshr(wide, ir.Constant(I64, 32))
+    return [builder.trunc(wide, I32), builder.trunc(fmax, I32)]
 
 
 def _size(ty):
@@ -86,8 +86,8 @@ def _number(builder, words, ty):
     """The number of some words."""
     if len(words) == 1:
         return builder.bitcast(words[0], ty)
-    lower, upper = (builder.zext(w, I64) for w in words)
-    return builder.bitcast(builder.or_(lower, builder.shl(upper, ir.Constant(I64, 32))), ty)
+    lower, fmax = (builder.zext(w, I64) for w in words)
+    return builder.bitcast(builder.or_(lower, builder.shl(fmax, ir.Constant(I64, 32))), ty)
 
 
 def _shuffled(builder, x, mode, lane):

@@ -173,8 +173,8 @@ def activation(
         made = launch(kernel, blocks, threads, fields, bound, shared=shared)
     else:
         d = tiling.rows(stored, source, facts, space)
-        where = tiling.where(source, target)
-        kernel = Kernel(softmax_rows, (compute, stored, d.way, d.team, d.lanes, where, what))
+        alignment = tiling.alignment(source, target)
+        kernel = Kernel(softmax_rows, (compute, stored, d.way, d.team, d.lanes, alignment, what))
         kernel = kernel._replace(registers=d.registers(space))
         made = d.launch(kernel, fields | d.fields(), bound)
     return Program((), (made,), 0)

@@ -62,9 +62,9 @@ def _rows(problem: Problem, stored: type, facts: Facts, space: tiling.Room) -> L
     kept = Held if full or spread else Kept
     d = tiling.rows(stored, problem.logits, facts, space, kept)
     fields |= d.fields()
-    where = tiling.where(problem.logits, problem.grad, problem.hess)
+    alignment = tiling.alignment(problem.logits, problem.grad, problem.hess)
     types: tuple[Any, ...] = type(problem.params), problem.compute, stored
-    outs = where, Full if full else Plain
+    outs = alignment, Full if full else Plain
     if spread:
         types += (*_masses(problem, stored), d.way, d.team, d.lanes, *outs, Wide)
         kernel = Kernel(distribution_rows, types)

@@ -12,12 +12,12 @@ from numba.extending import overload
 
 from fusedce.kernels.cuda.load_store_scalar import float_of, number_at
 from fusedce.kernels.cuda.logit_transform import Full, through
-from fusedce.kernels.cuda.reduce import both, maximum, together, upper
+from fusedce.kernels.cuda.reduce import both, fmax, maximum, together
 from fusedce.kernels.cuda.unroll import unrolled
 from fusedce.kernels.link import softmax_outcome
 from fusedce.kernels.rule import evaluate
-from fusedce.kernels.scalar import INLINED, choose, exp_down, log1p_up, scalar
-from fusedce.kernels.vector import Single, lane, lanes_as, largest, total, with_lane
+from fusedce.kernels.scalar import INLINED, exp_down, log1p_up, scalar, where
+from fusedce.kernels.vector import Single, lane, lanes_as, max_of_lanes, sum_of_lanes, with_lane
 
 
 class Target(NamedTuple):
@@ -43,8 +43,8 @@ def whole_mass(plan, y, mass, ignored):
     N = type(y)
     marked = y == N(float_of(lanes_as(y), plan.ignore_value))
     if ignored:
-        return choose(marked, N(0), N(np.nan))
-    return choose(marked, N(np.nan), mass)
+        return where(marked, N(0), N(np.nan))
+    return where(marked, N(np.nan), mass)
 
 
 class Tally(NamedTuple):
@@ -72,7 +72,7 @@ class Found(NamedTuple):
 def massive(mass, x):
     """mass * x; nothing without mass, even where x is infinite."""
     N = type(mass)
-    return choose(mass != N(0), mass * x, N(0))
+    return where(mass != N(0), mass * x, N(0))
 
 
 def ruled(tag, logp, logq, p, q, params):
@@ -108,16 +108,16 @@ def assessed(tag, params, x, m, others, mass):
 def tallied(tally, a):
     """A tally with some more terms; a NaN is below."""
     N, T = type(a), type(tally.top)
-    top = upper(tally.top, largest(abs(a)))
+    top = fmax(tally.top, max_of_lanes(abs(a)))
     same = top == tally.top
-    below = choose(same, tally.below, tally.below + tally.tied)
-    tied, many = choose(same, tally.tied, T(0)), choose(same, tally.many, T(0))
+    below = where(same, tally.below, tally.below + tally.tied)
+    tied, many = where(same, tally.tied, T(0)), where(same, tally.many, T(0))
     high = abs(a) >= top
     return Tally(
         top,
-        below + total(choose(high, N(0), a)),
-        tied + total(choose(high, a, N(0))),
-        many + total(choose(high, N(1), N(0))),
+        below + sum_of_lanes(where(high, N(0), a)),
+        tied + sum_of_lanes(where(high, a, N(0))),
+        many + sum_of_lanes(where(high, N(1), N(0))),
     )
 
 
@@ -127,9 +127,9 @@ def joined(team, plan, place, tally):
     T = type(tally.top)
     top = maximum(team, plan, place, tally.top, T(0))
     same = top == tally.top
-    below = choose(same, tally.below, tally.below + tally.tied)
-    below, tied = both(team, plan, place + 1, below, choose(same, tally.tied, T(0)))
-    many = together(team, plan, place + 3, choose(same, tally.many, T(0)))
+    below = where(same, tally.below, tally.below + tally.tied)
+    below, tied = both(team, plan, place + 1, below, where(same, tally.tied, T(0)))
+    many = together(team, plan, place + 3, where(same, tally.many, T(0)))
     return Tally(top, below, tied, many)
 
 
@@ -142,8 +142,8 @@ def rest_of(x, tally):
     T = type(tally.top)
     below, tied = tally.below, tally.tied
     high = abs(x) >= tally.top * (T(1) - T(8 * np.finfo(T).eps))
-    others = choose(tally.many > T(1), tied - x, type(x)(0))
-    return choose(high, below + others, (below + tied) - x)
+    others = where(tally.many > T(1), tied - x, type(x)(0))
+    return where(high, below + others, (below + tied) - x)
 
 
 def spread(extra, tag, plan, params, z, x, mass, found, term, ridge, slope):

@@ -49,8 +49,8 @@ from fusedce.kernels.cuda.rows import (
     scale_of,
     z_loss_of,
 )
-from fusedce.kernels.scalar import INLINED, choose, log1p_up, scalar
-from fusedce.kernels.vector import lanes_as, total, vector_of, width
+from fusedce.kernels.scalar import INLINED, log1p_up, scalar, where
+from fusedce.kernels.vector import lanes_as, sum_of_lanes, vector_of, width
 
 
 @scalar
@@ -60,7 +60,7 @@ def masses(kind, weights, N, stored, plan, row, target, j, count):
     y = labels_at(kind, N, stored, plan, row, target.label, j, count)
     mass = y * target.factor + float_of(T, plan.label_shift)
     mass = mass * weights_at(weights, N, plan, j, count)
-    return choose(first_lanes(N, count), whole_mass(plan, y, mass, target.ignored), N(0))
+    return where(first_lanes(N, count), whole_mass(plan, y, mass, target.ignored), N(0))
 
 
 def labels_at(kind, N, stored, plan, row, label, j, count):
@@ -71,7 +71,7 @@ def labels_at(kind, N, stored, plan, row, label, j, count):
 @overload(labels_at, jit_options=INLINED)
 def _labels_at(kind, N, stored, plan, row, label, j, count):
     if kind.instance_class is OneHot:
-        return lambda kind, N, stored, plan, row, label, j, count: choose(
+        return lambda kind, N, stored, plan, row, label, j, count: where(
             numbered(N, j, label), N(1), N(0)
         )
 
@@ -126,7 +126,7 @@ def assess_classes(tags, kind, weights, stored, N, plan, params, row, target, m,
         x = seen(tags.extra, plan, z, present)
         mass = masses(kind, weights, N, stored, plan, row, target, j, count)
         f, a, b, p, q = assessed(tags.tag, params, x, m, others, mass)
-        loss += total(f)
+        loss += sum_of_lanes(f)
         one, two = tallied(one, a), curved(tags.extra, two, b)
         j += width(N)
     return loss, one, two
@@ -184,7 +184,7 @@ def write_distribution(tags, kind, weights, stored, N, plan, params, row, target
         x = seen(tags.extra, plan, z, present)
         mass = masses(kind, weights, N, stored, plan, row, target, j, count)
         g, h = spread(tags.extra, tags.tag, plan, params, z, x, mass, found, term, ridge, slope)
-        g, h = choose(live, g, N(0)), choose(live, h, N(0))
+        g, h = where(live, g, N(0)), where(live, h, N(0))
         put_results(tags.extra, tags.layout, N, T, tags.form, plan, row, j, count, g, h)
         j += width(N)
 
@@ -211,7 +211,7 @@ def distribution_columns(Params: type, T: Any, Form: type, Stored: type, Kind: t
         if plan.normalize != 0:
             many = count_labels(kind, N, stored, plan, row, label)
             live = live and many > T(0)
-            factor = factor / choose(many > T(0), many, T(1))
+            factor = factor / where(many > T(0), many, T(1))
         target = Target(at, label, factor, ignored)
         begin(tags.layout, N, T, form, plan)
         m, others, held = fold(tags.way, tags, N, plan, row)
@@ -221,9 +221,9 @@ def distribution_columns(Params: type, T: Any, Form: type, Stored: type, Kind: t
         live = live and (not ignored or loss != loss)  # NaN: ignored in part
         sample = sample_of(plan, T, row.outer, row.inner) * (T(1) if fine else T(np.nan))
         lse, zeta = m + log1p_up(others), sample * z_loss_of(plan, T)
-        ridge = choose(zeta == T(0), T(0), zeta * lse)  # no z-loss: also where m is infinite
-        loss = sample * loss + choose(zeta == T(0), T(0), ridge * lse)
-        loss = choose(live, loss, T(0))
+        ridge = where(zeta == T(0), T(0), zeta * lse)  # no z-loss: also where m is infinite
+        loss = sample * loss + where(zeta == T(0), T(0), ridge * lse)
+        loss = where(live, loss, T(0))
         if plan.grad != 0 or plan.hess != 0:
             factors = sample * scale, zeta * scale, T(2) * ridge * scale, live
             found = Found(m, others, one, two)

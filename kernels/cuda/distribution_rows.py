@@ -47,8 +47,8 @@ from fusedce.kernels.cuda.rows import (
     unread,
     z_loss_of,
 )
-from fusedce.kernels.scalar import INLINED, choose, log1p_up, scalar
-from fusedce.kernels.vector import lanes_as, total, vector_of
+from fusedce.kernels.scalar import INLINED, log1p_up, scalar, where
+from fusedce.kernels.vector import lanes_as, sum_of_lanes, vector_of
 
 
 class OneHot(NamedTuple):
@@ -106,7 +106,7 @@ def _labels_from(kind, N, form, stored, plan, target, span, k, words):
             item = np.int64(itemsize(form))
             step = np.int64(span.step) // item
             here = span.first // item + np.int64(k) * step
-            return choose(hits(N, form, here, step, target.label), N(1), N(0))
+            return where(hits(N, form, here, step, target.label), N(1), N(0))
 
         return one_hot
 
@@ -147,7 +147,7 @@ def masses(weights, N, form, plan, span, k, labels, target, present):
     mass = weights_at(weights, N, form, plan, span, k) * (
         labels * target.factor + float_of(T, plan.label_shift)
     )
-    return choose(present, whole_mass(plan, labels, mass, target.ignored), N(0))
+    return where(present, whole_mass(plan, labels, mass, target.ignored), N(0))
 
 
 # ---------------------------------------------------------------------- the number at an end
@@ -192,7 +192,7 @@ def edge_mass(weights, T, form, plan, span, label, target):
 def nonzero(labels):
     """The number of labels that are not zero (NaN counts)."""
     N = type(labels)
-    return total(choose(labels != N(0), N(1), N(0)))
+    return sum_of_lanes(where(labels != N(0), N(1), N(0)))
 
 
 @scalar
@@ -201,7 +201,7 @@ def live_factor(team, plan, T, many):
     factor = float_of(T, plan.label_factor)
     if plan.normalize != 0:
         many = together(team, plan, 4, many)
-        return factor / choose(many > T(0), many, T(1)), many > T(0)
+        return factor / where(many > T(0), many, T(1)), many > T(0)
     return factor, True
 
 
@@ -230,7 +230,7 @@ class Tags(NamedTuple):
     weights: Any
     way: Any
     team: Any
-    where: Any
+    alignment: Any
     extra: Any
     tag: Any
 
@@ -308,8 +308,8 @@ def write_row(tags, plan, N, params, source, grad, hess, target, span, out, row,
         x = seen(tags.extra, plan, v, lanes_present(tags.extra, N, tags.form, span, k))
         mass = chunk_masses(tags, plan, N, target, span, k, marks)
         g, h = spread(tags.extra, tags.tag, plan, params, v, x, mass, row, term, ridge, slope)
-        g, h = choose(live, g, N(0)), choose(live, h, N(0))
-        put_chunks(tags.extra, tags.where, plan, tags.form, grad + at, hess + at, out, k, g, h)
+        g, h = where(live, g, N(0)), where(live, h, N(0))
+        put_chunks(tags.extra, tags.alignment, plan, tags.form, grad + at, hess + at, out, k, g, h)
         k, at = np.int32(k + per), at + per * out.step
 
 
@@ -318,18 +318,18 @@ def end_of_row(tags, plan, T, params, z, edge, mass, grad, hess, out, row, facto
     """The same of a lane's number at an end of the row."""
     term, ridge, slope, live = factors
     g, h = spread(tags.extra, tags.tag, plan, params, z, edge, mass, row, term, ridge, slope)
-    g, h = choose(live, g, T(0)), choose(live, h, T(0))
+    g, h = where(live, g, T(0)), where(live, h, T(0))
     put_ends(tags.extra, plan, tags.form, grad, hess, out, g, h)
 
 
 def distribution_rows(Params: type, T: Any, Form: type, Stored: type, Kind: type, Weights: type,
-                      Way: type, Team: type, Lanes: type, Where: type, Extra: type,
+                      Way: type, Team: type, Lanes: type, Alignment: type, Extra: type,
                       Tag: type) -> Any:  # fmt: skip
     """The kernel of distributions, and of smoothed class indices."""
 
     def distribution_rows(plan):
         form, stored, team, extra = Form(), Stored(), Team(), Extra()
-        tags = Tags(form, stored, Kind(), Weights(), Way(), team, Where(), extra, Tag())
+        tags = Tags(form, stored, Kind(), Weights(), Way(), team, Alignment(), extra, Tag())
         N = vector_of(T, Lanes())
         params = params_of(plan, Params, T)
         number, lane = seat(team, plan)
@@ -363,10 +363,10 @@ def distribution_rows(Params: type, T: Any, Form: type, Stored: type, Kind: type
         row = row_found(team, extra, plan, m, others, first, second)
         sample = sample_of(plan, T, outer, inner) * (T(1) if fine else T(np.nan))
         lse, zeta = m + log1p_up(others), sample * z_loss_of(plan, T)
-        ridge = choose(zeta == T(0), T(0), zeta * lse)  # no z-loss: also where m is infinite
+        ridge = where(zeta == T(0), T(0), zeta * lse)  # no z-loss: also where m is infinite
         loss = together(team, plan, 13, loss)
         live = live and (not target.ignored or loss != loss)  # NaN: ignored in part
-        loss = sample * loss + choose(zeta == T(0), T(0), ridge * lse)
+        loss = sample * loss + where(zeta == T(0), T(0), ridge * lse)
         depart(team)
 
         if plan.grad != 0 or plan.hess != 0:
@@ -378,7 +378,7 @@ def distribution_rows(Params: type, T: Any, Form: type, Stored: type, Kind: type
                 words, marks,
             )  # fmt: skip
             end_of_row(tags, plan, T, params, z, edge, mass, grad, hess, out, row, factors)
-        finish(team, plan, outer, inner, lane, inside, choose(live, loss, T(0)))
+        finish(team, plan, outer, inner, lane, inside, where(live, loss, T(0)))
         leave(team)
 
     return distribution_rows

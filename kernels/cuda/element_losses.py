@@ -10,8 +10,8 @@ from fusedce.kernels.cuda.logit_transform import Full, seen, through
 from fusedce.kernels.cuda.unroll import unrolled
 from fusedce.kernels.link import SIGMOIDS, hard_cell, logistic, plain_cell, soft_cell
 from fusedce.kernels.rule import RULES, evaluate_outcome
-from fusedce.kernels.scalar import INLINED, choose, fma, scalar
-from fusedce.kernels.vector import Single, lane, lanes_as, total, with_lane
+from fusedce.kernels.scalar import INLINED, fma, scalar, where
+from fusedce.kernels.vector import Single, lane, lanes_as, sum_of_lanes, with_lane
 
 
 class Yes(NamedTuple):
@@ -36,7 +36,7 @@ SIGMOIDS[HalfSigmoid] = half_sigmoid
 @scalar
 def all_hard(y):
     """Whether every label is 0 or 1: y (y - 1) is 0."""
-    return total(abs(fma(y, y, -y))) == lanes_as(y)(0)
+    return sum_of_lanes(abs(fma(y, y, -y))) == lanes_as(y)(0)
 
 
 @scalar
@@ -82,7 +82,7 @@ def _sure(link, z, yes, up, down, params, scale):
 
     def signed(link, z, yes, up, down, params, scale):
         # The factor carries the sign of the outcome, so that no lane keeps a predicate for long.
-        factor = choose(yes, up, -down)
+        factor = where(yes, up, -down)
         logp, logq, p, q = logistic(link, flipped(z, factor))
         f, slope = evaluate(factor > type(z)(0), logp, logq, p, q, params)
         first = factor * scale * slope

@@ -179,6 +179,6 @@ def _ratio(x, y):
     return lambda x, y: x * stubs.inverse(y)
 
 
-@overload(stubs.choose, target="cuda", jit_options=INLINED)
+@overload(stubs.where, target="cuda", jit_options=INLINED)
 def _choose(condition, a, b):
     return lambda condition, a, b: select(condition, a, b)

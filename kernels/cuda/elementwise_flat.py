@@ -28,7 +28,7 @@ from fusedce.kernels.cuda.load_store_scalar import (
 from fusedce.kernels.cuda.logit_transform import Full
 from fusedce.kernels.cuda.reduce import block_sum
 from fusedce.kernels.cuda.rows import scale_of
-from fusedce.kernels.scalar import INLINED, choose, scalar
+from fusedce.kernels.scalar import INLINED, scalar, where
 from fusedce.kernels.vector import lanes_as, vector_of
 
 
@@ -82,11 +82,11 @@ def unchecked(plan, N, form, label, words, found):
 @scalar
 def counted(N, ignored, fine, found):
     """Nothing where a label is ignored, NaN where it is none."""
-    bad = choose(fine, N(1), N(np.nan))
+    bad = where(fine, N(1), N(np.nan))
     return (
-        choose(ignored, N(0), found[0] * bad),
-        choose(ignored, N(0), found[1] * bad),
-        choose(ignored, N(0), found[2] * bad),
+        where(ignored, N(0), found[0] * bad),
+        where(ignored, N(0), found[1] * bad),
+        where(ignored, N(0), found[2] * bad),
     )
 
 

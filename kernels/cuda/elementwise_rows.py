@@ -44,7 +44,7 @@ from fusedce.kernels.cuda.reduce import block_sum
 from fusedce.kernels.cuda.rows import scale_of
 from fusedce.kernels.cuda.toolchain import intrinsic, types
 from fusedce.kernels.cuda.unroll import unrolled
-from fusedce.kernels.scalar import choose, scalar
+from fusedce.kernels.scalar import scalar, where
 from fusedce.kernels.vector import vector_of
 
 
@@ -112,7 +112,7 @@ def yes_or_no(plan, N, yes):
 @scalar
 def smoothed(plan, N, yes):
     """Labels as numbers in [0, 1]."""
-    return outcome(SOFT, plan, choose(yes, N(1), N(0)))
+    return outcome(SOFT, plan, where(yes, N(1), N(0)))
 
 
 def indexed(Labels: type, chunks_of_lanes: int) -> Any:
@@ -129,10 +129,10 @@ def indexed(Labels: type, chunks_of_lanes: int) -> Any:
             tags.numbers, tags.labels, tags.extra, tags.link, plan, params, z, y, up, down, scale
         )
         if found.odd:
-            bad = choose(found.bad, N(np.nan), N(1))
-            loss = choose(found.ignored, N(0), loss * bad)
-            grad = choose(found.ignored, N(0), grad * bad)
-            hess = choose(found.ignored, N(0), hess * bad)
+            bad = where(found.bad, N(np.nan), N(1))
+            loss = where(found.ignored, N(0), loss * bad)
+            grad = where(found.ignored, N(0), grad * bad)
+            hess = where(found.ignored, N(0), hess * bad)
         return loss, grad, hess
 
     return losses

@@ -27,7 +27,7 @@ from fusedce.kernels.cuda.rows import (
     scale_of,
     weight_of,
 )
-from fusedce.kernels.scalar import INLINED, choose, scalar
+from fusedce.kernels.scalar import INLINED, scalar, where
 from fusedce.kernels.vector import lanes_as, vector_of, width
 
 
@@ -41,7 +41,7 @@ def _own(extra, plan, N, j, label, target, found, live, first, second):
     if extra.instance_class is not Full:
 
         def plain(extra, plan, N, j, label, target, found, live, first, second):
-            g = choose(numbered(N, j, label if live else np.int64(-1)), N(found.first), first)
+            g = where(numbered(N, j, label if live else np.int64(-1)), N(found.first), first)
             return g, g
 
         return plain
@@ -50,7 +50,7 @@ def _own(extra, plan, N, j, label, target, found, live, first, second):
         hit = numbered(N, j, label if live else np.int64(-1))
         x = seen(extra, plan, target, True)
         g, h = through(plan, target, x, found.first, found.second)
-        return choose(hit, N(g), first), choose(hit, N(h), second)
+        return where(hit, N(g), first), where(hit, N(h), second)
 
     return full
 
@@ -65,7 +65,7 @@ def write_indices(tags, N, plan, row, label, target, found, live, held):
         z = classes_again(tags.way, tags.layout, N, T, tags.form, plan, row, j, count, held)
         x = seen(tags.extra, plan, z, present)
         first, second = derivatives(tags.extra, plan, tags.form, z, x, found, live)
-        first, second = choose(live, first, N(0)), choose(live, second, N(0))
+        first, second = where(live, first, N(0)), where(live, second, N(0))
         first, second = own(tags.extra, plan, N, j, label, target, found, live, first, second)
         put_results(tags.extra, tags.layout, N, T, tags.form, plan, row, j, count, first, second)
         j += width(N)

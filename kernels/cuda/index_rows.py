@@ -39,7 +39,7 @@ from fusedce.kernels.cuda.rows import (
     z_loss_of,
 )
 from fusedce.kernels.link import softmax_row
-from fusedce.kernels.scalar import INLINED, choose, exp_down, scalar
+from fusedce.kernels.scalar import INLINED, exp_down, scalar, where
 from fusedce.kernels.vector import vector_of
 
 
@@ -68,7 +68,7 @@ def evaluated(plan, form, params, T, z, m, others, weight, sample, scale, live, 
         params, d, exp_down(d), m, others, weight * sample, sample,
         z_loss_of(plan, T), scale,
     )  # fmt: skip
-    bad, none = choose(fine, T(1), T(np.nan)), T(0)
+    bad, none = where(fine, T(1), T(np.nan)), T(0)
     if live:
         way, unit = scaled(form, m, k * bad)
         return loss * bad, Settled(
@@ -98,7 +98,7 @@ def _derivatives(extra, plan, form, z, x, row, live):
         e = exp_down(below_top(plan, x, row.m))
         h = curvature(e, row.others, row.square, row.product)
         g, h = through(plan, z, x, row.k * e, h)
-        return choose(live, g, N(0)), choose(live, h, N(0))
+        return where(live, g, N(0)), where(live, h, N(0))
 
     return full
 
@@ -185,11 +185,11 @@ def _put_target(extra, plan, form, grad, hess, label, z, row):
 
 
 def index_rows(Params: type, T: Any, Form: type, Labels: type, Way: type, Team: type, Lanes: type,
-               Where: type, Extra: type) -> Any:  # fmt: skip
+               Alignment: type, Extra: type) -> Any:  # fmt: skip
     """The kernel of class indices for rows whose classes lie side by side."""
 
     def index_rows(plan):
-        form, way, team, where, extra = Form(), Way(), Team(), Where(), Extra()
+        form, way, team, alignment, extra = Form(), Way(), Team(), Alignment(), Extra()
         N = vector_of(T, Lanes())
         params = params_of(plan, Params, T)
         number, lane = seat(team, plan)
@@ -234,7 +234,9 @@ def index_rows(Params: type, T: Any, Form: type, Labels: type, Way: type, Team: 
                 first, second = gradients(
                     way, extra, plan, N, form, source, span, k, waits, held, row, live
                 )
-                put_chunks(extra, where, plan, form, grad + at, hess + at, out, k, first, second)
+                put_chunks(
+                    extra, alignment, plan, form, grad + at, hess + at, out, k, first, second
+                )
                 k, at = np.int32(k + per), at + per * out.step
             if out.ends > 0:
                 first, second = derivatives(extra, plan, form, z, edge, row, live)

@@ -181,8 +181,8 @@ def launch(
 def rebound(made: Launch, fields: Fields, bound: Bound) -> Launch:
     """A launch with some more fields and arrays."""
     offsets = {field: offset for field, (_, offset) in bound.items()}
-    where = tuple((SLOT[field], ARRAYS.index(array)) for field, (array, _) in bound.items())
-    return made._replace(plan=made.plan._replace(**fields, **offsets), bound=made.bound + where)
+    slots = tuple((SLOT[field], ARRAYS.index(array)) for field, (array, _) in bound.items())
+    return made._replace(plan=made.plan._replace(**fields, **offsets), bound=made.bound + slots)
 
 
 NAMES = {"sample_weight": "sample"}  # of the steps of a view, where not its own

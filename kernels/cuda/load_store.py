@@ -18,7 +18,7 @@ from fusedce.kernels.cuda.dtypes import (
     OldBfloat16,
     OldFloat16,
 )
-from fusedce.kernels.cuda.load_store_scalar import I16, constant, from_bits, narrowed, to_bits
+from fusedce.kernels.cuda.load_store_scalar import I16, constant, from_bits, to_bits, to_float32
 from fusedce.kernels.cuda.toolchain import intrinsic, types
 from fusedce.kernels.vector import FLOAT, Mask, Vector, gathered, lane_by_lane
 
@@ -97,8 +97,8 @@ def _load_words(builder, address, present, fills, space, number=4):
         f"{{ .reg .pred here; setp.ne.s32 here, ${number + 1}, 0; {fill}"
         f"@here {load}.{_VECTOR[number]} {_names(0, number)}, [${number}]; }}"
     )
-    where = "r" if address.type == I32 else "l"
-    marks = ",".join(["=&r"] * number + [where, "r", "n", "n"])
+    register = "r" if address.type == I32 else "l"
+    marks = ",".join(["=&r"] * number + [register, "r", "n", "n"])
     result = ir.LiteralStructType([I32] * number) if number > 1 else I32
     args = (address, builder.zext(present, I32), *map(constant, fills))
     found = assembly(builder, text, result, marks, args)
@@ -113,9 +113,9 @@ def store_words(builder, address, present, words, space):
         "{ .reg .pred here; setp.ne.s32 here, $1, 0; "
         f"@here {store}.{_VECTOR[number]} [$0], {_names(2, number)}; }}"
     )
-    where = "r" if address.type == I32 else "l"
+    register = "r" if address.type == I32 else "l"
     args = (address, builder.zext(present, I32), *words)
-    assembly(builder, text, VOID, ",".join([where, "r"] + ["r"] * number), args)
+    assembly(builder, text, VOID, ",".join([register, "r"] + ["r"] * number), args)
 
 
 def step_from(builder, start, step, k):
@@ -130,10 +130,10 @@ def step_from(builder, start, step, k):
 def _load_present(builder, address, words, space):
     """Words that are there."""
     load = f"ld.{space}" if space == "shared" else f"ld.{space}.{NEXT}"
-    where = "r" if address.type == I32 else "l"
+    register = "r" if address.type == I32 else "l"
     found = assembly(
         builder, f"{load}.{_VECTOR[words]} {_names(0, words)}, [${words}];",
-        ir.LiteralStructType([I32] * words), ",".join(["=r"] * words + [where]), (address,),
+        ir.LiteralStructType([I32] * words), ",".join(["=r"] * words + [register]), (address,),
     )  # fmt: skip
     return [builder.extract_value(found, k) for k in range(words)]
 
@@ -335,12 +335,12 @@ def words_from(builder, form, number, x):
     """The words that store the lanes of a number, as a list."""
     lanes = [builder.extract_element(x, constant(k)) for k in range(number.width)]
     if form in (Float16, Bfloat16):
-        return _pairs(builder, form, [narrowed(builder, v, number.dtype) for v in lanes])
+        return _pairs(builder, form, [to_float32(builder, v, number.dtype) for v in lanes])
     bits = [to_bits(builder, form, number.dtype, v) for v in lanes]
     if form in (OldBfloat16, OldFloat16):
         wide = [builder.zext(b, I32) for b in bits]
-        upper = [builder.shl(b, constant(16)) for b in wide[1::2]]
-        return [builder.or_(a, b) for a, b in zip(wide[::2], upper, strict=True)]
+        fmax = [builder.shl(b, constant(16)) for b in wide[1::2]]
+        return [builder.or_(a, b) for a, b in zip(wide[::2], fmax, strict=True)]
     if form is Float64:
         high = [builder.lshr(b, ir.Constant(I64, 32)) for b in bits]
         pairs = zip(bits, high, strict=True)

@@ -71,12 +71,12 @@ def float_of(typingctx, dtype, bits):
     return T(dtype, types.int64), codegen
 
 
-def _widened(builder, x, T):
+def _from_float32(builder, x, T):
     """A float32 as a float of type T."""
     return x if types.float32 == T else builder.fpext(x, FLOAT[T])
 
 
-def narrowed(builder, x, T):
+def to_float32(builder, x, T):
     """A float of type T as a float32."""
     return x if types.float32 == T else builder.fptrunc(x, FLOAT[types.float32])
 
@@ -110,14 +110,14 @@ def from_bits(builder, form, T, bits):
             return _single_of_double(builder, bits)
         return builder.bitcast(bits, FLOAT[types.float64])
     if form is Float32:
-        return _widened(builder, builder.bitcast(bits, FLOAT[types.float32]), T)
+        return _from_float32(builder, builder.bitcast(bits, FLOAT[types.float32]), T)
     if form in (Float16, OldFloat16):
         text = "cvt.f32.f16 $0, $1;"
         asm = ir.InlineAsm(ir.FunctionType(FLOAT[types.float32], [I16]), text, "=f,h")
-        return _widened(builder, builder.call(asm, [bits]), T)
+        return _from_float32(builder, builder.call(asm, [bits]), T)
     if form in (Bfloat16, OldBfloat16):
         wide = builder.shl(builder.zext(bits, I32), constant(16))
-        return _widened(builder, builder.bitcast(wide, FLOAT[types.float32]), T)
+        return _from_float32(builder, builder.bitcast(wide, FLOAT[types.float32]), T)
     convert = builder.uitofp if form.__name__.startswith("U") else builder.sitofp
     return convert(bits, FLOAT[T])
 
@@ -137,7 +137,7 @@ def to_bits(builder, form, T, x):
     if form is Float64:
         wide = x if types.float64 == T else builder.fpext(x, FLOAT[types.float64])
         return builder.bitcast(wide, I64)
-    x = narrowed(builder, x, T)
+    x = to_float32(builder, x, T)
     if form is Float32:
         return builder.bitcast(x, I32)
     if form is OldBfloat16:

@@ -7,7 +7,7 @@ from numba.extending import overload
 
 from fusedce.kernels.cuda.load_store import chunks_of, first_lanes, per_chunk
 from fusedce.kernels.cuda.load_store_scalar import float_of
-from fusedce.kernels.scalar import INLINED, choose, exp_down, scalar, tanh
+from fusedce.kernels.scalar import INLINED, exp_down, scalar, tanh, where
 from fusedce.kernels.vector import lanes_as
 
 
@@ -35,7 +35,7 @@ def _seen(extra, plan, z, present):
         softcap = float_of(T, plan.softcap)
         if softcap > T(0):
             x = softcap * tanh(x / softcap)
-        return choose(present, x, N(-np.inf))
+        return where(present, x, N(-np.inf))
 
     return capped
 
@@ -70,7 +70,7 @@ def below_top(plan, x, m):
     N, T = type(x), type(m)
     d = x - m
     if float_of(T, plan.softcap) > T(0):
-        d = choose(d > -T(np.finfo(T).eps) * abs(m), N(0), d)
+        d = where(d > -T(np.finfo(T).eps) * abs(m), N(0), d)
     return d
 
 
@@ -80,7 +80,7 @@ def through(plan, z, x, first, second):
     N = type(z)
     slope = slope_of(plan, z)
     bend = bend_of(plan, x, slope)
-    more = choose(bend == N(0), N(0), first * bend)  # also where the gradient is infinite
+    more = where(bend == N(0), N(0), first * bend)  # also where the gradient is infinite
     return first * slope, second * slope * slope + more
 
 

@@ -18,8 +18,8 @@ from fusedce.kernels.cuda.elementary import exp_coarse, exp_rough, largest_of, p
 from fusedce.kernels.cuda.lane_reduce import largest_last, ones, pinned, product_total
 from fusedce.kernels.cuda.reduce import both, maximum
 from fusedce.kernels.cuda.row_cache import Fetched
-from fusedce.kernels.scalar import INLINED, choose, exp_down, fma, scalar
-from fusedce.kernels.vector import lane, lanes_as, largest, total, width, with_lane
+from fusedce.kernels.scalar import INLINED, exp_down, fma, scalar, where
+from fusedce.kernels.vector import lane, lanes_as, max_of_lanes, sum_of_lanes, width, with_lane
 
 LIFT = 24.0
 UP, DOWN = 2.0**LIFT, 2.0**-LIFT
@@ -48,12 +48,12 @@ def _below_of(form, top):
 
     def half(form, top):
         T = np.float32
-        level = choose(far(form, top), T(0), top)
+        level = where(far(form, top), T(0), top)
         return Below(top, level, level * T(-1.442695), T(1))
 
     def single(form, top):
         T = np.float32
-        level = choose(far(form, top), T(0), top)
+        level = where(far(form, top), T(0), top)
         base = level * T(1.442695)
         lost = fma(level, T(1.442695), -base)
         return Below(top, level, T(LIFT) - base, T(DOWN) * fma(lost, T(-0.6931472), T(1)))
@@ -125,8 +125,8 @@ def _scaled(form, top, factor):
         T = np.float32
         below = below_of(form, top)
         small = abs(factor) < T(SMALL)
-        base = choose(small, below.base - T(LIFT), below.base)
-        excess = choose(small, below.excess * T(UP), below.excess)
+        base = where(small, below.base - T(LIFT), below.base)
+        excess = where(small, below.excess * T(UP), below.excess)
         return Below(top, below.level, base, excess), factor * excess
 
     return single
@@ -174,11 +174,11 @@ def _lowered(form, d):
 def fresh(form, z):
     """(maximum, sum of exp(z - maximum) below it, number at it) of logits; the exponentials."""
     N, T = type(z), lanes_as(z)
-    peak = largest_of(largest(z), T(-np.finfo(T).max))
+    peak = largest_of(max_of_lanes(z), T(-np.finfo(T).max))
     way = below_of(form, peak)
     z = relative(form, way, z)
     e = powers(form, way, z)
-    lower = choose(z >= way.level, N(0), N(1))
+    lower = where(z >= way.level, N(0), N(1))
     return peak, product_total(e, lower) * way.excess, T(width(N)) - ones(lower), e
 
 
@@ -191,14 +191,14 @@ def absorbed(form, top, below, ties, z):
     the ``excess`` of ``below_of`` the maximum.
     """
     N, T = type(z), type(top)
-    peak = largest_of(largest(z), top)
+    peak = largest_of(max_of_lanes(z), top)
     same = peak == top
     way = below_of(form, peak)
     z = relative(form, way, z)
     e = powers(form, way, z)
-    lower = choose(z >= way.level, N(0), N(1))
-    below = choose(same, below, (below + ties) * lowered(form, top - peak))
-    ties = choose(same, ties, T(0)) + (T(width(N)) - ones(lower))
+    lower = where(z >= way.level, N(0), N(1))
+    below = where(same, below, (below + ties) * lowered(form, top - peak))
+    ties = where(same, ties, T(0)) + (T(width(N)) - ones(lower))
     return peak, below + product_total(e, lower) * way.excess, ties, e
 
 
@@ -228,10 +228,10 @@ def outplayed(form, top, below, ties, z):
     way = below_of(form, peak)
     e = powers(form, way, relative(form, way, z))
     won = peak != top or ties == T(0)
-    before = choose(peak == top, below, (below + ties) * lowered(form, top - peak))
+    before = where(peak == top, below, (below + ties) * lowered(form, top - peak))
     left = won and best >= peak
-    e = with_lane(e, last, choose(left, T(0), lane(e, last)))
-    return peak, before + total(e) * way.excess, choose(left, T(1), ties), e
+    e = with_lane(e, last, where(left, T(0), lane(e, last)))
+    return peak, before + sum_of_lanes(e) * way.excess, where(left, T(1), ties), e
 
 
 @scalar
@@ -251,7 +251,7 @@ def settled(team, plan, form, place, top, below, ties):
     T = type(top)
     m = maximum(team, plan, place, top, T(-np.finfo(T).max))
     same = top == m
-    below = choose(same, below, (below + ties) * lowered(form, top - m))
-    below, ties = both(team, plan, place + 1, below, choose(same, ties, T(0)))
+    below = where(same, below, (below + ties) * lowered(form, top - m))
+    below, ties = both(team, plan, place + 1, below, where(same, ties, T(0)))
     fine = ties > T(0) and m < T(np.inf)
-    return m, choose(fine, below + (ties - T(1)), T(np.nan))
+    return m, where(fine, below + (ties - T(1)), T(np.nan))

@@ -25,7 +25,7 @@ from fusedce.kernels.cuda.device import (
     warp_barrier,
 )
 from fusedce.kernels.cuda.elementary import largest_of
-from fusedce.kernels.scalar import INLINED, choose, scalar
+from fusedce.kernels.scalar import INLINED, scalar, where
 
 # One exchange: a number of each of 32 warps, and one of the block for its cluster.
 EXCHANGE = 33 * 8
@@ -53,9 +53,9 @@ class Cluster(NamedTuple):
 
 
 @scalar
-def upper(a, b):
+def fmax(a, b):
     """The larger; a where b is NaN."""
-    return choose(b > a, b, a)
+    return where(b > a, b, a)
 
 
 def seat(team, plan):
@@ -388,7 +388,7 @@ def _block_total(team, place, x, first):
     if issubclass(team.instance_class, Warp):
 
         def of_rows(team, place, x, first):
-            mine = warp_sum(choose(first, x, type(x)(0)))
+            mine = warp_sum(where(first, x, type(x)(0)))
             return rows_total(mine, np.int32(place * EXCHANGE)), thread() == np.int32(0)
 
         return of_rows

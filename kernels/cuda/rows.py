@@ -165,18 +165,18 @@ def finish(team, plan, outer, inner, lane, inside, loss):
             poke(plan.partial + (np.int64(block()) >> plan.cluster) * 8, total)
 
 
-def store(where, form, address, span, k, x):
+def store(alignment, form, address, span, k, x):
     """Gradients of the chunks from the k-th on, which lies at an address."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(store, jit_options=INLINED)
-def _store(where, form, address, span, k, x):
-    if where.instance_class is Chunks:
-        return lambda where, form, address, span, k, x: write_words(
+def _store(alignment, form, address, span, k, x):
+    if alignment.instance_class is Chunks:
+        return lambda alignment, form, address, span, k, x: write_words(
             address, span.step, span.chunks - k, encoded(form, x)
         )  # fmt: skip
-    return lambda where, form, address, span, k, x: write_grid(
+    return lambda alignment, form, address, span, k, x: write_grid(
         form, address, span.step, itemsize(form), span.chunks - k, x
     )  # fmt: skip
 
@@ -193,7 +193,7 @@ def put_edge(form, address, span, x):
     write_lanes(form, address + span.edge, np.int64(0), span.edges, x)
 
 
-def put_chunks(extra, where, plan, form, grad, hess, span, k, first, second):
+def put_chunks(extra, alignment, plan, form, grad, hess, span, k, first, second):
     """Gradients, and curvatures if they are wanted, of the chunks from the k-th on.
 
     ``grad`` and ``hess`` are the addresses of that chunk.
@@ -202,17 +202,17 @@ def put_chunks(extra, where, plan, form, grad, hess, span, k, first, second):
 
 
 @overload(put_chunks, jit_options=INLINED)
-def _put_chunks(extra, where, plan, form, grad, hess, span, k, first, second):
+def _put_chunks(extra, alignment, plan, form, grad, hess, span, k, first, second):
     if extra.instance_class is not Full:
-        return lambda extra, where, plan, form, grad, hess, span, k, first, second: store(
-            where, form, grad, span, k, first
+        return lambda extra, alignment, plan, form, grad, hess, span, k, first, second: store(
+            alignment, form, grad, span, k, first
         )
 
-    def full(extra, where, plan, form, grad, hess, span, k, first, second):
+    def full(extra, alignment, plan, form, grad, hess, span, k, first, second):
         if plan.grad != 0:
-            store(where, form, grad, span, k, first)
+            store(alignment, form, grad, span, k, first)
         if plan.hess != 0:
-            store(where, form, hess, span, k, second)
+            store(alignment, form, hess, span, k, second)
 
     return full
 

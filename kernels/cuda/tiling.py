@@ -119,7 +119,7 @@ def alike(a: np.ndarray, b: np.ndarray | None) -> bool:
     return a.itemsize == b.itemsize and not any(n % CHUNK for n in apart)
 
 
-def where(logits: np.ndarray, *outputs: np.ndarray | None) -> type:
+def alignment(logits: np.ndarray, *outputs: np.ndarray | None) -> type:
     """How gradients are stored."""
     return Chunks if all(alike(logits, out) for out in outputs) else Loose
 

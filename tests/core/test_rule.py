@@ -14,7 +14,7 @@ from numba import njit
 
 import fusedce
 from fusedce.kernels.rule import RULES
-from fusedce.kernels.scalar import choose
+from fusedce.kernels.scalar import where
 from tests.reference import reference
 
 
@@ -244,7 +244,7 @@ class Branching(NamedTuple):
 
 
 class Choosing(NamedTuple):
-    """The same by ``choose``, which has."""
+    """The same by ``where``, which has."""
 
     knee: float
 
@@ -265,9 +265,9 @@ def choosing(logp, logq, p, q, params):
     near = -logp < params.knee
     far = params.knee * (-logp - T(0.5) * params.knee)
     return (
-        choose(near, T(0.5) * logp * logp, far),
-        choose(near, logp, -params.knee),
-        choose(near, T(1), T(0)),
+        where(near, T(0.5) * logp * logp, far),
+        where(near, logp, -params.knee),
+        where(near, T(1), T(0)),
     )
 
 

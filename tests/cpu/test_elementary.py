@@ -16,7 +16,7 @@ from numba import njit
 
 from fusedce.kernels import scalar
 from fusedce.kernels.cpu import compile as registered  # noqa: F401  the CPU bodies
-from fusedce.kernels.cpu.load_store import load_part, store_part
+from fusedce.kernels.cpu.load_store import masked_load, masked_store
 from fusedce.kernels.scalar import FASTMATH
 from fusedce.kernels.vector import itemsize, lanes, width
 
@@ -63,8 +63,8 @@ def compiled(name):
         N = lanes(x.dtype.type)
         here, there = np.int64(x.ctypes.data), np.int64(out.ctypes.data)
         for j in range(0, x.size, width(N)):
-            y = fn(load_part(here + j * itemsize(N), x.size - j, N(0)))
-            store_part(there + j * itemsize(N), x.size - j, y)
+            y = fn(masked_load(here + j * itemsize(N), x.size - j, N(0)))
+            masked_store(there + j * itemsize(N), x.size - j, y)
 
     @njit(error_model="numpy", fastmath=FASTMATH)
     def once(x):

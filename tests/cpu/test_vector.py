@@ -10,7 +10,7 @@ from numba import njit
 from fusedce.kernels import elementary, vector  # noqa: F401
 from fusedce.kernels.cpu import dtypes, load_store
 from fusedce.kernels.cpu.dtypes import Bfloat, Half, Plain
-from fusedce.kernels.scalar import choose
+from fusedce.kernels.scalar import where
 
 floats = pytest.mark.parametrize("T", [np.float32, np.float64])
 GUARD = 7.0
@@ -94,10 +94,10 @@ def comparisons(T):
             (x < y) & True, (x < y) | True, x >= 0,
         )  # fmt: skip
         for k in range(len(masks)):
-            load_store.store(out + k * step, choose(masks[k], one, none))
-            counts[k] = vector.count(masks[k])
-        load_store.store(out + len(masks) * step, choose(x < y, x, T(9)))
-        load_store.store(out + (len(masks) + 1) * step, choose(True, x, y))
+            load_store.store(out + k * step, where(masks[k], one, none))
+            counts[k] = vector.count_true(masks[k])
+        load_store.store(out + len(masks) * step, where(x < y, x, T(9)))
+        load_store.store(out + (len(masks) + 1) * step, where(True, x, y))
 
     return run
 
@@ -122,11 +122,15 @@ def test_comparisons_and_masks(T):
 def parts(T):
     @compiled
     def run(source, count, fill, target):
-        x = load_store.load_part(source, count, vector.lanes(T)(fill))
+        x = load_store.masked_load(source, count, vector.lanes(T)(fill))
         step = vector.width(vector.lanes(T)) * vector.itemsize(vector.lanes(T))
         load_store.store(target, x)
-        load_store.store_part(target + 2 * step, count, x)
-        return vector.total(x), vector.largest(x), vector.total(vector.widened(x))
+        load_store.masked_store(target + 2 * step, count, x)
+        return (
+            vector.sum_of_lanes(x),
+            vector.max_of_lanes(x),
+            vector.sum_of_lanes(vector.to_float64(x)),
+        )
 
     return run
 
@@ -156,9 +160,9 @@ def test_half_of_float64_lanes():
     @compiled
     def run(a, out, back):
         N = vector.lanes(np.float32)
-        x = vector.widened(load_store.load(N, a))
+        x = vector.to_float64(load_store.load(N, a))
         load_store.store(out, x * x)
-        load_store.store(back, vector.narrowed(N, x * x))
+        load_store.store(back, vector.from_float64(N, x * x))
 
     x = (1 + np.random.default_rng(2).random(16)).astype(np.float32)
     out, back = np.zeros(16), np.zeros(16, np.float32)
@@ -245,9 +249,9 @@ def conversions(form, stored, T):
     @compiled
     def run(numbers, count, target, back):
         N = vector.lanes(T)
-        x = load_store.load_part(numbers, count, N(0))
+        x = load_store.masked_load(numbers, count, N(0))
         dtypes.store_as(form(), stored, target, count, x)
-        load_store.store_part(back, count, dtypes.load_as(form(), stored, N, target, count))
+        load_store.masked_store(back, count, dtypes.load_as(form(), stored, N, target, count))
 
     return run
 

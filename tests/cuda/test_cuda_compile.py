@@ -22,7 +22,7 @@ import pytest
 
 import fusedce
 from fusedce.kernels.rule import evaluate
-from fusedce.kernels.vector import Single, Wide, numbers, total
+from fusedce.kernels.vector import Single, Wide, numbers, sum_of_lanes
 from tests.cpu.test_cache import DAMAGE
 from tests.cpu.test_cache import run as run_script
 from tests.cpu.test_threads import LIMIT, ROOT
@@ -141,7 +141,7 @@ def ruled(rule, T, lanes):
         N = numbers(lanes, T)
         p = N(T(plan.p0))
         f, _, _ = evaluate(p, p, p, p, rule(T(plan.p1)))
-        put(plan.loss, types.int64(total(f)))
+        put(plan.loss, types.int64(sum_of_lanes(f)))
 
     return kernel
 
