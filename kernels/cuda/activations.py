@@ -1,4 +1,4 @@
-"""softmax, log_softmax, sigmoid and log_sigmoid as functions of their own."""
+"""Kernels of softmax, log_softmax, sigmoid and log_sigmoid as functions of their own."""
 
 from typing import Any, NamedTuple
 
@@ -6,14 +6,13 @@ import numpy as np
 from numba.extending import overload
 
 from fusedce.kernels.cuda.columns import (
-    Tags,
-    begin,
-    classes_again,
-    fold,
-    here,
-    lane_of,
-    loop_end,
-    put_results,
+    class_loop_end,
+    online_softmax_row,
+    present_classes,
+    reload_classes,
+    row_of_thread,
+    stage_logits,
+    store_class_results,
 )
 from fusedce.kernels.cuda.device import block, thread, threads
 from fusedce.kernels.cuda.elementwise import divided
@@ -21,88 +20,106 @@ from fusedce.kernels.cuda.load_store import chunks_of, decoded, no_words
 from fusedce.kernels.cuda.load_store_scalar import number_at, put_number
 from fusedce.kernels.cuda.logit_transform import Plain
 from fusedce.kernels.cuda.online_softmax import (
-    absorb_visit,
+    empty_state,
+    online_softmax_iteration,
     online_softmax_reduce,
     online_softmax_update,
 )
-from fusedce.kernels.cuda.reduce import cluster_arrive, cluster_wait, inside_of, rank
-from fusedce.kernels.cuda.row_cache import fetch, read, recall, visits
-from fusedce.kernels.cuda.rows import edge_of, put_edge, row_of, span_of, store
+from fusedce.kernels.cuda.reduce import cluster_arrive, cluster_wait
+from fusedce.kernels.cuda.row_cache import (
+    chunk_loop_end,
+    load_chunks,
+    prefetch_row,
+    reload_chunks,
+)
+from fusedce.kernels.cuda.rows import (
+    lane_part,
+    load_remainder,
+    row_of_group,
+    store_chunks,
+    store_remainder,
+)
+from fusedce.kernels.cuda.tags import ColumnTags, RowTags
 from fusedce.kernels.link import sigmoid_outcomes
 from fusedce.kernels.scalar import INLINED, exp_down, log1p_up
 from fusedce.kernels.vector import vector_of, width
 
 
-class Itself(NamedTuple):
-    """Type tag: the probability."""
+class Probability(NamedTuple):
+    """Type tag: the function's value is a probability."""
 
 
-class Logarithm(NamedTuple):
-    """Type tag: its logarithm."""
+class LogProbability(NamedTuple):
+    """Type tag: its value is the logarithm of a probability."""
 
 
-def probability(what, z, m, others):
-    """exp(z - max) / (1 + others), or (z - max) - log(1 + others)."""
+def softmax_value(output, z, maximum, sum_exp_minus_1):
+    """exp(z - maximum) / (1 + sum_exp_minus_1), or its logarithm."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(probability, jit_options=INLINED)
-def _probability(what, z, m, others):
-    if what.instance_class is Logarithm:
-        return lambda what, z, m, others: (z - m) - log1p_up(others)
-    return lambda what, z, m, others: exp_down(z - m) / (type(m)(1) + others)
+@overload(softmax_value, jit_options=INLINED)
+def _softmax_value(output, z, maximum, sum_exp_minus_1):
+    if output.instance_class is LogProbability:
+        return lambda output, z, maximum, sum_exp_minus_1: (z - maximum) - log1p_up(sum_exp_minus_1)
+    return lambda output, z, maximum, sum_exp_minus_1: (
+        exp_down(z - maximum) / (type(maximum)(1) + sum_exp_minus_1)
+    )
 
 
-def outcome(what, z):
+def sigmoid_value(output, z):
     """sigmoid(z), or its logarithm."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(outcome, jit_options=INLINED)
-def _outcome(what, z):
-    if what.instance_class is Logarithm:
-        return lambda what, z: sigmoid_outcomes(z)[0]
-    return lambda what, z: sigmoid_outcomes(z)[2]
+@overload(sigmoid_value, jit_options=INLINED)
+def _sigmoid_value(output, z):
+    if output.instance_class is LogProbability:
+        return lambda output, z: sigmoid_outcomes(z)[0]
+    return lambda output, z: sigmoid_outcomes(z)[2]
 
 
 def softmax_rows(T: Any, Dtype: type, Residency: type, Group: type, Lanes: type, Alignment: type,
                  What: type) -> Any:  # fmt: skip
-    """The kernel of softmax for rows whose classes lie side by side."""
+    """The kernel of softmax for rows with contiguous classes, a group of threads a row.
+
+    Reads logits and writes grad (the result), both (outer, classes, inner) of Dtype; all
+    arithmetic is of T.
+    """
 
     def softmax_rows(args):
-        dtype, residency, group, alignment, what = (
-            Dtype(),
-            Residency(),
-            Group(),
-            Alignment(),
-            What(),
-        )
+        tags, output = RowTags(Dtype(), Residency(), Group(), Alignment(), Plain()), What()
+        dtype, group = tags.dtype, tags.group
         N = vector_of(T, Lanes())
-        number, lane = rank(group, args)
-        inside = inside_of(group, args, number)
-        outer, inner = row_of(args, number if inside else np.int64(0))
+        # 1. Which row, and which part of it.
+        this = row_of_group(group, args)
+        outer, inner = this.outer, this.inner
         source = args.logits + outer * args.logits_outer + inner * args.logits_inner
-        target = args.grad + outer * args.grad_outer + inner * args.grad_inner
-        span = span_of(group, args, dtype, source, lane, inside)
-        z = edge_of(T, dtype, source, span)
-        top, below, ties = online_softmax_update(dtype, T(-np.finfo(T).max), T(0), T(0), z)
+        result = args.grad + outer * args.grad_outer + inner * args.grad_inner
+        part = lane_part(tags, args, source, this.rank, this.in_range)
+        # 2. The remainder (scalar head and tail of the row): at most one class a thread.
+        z = load_remainder(T, dtype, source, part)
+        state = online_softmax_update(dtype, empty_state(T), z)
+        # 3. First pass over the body: online softmax of the thread's chunks.
         words = no_words(N, dtype)
-        fetch(residency, args, N, dtype, source, span, span.chunks)
+        prefetch_row(tags, args, N, source, part, part.chunks)
         k, per = np.int32(0), chunks_of(N, dtype)
-        end = visits(residency, span.chunks, per)
+        end = chunk_loop_end(tags, part.chunks, per)
         while k < end:
-            words = read(residency, args, N, dtype, source, span, k)
+            words = load_chunks(tags, args, N, source, part, k)
             v = decoded(N, dtype, words)
-            top, below, ties, _ = absorb_visit(residency, dtype, top, below, ties, v)
+            state, _ = online_softmax_iteration(tags.residency, dtype, state, v)
             k = np.int32(k + per)
-        m, others = online_softmax_reduce(group, args, dtype, 0, top, below, ties)
+        # 4. Combine the threads' states to the row's maximum and sum.
+        maximum, sum_exp_minus_1 = online_softmax_reduce(group, args, dtype, 0, state)
         cluster_arrive(group)
-        k, at = np.int32(0), target + span.first
+        # 5. Second pass: the results, from logits in the row cache.
+        k, at = np.int32(0), result + part.first
         while k < end:
-            v = decoded(N, dtype, recall(residency, args, N, dtype, source, span, k, words))
-            store(alignment, dtype, at, span, k, probability(what, v, m, others))
-            k, at = np.int32(k + per), at + per * span.step
-        put_edge(dtype, target, span, probability(what, z, m, others))
+            v = decoded(N, dtype, reload_chunks(tags, args, N, source, part, k, words))
+            store_chunks(tags, at, part, k, softmax_value(output, v, maximum, sum_exp_minus_1))
+            k, at = np.int32(k + per), at + per * part.step
+        store_remainder(dtype, result, part, softmax_value(output, z, maximum, sum_exp_minus_1))
         cluster_wait(group)
 
     return softmax_rows
@@ -111,46 +128,59 @@ def softmax_rows(T: Any, Dtype: type, Residency: type, Group: type, Lanes: type,
 def softmax_columns(
     T: Any, Dtype: type, Layout: type, Residency: type, Lanes: type, What: type
 ) -> Any:
-    """The kernel of softmax with a row in each lane."""
+    """The kernel of softmax with a row for each thread.
+
+    Reads logits and writes grad (the result), both (outer, classes, inner) of Dtype; all
+    arithmetic is of T.
+    """
 
     def softmax_columns(args):
-        dtype, extra, what = Dtype(), Plain(), What()
-        tags = Tags(dtype, Layout(), Residency(), extra, dtype)
+        tags, output = ColumnTags(Dtype(), Layout(), Residency(), Plain()), What()
         N = vector_of(T, Lanes())
-        row = lane_of(args)
-        begin(tags.layout, N, T, dtype, args)
-        m, others, held = fold(tags.residency, tags, N, args, row)
-        j, last = np.int64(0), loop_end(tags.residency, N, row.classes)
-        while j < last:
-            count, present = here(N, row.classes, j)
-            z = classes_again(tags.residency, tags.layout, N, T, dtype, args, row, j, count, held)
-            p = probability(what, z, m, others)
-            put_results(extra, tags.layout, N, T, dtype, args, row, j, count, p, p)
+        # 1. Which row; SmemStaged: the block's rows are copied to shared memory.
+        row = row_of_thread(args)
+        stage_logits(tags, N, args)
+        # 2. First pass: online softmax of the row.
+        maximum, sum_exp_minus_1, kept = online_softmax_row(tags, N, args, row)
+        # 3. Second pass: the results.
+        j, end = np.int64(0), class_loop_end(tags, N, row.classes)
+        while j < end:
+            count, present = present_classes(N, row.classes, j)
+            z = reload_classes(tags, N, args, row, j, count, kept)
+            p = softmax_value(output, z, maximum, sum_exp_minus_1)
+            store_class_results(tags, N, args, row, j, count, p, p)
             j += width(N)
 
     return softmax_columns
 
 
 def sigmoids(T: Any, Dtype: type, What: type) -> Any:
-    """The kernel of sigmoid for numbers anywhere: a block takes ``span`` neighbours."""
+    """The kernel of sigmoid for arrays of any strides: a block takes ``args.span`` neighbours.
+
+    Reads logits and writes grad (the result), both (outer, classes, inner) of Dtype; all
+    arithmetic is of T.
+    """
 
     def sigmoids(args):
-        dtype, what = Dtype(), What()
+        dtype, output = Dtype(), What()
+        # 1. The block's first element, with 64-bit divisions once.
         start = np.int64(block()) * args.span
         n = min(args.span, args.outer * args.classes * args.inner - start)
         row, inner = start // args.inner, start % args.inner
         outer, cls = row // args.classes, row % args.classes
         i = np.int64(thread())
         while i < n:
+            # 2. The indices of element i from there, by multiplication and shift.
             rows, h = divided(inner + i, args.inner, args.magic_inner)
             over, c = divided(cls + rows, args.classes, args.magic_classes)
             o = outer + over
+            # 3. Load, compute, store.
             z = number_at(
                 T, dtype,
                 args.logits + o * args.logits_outer + c * args.logits_cls + h * args.logits_inner,
             )  # fmt: skip
-            place = args.grad + o * args.grad_outer + c * args.grad_cls + h * args.grad_inner
-            put_number(dtype, place, outcome(what, z))
+            address = args.grad + o * args.grad_outer + c * args.grad_cls + h * args.grad_inner
+            put_number(dtype, address, sigmoid_value(output, z))
             i += threads()
 
     return sigmoids

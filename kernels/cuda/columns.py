@@ -1,8 +1,15 @@
-"""Rows in lanes: where a lane finds the classes of its row, and where its results go.
+"""One row for each thread: where a thread loads the classes of its row, and stores its results.
 
-Neighbouring rows lie side by side (``Strided``), so that the lanes of a warp read neighbouring
-numbers; or the rows of a block are one piece of memory (``SmemStaged``), which is copied through
-shared memory so that they do it then too.
+Either neighbouring rows are contiguous (``Strided``), so that the threads of a warp load
+neighbouring elements; or the rows of a block are one contiguous piece of memory (``SmemStaged``),
+which is copied through shared memory, so that global loads are of neighbouring elements too.
+
+Arguments that the functions of the column kernels share:
+``args``: KernelArgs; ``tags``: ColumnTags or DistributionColumnTags; ``T``: float32 or float64, the
+type of all arithmetic; ``N``: the vector type of T with as many lanes as an iteration has classes;
+``row``: ThreadRow; ``j``: the first class of an iteration; ``count``: how many classes of the row
+there are from j on, at most the lanes of N; ``kept``: the logits of the last iteration of the first
+pass: with ``Registers`` all of the row.
 """
 
 from typing import Any, NamedTuple
@@ -11,11 +18,11 @@ import numpy as np
 from numba.extending import overload
 
 from fusedce.kernels.cuda.compensated_sum import (
-    GROUP,
-    Exponentials,
-    nought,
-    value_of,
-    with_group,
+    SEGMENT_CLASSES,
+    CompensatedSoftmax,
+    merge_softmax,
+    sum_value,
+    zero_sum,
 )
 from fusedce.kernels.cuda.device import barrier, block, thread, threads
 from fusedce.kernels.cuda.load_store import first_lanes
@@ -27,284 +34,294 @@ from fusedce.kernels.cuda.load_store_masked import (
 )
 from fusedce.kernels.cuda.load_store_scalar import itemsize
 from fusedce.kernels.cuda.logit_transform import Full, transform_logits
-from fusedce.kernels.cuda.online_softmax import online_softmax_update
+from fusedce.kernels.cuda.online_softmax import SoftmaxState, online_softmax_update
 from fusedce.kernels.cuda.reduce import WARPS
 from fusedce.kernels.cuda.row_cache import Registers
-from fusedce.kernels.cuda.rows import (
-    row_of,
-)
+from fusedce.kernels.cuda.rows import GroupRow, store_loss, unravel_row
+from fusedce.kernels.cuda.tags import tag_class
 from fusedce.kernels.scalar import INLINED, scalar, where
 from fusedce.kernels.vector import itemsize as bytes_of
 from fusedce.kernels.vector import lanes_as, width
 
+SingleThread = WARPS[0]  # a group of one thread
+
 
 class Strided(NamedTuple):
-    """Type tag: each lane reads its own row."""
+    """Type tag: each thread loads its own row from global memory."""
 
 
 class SmemStaged(NamedTuple):
-    """Type tag: a block's rows are one piece of memory."""
+    """Type tag: the rows of a block are contiguous and go through shared memory."""
 
 
-class Lane(NamedTuple):
-    """A lane's row: where it begins, and how many classes are to be read."""
+class ThreadRow(NamedTuple):
+    """The row of a thread."""
 
-    logits: Any
+    logits: Any  # address of its first logit, and of its first results
     grad: Any
     hess: Any
     outer: Any
     inner: Any
-    inside: Any
-    classes: Any
+    in_range: Any  # False for threads of the last block that have no row
+    classes: Any  # 0 if there is no row
 
 
 @scalar
-def lane_of(args):
-    """The row of this lane; the last lanes of a grid may have none."""
+def row_of_thread(args):
+    """The row of this thread; row 0, without classes, where there are more threads than rows."""
     number = np.int64(block()) * threads() + thread()
-    inside = number < args.outer * args.inner
-    outer, inner = row_of(args, number if inside else np.int64(0))
-    return Lane(
+    in_range = number < args.outer * args.inner
+    outer, inner = unravel_row(args, number if in_range else np.int64(0))
+    return ThreadRow(
         args.logits + outer * args.logits_outer + inner * args.logits_inner,
         args.grad + outer * args.grad_outer + inner * args.grad_inner,
         args.hess + outer * args.hess_outer + inner * args.hess_inner,
-        outer, inner, inside, args.classes if inside else np.int64(0),
+        outer, inner, in_range, args.classes if in_range else np.int64(0),
     )  # fmt: skip
 
 
-# --------------------------------------------------------------------- a block's rows in one piece
+@scalar
+def store_thread_loss(args, row, loss):
+    """Store the loss of a row if losses are wanted, and a block's sum if a reduction is."""
+    this = GroupRow(row.outer, row.inner, np.int32(0), row.in_range)
+    store_loss(SingleThread(), args, this, loss)
+
+
+# ----------------------------------------------------------- SmemStaged: copies by a whole block
 
 
 @scalar
-def numbers_of_block(args):
-    """(number of the first logit of a block, how many it has)."""
+def elements_of_block(args):
+    """(index of the first logit of a block's rows, number of their logits)."""
     first = np.int64(block()) * threads()
     rows = min(np.int64(threads()), args.outer * args.inner - first)
     return first * args.classes, rows * args.classes
 
 
 @scalar
-def bring(N, T, dtype, args, address):
-    """A block's logits into shared memory."""
-    start, n = numbers_of_block(args)
-    size, item = bytes_of(T), np.int64(itemsize(dtype))
+def copy_to_smem(tags, N, args, address):
+    """Copy a block's logits to shared memory, as numbers of T."""
+    T = lanes_as(N(0))
+    start, n = elements_of_block(args)
+    size, item = bytes_of(T), np.int64(itemsize(tags.dtype))
     step = np.int64(threads())
     e = np.int64(thread())
     while e < n:
         count = np.int32(min((n - e + step - 1) // step, np.int64(width(N))))
-        here = address + (start + e) * item
-        x = read_lanes(N, dtype, here, step * item, count, T(0))
+        source = address + (start + e) * item
+        x = read_lanes(N, tags.dtype, source, step * item, count, T(0))
         put_lanes(np.int32(args.staged + e * size), np.int32(step * size), count, x)
         e += step * width(N)
     barrier()
 
 
 @scalar
-def carry(N, T, dtype, args, address):
-    """A block's results home from shared memory."""
+def copy_from_smem(tags, N, args, address):
+    """Copy a block's results from shared memory to global memory."""
+    T = lanes_as(N(0))
     barrier()
-    start, n = numbers_of_block(args)
-    size, item = bytes_of(T), np.int64(itemsize(dtype))
+    start, n = elements_of_block(args)
+    size, item = bytes_of(T), np.int64(itemsize(tags.dtype))
     step = np.int64(threads())
     e = np.int64(thread())
     while e < n:
         count = np.int32(min((n - e + step - 1) // step, np.int64(width(N))))
-        place = np.int32(args.staged + e * size)
-        x = get_lanes(N, place, np.int32(step * size), count, T(0))
-        write_lanes(dtype, address + (start + e) * item, step * item, count, x)
+        source = np.int32(args.staged + e * size)
+        x = get_lanes(N, source, np.int32(step * size), count, T(0))
+        write_lanes(tags.dtype, address + (start + e) * item, step * item, count, x)
         e += step * width(N)
     barrier()
 
 
-def begin(layout, N, T, dtype, args):
-    """Before a block's rows are read."""
+def stage_logits(tags, N, args):
+    """SmemStaged: copy a block's logits to shared memory."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(begin, jit_options=INLINED)
-def _begin(layout, N, T, dtype, args):
-    if layout.instance_class is SmemStaged:
-        return lambda layout, N, T, dtype, args: bring(N, T, dtype, args, args.logits)
-    return lambda layout, N, T, dtype, args: None
+@overload(stage_logits, jit_options=INLINED)
+def _stage_logits(tags, N, args):
+    if tag_class(tags, "layout") is SmemStaged:
+        return lambda tags, N, args: copy_to_smem(tags, N, args, args.logits)
+    return lambda tags, N, args: None
 
 
-def end(layout, N, T, dtype, args, address):
-    """After a block's results are there."""
+def write_staged(tags, N, args, address):
+    """SmemStaged: copy a block's results from shared memory to an array at an address."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(end, jit_options=INLINED)
-def _end(layout, N, T, dtype, args, address):
-    if layout.instance_class is SmemStaged:
-        return lambda layout, N, T, dtype, args, address: carry(N, T, dtype, args, address)
-    return lambda layout, N, T, dtype, args, address: None
+@overload(write_staged, jit_options=INLINED)
+def _write_staged(tags, N, args, address):
+    if tag_class(tags, "layout") is SmemStaged:
+        return lambda tags, N, args, address: copy_from_smem(tags, N, args, address)
+    return lambda tags, N, args, address: None
 
 
 @scalar
-def place_of(args, size, j):
-    """Where class j of this lane's row is in shared memory."""
+def smem_class_address(args, size, j):
+    """The shared memory address of class j of this thread's row."""
     return np.int32(args.staged + (np.int64(thread()) * args.classes + j) * size)
 
 
-def classes_at(layout, N, T, dtype, args, row, j, count):
-    """The stored logits of classes from j on; -inf in lanes without one."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(classes_at, jit_options=INLINED)
-def _classes_at(layout, N, T, dtype, args, row, j, count):
-    if layout.instance_class is SmemStaged:
-
-        def along(layout, N, T, dtype, args, row, j, count):
-            size = bytes_of(T)
-            return get_lanes(N, place_of(args, size, j), np.int32(size), count, T(-np.inf))
-
-        return along
-    return lambda layout, N, T, dtype, args, row, j, count: read_lanes(
-        N, dtype, row.logits + j * args.logits_cls, args.logits_cls, count, T(-np.inf)
-    )
-
-
-def put_classes(layout, T, dtype, args, address, step, j, count, x):
-    """Store results of classes from j on."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(put_classes, jit_options=INLINED)
-def _put_classes(layout, T, dtype, args, address, step, j, count, x):
-    if layout.instance_class is SmemStaged:
-
-        def along(layout, T, dtype, args, address, step, j, count, x):
-            size = bytes_of(T)
-            put_lanes(place_of(args, size, j), np.int32(size), count, x)
-
-        return along
-    return lambda layout, T, dtype, args, address, step, j, count, x: write_lanes(
-        dtype, address + j * step, step, count, x
-    )
-
-
-def loop_end(residency, N, classes):
-    """Where a loop over classes ends; one visit is enough for a row that is held."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(loop_end, jit_options=INLINED)
-def _loop_end(residency, N, classes):
-    if residency.instance_class is Registers:
-        return lambda residency, N, classes: np.int64(width(N))
-    return lambda residency, N, classes: np.int64(classes)
-
-
-def classes_again(residency, layout, N, T, dtype, args, row, j, count, held):
-    """The stored logits once more; ``held``: those of the last visit."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(classes_again, jit_options=INLINED)
-def _classes_again(residency, layout, N, T, dtype, args, row, j, count, held):
-    if residency.instance_class is Registers:
-        return lambda residency, layout, N, T, dtype, args, row, j, count, held: held
-    return lambda residency, layout, N, T, dtype, args, row, j, count, held: classes_at(
-        layout, N, T, dtype, args, row, j, count
-    )
-
-
-def put_results(extra, layout, N, T, dtype, args, row, j, count, first, second):
-    """Gradients, and curvatures if they are wanted, of classes from j on."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(put_results, jit_options=INLINED)
-def _put_results(extra, layout, N, T, dtype, args, row, j, count, first, second):
-    if extra.instance_class is not Full:
-
-        def plain(extra, layout, N, T, dtype, args, row, j, count, first, second):
-            put_classes(layout, T, dtype, args, row.grad, args.grad_cls, j, count, first)
-            end(layout, N, T, dtype, args, args.grad)
-
-        return plain
-
-    def full(extra, layout, N, T, dtype, args, row, j, count, first, second):
-        if args.grad != 0:
-            put_classes(layout, T, dtype, args, row.grad, args.grad_cls, j, count, first)
-            end(layout, N, T, dtype, args, args.grad)
-        if args.hess != 0:
-            put_classes(layout, T, dtype, args, row.hess, args.hess_cls, j, count, second)
-            end(layout, N, T, dtype, args, args.hess)
-
-    return full
-
-
-OneLane = WARPS[0]
-
-
-class Tags(NamedTuple):
-    """The type tags of a kernel."""
-
-    dtype: Any
-    layout: Any
-    residency: Any
-    extra: Any
-    tag: Any
+# ------------------------------------------------------------------ loads and stores of a thread
 
 
 @scalar
-def here(N, classes, j):
-    """(classes from j on that a visit finds, which lanes they are in)."""
+def present_classes(N, classes, j):
+    """(count, which lanes hold a class) of the iteration from class j on."""
     count = np.int32(max(min(classes - j, np.int64(width(N))), 0))
     return count, first_lanes(N, count)
 
 
-@scalar
-def fold_classes(tags, N, args, row, j, last, top):
-    """(maximum, sum of exponentials below it, number at it, logits of the last visit) of classes.
-
-    From j to ``last``; the maximum counts ``top``, that of the classes before.
-    """
-    T = lanes_as(N(0))
-    below, ties, held = T(0), T(0), N(0)
-    while j < last:
-        count, present = here(N, row.classes, j)
-        held = classes_at(tags.layout, N, T, tags.dtype, args, row, j, count)
-        x = transform_logits(tags.extra, args, held, present)
-        top, below, ties = online_softmax_update(tags.dtype, top, below, ties, x)
-        j += width(N)
-    return top, below, ties, held
-
-
-@scalar
-def others_of(below, ties):
-    """The sum of exponentials - 1; NaN without a class at the maximum: all are -inf (or NaN)."""
-    T = type(below)
-    return where(ties > T(0), below + (ties - T(1)), T(np.nan))
-
-
-def fold(residency, tags, N, args, row):
-    """(maximum, sum of exponentials - 1, logits of the last visit) of a row."""
+def load_classes(tags, N, args, row, j, count):
+    """The stored logits of ``count`` classes from j on; -inf in the other lanes."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(fold, jit_options=INLINED)
-def _fold(residency, tags, N, args, row):
-    if residency.instance_class is Registers:
+@overload(load_classes, jit_options=INLINED)
+def _load_classes(tags, N, args, row, j, count):
+    if tag_class(tags, "layout") is SmemStaged:
 
-        def at_once(residency, tags, N, args, row):
+        def from_smem(tags, N, args, row, j, count):
             T = lanes_as(N(0))
-            last, low = loop_end(residency, N, row.classes), T(-np.finfo(T).max)
-            top, below, ties, held = fold_classes(tags, N, args, row, np.int64(0), last, low)
-            return top, others_of(below, ties), held
+            size = bytes_of(T)
+            return get_lanes(
+                N, smem_class_address(args, size, j), np.int32(size), count, T(-np.inf)
+            )
 
-        return at_once
+        return from_smem
 
-    def by_groups(residency, tags, N, args, row):
+    def from_global(tags, N, args, row, j, count):
         T = lanes_as(N(0))
-        found, j = Exponentials(T(-np.finfo(T).max), nought(T), T(0)), np.int64(0)
-        while j < row.classes:
-            last = min(j + GROUP, row.classes)
-            top, below, ties, held = fold_classes(tags, N, args, row, j, last, found.top)
-            found = with_group(found, top, below, ties)
-            j = last
-        return found.top, others_of(value_of(found.below), found.ties), N(0)
+        address = row.logits + j * args.logits_cls
+        return read_lanes(N, tags.dtype, address, args.logits_cls, count, T(-np.inf))
 
-    return by_groups
+    return from_global
+
+
+def reload_classes(tags, N, args, row, j, count, kept):
+    """The same in a later pass."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(reload_classes, jit_options=INLINED)
+def _reload_classes(tags, N, args, row, j, count, kept):
+    if tag_class(tags, "residency") is Registers:
+        return lambda tags, N, args, row, j, count, kept: kept
+    return lambda tags, N, args, row, j, count, kept: load_classes(tags, N, args, row, j, count)
+
+
+def store_classes(tags, args, address, step, j, count, x):
+    """Store results of ``count`` classes from j on, in an array with these row address and step."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(store_classes, jit_options=INLINED)
+def _store_classes(tags, args, address, step, j, count, x):
+    if tag_class(tags, "layout") is SmemStaged:
+
+        def to_smem(tags, args, address, step, j, count, x):
+            size = bytes_of(lanes_as(x))
+            put_lanes(smem_class_address(args, size, j), np.int32(size), count, x)
+
+        return to_smem
+    return lambda tags, args, address, step, j, count, x: write_lanes(
+        tags.dtype, address + j * step, step, count, x
+    )
+
+
+def store_class_results(tags, N, args, row, j, count, first, second):
+    """Store gradients, and second derivatives if wanted, of ``count`` classes from j on."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(store_class_results, jit_options=INLINED)
+def _store_class_results(tags, N, args, row, j, count, first, second):
+    if tag_class(tags, "features") is not Full:
+
+        def plain(tags, N, args, row, j, count, first, second):
+            store_classes(tags, args, row.grad, args.grad_cls, j, count, first)
+            write_staged(tags, N, args, args.grad)
+
+        return plain
+
+    def full(tags, N, args, row, j, count, first, second):
+        if args.grad != 0:
+            store_classes(tags, args, row.grad, args.grad_cls, j, count, first)
+            write_staged(tags, N, args, args.grad)
+        if args.hess != 0:
+            store_classes(tags, args, row.hess, args.hess_cls, j, count, second)
+            write_staged(tags, N, args, args.hess)
+
+    return full
+
+
+def class_loop_end(tags, N, classes):
+    """Where a loop over classes ends: after one iteration if the row fits in registers."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(class_loop_end, jit_options=INLINED)
+def _class_loop_end(tags, N, classes):
+    if tag_class(tags, "residency") is Registers:
+        return lambda tags, N, classes: np.int64(width(N))
+    return lambda tags, N, classes: np.int64(classes)
+
+
+# ----------------------------------------------------------------------------- the first pass
+
+
+@scalar
+def online_softmax_classes(tags, N, args, row, j, end, maximum):
+    """(SoftmaxState of classes j to ``end``, logits of the last iteration).
+
+    Starts from ``maximum``, that of the classes before j, with nothing at or below it.
+    """
+    T = lanes_as(N(0))
+    state, kept = SoftmaxState(maximum, T(0), T(0)), N(0)
+    while j < end:
+        count, present = present_classes(N, row.classes, j)
+        kept = load_classes(tags, N, args, row, j, count)
+        x = transform_logits(tags.features, args, kept, present)
+        state = online_softmax_update(tags.dtype, state, x)
+        j += width(N)
+    return state, kept
+
+
+@scalar
+def sum_exp_minus_1_of(sum_below_max, n_at_max):
+    """The sum of exponentials - 1; NaN without a class at the maximum: all are -inf or NaN."""
+    T = type(sum_below_max)
+    return where(n_at_max > T(0), sum_below_max + (n_at_max - T(1)), T(np.nan))
+
+
+def online_softmax_row(tags, N, args, row):
+    """(maximum, sum of exponentials - 1, logits of the last iteration) of a row."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(online_softmax_row, jit_options=INLINED)
+def _online_softmax_row(tags, N, args, row):
+    if tag_class(tags, "residency") is Registers:
+
+        def single_iteration(tags, N, args, row):
+            T = lanes_as(N(0))
+            end, low = class_loop_end(tags, N, row.classes), T(-np.finfo(T).max)
+            state, kept = online_softmax_classes(tags, N, args, row, np.int64(0), end, low)
+            others = sum_exp_minus_1_of(state.sum_below_max, state.n_at_max)
+            return state.maximum, others, kept
+
+        return single_iteration
+
+    def segments(tags, N, args, row):
+        T = lanes_as(N(0))
+        total, j = CompensatedSoftmax(T(-np.finfo(T).max), zero_sum(T), T(0)), np.int64(0)
+        while j < row.classes:
+            end = min(j + SEGMENT_CLASSES, row.classes)
+            state, kept = online_softmax_classes(tags, N, args, row, j, end, total.maximum)
+            total = merge_softmax(total, state)
+            j = end
+        others = sum_exp_minus_1_of(sum_value(total.sum_below_max), total.n_at_max)
+        return total.maximum, others, N(0)
+
+    return segments

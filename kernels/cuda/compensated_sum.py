@@ -1,9 +1,9 @@
-"""Sums over more terms than float32 adds up well.
+"""Compensated sums (Kahan-Babuska, in Neumaier's form), for more terms than float32 adds up well.
 
-A lane that has a row of many classes to itself adds up a group of them as usual, and then the sums
-of groups with what each addition rounds away kept apart (a compensated sum, by Neumaier). So the
-error does not grow with the number of classes, for a few instructions a group. The lanes of a block
-that reads a row again do so with the terms of a distribution.
+A thread with a row of many classes to itself adds up a segment of ``SEGMENT_CLASSES`` classes as
+usual, and then the sums of segments with the rounding error of each addition kept in a second
+number. So the error does not grow with the number of classes, for a few instructions a segment.
+Threads that share a row and load it again do the same with the terms of a distribution.
 """
 
 from typing import Any, NamedTuple
@@ -11,204 +11,227 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from fusedce.kernels.cuda.distribution import SplitSum, curved, tallied
+from fusedce.kernels.cuda.distribution import SplitSum, split_sum_add, split_sum_add_hess
 from fusedce.kernels.cuda.row_cache import Reload
+from fusedce.kernels.cuda.tags import tag_class
 from fusedce.kernels.scalar import INLINED, exp_down, expm1, fma, scalar, where
 from fusedce.kernels.vector import sum_of_lanes
 
-GROUP = 256  # classes of a group; a multiple of those of a visit
-VISITS = 32  # of a group, a power of two
+SEGMENT_CLASSES = 256  # a multiple of the classes of an iteration
+SEGMENT_ITERATIONS = 32  # a power of two
 
 
-class Sum(NamedTuple):
-    """A sum, and what its additions have rounded away."""
+class CompensatedSum(NamedTuple):
+    """A sum, and the rounding errors of its additions."""
 
     high: Any
     low: Any
 
 
-class Exponentials(NamedTuple):
-    """Of a row so far: its maximum, the sum of exp(z - maximum) below it, the number at it."""
+class CompensatedSoftmax(NamedTuple):
+    """A ``SoftmaxState`` whose sum is compensated."""
 
-    top: Any
-    below: Sum
-    ties: Any
+    maximum: Any
+    sum_below_max: CompensatedSum
+    n_at_max: Any
 
 
-class Tallies(NamedTuple):
+class CompensatedSplitSum(NamedTuple):
     """A ``SplitSum`` whose sums are compensated."""
 
-    top: Any
-    below: Sum
-    tied: Sum
-    many: Any
+    max_abs: Any
+    below: CompensatedSum
+    at_max: CompensatedSum
+    n_at_max: Any
 
 
 @scalar
-def nought(T):
-    """The sum of nothing."""
-    return Sum(T(0), T(0))
+def zero_sum(T):
+    """An empty sum."""
+    return CompensatedSum(T(0), T(0))
 
 
 @scalar
-def added(total, x):
-    """The sum with one more term; the rounding of the addition is exact."""
+def neumaier_add(total, x):
+    """The sum with one more term; the rounding error of the addition is computed exactly."""
     high = total.high + x
     part = high - total.high
     lost = (total.high - (high - part)) + (x - part)
-    return Sum(high, total.low + lost)
+    return CompensatedSum(high, total.low + lost)
 
 
 @scalar
-def value_of(total):
-    """The sum as one number; where it is infinite, what was rounded away is NaN."""
+def sum_value(total):
+    """The sum as one number. Where it is infinite its rounding errors are NaN and left out."""
     low = total.low
     return where(low == low, total.high + low, total.high)
 
 
 @scalar
-def shrunk(total, d):
+def sum_times_exp(total, d):
     """The sum times exp(d) for d <= 0.
 
-    A row of rising classes shrinks its sum once a group, by factors near 1: there expm1 says more.
+    A row of rising logits rescales its sum after each segment, by factors near 1: expm1 has a
+    smaller error there.
     """
     T = type(d)
     high, factor, near = total.high, exp_down(d), d > T(-0.25)
     product = high * factor
     rest = where(near, high * expm1(d), fma(high, factor, -product))
-    return added(Sum(where(near, high, product), total.low * factor), rest)
+    return neumaier_add(CompensatedSum(where(near, high, product), total.low * factor), rest)
 
 
 @scalar
-def kept_if(condition, total):
-    """The sum, or nothing."""
+def sum_where(condition, total):
+    """The sum where the condition holds, else an empty one."""
     T = type(total.high)
-    return Sum(where(condition, total.high, T(0)), where(condition, total.low, T(0)))
+    return CompensatedSum(where(condition, total.high, T(0)), where(condition, total.low, T(0)))
 
 
 @scalar
-def with_group(row, top, below, ties):
-    """A row's exponentials with those of a group, whose maximum counts the row's so far."""
-    T = type(top)
-    same = top == row.top
-    before = where(same, T(0), row.ties)  # now they are below the maximum
-    shrinking = added(row.below, before)
-    return Exponentials(
-        top, added(shrunk(shrinking, row.top - top), below), row.ties - before + ties
+def merge_softmax(row, segment):
+    """The CompensatedSoftmax of a row, with the SoftmaxState of a segment.
+
+    The segment's maximum is at least the row's: it started from that.
+    """
+    T = type(segment.maximum)
+    same = segment.maximum == row.maximum
+    before = where(same, T(0), row.n_at_max)  # these are below the new maximum
+    below = sum_times_exp(neumaier_add(row.sum_below_max, before), row.maximum - segment.maximum)
+    return CompensatedSoftmax(
+        segment.maximum,
+        neumaier_add(below, segment.sum_below_max),
+        row.n_at_max - before + segment.n_at_max,
     )
 
 
 @scalar
-def with_tally(row, group):
-    """A row's tallies with that of a group, whose top counts the row's so far."""
-    T = type(group.top)
-    same = group.top == row.top
-    fallen = kept_if(group.top != row.top, row.tied)
-    below = added(added(row.below, fallen.high), fallen.low)
-    return Tallies(
-        group.top,
-        added(below, group.below),
-        added(kept_if(same, row.tied), group.tied),
-        where(same, row.many, T(0)) + group.many,
+def merge_split_sum(row, segment):
+    """The CompensatedSplitSum of a row, with the SplitSum of a segment.
+
+    The segment's max_abs is at least the row's: it started from that.
+    """
+    T = type(segment.max_abs)
+    same = segment.max_abs == row.max_abs
+    fallen = sum_where(segment.max_abs != row.max_abs, row.at_max)
+    below = neumaier_add(neumaier_add(row.below, fallen.high), fallen.low)
+    return CompensatedSplitSum(
+        segment.max_abs,
+        neumaier_add(below, segment.below),
+        neumaier_add(sum_where(same, row.at_max), segment.at_max),
+        where(same, row.n_at_max, T(0)) + segment.n_at_max,
     )
 
 
 @scalar
-def tally_of(row):
-    """The tallies as plain numbers."""
-    return SplitSum(row.top, value_of(row.below), value_of(row.tied), row.many)
+def split_sum_value(row):
+    """The SplitSum, its sums as plain numbers."""
+    return SplitSum(row.max_abs, sum_value(row.below), sum_value(row.at_max), row.n_at_max)
 
 
-# ------------------------------------------------------------- the terms of a row, visit by visit
+# -------------------------------------------------- the terms of a row, iteration by iteration
 
 
-class Terms(NamedTuple):
-    """(loss, tallies) of a group, and of the groups before."""
+class SegmentedTerms(NamedTuple):
+    """(loss, first, second) of the current segment, and of the segments before it."""
 
     loss: Any
     first: SplitSum
     second: SplitSum
-    losses: Sum
-    firsts: Tallies
-    seconds: Tallies
+    total_loss: CompensatedSum
+    total_first: CompensatedSplitSum
+    total_second: CompensatedSplitSum
 
 
 @scalar
-def tallies_of(tally):
-    """The same numbers, to go on from."""
-    T = type(tally.top)
-    return Tallies(tally.top, Sum(tally.below, T(0)), Sum(tally.tied, T(0)), tally.many)
-
-
-@scalar
-def gathered(terms):
-    """The terms with an empty group, whose tops are those of the row."""
-    T = type(terms.loss)
-    firsts, seconds = with_tally(terms.firsts, terms.first), with_tally(terms.seconds, terms.second)
-    return Terms(
-        T(0),
-        SplitSum(firsts.top, T(0), T(0), T(0)),
-        SplitSum(seconds.top, T(0), T(0), T(0)),
-        added(terms.losses, terms.loss),
-        firsts,
-        seconds,
+def to_compensated(plain):
+    """The CompensatedSplitSum of a SplitSum."""
+    T = type(plain.max_abs)
+    return CompensatedSplitSum(
+        plain.max_abs,
+        CompensatedSum(plain.below, T(0)),
+        CompensatedSum(plain.at_max, T(0)),
+        plain.n_at_max,
     )
 
 
-def first_terms(residency, found):
-    """What a lane's visits go on from: (loss, tallies) of its edge."""
+@scalar
+def close_segment(terms):
+    """Add the current segment to those before, and start an empty one with the row's max_abs."""
+    T = type(terms.loss)
+    first = merge_split_sum(terms.total_first, terms.first)
+    second = merge_split_sum(terms.total_second, terms.second)
+    return SegmentedTerms(
+        T(0),
+        SplitSum(first.max_abs, T(0), T(0), T(0)),
+        SplitSum(second.max_abs, T(0), T(0), T(0)),
+        neumaier_add(terms.total_loss, terms.loss),
+        first,
+        second,
+    )
+
+
+def init_terms(tags, found):
+    """What a thread's iterations add to; ``found``: (loss, first, second) of its remainder."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(first_terms, jit_options=INLINED)
-def _first_terms(residency, found):
-    if residency.instance_class is not Reload:
-        return lambda residency, found: found
+@overload(init_terms, jit_options=INLINED)
+def _init_terms(tags, found):
+    if tag_class(tags, "residency") is not Reload:
+        return lambda tags, found: found
 
-    def by_groups(residency, found):
+    def segmented(tags, found):
         T = type(found[0])
         none = SplitSum(T(0), T(0), T(0), T(0))
-        start = Terms(found[0], found[1], found[2], nought(T), tallies_of(none), tallies_of(none))
-        return gathered(start)
+        total = zero_sum(T), to_compensated(none), to_compensated(none)
+        start = SegmentedTerms(found[0], found[1], found[2], total[0], total[1], total[2])
+        return close_segment(start)
 
-    return by_groups
+    return segmented
 
 
-def more_terms(residency, extra, terms, visit, f, a, b):
-    """The terms with those of a visit."""
+def add_terms(tags, terms, iteration, f, a, b):
+    """The terms with those of an iteration: mass f, mass f' and mass f'' of its classes."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(more_terms, jit_options=INLINED)
-def _more_terms(residency, extra, terms, visit, f, a, b):
-    if residency.instance_class is not Reload:
-        return lambda residency, extra, terms, visit, f, a, b: (
-            terms[0] + sum_of_lanes(f), tallied(terms[1], a), curved(extra, terms[2], b)
+@overload(add_terms, jit_options=INLINED)
+def _add_terms(tags, terms, iteration, f, a, b):
+    if tag_class(tags, "residency") is not Reload:
+        return lambda tags, terms, iteration, f, a, b: (
+            terms[0] + sum_of_lanes(f), split_sum_add(terms[1], a),
+            split_sum_add_hess(tags.features, terms[2], b),
         )  # fmt: skip
 
-    def by_groups(residency, extra, terms, visit, f, a, b):
-        if visit & np.int32(VISITS - 1) == np.int32(VISITS - 1):
-            terms = gathered(terms)
-        return Terms(
-            terms.loss + sum_of_lanes(f), tallied(terms.first, a), curved(extra, terms.second, b),
-            terms.losses, terms.firsts, terms.seconds,
+    def segmented(tags, terms, iteration, f, a, b):
+        if iteration & np.int32(SEGMENT_ITERATIONS - 1) == np.int32(SEGMENT_ITERATIONS - 1):
+            terms = close_segment(terms)
+        return SegmentedTerms(
+            terms.loss + sum_of_lanes(f), split_sum_add(terms.first, a),
+            split_sum_add_hess(tags.features, terms.second, b),
+            terms.total_loss, terms.total_first, terms.total_second,
         )  # fmt: skip
 
-    return by_groups
+    return segmented
 
 
-def all_terms(residency, terms):
-    """(loss, tallies) of a lane."""
+def total_terms(tags, terms):
+    """(loss, first, second) of a thread: the loss, SplitSums of mass f' and of mass f''."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(all_terms, jit_options=INLINED)
-def _all_terms(residency, terms):
-    if residency.instance_class is not Reload:
-        return lambda residency, terms: terms
+@overload(total_terms, jit_options=INLINED)
+def _total_terms(tags, terms):
+    if tag_class(tags, "residency") is not Reload:
+        return lambda tags, terms: terms
 
-    def by_groups(residency, terms):
-        last = gathered(terms)
-        return value_of(last.losses), tally_of(last.firsts), tally_of(last.seconds)
+    def segmented(tags, terms):
+        last = close_segment(terms)
+        return (
+            sum_value(last.total_loss),
+            split_sum_value(last.total_first),
+            split_sum_value(last.total_second),
+        )
 
-    return by_groups
+    return segmented

@@ -9,14 +9,14 @@ import numpy as np
 from fusedce.kernels import tuning
 from fusedce.kernels.cuda import tiling
 from fusedce.kernels.cuda.activations import (
-    Itself,
-    Logarithm,
+    LogProbability,
+    Probability,
     sigmoids,
     softmax_columns,
     softmax_rows,
 )
 from fusedce.kernels.cuda.dispatch_elementwise import element_losses
-from fusedce.kernels.cuda.dispatch_rows import lanes_of, probability_index, softmax
+from fusedce.kernels.cuda.dispatch_rows import column_types, probability_launch, softmax_launch
 from fusedce.kernels.cuda.dtypes import dtype_code, dtype_tag
 from fusedce.kernels.cuda.kernel_args import (
     RECORD,
@@ -41,16 +41,16 @@ from fusedce.kernels.cuda.labels import (
     survey,
     totals,
 )
-from fusedce.kernels.cuda.reduce import REDUCTION_SLOT, REDUCTION_SLOTS
+from fusedce.kernels.cuda.reduce import REDUCTION_BYTES, REDUCTION_SLOT_BYTES
 from fusedce.kernels.problem import Problem
 
 
 def losses(problem: Problem, facts: Facts) -> Launch:
     """What writes everything asked for, and the sums of blocks."""
     if problem.activation == "softmax":
-        return softmax(problem, facts)
+        return softmax_launch(problem, facts)
     if problem.activation is None and problem.sparse_targets:
-        return probability_index(problem, facts)
+        return probability_launch(problem, facts)
     return element_losses(problem, facts)
 
 
@@ -106,7 +106,7 @@ def _survey(problem: Problem, given: np.ndarray | None, validate: bool) -> tuple
     places = {"partial": RECORD, "counts": RECORD + 8 * blocks, "bad": RECORD + 16 * blocks}
     bound |= {name: ("scratch", offset) for name, offset in places.items()}
     threads = tuning.GPU_SURVEY_THREADS
-    shared, fields["span"] = 2 * REDUCTION_SLOT + 8 * threads, span
+    shared, fields["span"] = 2 * REDUCTION_SLOT_BYTES + 8 * threads, span
     first = launch(kernel, blocks, threads, fields, bound, shared=shared)
     if blocks == 1:
         return (first,)
@@ -145,7 +145,7 @@ def program(
     }
     bound["total"] = "total", 0
     kernel = Kernel(totals, (problem.compute,))
-    last = launch(kernel, 1, tuning.GPU_SURVEY_THREADS, fields, bound, shared=REDUCTION_SLOT)
+    last = launch(kernel, 1, tuning.GPU_SURVEY_THREADS, fields, bound, shared=REDUCTION_SLOT_BYTES)
     return Plan(ahead, (main, last), behind + 8 * sums)
 
 
@@ -157,30 +157,30 @@ def activation(
     bound: Bound = {}
     view(fields, bound, "logits", source)
     view(fields, bound, "grad", target)
-    fields["staged"] = REDUCTION_SLOTS
+    fields["staged"] = REDUCTION_BYTES
     stored, limits = (
         dtype_tag(source.dtype, facts.capability),
         tiling.resource_limits(compute, False, False),
     )
-    what = Logarithm if name.startswith("log") else Itself
+    what = LogProbability if name.startswith("log") else Probability
     kernel: Kernel
     if name.endswith("sigmoid"):
-        fields |= tiling.patches(*source.shape)
+        fields |= tiling.block_span_fields(*source.shape)
         kernel = Kernel(sigmoids, (compute, stored, what))
         blocks, threads = -(-source.size // tuning.GPU_SPAN), tuning.GPU_THREADS
         made = launch(kernel, blocks, threads, fields, bound)
-    elif tiling.along(stored, limits.classes, source, target) or not tiling.side_by_side(
-        source, target
-    ):
-        lanes, shared = lanes_of(stored, compute, limits, source, target)
-        registers = tiling.lane_registers(lanes[1], compute, False)
+    elif tiling.rows_can_be_staged(
+        stored, limits.classes, source, target
+    ) or not tiling.classes_contiguous(source, target):
+        lanes, shared = column_types(stored, compute, limits, source, target)
+        registers = tiling.column_registers(lanes[1], compute, False)
         kernel = Kernel(softmax_columns, (compute, stored, *lanes, what), registers)
         threads = tuning.GPU_LANES_THREADS
         blocks = -(-source.shape[0] * source.shape[2] // threads)
         made = launch(kernel, blocks, threads, fields, bound, shared=shared)
     else:
-        d = tiling.rows(stored, source, facts, limits)
-        alignment = tiling.alignment(source, target)
+        d = tiling.tile_rows(stored, source, facts, limits)
+        alignment = tiling.output_alignment(source, target)
         kernel = Kernel(
             softmax_rows, (compute, stored, d.residency, d.group, d.lanes, alignment, what)
         )

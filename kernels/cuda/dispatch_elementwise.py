@@ -16,7 +16,7 @@ from fusedce.kernels.cuda.elementwise_weights import Absent
 from fusedce.kernels.cuda.kernel_args import Facts, Kernel, Launch, common, factors, is_full, launch
 from fusedce.kernels.cuda.labels import Numbers
 from fusedce.kernels.cuda.logit_transform import Full, Plain
-from fusedce.kernels.cuda.reduce import REDUCTION_SLOT
+from fusedce.kernels.cuda.reduce import REDUCTION_SLOT_BYTES
 from fusedce.kernels.link import Identity, Sigmoid
 from fusedce.kernels.problem import Problem
 from fusedce.kernels.rule import RULES
@@ -32,7 +32,7 @@ def _alike(stored: type, *arrays: np.ndarray | None) -> bool:
     axes, steps = coalesce(given[0].shape, [steps_of(a) for a in given])
     if len(axes) > 1:
         return False
-    per = tiling.per_chunk(stored)
+    per = tiling.elements_per_chunk(stored)
     gapless = all(not s or s[0] == a.itemsize for a, s in zip(given, steps, strict=True))
     return gapless and all(_in_chunks(per, a) for a in given)
 
@@ -40,7 +40,7 @@ def _alike(stored: type, *arrays: np.ndarray | None) -> bool:
 def _in_chunks(per: int, array: np.ndarray) -> bool:
     """Whether what belongs to a chunk of so many numbers can be read in words."""
     piece = per * array.itemsize
-    return piece >= 4 and tiling.address(array) % min(16, piece) == 0
+    return piece >= 4 and tiling.data_address(array) % min(16, piece) == 0
 
 
 def _flat(problem: Problem, stored: type) -> bool:
@@ -55,10 +55,10 @@ def _flat(problem: Problem, stored: type) -> bool:
 def _rows(problem: Problem, stored: type) -> bool:
     """Whether rows of whole chunks lie alike, and so do weights of classes."""
     outer, classes, inner = problem.logits.shape
-    per, sample = tiling.per_chunk(stored), problem.sample_weight
+    per, sample = tiling.elements_per_chunk(stored), problem.sample_weight
     if problem.activation is None or inner > 1 or classes % per or not problem.logits.size:
         return False
-    if not tiling.side_by_side(problem.logits):
+    if not tiling.classes_contiguous(problem.logits):
         return False
     few = outer * classes // per < (1 << 31) - (1 << 16)  # chunks, and as many as a block takes
     if not few or (sample is not None and sample.strides[1]):
@@ -89,10 +89,10 @@ def element_losses(problem: Problem, facts: Facts) -> Launch:
     threads = tuning.GPU_THREADS
     flat = _flat(problem, stored)
     if not flat and not _rows(problem, stored):
-        fields |= tiling.patches(*problem.logits.shape)
+        fields |= tiling.block_span_fields(*problem.logits.shape)
         kernel = Kernel(elements, (rule, T, stored, link, labels, extra), 128)
         blocks = -(-problem.logits.size // tuning.GPU_SPAN)
-        return launch(kernel, blocks, threads, fields, bound, shared=REDUCTION_SLOT)
+        return launch(kernel, blocks, threads, fields, bound, shared=REDUCTION_SLOT_BYTES)
     check: type = Indexed if problem.sparse_targets else Whole if problem.may_ignore else Given
     check = Numbers if problem.real_targets else check
     weights = problem.weight, problem.pos_weight, problem.sample_weight
@@ -102,7 +102,7 @@ def element_losses(problem: Problem, facts: Facts) -> Launch:
         plain = (problem.label_factor, problem.label_shift) == (1.0, 0.0)
         usual = check is Whole or (not hard and problem.ignore_value not in (0, 1))
         labels = Mixed if plain and usual else Sure if hard and yes_or_no else Soft
-    per = tiling.per_chunk(stored)
+    per = tiling.elements_per_chunk(stored)
     # Twice the numbers, where two ways of labels or two functions an element leave registers for
     # it: rules without parameters need few.
     two_ways = labels is Mixed or check is Indexed
@@ -111,9 +111,9 @@ def element_losses(problem: Problem, facts: Facts) -> Launch:
     words = tuning.GPU_FLAT_WORDS * (2 if twice else 1)
     registers = max(registers, 128) if twice else registers
     many = max(per, words * 4 // np.dtype(T).itemsize)
-    lanes = tiling.enough(many)
+    lanes = tiling.lanes_at_least(many)
     chunks = max(1, many // per)
-    fields |= {"span": chunks * threads, "group": tiling.power_above(threads)}
+    fields |= {"span": chunks * threads, "group": tiling.ceil_log2(threads)}
     if link is Sigmoid and problem.logits.itemsize == 2 and not full:
         link = HalfSigmoid
     out = Reduced if problem.loss is None else dtype_tag(problem.loss.dtype)
@@ -127,8 +127,8 @@ def element_losses(problem: Problem, facts: Facts) -> Launch:
     else:
         factory = row_elements
         types += tuple(Absent if w is None else dtype_tag(w.dtype) for w in weights)
-        factor, shift = tiling.magic(problem.logits.shape[1] // per)
+        factor, shift = tiling.division_multiplier(problem.logits.shape[1] // per)
         fields |= {"magic_classes": factor, "shift_classes": shift}
     kernel = Kernel(factory, (*types, Wide), registers)
     blocks = max(1, -(-(problem.logits.size // per) // (chunks * threads)))
-    return launch(kernel, blocks, threads, fields, bound, shared=REDUCTION_SLOT)
+    return launch(kernel, blocks, threads, fields, bound, shared=REDUCTION_SLOT_BYTES)

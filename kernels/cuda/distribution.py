@@ -1,8 +1,13 @@
-"""Softmax with a distribution for a target: what rows and columns share.
+"""Softmax with a distribution for a target: what row and column kernels share.
 
-With a_j = mass_j f'(l_j) and S their sum: grad_j = a_j (1 - p_j) - p_j (S - a_j). The rest S - a_j
-is made with the largest |a| kept apart from the sum of the others, so a one-hot or nearly one-hot
-target keeps its small components right. Label smoothing of class indices is a distribution too.
+With a_j = mass_j f'(log p_j), S their sum, the gradient is a_j (1 - p_j) - p_j (S - a_j). S - a_j
+is computed with the largest |a_j| kept apart from the sum of the others (``SplitSum``), so that a
+one-hot or nearly one-hot target keeps the precision of its small components. Label smoothing of
+class indices is a distribution too.
+
+``args``: KernelArgs; ``tags``: DistributionTags or DistributionColumnTags; ``params``: those of the
+rule; ``maximum``, ``sum_exp_minus_1``: of the row, see online_softmax.py; ``z``, ``x``, ``mass``:
+stored logits, transformed logits and masses of some classes, numbers or vectors of T.
 """
 
 from typing import Any, NamedTuple
@@ -13,6 +18,8 @@ from numba.extending import overload
 from fusedce.kernels.cuda.load_store_scalar import float_of, number_at
 from fusedce.kernels.cuda.logit_transform import Full, chain_transform
 from fusedce.kernels.cuda.reduce import fmax, reduce_max, reduce_sum, reduce_sum2
+from fusedce.kernels.cuda.rows import z_loss_of
+from fusedce.kernels.cuda.tags import tag_class
 from fusedce.kernels.cuda.unroll import unrolled
 from fusedce.kernels.link import softmax_outcome
 from fusedce.kernels.rule import evaluate
@@ -20,26 +27,61 @@ from fusedce.kernels.scalar import INLINED, exp_down, log1p_up, scalar, where
 from fusedce.kernels.vector import Single, lane, lanes_as, max_of_lanes, sum_of_lanes, with_lane
 
 
-class Target(NamedTuple):
-    """Where the masses of a row are: its address, its label, what multiplies a mass."""
+class OneHot(NamedTuple):
+    """Type tag: targets are class indices; the label is 1 at that class, 0 elsewhere."""
 
-    address: Any
-    label: Any
+
+class Unweighted(NamedTuple):
+    """Type tag: classes have no weights."""
+
+
+class Target(NamedTuple):
+    """The target of a row: mass_j = weight_j (factor label_j + label_shift)."""
+
+    address: Any  # of the first label of a distribution
+    label: Any  # class index, where targets are class indices
     factor: Any
-    ignored: Any  # whether the row's first target is ignore_index: then all of them have to be
+    ignored: Any  # whether the first label is ignore_index: then all labels have to be
+
+
+class SplitSum(NamedTuple):
+    """A sum whose terms of the largest magnitude are kept apart from the others."""
+
+    max_abs: float  # the largest |term|
+    below: float  # sum of the terms below it; NaN terms are in it
+    at_max: float  # sum of the terms at it
+    n_at_max: float  # number of these
+
+
+class RowSums(NamedTuple):
+    """What the derivatives of a row are computed from."""
+
+    maximum: float
+    sum_exp_minus_1: float
+    first: SplitSum  # of mass f'
+    second: SplitSum  # of mass f''; valid with Full
+
+
+class GradientFactors(NamedTuple):
+    """The factors of a row's derivatives."""
+
+    loss: Any  # of the derivatives of the rule: sample weight / denominator
+    z_loss: Any  # of the squared logsumexp
+    z_loss_slope: Any  # 2 z_loss logsumexp
+    live: Any  # whether the row counts; else its derivatives are 0
 
 
 @scalar
-def is_ignored(args, T, target_dtype, address):
-    """Whether the row with its first target at an address is one that is ignored."""
+def first_label_ignored(args, T, target_dtype, address):
+    """Whether the first label of a row, at an address, is ignore_index."""
     if args.real_targets == 0:
         return False
     return number_at(T, target_dtype, address) == float_of(T, args.ignore_value)
 
 
 @scalar
-def whole_mass(args, y, mass, ignored):
-    """The masses of targets y, none in an ignored row; NaN where a row is ignored in part."""
+def masked_mass(args, y, mass, ignored):
+    """The mass of labels y: 0 in an ignored row; NaN where only some labels are ignore_index."""
     N = type(y)
     marked = y == N(float_of(lanes_as(y), args.ignore_value))
     if ignored:
@@ -47,152 +89,150 @@ def whole_mass(args, y, mass, ignored):
     return where(marked, N(np.nan), mass)
 
 
-class SplitSum(NamedTuple):
-    """A sum with what is largest kept apart: its magnitude, the sums below it and at it.
-
-    ``many``: how many terms are at it.
-    """
-
-    top: float
-    below: float
-    tied: float
-    many: float
-
-
-class Found(NamedTuple):
-    """What is known of a row: maximum, sum of the other exponentials, the two tallies."""
-
-    m: float
-    others: float
-    first: SplitSum
-    second: SplitSum
+@scalar
+def count_nonzero(labels):
+    """The number of labels that are not zero (NaN counts)."""
+    N = type(labels)
+    return sum_of_lanes(where(labels != N(0), N(1), N(0)))
 
 
 @scalar
 def mul_or_zero(mass, x):
-    """mass * x; nothing without mass, even where x is infinite."""
+    """mass * x; 0 where the mass is 0, even if x is infinite."""
     N = type(mass)
     return where(mass != N(0), mass * x, N(0))
 
 
-def ruled(tag, logp, logq, p, q, params):
-    """The rule, lane by lane if it takes no vectors."""
+def evaluate_rule(evaluation, logp, logq, p, q, params):
+    """(f, f', f'') of the rule, on vectors or, if it does not take them, lane by lane."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(ruled, jit_options=INLINED)
-def _ruled(tag, logp, logq, p, q, params):
-    if tag.instance_class is not Single or not hasattr(p, "width"):
-        return lambda tag, logp, logq, p, q, params: evaluate(logp, logq, p, q, params)
+@overload(evaluate_rule, jit_options=INLINED)
+def _evaluate_rule(evaluation, logp, logq, p, q, params):
+    if evaluation.instance_class is not Single or not hasattr(p, "width"):
+        return lambda evaluation, logp, logq, p, q, params: evaluate(logp, logq, p, q, params)
 
     @scalar
-    def one(k, found, logp, logq, p, q, params):
+    def one(k, values, logp, logq, p, q, params):
         a, b, c = evaluate(lane(logp, k), lane(logq, k), lane(p, k), lane(q, k), params)
-        f, f1, f2 = found
+        f, f1, f2 = values
         return with_lane(f, k, a), with_lane(f1, k, b), with_lane(f2, k, c)
 
     each = unrolled(one, p.width)
-    return lambda tag, logp, logq, p, q, params: each((p, p, p), logp, logq, p, q, params)
+    return lambda evaluation, logp, logq, p, q, params: each((p, p, p), logp, logq, p, q, params)
 
 
 @scalar
-def assessed(tag, params, x, m, others, mass):
-    """(mass f, mass f', mass f'', p, q) of classes with logits x."""
-    d = x - m
-    logp, logq, p, q = softmax_outcome(d, exp_down(d), others, log1p_up(others))
-    f, f1, f2 = ruled(tag, logp, logq, p, q, params)
+def class_terms(evaluation, params, x, maximum, sum_exp_minus_1, mass):
+    """(mass f, mass f', mass f'', p, 1 - p) of classes."""
+    d = x - maximum
+    logp, logq, p, q = softmax_outcome(d, exp_down(d), sum_exp_minus_1, log1p_up(sum_exp_minus_1))
+    f, f1, f2 = evaluate_rule(evaluation, logp, logq, p, q, params)
     return mul_or_zero(mass, f), mul_or_zero(mass, f1), mul_or_zero(mass, f2), p, q
 
 
 @scalar
-def tallied(tally, a):
-    """A tally with some more terms; a NaN is below."""
-    N, T = type(a), type(tally.top)
-    top = fmax(tally.top, max_of_lanes(abs(a)))
-    same = top == tally.top
-    below = where(same, tally.below, tally.below + tally.tied)
-    tied, many = where(same, tally.tied, T(0)), where(same, tally.many, T(0))
-    high = abs(a) >= top
+def split_sum_add(total, a):
+    """The SplitSum with the terms of a vector."""
+    N, T = type(a), type(total.max_abs)
+    max_abs = fmax(total.max_abs, max_of_lanes(abs(a)))
+    same = max_abs == total.max_abs
+    below = where(same, total.below, total.below + total.at_max)
+    at_max, n = where(same, total.at_max, T(0)), where(same, total.n_at_max, T(0))
+    high = abs(a) >= max_abs
     return SplitSum(
-        top,
+        max_abs,
         below + sum_of_lanes(where(high, N(0), a)),
-        tied + sum_of_lanes(where(high, a, N(0))),
-        many + sum_of_lanes(where(high, N(1), N(0))),
+        at_max + sum_of_lanes(where(high, a, N(0))),
+        n + sum_of_lanes(where(high, N(1), N(0))),
     )
 
 
 @scalar
-def joined(group, args, place, tally):
-    """The tally of a row from those of its lanes. Four exchanges."""
-    T = type(tally.top)
-    top = reduce_max(group, args, place, tally.top, T(0))
-    same = top == tally.top
-    below = where(same, tally.below, tally.below + tally.tied)
-    below, tied = reduce_sum2(group, args, place + 1, below, where(same, tally.tied, T(0)))
-    many = reduce_sum(group, args, place + 3, where(same, tally.many, T(0)))
-    return SplitSum(top, below, tied, many)
+def split_sum_reduce(group, args, slot, total):
+    """The SplitSum of a row from those of the group's threads. Takes four reduction slots."""
+    T = type(total.max_abs)
+    max_abs = reduce_max(group, args, slot, total.max_abs, T(0))
+    same = max_abs == total.max_abs
+    below = where(same, total.below, total.below + total.at_max)
+    below, at_max = reduce_sum2(group, args, slot + 1, below, where(same, total.at_max, T(0)))
+    n = reduce_sum(group, args, slot + 3, where(same, total.n_at_max, T(0)))
+    return SplitSum(max_abs, below, at_max, n)
 
 
 @scalar
-def rest_of(x, tally):
-    """The sum of all other terms; what alone stands at the top leaves nothing of itself.
+def sum_of_others(x, total):
+    """The sum of all terms but x. If x is the only one at the largest magnitude: exactly below.
 
-    x is made anew, and may differ from what was added by a rounding.
+    x is computed again, and may differ from the term that was added by a rounding error.
     """
-    T = type(tally.top)
-    below, tied = tally.below, tally.tied
-    high = abs(x) >= tally.top * (T(1) - T(8 * np.finfo(T).eps))
-    others = where(tally.many > T(1), tied - x, type(x)(0))
-    return where(high, below + others, (below + tied) - x)
+    T = type(total.max_abs)
+    below, at_max = total.below, total.at_max
+    high = abs(x) >= total.max_abs * (T(1) - T(8 * np.finfo(T).eps))
+    others = where(total.n_at_max > T(1), at_max - x, type(x)(0))
+    return where(high, below + others, (below + at_max) - x)
 
 
-def spread(extra, tag, args, params, z, x, mass, found, term, ridge, slope):
-    """(gradients, curvatures) of classes; z: stored logits, x: as seen."""
+@scalar
+def z_loss_terms(args, T, sample, maximum, sum_exp_minus_1):
+    """(lse, factor, factor * lse) of the z-loss of a row, factor * lse**2; lse: its logsumexp."""
+    lse, factor = maximum + log1p_up(sum_exp_minus_1), sample * z_loss_of(args, T)
+    # Without z-loss the product is 0 even where the logsumexp is infinite.
+    return lse, factor, where(factor == T(0), T(0), factor * lse)
+
+
+def distribution_derivatives(tags, args, params, z, x, mass, sums, factors):
+    """(gradients, second derivatives) of classes with respect to their stored logits."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(spread, jit_options=INLINED)
-def _spread(extra, tag, args, params, z, x, mass, found, term, ridge, slope):
-    if extra.instance_class is not Full:
+@overload(distribution_derivatives, jit_options=INLINED)
+def _distribution_derivatives(tags, args, params, z, x, mass, sums, factors):
+    if tag_class(tags, "features") is not Full:
 
-        def plain(extra, tag, args, params, z, x, mass, found, term, ridge, slope):
-            f, a, b, p, q = assessed(tag, params, x, found.m, found.others, mass)
-            g = term * (a * q - p * rest_of(a, found.first)) + slope * p
+        def plain(tags, args, params, z, x, mass, sums, factors):
+            f, a, b, p, q = class_terms(
+                tags.evaluation, params, x, sums.maximum, sums.sum_exp_minus_1, mass
+            )
+            g = factors.loss * (a * q - p * sum_of_others(a, sums.first)) + factors.z_loss_slope * p
             return g, g
 
         return plain
 
-    def full(extra, tag, args, params, z, x, mass, found, term, ridge, slope):
-        T = type(found.m)
-        f, a, b, p, q = assessed(tag, params, x, found.m, found.others, mass)
-        g = term * (a * q - p * rest_of(a, found.first)) + slope * p
-        sums = found.first.below + found.first.tied
-        h = term * (b * q * q + p * p * rest_of(b, found.second) - sums * p * q)
-        h += T(2) * ridge * p * p + slope * p * q
+    def full(tags, args, params, z, x, mass, sums, factors):
+        T = type(sums.maximum)
+        f, a, b, p, q = class_terms(
+            tags.evaluation, params, x, sums.maximum, sums.sum_exp_minus_1, mass
+        )
+        g = factors.loss * (a * q - p * sum_of_others(a, sums.first)) + factors.z_loss_slope * p
+        total = sums.first.below + sums.first.at_max
+        h = factors.loss * (b * q * q + p * p * sum_of_others(b, sums.second) - total * p * q)
+        h += T(2) * factors.z_loss * p * p + factors.z_loss_slope * p * q
         return chain_transform(args, z, x, g, h)
 
     return full
 
 
-def curved(extra, tally, b):
-    """The tally of second derivatives, where they are wanted."""
+def split_sum_add_hess(features, total, b):
+    """``split_sum_add`` of mass f'' with Full; nothing with Plain."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(curved, jit_options=INLINED)
-def _curved(extra, tally, b):
-    if extra.instance_class is Full:
-        return lambda extra, tally, b: tallied(tally, b)
-    return lambda extra, tally, b: tally
+@overload(split_sum_add_hess, jit_options=INLINED)
+def _split_sum_add_hess(features, total, b):
+    if features.instance_class is Full:
+        return lambda features, total, b: split_sum_add(total, b)
+    return lambda features, total, b: total
 
 
-def curved_row(extra, group, args, place, tally):
-    """The same over a row."""
+def split_sum_reduce_hess(features, group, args, slot, total):
+    """``split_sum_reduce`` with Full; nothing with Plain."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(curved_row, jit_options=INLINED)
-def _curved_row(extra, group, args, place, tally):
-    if extra.instance_class is Full:
-        return lambda extra, group, args, place, tally: joined(group, args, place, tally)
-    return lambda extra, group, args, place, tally: tally
+@overload(split_sum_reduce_hess, jit_options=INLINED)
+def _split_sum_reduce_hess(features, group, args, slot, total):
+    if features.instance_class is Full:
+        return lambda features, group, args, slot, total: split_sum_reduce(group, args, slot, total)
+    return lambda features, group, args, slot, total: total

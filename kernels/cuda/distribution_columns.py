@@ -1,321 +1,259 @@
-"""Softmax with a distribution for a target and a row in each lane."""
+"""Softmax with a distribution for a target and a row for each thread.
 
-from typing import Any
+columns.py and distribution.py explain the arguments.
+"""
+
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba.extending import overload
 
 from fusedce.kernels.cuda.columns import (
-    OneLane,
-    Tags,
-    begin,
-    classes_again,
-    fold,
-    here,
-    lane_of,
-    loop_end,
-    put_results,
+    ThreadRow,
+    class_loop_end,
+    online_softmax_row,
+    present_classes,
+    reload_classes,
+    row_of_thread,
+    stage_logits,
+    store_class_results,
+    store_thread_loss,
 )
 from fusedce.kernels.cuda.compensated_sum import (
-    GROUP,
-    Tallies,
-    added,
-    nought,
-    tally_of,
-    value_of,
-    with_tally,
+    SEGMENT_CLASSES,
+    CompensatedSplitSum,
+    merge_split_sum,
+    neumaier_add,
+    split_sum_value,
+    sum_value,
+    zero_sum,
 )
 from fusedce.kernels.cuda.distribution import (
-    Found,
+    GradientFactors,
+    OneHot,
+    RowSums,
     SplitSum,
     Target,
-    assessed,
-    curved,
-    is_ignored,
-    spread,
-    tallied,
-    whole_mass,
+    Unweighted,
+    class_terms,
+    count_nonzero,
+    distribution_derivatives,
+    first_label_ignored,
+    masked_mass,
+    split_sum_add,
+    split_sum_add_hess,
+    z_loss_terms,
 )
-from fusedce.kernels.cuda.distribution_rows import OneHot, Unweighted, nonzero
 from fusedce.kernels.cuda.load_store import first_lanes
 from fusedce.kernels.cuda.load_store_masked import numbered, read_lanes
 from fusedce.kernels.cuda.load_store_scalar import float_of, params_of
 from fusedce.kernels.cuda.logit_transform import transform_logits
 from fusedce.kernels.cuda.row_cache import Registers
-from fusedce.kernels.cuda.rows import (
-    finish,
-    label_of,
-    sample_of,
-    scale_of,
-    z_loss_of,
-)
-from fusedce.kernels.scalar import INLINED, log1p_up, scalar, where
+from fusedce.kernels.cuda.rows import load_any_class_index, sample_weight_of, scale_of
+from fusedce.kernels.cuda.tags import DistributionColumnTags, tag_class
+from fusedce.kernels.scalar import INLINED, scalar, where
 from fusedce.kernels.vector import lanes_as, sum_of_lanes, vector_of, width
 
 
-@scalar
-def masses(target_layout, weights, N, target_dtype, args, row, target, j, count):
-    """The masses weight_j (factor label_j + shift) of classes from j on."""
-    T = lanes_as(N(0))
-    y = labels_at(target_layout, N, target_dtype, args, row, target.label, j, count)
-    mass = y * target.factor + float_of(T, args.label_shift)
-    mass = mass * weights_at(weights, N, args, j, count)
-    return where(first_lanes(N, count), whole_mass(args, y, mass, target.ignored), N(0))
+class ReducedRow(NamedTuple):
+    """A row after the first pass."""
+
+    row: ThreadRow
+    target: Target
+    maximum: Any
+    sum_exp_minus_1: Any
+    kept: Any  # logits of the last iteration
 
 
-def labels_at(target_layout, N, target_dtype, args, row, label, j, count):
-    """The labels of classes from j on."""
+def column_labels(tags, N, args, row, label, j, count):
+    """The labels of ``count`` classes from j on; ``label``: the class index, with OneHot."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(labels_at, jit_options=INLINED)
-def _labels_at(target_layout, N, target_dtype, args, row, label, j, count):
-    if target_layout.instance_class is OneHot:
-        return lambda target_layout, N, target_dtype, args, row, label, j, count: where(
-            numbered(N, j, label), N(1), N(0)
-        )
+@overload(column_labels, jit_options=INLINED)
+def _column_labels(tags, N, args, row, label, j, count):
+    if tag_class(tags, "target_layout") is OneHot:
+        return lambda tags, N, args, row, label, j, count: where(numbered(N, j, label), N(1), N(0))
 
-    def dense(target_layout, N, target_dtype, args, row, label, j, count):
+    def dense(tags, N, args, row, label, j, count):
         T = lanes_as(N(0))
         at = args.targets + row.outer * args.targets_outer + row.inner * args.targets_inner
-        return read_lanes(N, target_dtype, at + j * args.targets_cls, args.targets_cls, count, T(0))
+        address = at + j * args.targets_cls
+        return read_lanes(N, tags.target_dtype, address, args.targets_cls, count, T(0))
 
     return dense
 
 
-def weights_at(weights, N, args, j, count):
-    """Their weights."""
+def column_weights(tags, N, args, j, count):
+    """The weights of ``count`` classes from j on."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(weights_at, jit_options=INLINED)
-def _weights_at(weights, N, args, j, count):
-    if weights.instance_class is Unweighted:
-        return lambda weights, N, args, j, count: N(1)
+@overload(column_weights, jit_options=INLINED)
+def _column_weights(tags, N, args, j, count):
+    if tag_class(tags, "weight_dtype") is Unweighted:
+        return lambda tags, N, args, j, count: N(1)
 
-    def weighted(weights, N, args, j, count):
+    def weighted(tags, N, args, j, count):
         T = lanes_as(N(0))
-        return read_lanes(
-            N, weights, args.weight + j * args.weight_step, args.weight_step, count, T(0)
-        )
+        address = args.weight + j * args.weight_step
+        return read_lanes(N, tags.weight_dtype, address, args.weight_step, count, T(0))
 
     return weighted
 
 
 @scalar
-def count_labels(target_layout, N, target_dtype, args, row, label):
-    """The number of labels of a row that are not zero."""
+def column_masses(tags, N, args, row, target, j, count):
+    """The masses weight_j (factor label_j + label_shift) of ``count`` classes from j on."""
     T = lanes_as(N(0))
-    many, j = T(0), np.int64(0)
-    while j < row.classes:
-        count, present = here(N, row.classes, j)
-        many += nonzero(labels_at(target_layout, N, target_dtype, args, row, label, j, count))
-        j += width(N)
-    return many
+    y = column_labels(tags, N, args, row, target.label, j, count)
+    mass = y * target.factor + float_of(T, args.label_shift)
+    mass = mass * column_weights(tags, N, args, j, count)
+    return where(first_lanes(N, count), masked_mass(args, y, mass, target.ignored), N(0))
 
 
 @scalar
-def assess_classes(tags, target_layout, weights, target_dtype, N, args, params, row, target,
-                   m, others, held, j, last, one, two):  # fmt: skip
-    """(loss, tallies) of classes from j to ``last``; the tallies go on from ``one`` and ``two``."""
+def count_labels(tags, N, args, row, label):
+    """The number of labels of a row that are not zero."""
     T = lanes_as(N(0))
-    loss = T(0)
-    while j < last:
-        count, present = here(N, row.classes, j)
-        z = classes_again(tags.residency, tags.layout, N, T, tags.dtype, args, row, j, count, held)
-        x = transform_logits(tags.extra, args, z, present)
-        mass = masses(target_layout, weights, N, target_dtype, args, row, target, j, count)
-        f, a, b, p, q = assessed(tags.tag, params, x, m, others, mass)
-        loss += sum_of_lanes(f)
-        one, two = tallied(one, a), curved(tags.extra, two, b)
+    n, j = T(0), np.int64(0)
+    while j < row.classes:
+        count, present = present_classes(N, row.classes, j)
+        n += count_nonzero(column_labels(tags, N, args, row, label, j, count))
         j += width(N)
-    return loss, one, two
+    return n
 
 
-def assess(
-    residency,
-    tags,
-    target_layout,
-    weights,
-    target_dtype,
-    N,
-    args,
-    params,
-    row,
-    target,
-    m,
-    others,
-    held,
-):
-    """(loss, tallies) of a row."""
+@scalar
+def terms_of_classes(tags, N, args, params, reduced, j, end, first, second):
+    """(loss, first, second) of classes j to ``end``: the loss, and SplitSums of mass f', mass f''.
+
+    ``reduced``: ReducedRow; ``first``, ``second``: the SplitSums to start from.
+    """
+    T, row = lanes_as(N(0)), reduced.row
+    loss = T(0)
+    while j < end:
+        count, present = present_classes(N, row.classes, j)
+        z = reload_classes(tags, N, args, row, j, count, reduced.kept)
+        x = transform_logits(tags.features, args, z, present)
+        mass = column_masses(tags, N, args, row, reduced.target, j, count)
+        f, a, b, p, q = class_terms(
+            tags.evaluation, params, x, reduced.maximum, reduced.sum_exp_minus_1, mass
+        )
+        loss += sum_of_lanes(f)
+        first, second = split_sum_add(first, a), split_sum_add_hess(tags.features, second, b)
+        j += width(N)
+    return loss, first, second
+
+
+def terms_of_row(tags, N, args, params, reduced):
+    """(loss, first, second) of a row; many classes are added up in segments."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(assess, jit_options=INLINED)
-def _assess(
-    residency,
-    tags,
-    target_layout,
-    weights,
-    target_dtype,
-    N,
-    args,
-    params,
-    row,
-    target,
-    m,
-    others,
-    held,
-):
-    if residency.instance_class is Registers:
+@overload(terms_of_row, jit_options=INLINED)
+def _terms_of_row(tags, N, args, params, reduced):
+    if tag_class(tags, "residency") is Registers:
 
-        def at_once(
-            residency,
-            tags,
-            target_layout,
-            weights,
-            target_dtype,
-            N,
-            args,
-            params,
-            row,
-            target,
-            m,
-            others,
-            held,
-        ):
+        def single_iteration(tags, N, args, params, reduced):
             T = lanes_as(N(0))
             none = SplitSum(T(0), T(0), T(0), T(0))
-            return assess_classes(
-                tags, target_layout, weights, target_dtype, N, args, params, row, target,
-                m, others, held,
-                np.int64(0), loop_end(residency, N, row.classes), none, none,
-            )  # fmt: skip
+            end = class_loop_end(tags, N, reduced.row.classes)
+            return terms_of_classes(tags, N, args, params, reduced, np.int64(0), end, none, none)
 
-        return at_once
+        return single_iteration
 
-    def by_groups(
-        residency,
-        tags,
-        target_layout,
-        weights,
-        target_dtype,
-        N,
-        args,
-        params,
-        row,
-        target,
-        m,
-        others,
-        held,
-    ):
+    def segments(tags, N, args, params, reduced):
         T = lanes_as(N(0))
-        none = Tallies(T(0), nought(T), nought(T), T(0))
-        loss, first, second, j = nought(T), none, none, np.int64(0)
-        while j < row.classes:
-            last = min(j + GROUP, row.classes)
-            f, one, two = assess_classes(
-                tags, target_layout, weights, target_dtype, N, args, params, row, target,
-                m, others, held,
-                j, last, SplitSum(first.top, T(0), T(0), T(0)),
-                SplitSum(second.top, T(0), T(0), T(0)),
+        none = CompensatedSplitSum(T(0), zero_sum(T), zero_sum(T), T(0))
+        loss, first, second, j = zero_sum(T), none, none, np.int64(0)
+        while j < reduced.row.classes:
+            end = min(j + SEGMENT_CLASSES, reduced.row.classes)
+            f, one, two = terms_of_classes(
+                tags, N, args, params, reduced, j, end,
+                SplitSum(first.max_abs, T(0), T(0), T(0)),
+                SplitSum(second.max_abs, T(0), T(0), T(0)),
             )  # fmt: skip
-            loss = added(loss, f)
-            first, second = with_tally(first, one), with_tally(second, two)
-            j = last
-        return value_of(loss), tally_of(first), tally_of(second)
+            loss = neumaier_add(loss, f)
+            first, second = merge_split_sum(first, one), merge_split_sum(second, two)
+            j = end
+        return sum_value(loss), split_sum_value(first), split_sum_value(second)
 
-    return by_groups
+    return segments
 
 
 @scalar
-def write_distribution(tags, target_layout, weights, target_dtype, N, args, params, row, target,
-                       found, factors, held):  # fmt: skip
-    """Gradients and curvatures of a row; zeros if it does not count."""
-    T = lanes_as(N(0))
-    term, ridge, slope, live = factors
-    j, last = np.int64(0), loop_end(tags.residency, N, row.classes)
-    while j < last:
-        count, present = here(N, row.classes, j)
-        z = classes_again(tags.residency, tags.layout, N, T, tags.dtype, args, row, j, count, held)
-        x = transform_logits(tags.extra, args, z, present)
-        mass = masses(target_layout, weights, N, target_dtype, args, row, target, j, count)
-        g, h = spread(tags.extra, tags.tag, args, params, z, x, mass, found, term, ridge, slope)
+def distribution_gradients(tags, N, args, params, reduced, sums, factors):
+    """Store the derivatives of a row; zeros if it does not count."""
+    row, live = reduced.row, factors.live
+    j, end = np.int64(0), class_loop_end(tags, N, row.classes)
+    while j < end:
+        count, present = present_classes(N, row.classes, j)
+        z = reload_classes(tags, N, args, row, j, count, reduced.kept)
+        x = transform_logits(tags.features, args, z, present)
+        mass = column_masses(tags, N, args, row, reduced.target, j, count)
+        g, h = distribution_derivatives(tags, args, params, z, x, mass, sums, factors)
         g, h = where(live, g, N(0)), where(live, h, N(0))
-        put_results(tags.extra, tags.layout, N, T, tags.dtype, args, row, j, count, g, h)
+        store_class_results(tags, N, args, row, j, count, g, h)
         j += width(N)
 
 
 def distribution_columns(Params: type, T: Any, Dtype: type, TargetDtype: type, TargetLayout: type,
                          Weights: type, Layout: type, Residency: type, Lanes: type, Extra: type,
                          Tag: type) -> Any:  # fmt: skip
-    """The kernel of distributions with a row in each lane."""
+    """The kernel of distributions, and of smoothed class indices, with a row for each thread.
+
+    Reads logits (outer, classes, inner) of Dtype, targets (outer, classes, inner) of TargetDtype or
+    class indices (outer, inner) of any integer dtype, and if given sample_weight (outer, inner),
+    weight (classes,) of Weights and the label record (1 / denominator). Writes, if wanted, loss
+    (outer, inner), the blocks' sums of it ``partial`` (blocks,) of T, and grad and hess (outer,
+    classes, inner) of Dtype. All arithmetic is of T.
+    """
 
     def distribution_columns(args):
-        dtype, extra, target_layout, weights, target_dtype = (
-            Dtype(),
-            Extra(),
-            TargetLayout(),
-            Weights(),
-            TargetDtype(),
-        )
-        tags = Tags(dtype, Layout(), Residency(), extra, Tag())
+        tags = DistributionColumnTags(
+            Dtype(), TargetDtype(), TargetLayout(), Weights(), Layout(), Residency(), Extra(),
+            Tag(),
+        )  # fmt: skip
         N = vector_of(T, Lanes())
         params = params_of(args, Params, T)
-        row = lane_of(args)
+        # 1. Which row, and whether it counts.
+        row = row_of_thread(args)
         scale = scale_of(args, T)
-        label = label_of(args, row.outer, row.inner) if args.sparse_targets != 0 else np.int64(0)
-        live = row.inside and scale != T(0)
+        label = np.int64(0)
+        if args.sparse_targets != 0:
+            label = load_any_class_index(args, row.outer, row.inner)
+        live = row.in_range and scale != T(0)
         live = live and (args.sparse_targets == 0 or label != args.ignore_index)
-        fine = label >= 0 and label < args.classes
+        valid = label >= 0 and label < args.classes
+        # 2. Its target; with normalize_targets labels are divided by how many are not zero.
         factor = float_of(T, args.label_factor)
         at = args.targets + row.outer * args.targets_outer + row.inner * args.targets_inner
-        ignored = live and is_ignored(args, T, target_dtype, at)
+        ignored = live and first_label_ignored(args, T, tags.target_dtype, at)
         if args.normalize != 0:
-            many = count_labels(target_layout, N, target_dtype, args, row, label)
-            live = live and many > T(0)
-            factor = factor / where(many > T(0), many, T(1))
+            n = count_labels(tags, N, args, row, label)
+            live = live and n > T(0)
+            factor = factor / where(n > T(0), n, T(1))
         target = Target(at, label, factor, ignored)
-        begin(tags.layout, N, T, dtype, args)
-        m, others, held = fold(tags.residency, tags, N, args, row)
-        loss, one, two = assess(
-            tags.residency,
-            tags,
-            target_layout,
-            weights,
-            target_dtype,
-            N,
-            args,
-            params,
-            row,
-            target,
-            m,
-            others,
-            held,
-        )
-        live = live and (not ignored or loss != loss)  # NaN: ignored in part
-        sample = sample_of(args, T, row.outer, row.inner) * (T(1) if fine else T(np.nan))
-        lse, zeta = m + log1p_up(others), sample * z_loss_of(args, T)
-        ridge = where(zeta == T(0), T(0), zeta * lse)  # no z-loss: also where m is infinite
-        loss = sample * loss + where(zeta == T(0), T(0), ridge * lse)
+        # 3. SmemStaged: the block's rows are copied to shared memory.
+        stage_logits(tags, N, args)
+        # 4. First pass: online softmax of the row.
+        maximum, sum_exp_minus_1, kept = online_softmax_row(tags, N, args, row)
+        # 5. Second pass: the loss, and the sums that gradients are computed from.
+        reduced = ReducedRow(row, target, maximum, sum_exp_minus_1, kept)
+        loss, first, second = terms_of_row(tags, N, args, params, reduced)
+        live = live and (not ignored or loss != loss)  # NaN if ignored in part
+        # 6. Sample weight and z-loss; NaN for an invalid label.
+        sample = sample_weight_of(args, T, row.outer, row.inner) * (T(1) if valid else T(np.nan))
+        lse, zeta, zeta_lse = z_loss_terms(args, T, sample, maximum, sum_exp_minus_1)
+        loss = sample * loss + where(zeta == T(0), T(0), zeta_lse * lse)
         loss = where(live, loss, T(0))
+        # 7. Third pass: the derivatives.
         if args.grad != 0 or args.hess != 0:
-            factors = sample * scale, zeta * scale, T(2) * ridge * scale, live
-            found = Found(m, others, one, two)
-            write_distribution(
-                tags,
-                target_layout,
-                weights,
-                target_dtype,
-                N,
-                args,
-                params,
-                row,
-                target,
-                found,
-                factors,
-                held,
-            )
-        finish(OneLane(), args, row.outer, row.inner, np.int32(0), row.inside, loss)
+            factors = GradientFactors(sample * scale, zeta * scale, T(2) * zeta_lse * scale, live)
+            sums = RowSums(maximum, sum_exp_minus_1, first, second)
+            distribution_gradients(tags, N, args, params, reduced, sums, factors)
+        # 8. Store the loss, or add it to the block's sum.
+        store_thread_loss(args, row, loss)
 
     return distribution_columns

@@ -1,411 +1,257 @@
-"""Softmax rows with a distribution for a target, the classes side by side."""
+"""Softmax rows with a distribution for a target and contiguous classes.
+
+rows.py and distribution.py explain the arguments.
+"""
 
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import overload
 
-from fusedce.kernels.cuda.compensated_sum import all_terms, first_terms, more_terms
+from fusedce.kernels.cuda.compensated_sum import add_terms, init_terms, total_terms
 from fusedce.kernels.cuda.distribution import (
-    Found,
+    GradientFactors,
+    RowSums,
     SplitSum,
     Target,
-    assessed,
-    curved,
-    curved_row,
-    is_ignored,
-    joined,
-    spread,
-    tallied,
-    whole_mass,
+    class_terms,
+    count_nonzero,
+    distribution_derivatives,
+    first_label_ignored,
+    split_sum_add,
+    split_sum_add_hess,
+    split_sum_reduce,
+    split_sum_reduce_hess,
+    z_loss_terms,
 )
-from fusedce.kernels.cuda.load_store import (
-    chunks_of,
-    decoded,
-    first_lanes,
-    no_words,
-    per_chunk,
-    read_beside,
-    renewed,
+from fusedce.kernels.cuda.distribution_masses import (
+    chunk_labels,
+    chunk_masses,
+    load_label_words,
+    remainder_label,
+    remainder_mass,
 )
-from fusedce.kernels.cuda.load_store_masked import hits, read_grid, read_lanes
-from fusedce.kernels.cuda.load_store_scalar import float_of, itemsize, params_of
-from fusedce.kernels.cuda.logit_transform import lanes_present, transform_logits
+from fusedce.kernels.cuda.load_store import chunks_of, decoded, no_words
+from fusedce.kernels.cuda.load_store_scalar import float_of, params_of
+from fusedce.kernels.cuda.logit_transform import present_lanes, transform_logits
 from fusedce.kernels.cuda.online_softmax import (
-    absorb_visit,
+    empty_state,
+    online_softmax_iteration,
     online_softmax_reduce,
     online_softmax_update,
 )
-from fusedce.kernels.cuda.reduce import cluster_arrive, cluster_wait, inside_of, rank, reduce_sum
-from fusedce.kernels.cuda.row_cache import Registers, fetch, read, recall, visits
-from fusedce.kernels.cuda.rows import (
-    edge_of,
-    finish,
-    label_of,
-    put_chunks,
-    put_ends,
-    row_of,
-    sample_of,
-    scale_of,
-    span_of,
-    unread,
-    z_loss_of,
+from fusedce.kernels.cuda.reduce import cluster_arrive, cluster_wait, reduce_sum
+from fusedce.kernels.cuda.row_cache import (
+    chunk_loop_end,
+    load_chunks,
+    prefetch_row,
+    reload_chunks,
 )
-from fusedce.kernels.scalar import INLINED, log1p_up, scalar, where
-from fusedce.kernels.vector import lanes_as, sum_of_lanes, vector_of
+from fusedce.kernels.cuda.rows import (
+    LanePart,
+    Outputs,
+    lane_part,
+    load_any_class_index,
+    load_remainder,
+    row_of_group,
+    sample_weight_of,
+    scale_of,
+    store_chunk_results,
+    store_loss,
+    store_remainder_results,
+    without_loads,
+)
+from fusedce.kernels.cuda.tags import DistributionTags
+from fusedce.kernels.scalar import scalar, where
+from fusedce.kernels.vector import vector_of
 
 
-class OneHot(NamedTuple):
-    """Type tag: class indices, whose distribution has this class and what smoothing adds."""
+class ReducedPart(NamedTuple):
+    """A thread's part of a row after the first pass."""
+
+    source: Any  # address of the row
+    target: Target
+    load_part: LanePart
+    store_part: LanePart
+    maximum: Any  # of the row
+    sum_exp_minus_1: Any
+    words: Any  # of the last iteration: logits
+    label_words: Any  # and labels
 
 
-class SameLayout(NamedTuple):
-    """Type tag: masses lie in the same chunks as the logits."""
+class Remainder(NamedTuple):
+    """A thread's class in the remainder."""
 
-
-class OwnLayout(NamedTuple):
-    """Type tag: masses lie otherwise."""
-
-
-class Unweighted(NamedTuple):
-    """Type tag: classes have no weights."""
-
-
-def labels_at(target_layout, N, dtype, target_dtype, args, target, span, k):
-    """The labels of the chunks from the k-th on, as words where they come so."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(labels_at, jit_options=INLINED)
-def _labels_at(target_layout, N, dtype, target_dtype, args, target, span, k):
-    if target_layout.instance_class is SameLayout:
-
-        def beside(target_layout, N, dtype, target_dtype, args, target, span, k):
-            ratio = np.int64(itemsize(target_dtype))
-            e = span.first // itemsize(dtype) + np.int64(k) * (span.step // itemsize(dtype))
-            step = np.int64(span.step // itemsize(dtype)) * ratio
-            here = target.address + e * ratio
-            return read_beside(N, target_dtype, dtype, here, step, span.chunks - k)
-
-        return beside
-
-    def nothing(target_layout, N, dtype, target_dtype, args, target, span, k):
-        return no_words(N, target_dtype)
-
-    return nothing
-
-
-def labels_from(target_layout, N, dtype, target_dtype, args, target, span, k, words):
-    """The labels of the chunks from the k-th on; zeros where there is no logit."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(labels_from, jit_options=INLINED)
-def _labels_from(target_layout, N, dtype, target_dtype, args, target, span, k, words):
-    if target_layout.instance_class is SameLayout:
-        return lambda target_layout, N, dtype, target_dtype, args, target, span, k, words: decoded(
-            N, target_dtype, words
-        )
-    if target_layout.instance_class is OneHot:
-
-        def one_hot(target_layout, N, dtype, target_dtype, args, target, span, k, words):
-            item = np.int64(itemsize(dtype))
-            step = np.int64(span.step) // item
-            here = span.first // item + np.int64(k) * step
-            return where(hits(N, dtype, here, step, target.label), N(1), N(0))
-
-        return one_hot
-
-    def apart(target_layout, N, dtype, target_dtype, args, target, span, k, words):
-        T = lanes_as(N(0))
-        item = np.int64(itemsize(dtype))
-        step = np.int64(span.step) // item * args.targets_cls
-        here = target.address + span.first // item * args.targets_cls + np.int64(k) * step
-        return read_grid(
-            N, target_dtype, dtype, here, step, args.targets_cls, span.chunks - k, T(0)
-        )
-
-    return apart
-
-
-def weights_at(weights, N, dtype, args, span, k):
-    """The weights of the classes of chunks."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(weights_at, jit_options=INLINED)
-def _weights_at(weights, N, dtype, args, span, k):
-    if weights.instance_class is Unweighted:
-        return lambda weights, N, dtype, args, span, k: N(1)
-
-    def weighted(weights, N, dtype, args, span, k):
-        T = lanes_as(N(0))
-        item = np.int64(itemsize(dtype))
-        step = np.int64(span.step) // item * args.weight_step
-        here = args.weight + span.first // item * args.weight_step + np.int64(k) * step
-        return read_grid(N, weights, dtype, here, step, args.weight_step, span.chunks - k, T(0))
-
-    return weighted
+    z: Any
+    x: Any
+    mass: Any
 
 
 @scalar
-def masses(weights, N, dtype, args, span, k, labels, target, present):
-    """The masses weight_j (factor label_j + shift); nothing where there is no logit."""
-    T = lanes_as(labels)
-    mass = weights_at(weights, N, dtype, args, span, k) * (
-        labels * target.factor + float_of(T, args.label_shift)
-    )
-    return where(present, whole_mass(args, labels, mass, target.ignored), N(0))
+def first_pass(tags, args, N, source, target, part, chunks, state, n_labels):
+    """(words, label words, SoftmaxState, nonzero labels) after a pass over a thread's chunks.
 
-
-# ---------------------------------------------------------------------- the number at an end
-
-
-@scalar
-def edge_label(T, dtype, target_dtype, args, target, span):
-    """The label of a lane's number at an end of the row."""
-    j = span.edge // np.int64(itemsize(dtype))
-    if args.sparse_targets != 0:
-        return T(1) if span.edges > 0 and j == target.label else T(0)
-    here = target.address + j * args.targets_cls
-    return read_lanes(T, target_dtype, here, np.int64(0), span.edges, T(0))
-
-
-def edge_weight(weights, T, dtype, args, span):
-    """The weight of its class."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(edge_weight, jit_options=INLINED)
-def _edge_weight(weights, T, dtype, args, span):
-    if weights.instance_class is Unweighted:
-        return lambda weights, T, dtype, args, span: T(1)
-    return lambda weights, T, dtype, args, span: read_lanes(
-        T, weights,
-        args.weight + span.edge // np.int64(itemsize(dtype)) * args.weight_step,
-        np.int64(0), span.edges, T(0),
-    )  # fmt: skip
+    Starts from ``state`` and ``n_labels``, those of the remainder; ``chunks``: of the thread, also
+    if the row does not count.
+    """
+    dtype = tags.dtype
+    words, label_words = no_words(N, dtype), no_words(N, tags.target_dtype)
+    prefetch_row(tags, args, N, source, part, chunks)
+    k, per = np.int32(0), chunks_of(N, dtype)
+    end = chunk_loop_end(tags, part.chunks, per)
+    while k < end:
+        words = load_chunks(tags, args, N, source, part, k)
+        label_words = load_label_words(tags, args, N, target, part, k)
+        y = chunk_labels(tags, args, N, target, part, k, label_words)
+        n_labels += count_nonzero(y)
+        v = decoded(N, dtype, words)
+        v = transform_logits(tags.features, args, v, present_lanes(tags, N, part, k))
+        state, _ = online_softmax_iteration(tags.residency, dtype, state, v)
+        k = np.int32(k + per)
+    return words, label_words, state, n_labels
 
 
 @scalar
-def edge_mass(weights, T, dtype, args, span, label, target):
-    """Its mass."""
-    mass = edge_weight(weights, T, dtype, args, span) * (
-        label * target.factor + float_of(T, args.label_shift)
-    )
-    return whole_mass(args, label, mass, target.ignored) if span.edges > 0 else T(0)
-
-
-@scalar
-def nonzero(labels):
-    """The number of labels that are not zero (NaN counts)."""
-    N = type(labels)
-    return sum_of_lanes(where(labels != N(0), N(1), N(0)))
-
-
-@scalar
-def live_factor(group, args, T, many):
-    """(factor of labels, whether the row counts): with normalize_targets, by how many there are."""
+def label_factor(group, args, T, n_labels):
+    """(factor of labels, whether the row counts). With normalize_targets: 1 / nonzero labels."""
     factor = float_of(T, args.label_factor)
     if args.normalize != 0:
-        many = reduce_sum(group, args, 4, many)
-        return factor / where(many > T(0), many, T(1)), many > T(0)
+        n_labels = reduce_sum(group, args, 4, n_labels)
+        return factor / where(n_labels > T(0), n_labels, T(1)), n_labels > T(0)
     return factor, True
 
 
 @scalar
-def edge_found(tag, extra, params, x, m, others, mass):
-    """(loss, tallies) of a lane's number at an end of the row."""
+def remainder_terms(tags, params, x, maximum, sum_exp_minus_1, mass):
+    """(loss, first, second) of a thread's class in the remainder."""
     T = type(x)
     none = SplitSum(T(0), T(0), T(0), T(0))
-    f, a, b, p, q = assessed(tag, params, x, m, others, mass)
-    return f, tallied(none, a), curved(extra, none, b)
+    f, a, b, p, q = class_terms(tags.evaluation, params, x, maximum, sum_exp_minus_1, mass)
+    return f, split_sum_add(none, a), split_sum_add_hess(tags.features, none, b)
 
 
 @scalar
-def row_found(group, extra, args, m, others, first, second):
-    """What is known of a row once its lanes have told."""
-    first = joined(group, args, 5, first)
-    return Found(m, others, first, curved_row(extra, group, args, 9, second))
+def second_pass(tags, args, N, params, reduced, terms):
+    """(loss, first, second) of a thread: the loss, and SplitSums of mass f' and mass f''.
 
-
-class Tags(NamedTuple):
-    """The type tags of a kernel."""
-
-    dtype: Any
-    target_dtype: Any
-    target_layout: Any
-    weights: Any
-    residency: Any
-    group: Any
-    alignment: Any
-    extra: Any
-    tag: Any
-
-
-@scalar
-def read_row(tags, args, N, source, target, span, out, state, many):
-    """(words of logits, words of labels, state, nonzero labels) after a first look at a row."""
-    dtype = tags.dtype
-    words, marks = no_words(N, dtype), no_words(N, tags.target_dtype)
-    fetch(tags.residency, args, N, dtype, source, span, out.chunks)
-    k, per = np.int32(0), chunks_of(N, dtype)
-    end = visits(tags.residency, span.chunks, per)
-    while k < end:
-        words = read(tags.residency, args, N, dtype, source, span, k)
-        marks = labels_at(tags.target_layout, N, dtype, tags.target_dtype, args, target, span, k)
-        y = labels_from(
-            tags.target_layout, N, dtype, tags.target_dtype, args, target, span, k, marks
-        )
-        many += nonzero(y)
-        v = decoded(N, dtype, words)
-        v = transform_logits(tags.extra, args, v, lanes_present(tags.extra, N, dtype, span, k))
-        found = absorb_visit(tags.residency, dtype, state[0], state[1], state[2], v)
-        state = found[0], found[1], found[2]
-        k = np.int32(k + per)
-    return words, marks, state, many
-
-
-@scalar
-def chunk_masses(tags, args, N, target, span, k, marks):
-    """The masses of the chunks from the k-th on."""
-    marks = relabelled(tags, args, N, target, span, k, marks)
-    y = labels_from(
-        tags.target_layout, N, tags.dtype, tags.target_dtype, args, target, span, k, marks
-    )
-    here = min(span.chunks - k, chunks_of(N, tags.dtype)) * per_chunk(tags.dtype)
-    present = first_lanes(N, np.int32(here))
-    return masses(tags.weights, N, tags.dtype, args, span, k, y, target, present)
-
-
-def relabelled(tags, args, N, target, span, k, marks):
-    """The words of labels once more; ``marks``: of the last visit."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(relabelled, jit_options=INLINED)
-def _relabelled(tags, args, N, target, span, k, marks):
-    if tags.types[tags.fields.index("residency")].instance_class is Registers:
-        return lambda tags, args, N, target, span, k, marks: renewed(marks)
-    return lambda tags, args, N, target, span, k, marks: labels_at(
-        tags.target_layout, N, tags.dtype, tags.target_dtype, args, target, span, k
-    )
-
-
-@scalar
-def assess_row(tags, args, N, params, source, target, span, m, others, words, marks, found):
-    """(loss, tallies) of a lane's part of a row; ``found``: those of its edge."""
-    terms, visit = first_terms(tags.residency, found), np.int32(0)
+    ``reduced``: ReducedPart; ``terms``: those of the remainder.
+    """
+    part, target = reduced.load_part, reduced.target
+    terms, iteration = init_terms(tags, terms), np.int32(0)
     k, per = np.int32(0), chunks_of(N, tags.dtype)
-    end = visits(tags.residency, span.chunks, per)
+    end = chunk_loop_end(tags, part.chunks, per)
     while k < end:
-        v = decoded(
-            N, tags.dtype, recall(tags.residency, args, N, tags.dtype, source, span, k, words)
+        words = reload_chunks(tags, args, N, reduced.source, part, k, reduced.words)
+        v = decoded(N, tags.dtype, words)
+        x = transform_logits(tags.features, args, v, present_lanes(tags, N, part, k))
+        mass = chunk_masses(tags, args, N, target, part, k, reduced.label_words)
+        f, a, b, p, q = class_terms(
+            tags.evaluation, params, x, reduced.maximum, reduced.sum_exp_minus_1, mass
         )
-        x = transform_logits(tags.extra, args, v, lanes_present(tags.extra, N, tags.dtype, span, k))
-        mass = chunk_masses(tags, args, N, target, span, k, marks)
-        f, a, b, p, q = assessed(tags.tag, params, x, m, others, mass)
-        terms = more_terms(tags.residency, tags.extra, terms, visit, f, a, b)
-        k, visit = np.int32(k + per), np.int32(visit + 1)
-    return all_terms(tags.residency, terms)
+        terms = add_terms(tags, terms, iteration, f, a, b)
+        k, iteration = np.int32(k + per), np.int32(iteration + 1)
+    return total_terms(tags, terms)
 
 
 @scalar
-def write_row(tags, args, N, params, source, grad, hess, target, span, out, row, factors, words,
-              marks):  # fmt: skip
-    """Gradients and curvatures of a lane's chunks; zeros in a row that does not count."""
-    term, ridge, slope, live = factors
-    k, per, at = np.int32(0), chunks_of(N, tags.dtype), out.first
-    end = visits(tags.residency, out.chunks, per)
+def third_pass(tags, args, N, params, reduced, out, sums, factors):
+    """Store the derivatives of a thread's chunks; zeros in a row that does not count."""
+    part, store_part, live = reduced.load_part, reduced.store_part, factors.live
+    k, per, at = np.int32(0), chunks_of(N, tags.dtype), store_part.first
+    end = chunk_loop_end(tags, store_part.chunks, per)
     while k < end:
-        v = decoded(
-            N, tags.dtype, recall(tags.residency, args, N, tags.dtype, source, span, k, words)
-        )
-        x = transform_logits(tags.extra, args, v, lanes_present(tags.extra, N, tags.dtype, span, k))
-        mass = chunk_masses(tags, args, N, target, span, k, marks)
-        g, h = spread(tags.extra, tags.tag, args, params, v, x, mass, row, term, ridge, slope)
+        words = reload_chunks(tags, args, N, reduced.source, part, k, reduced.words)
+        v = decoded(N, tags.dtype, words)
+        x = transform_logits(tags.features, args, v, present_lanes(tags, N, part, k))
+        mass = chunk_masses(tags, args, N, reduced.target, part, k, reduced.label_words)
+        g, h = distribution_derivatives(tags, args, params, v, x, mass, sums, factors)
         g, h = where(live, g, N(0)), where(live, h, N(0))
-        put_chunks(tags.extra, tags.alignment, args, tags.dtype, grad + at, hess + at, out, k, g, h)
-        k, at = np.int32(k + per), at + per * out.step
+        here = Outputs(out.grad + at, out.hess + at)
+        store_chunk_results(tags, args, here, store_part, k, g, h)
+        k, at = np.int32(k + per), at + per * store_part.step
 
 
 @scalar
-def end_of_row(tags, args, T, params, z, edge, mass, grad, hess, out, row, factors):
-    """The same of a lane's number at an end of the row."""
-    term, ridge, slope, live = factors
-    g, h = spread(tags.extra, tags.tag, args, params, z, edge, mass, row, term, ridge, slope)
-    g, h = where(live, g, T(0)), where(live, h, T(0))
-    put_ends(tags.extra, args, tags.dtype, grad, hess, out, g, h)
+def remainder_gradients(tags, args, params, rest, out, part, sums, factors):
+    """The same of its class in the remainder; ``rest``: Remainder."""
+    T = type(rest.x)
+    g, h = distribution_derivatives(tags, args, params, rest.z, rest.x, rest.mass, sums, factors)
+    g, h = where(factors.live, g, T(0)), where(factors.live, h, T(0))
+    store_remainder_results(tags, args, out, part, g, h)
 
 
 def distribution_rows(Params: type, T: Any, Dtype: type, TargetDtype: type, TargetLayout: type,
                       Weights: type,
                       Residency: type, Group: type, Lanes: type, Alignment: type, Extra: type,
                       Tag: type) -> Any:  # fmt: skip
-    """The kernel of distributions, and of smoothed class indices."""
+    """The kernel of distributions, and of smoothed class indices, for rows of contiguous classes.
+
+    Reads logits (outer, classes, inner) of Dtype, targets (outer, classes, inner) of TargetDtype or
+    class indices (outer, inner) of any integer dtype, and if given sample_weight (outer, inner),
+    weight (classes,) of Weights and the label record (1 / denominator). Writes, if wanted, loss
+    (outer, inner), the blocks' sums of it ``partial`` (blocks,) of T, and grad and hess (outer,
+    classes, inner) of Dtype. All arithmetic is of T.
+    """
 
     def distribution_rows(args):
-        dtype, target_dtype, group, extra = Dtype(), TargetDtype(), Group(), Extra()
-        tags = Tags(
-            dtype,
-            target_dtype,
-            TargetLayout(),
-            Weights(),
-            Residency(),
-            group,
-            Alignment(),
-            extra,
-            Tag(),
-        )
+        tags = DistributionTags(Dtype(), TargetDtype(), TargetLayout(), Weights(), Residency(),
+                                Group(), Alignment(), Extra(), Tag())  # fmt: skip
+        dtype, group = tags.dtype, tags.group
         N = vector_of(T, Lanes())
         params = params_of(args, Params, T)
-        number, lane = rank(group, args)
-        inside = inside_of(group, args, number)
-        outer, inner = row_of(args, number if inside else np.int64(0))
+        # 1. Which row, which part of it, and its target. Of a row that does not count: no part.
+        this = row_of_group(group, args)
+        outer, inner = this.outer, this.inner
         source = args.logits + outer * args.logits_outer + inner * args.logits_inner
-        scale = scale_of(args, T)
-        label = label_of(args, outer, inner) if args.sparse_targets != 0 else np.int64(0)
-        live = inside and scale != T(0) and (args.sparse_targets == 0 or label != args.ignore_index)
-        fine = label >= 0 and label < args.classes
-        out = span_of(group, args, dtype, source, lane, inside)
-        span = unread(out, live)
+        scale, label = scale_of(args, T), np.int64(0)
+        if args.sparse_targets != 0:
+            label = load_any_class_index(args, outer, inner)
+        live = this.in_range and scale != T(0)
+        live = live and (args.sparse_targets == 0 or label != args.ignore_index)
+        valid = label >= 0 and label < args.classes
+        store_part = lane_part(tags, args, source, this.rank, this.in_range)
+        part = without_loads(store_part, live)
         at = args.targets + outer * args.targets_outer + inner * args.targets_inner
-        target = Target(at, label, T(0), live and is_ignored(args, T, target_dtype, at))
-        z = edge_of(T, dtype, source, span)
-        edge = transform_logits(extra, args, z, span.edges > 0)
-        y = edge_label(T, dtype, target_dtype, args, target, span)
-
-        state = online_softmax_update(dtype, T(-np.finfo(T).max), T(0), T(0), edge)
-        words, marks, state, many = read_row(
-            tags, args, N, source, target, span, out, state, nonzero(y)
+        ignored = live and first_label_ignored(args, T, tags.target_dtype, at)
+        target = Target(at, label, T(0), ignored)
+        # 2. The remainder (scalar head and tail of the row): at most one class a thread.
+        z = load_remainder(T, dtype, source, part)
+        x = transform_logits(tags.features, args, z, part.has_remainder > 0)
+        y = remainder_label(tags, args, T, target, part)
+        # 3. First pass: online softmax, and the number of nonzero labels; over the whole row.
+        state = online_softmax_update(dtype, empty_state(T), x)
+        words, label_words, state, n_labels = first_pass(
+            tags, args, N, source, target, part, store_part.chunks, state, count_nonzero(y)
         )
-        m, others = online_softmax_reduce(group, args, dtype, 0, state[0], state[1], state[2])
-        factor, some = live_factor(group, args, T, many)
-        target, live = Target(at, label, factor, target.ignored), live and some
-        mass = edge_mass(tags.weights, T, dtype, args, span, y, target)
-        found = edge_found(tags.tag, extra, params, edge, m, others, mass)
-        loss, first, second = assess_row(
-            tags, args, N, params, source, target, span, m, others, words, marks, found
-        )
-        row = row_found(group, extra, args, m, others, first, second)
-        sample = sample_of(args, T, outer, inner) * (T(1) if fine else T(np.nan))
-        lse, zeta = m + log1p_up(others), sample * z_loss_of(args, T)
-        ridge = where(zeta == T(0), T(0), zeta * lse)  # no z-loss: also where m is infinite
+        maximum, sum_exp_minus_1 = online_softmax_reduce(group, args, dtype, 0, state)
+        factor, labelled = label_factor(group, args, T, n_labels)
+        target, live = Target(at, label, factor, ignored), live and labelled
+        # 4. Second pass: the loss, and the sums that gradients are computed from.
+        mass = remainder_mass(tags, args, T, target, part, y)
+        terms = remainder_terms(tags, params, x, maximum, sum_exp_minus_1, mass)
+        reduced = ReducedPart(source, target, part, store_part, maximum, sum_exp_minus_1, words,
+                              label_words)  # fmt: skip
+        loss, first, second = second_pass(tags, args, N, params, reduced, terms)
+        first = split_sum_reduce(group, args, 5, first)
+        second = split_sum_reduce_hess(tags.features, group, args, 9, second)
+        # 5. Sample weight and z-loss; NaN for an invalid label.
+        sample = sample_weight_of(args, T, outer, inner) * (T(1) if valid else T(np.nan))
+        lse, zeta, zeta_lse = z_loss_terms(args, T, sample, maximum, sum_exp_minus_1)
         loss = reduce_sum(group, args, 13, loss)
-        live = live and (not target.ignored or loss != loss)  # NaN: ignored in part
-        loss = sample * loss + where(zeta == T(0), T(0), ridge * lse)
+        live = live and (not ignored or loss != loss)  # NaN: ignored in part
+        loss = sample * loss + where(zeta == T(0), T(0), zeta_lse * lse)
         cluster_arrive(group)
-
+        # 6. Third pass: the derivatives.
         if args.grad != 0 or args.hess != 0:
             grad = args.grad + outer * args.grad_outer + inner * args.grad_inner
             hess = args.hess + outer * args.hess_outer + inner * args.hess_inner
-            factors = sample * scale, zeta * scale, T(2) * ridge * scale, live
-            write_row(
-                tags, args, N, params, source, grad, hess, target, span, out, row, factors,
-                words, marks,
-            )  # fmt: skip
-            end_of_row(tags, args, T, params, z, edge, mass, grad, hess, out, row, factors)
-        finish(group, args, outer, inner, lane, inside, where(live, loss, T(0)))
+            out = Outputs(grad, hess)
+            sums = RowSums(maximum, sum_exp_minus_1, first, second)
+            factors = GradientFactors(sample * scale, zeta * scale, T(2) * zeta_lse * scale, live)
+            third_pass(tags, args, N, params, reduced, out, sums, factors)
+            rest = Remainder(z, x, mass)
+            remainder_gradients(tags, args, params, rest, out, store_part, sums, factors)
+        # 7. Store the loss, or add it to the block's sum.
+        store_loss(group, args, this, where(live, loss, T(0)))
         cluster_wait(group)
 
     return distribution_rows

@@ -1,4 +1,7 @@
-"""Softmax with class indices and a row in each lane: few classes, or a class axis not the last."""
+"""Softmax with class indices and a row for each thread: few classes, or a class axis not the last.
+
+columns.py explains the arguments.
+"""
 
 from typing import Any
 
@@ -6,99 +9,114 @@ import numpy as np
 from numba.extending import overload
 
 from fusedce.kernels.cuda.columns import (
-    OneLane,
-    Tags,
-    begin,
-    classes_again,
-    fold,
-    here,
-    lane_of,
-    loop_end,
-    put_results,
+    class_loop_end,
+    online_softmax_row,
+    present_classes,
+    reload_classes,
+    row_of_thread,
+    stage_logits,
+    store_class_results,
+    store_thread_loss,
 )
-from fusedce.kernels.cuda.index_rows import derivatives, evaluated
+from fusedce.kernels.cuda.index_rows import IndexTarget, derivatives, evaluate_row
 from fusedce.kernels.cuda.load_store_masked import numbered
 from fusedce.kernels.cuda.load_store_scalar import number_at, params_of
 from fusedce.kernels.cuda.logit_transform import Full, chain_transform, transform_logits
 from fusedce.kernels.cuda.rows import (
-    finish,
-    label_of,
-    sample_of,
+    class_weight_of,
+    load_any_class_index,
+    sample_weight_of,
     scale_of,
-    weight_of,
 )
+from fusedce.kernels.cuda.tags import ColumnTags, tag_class
 from fusedce.kernels.scalar import INLINED, scalar, where
-from fusedce.kernels.vector import lanes_as, vector_of, width
+from fusedce.kernels.vector import vector_of, width
 
 
-def own(extra, args, N, j, label, target, found, live, first, second):
-    """The same derivatives with the target's own in their place."""
+def replace_target(tags, args, N, j, target, sums, live, first, second):
+    """Derivatives of the classes from j on, with those of the target class in its lane.
+
+    ``target``: IndexTarget, ``sums``: IndexRow.
+    """
     raise NotImplementedError("compiled code only")
 
 
-@overload(own, jit_options=INLINED)
-def _own(extra, args, N, j, label, target, found, live, first, second):
-    if extra.instance_class is not Full:
+@overload(replace_target, jit_options=INLINED)
+def _replace_target(tags, args, N, j, target, sums, live, first, second):
+    if tag_class(tags, "features") is not Full:
 
-        def plain(extra, args, N, j, label, target, found, live, first, second):
-            g = where(numbered(N, j, label if live else np.int64(-1)), N(found.first), first)
+        def plain(tags, args, N, j, target, sums, live, first, second):
+            hit = numbered(N, j, target.label if live else np.int64(-1))
+            g = where(hit, N(sums.first), first)
             return g, g
 
         return plain
 
-    def full(extra, args, N, j, label, target, found, live, first, second):
-        hit = numbered(N, j, label if live else np.int64(-1))
-        x = transform_logits(extra, args, target, True)
-        g, h = chain_transform(args, target, x, found.first, found.second)
+    def full(tags, args, N, j, target, sums, live, first, second):
+        hit = numbered(N, j, target.label if live else np.int64(-1))
+        x = transform_logits(tags.features, args, target.logit, True)
+        g, h = chain_transform(args, target.logit, x, sums.first, sums.second)
         return where(hit, N(g), first), where(hit, N(h), second)
 
     return full
 
 
 @scalar
-def write_indices(tags, N, args, row, label, target, found, live, held):
-    """Gradients and curvatures of a row; zeros if it does not count."""
-    T = lanes_as(N(0))
-    j, last = np.int64(0), loop_end(tags.residency, N, row.classes)
-    while j < last:
-        count, present = here(N, row.classes, j)
-        z = classes_again(tags.residency, tags.layout, N, T, tags.dtype, args, row, j, count, held)
-        x = transform_logits(tags.extra, args, z, present)
-        first, second = derivatives(tags.extra, args, tags.dtype, z, x, found, live)
+def index_gradients(tags, N, args, row, target, sums, live, kept):
+    """Store the derivatives of a row; zeros if it does not count."""
+    j, end = np.int64(0), class_loop_end(tags, N, row.classes)
+    while j < end:
+        count, present = present_classes(N, row.classes, j)
+        z = reload_classes(tags, N, args, row, j, count, kept)
+        x = transform_logits(tags.features, args, z, present)
+        first, second = derivatives(tags, args, z, x, sums, live)
         first, second = where(live, first, N(0)), where(live, second, N(0))
-        first, second = own(tags.extra, args, N, j, label, target, found, live, first, second)
-        put_results(tags.extra, tags.layout, N, T, tags.dtype, args, row, j, count, first, second)
+        first, second = replace_target(tags, args, N, j, target, sums, live, first, second)
+        store_class_results(tags, N, args, row, j, count, first, second)
         j += width(N)
 
 
 def index_columns(Params: type, T: Any, Dtype: type, Layout: type, Residency: type, Lanes: type,
                   Extra: type) -> Any:  # fmt: skip
-    """The kernel of class indices with a row in each lane."""
+    """The kernel of class indices with a row for each thread.
+
+    Reads logits (outer, classes, inner) of Dtype, targets (outer, inner) of any integer dtype, and
+    if given sample_weight (outer, inner), weight (classes,) and the label record (1 / denominator).
+    Writes, if wanted, loss (outer, inner), the blocks' sums of it ``partial`` (blocks,) of T, and
+    grad and hess (outer, classes, inner) of Dtype. All arithmetic is of T.
+    """
 
     def index_columns(args):
-        dtype, extra = Dtype(), Extra()
-        tags = Tags(dtype, Layout(), Residency(), extra, dtype)
+        tags = ColumnTags(Dtype(), Layout(), Residency(), Extra())
+        dtype = tags.dtype
         N = vector_of(T, Lanes())
         params = params_of(args, Params, T)
-        row = lane_of(args)
+        # 1. Which row, its label, and the logit of the target class.
+        row = row_of_thread(args)
         scale = scale_of(args, T)
-        label = label_of(args, row.outer, row.inner)
-        live = row.inside and label != args.ignore_index and scale != T(0)
-        fine = label >= 0 and label < args.classes
-        label = label if live and fine else np.int64(0)
-        target = T(0)
+        label = load_any_class_index(args, row.outer, row.inner)
+        live = row.in_range and label != args.ignore_index and scale != T(0)
+        valid = label >= 0 and label < args.classes
+        label = label if live and valid else np.int64(0)
+        logit = T(0)
         if live:
-            target = number_at(T, dtype, row.logits + label * args.logits_cls)
-        sample = sample_of(args, T, row.outer, row.inner)
-        weight = weight_of(args, T, label)
-        begin(tags.layout, N, T, dtype, args)
-        m, others, held = fold(tags.residency, tags, N, args, row)
-        z = transform_logits(extra, args, target, True)
-        loss, found = evaluated(
-            args, dtype, params, T, z, m, others, weight, sample, scale, live, fine
+            logit = number_at(T, dtype, row.logits + label * args.logits_cls)
+        # 2. Its weights.
+        sample = sample_weight_of(args, T, row.outer, row.inner)
+        target = IndexTarget(label, logit, class_weight_of(args, T, label), sample, scale)
+        # 3. SmemStaged: the block's rows are copied to shared memory.
+        stage_logits(tags, N, args)
+        # 4. First pass: online softmax of the row.
+        maximum, sum_exp_minus_1, kept = online_softmax_row(tags, N, args, row)
+        # 5. Evaluate the rule once: the loss, and what every gradient is computed from.
+        x = transform_logits(tags.features, args, logit, True)
+        loss, sums = evaluate_row(
+            args, dtype, params, target, x, maximum, sum_exp_minus_1, live, valid
         )
+        # 6. Second pass: the derivatives.
         if args.grad != 0 or args.hess != 0:
-            write_indices(tags, N, args, row, label, target, found, live, held)
-        finish(OneLane(), args, row.outer, row.inner, np.int32(0), row.inside, loss)
+            index_gradients(tags, N, args, row, target, sums, live, kept)
+        # 7. Store the loss, or add it to the block's sum.
+        store_thread_loss(args, row, loss)
 
     return index_columns

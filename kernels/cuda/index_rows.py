@@ -1,4 +1,7 @@
-"""Softmax rows with class indices, the classes side by side: one evaluation of the rule a row."""
+"""Softmax rows with class indices and contiguous classes: the rule is evaluated once a row.
+
+rows.py explains the arguments.
+"""
 
 from typing import Any, NamedTuple
 
@@ -10,267 +13,300 @@ from fusedce.kernels.cuda.load_store import chunks_of, decoded, no_words
 from fusedce.kernels.cuda.load_store_scalar import itemsize, number_at, params_of, put_number
 from fusedce.kernels.cuda.logit_transform import (
     Full,
-    below_top,
     chain_transform,
-    lanes_present,
+    minus_max,
+    present_lanes,
     transform_logits,
 )
 from fusedce.kernels.cuda.online_softmax import (
-    absorb_visit,
-    fresh,
-    lowered,
-    multiples_of,
+    empty_state,
+    exp_scale_and_factor,
+    exp_scaled,
+    online_softmax_first,
+    online_softmax_iteration,
     online_softmax_reduce,
     online_softmax_update,
-    powers,
-    relative,
-    scaled,
+    rescale_factor,
+    shifted_logits,
+    times_exp_scaled,
 )
-from fusedce.kernels.cuda.reduce import (
-    cluster_arrive,
-    cluster_wait,
-    inside_of,
-    rank,
-    sync_before_overwrite,
-)
+from fusedce.kernels.cuda.reduce import cluster_arrive, cluster_wait, sync_before_overwrite
 from fusedce.kernels.cuda.row_cache import (
     RegisterExps,
     Registers,
-    fetch,
-    read,
-    recall,
-    visits,
-    waiting,
+    chunk_loop_end,
+    load_chunks,
+    prefetch_row,
+    reload_chunks,
+    values_to_keep,
 )
 from fusedce.kernels.cuda.rows import (
-    curvature,
-    edge_of,
-    finish,
-    label_at,
-    owner_of,
-    put_chunks,
-    put_ends,
-    row_of,
-    sample_of,
+    Outputs,
+    class_weight_of,
+    lane_part,
+    load_class_index,
+    load_remainder,
+    rank_of_class,
+    row_of_group,
+    sample_weight_of,
     scale_of,
-    span_of,
-    unread,
-    weight_of,
+    softmax_curvature,
+    store_chunk_results,
+    store_loss,
+    store_remainder_results,
+    without_loads,
     z_loss_of,
 )
+from fusedce.kernels.cuda.tags import RowTags, tag_class
 from fusedce.kernels.link import softmax_row
 from fusedce.kernels.scalar import INLINED, exp_down, scalar, where
-from fusedce.kernels.vector import vector_of
+from fusedce.kernels.vector import lanes_as, vector_of
 
 
-class Settled(NamedTuple):
-    """What the derivatives of a row are made of: see ``link.softmax_row``.
+class IndexTarget(NamedTuple):
+    """The target class of a row, and the factors of the row."""
 
-    Those of other classes than the target are ``unit`` times ``powers`` of ``scaling``.
+    label: Any  # 0 where there is none
+    logit: Any  # its stored logit
+    weight: Any  # its class weight
+    sample: Any  # the sample weight of the row
+    scale: Any  # 1 / denominator of the mean
+
+
+class IndexRow(NamedTuple):
+    """What the derivatives of a row are computed from, see ``link.softmax_row``.
+
+    The gradient of a class other than the target is k exp(x - maximum).
     """
 
-    scaling: Any
-    unit: float
-    m: float
-    others: float
+    scaling: Any  # ExpScale of the maximum
+    unit: float  # k exp(x - maximum) is unit times ``exp_scaled``
+    maximum: float
+    sum_exp_minus_1: float
     k: float
-    first: float
-    square: float
+    first: float  # the gradient of the target class
+    square: float  # second derivatives of the others: square p**2 + product p (1 - p)
     product: float
-    second: float
+    second: float  # the second derivative of the target class
+
+
+class Kept(NamedTuple):
+    """What a thread keeps of the first pass over its chunks."""
+
+    values: Any  # what stays in registers: words or exponentials of the last iteration
+    maximum: Any  # of the chunks; exponentials are relative to it
 
 
 @scalar
-def evaluated(args, dtype, params, T, z, m, others, weight, sample, scale, live, fine):
-    """(loss, Settled) of a row whose target has the logit z; NaN for a label that is none."""
-    d = below_top(args, z, m)
+def evaluate_row(args, dtype, params, target, x, maximum, sum_exp_minus_1, live, valid):
+    """(loss, IndexRow) of a row.
+
+    ``target``: IndexTarget; ``x``: its transformed logit; ``valid``: whether the label is in
+    [0, classes): else results are NaN. (Booleans in a record would change the machine code.)
+    """
+    T = type(x)
+    d = minus_max(args, x, maximum)
     loss, k, rest, first, square, product, second = softmax_row(
-        params, d, exp_down(d), m, others, weight * sample, sample,
-        z_loss_of(args, T), scale,
+        params, d, exp_down(d), maximum, sum_exp_minus_1, target.weight * target.sample,
+        target.sample, z_loss_of(args, T), target.scale,
     )  # fmt: skip
-    bad, none = where(fine, T(1), T(np.nan)), T(0)
+    bad, none = where(valid, T(1), T(np.nan)), T(0)
     if live:
-        scaling, unit = scaled(dtype, m, k * bad)
-        return loss * bad, Settled(
-            scaling, unit, m, others, k * bad, first * bad, square, product * bad, second * bad
-        )
-    scaling, unit = scaled(dtype, none, none)
-    return none, Settled(scaling, unit, none, none, none, none, none, none, none)
+        scaling, unit = exp_scale_and_factor(dtype, maximum, k * bad)
+        return loss * bad, IndexRow(
+            scaling, unit, maximum, sum_exp_minus_1, k * bad, first * bad, square, product * bad,
+            second * bad,
+        )  # fmt: skip
+    scaling, unit = exp_scale_and_factor(dtype, none, none)
+    return none, IndexRow(scaling, unit, none, none, none, none, none, none, none)
 
 
-def derivatives(extra, args, dtype, z, x, row, live):
-    """(gradients, curvatures) of other classes than the target; z: stored logits, x: as seen."""
+def derivatives(tags, args, z, x, row, live):
+    """(gradients, second derivatives) of classes other than the target; ``row``: IndexRow."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(derivatives, jit_options=INLINED)
-def _derivatives(extra, args, dtype, z, x, row, live):
-    if extra.instance_class is not Full:
+def _derivatives(tags, args, z, x, row, live):
+    if tag_class(tags, "features") is not Full:
 
-        def plain(extra, args, dtype, z, x, row, live):
-            g = row.unit * powers(dtype, row.scaling, relative(dtype, row.scaling, x))
+        def plain(tags, args, z, x, row, live):
+            shifted = shifted_logits(tags.dtype, row.scaling, x)
+            g = row.unit * exp_scaled(tags.dtype, row.scaling, shifted)
             return g, g
 
         return plain
 
-    def full(extra, args, dtype, z, x, row, live):
+    def full(tags, args, z, x, row, live):
         N = type(z)
-        e = exp_down(below_top(args, x, row.m))
-        h = curvature(e, row.others, row.square, row.product)
+        e = exp_down(minus_max(args, x, row.maximum))
+        h = softmax_curvature(e, row.sum_exp_minus_1, row.square, row.product)
         g, h = chain_transform(args, z, x, row.k * e, h)
         return where(live, g, N(0)), where(live, h, N(0))
 
     return full
 
 
-def looked_at(residency, extra, args, N, T, dtype, source, span):
-    """(maximum, sum below it, number at it, what waits) of the chunks of a lane."""
+def softmax_pass(tags, args, N, source, part):
+    """(SoftmaxState, what stays in registers) of a thread's chunks: the first pass over a row."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(looked_at, jit_options=INLINED)
-def _looked_at(residency, extra, args, N, T, dtype, source, span):
-    if residency.instance_class in (Registers, RegisterExps):
+@overload(softmax_pass, jit_options=INLINED)
+def _softmax_pass(tags, args, N, source, part):
+    if tag_class(tags, "residency") in (Registers, RegisterExps):
 
-        def at_once(residency, extra, args, N, T, dtype, source, span):
+        def single_iteration(tags, args, N, source, part):
             k = np.int32(0)
-            words = read(residency, args, N, dtype, source, span, k)
-            v = decoded(N, dtype, words)
-            v = transform_logits(extra, args, v, lanes_present(extra, N, dtype, span, k))
-            top, below, ties, e = fresh(dtype, v)
-            return top, below, ties, waiting(residency, words, e)
+            words = load_chunks(tags, args, N, source, part, k)
+            v = decoded(N, tags.dtype, words)
+            v = transform_logits(tags.features, args, v, present_lanes(tags, N, part, k))
+            state, e = online_softmax_first(tags.dtype, v)
+            return state, values_to_keep(tags, words, e)
 
-        return at_once
+        return single_iteration
 
-    def by_visits(residency, extra, args, N, T, dtype, source, span):
-        top, below, ties = T(-np.finfo(T).max), T(0), T(0)
-        waits = no_words(N, dtype)
+    def loop(tags, args, N, source, part):
+        state = empty_state(lanes_as(N(0)))
+        words = no_words(N, tags.dtype)
         k = np.int32(0)
-        while k < span.chunks:
-            waits = read(residency, args, N, dtype, source, span, k)
-            v = decoded(N, dtype, waits)
-            v = transform_logits(extra, args, v, lanes_present(extra, N, dtype, span, k))
-            top, below, ties, e = absorb_visit(residency, dtype, top, below, ties, v)
-            k = np.int32(k + chunks_of(N, dtype))
-        return top, below, ties, waits
+        while k < part.chunks:
+            words = load_chunks(tags, args, N, source, part, k)
+            v = decoded(N, tags.dtype, words)
+            v = transform_logits(tags.features, args, v, present_lanes(tags, N, part, k))
+            state, e = online_softmax_iteration(tags.residency, tags.dtype, state, v)
+            k = np.int32(k + chunks_of(N, tags.dtype))
+        return state, words
 
-    return by_visits
+    return loop
 
 
-def gradients(residency, extra, args, N, dtype, source, span, k, waits, top, row, live):
-    """(gradients, curvatures) of the chunks from the k-th on, from what waits of them."""
+def gradients(tags, args, N, source, part, k, kept, row, live):
+    """(gradients, second derivatives) of the chunks from the k-th on; ``kept``: Kept."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(gradients, jit_options=INLINED)
-def _gradients(residency, extra, args, N, dtype, source, span, k, waits, top, row, live):
-    if residency.instance_class is RegisterExps:
+def _gradients(tags, args, N, source, part, k, kept, row, live):
+    if tag_class(tags, "residency") is RegisterExps:
 
-        def kept(residency, extra, args, N, dtype, source, span, k, waits, top, row, live):
-            g = multiples_of(dtype, top, row.k * lowered(dtype, top - row.m), waits)
+        def from_exponentials(tags, args, N, source, part, k, kept, row, live):
+            factor = row.k * rescale_factor(tags.dtype, kept.maximum - row.maximum)
+            g = times_exp_scaled(tags.dtype, kept.maximum, factor, kept.values)
             return g, g
 
-        return kept
+        return from_exponentials
 
-    def recalled(residency, extra, args, N, dtype, source, span, k, waits, top, row, live):
-        v = decoded(N, dtype, recall(residency, args, N, dtype, source, span, k, waits))
-        x = transform_logits(extra, args, v, lanes_present(extra, N, dtype, span, k))
-        return derivatives(extra, args, dtype, v, x, row, live)
+    def from_logits(tags, args, N, source, part, k, kept, row, live):
+        v = decoded(N, tags.dtype, reload_chunks(tags, args, N, source, part, k, kept.values))
+        x = transform_logits(tags.features, args, v, present_lanes(tags, N, part, k))
+        return derivatives(tags, args, v, x, row, live)
 
-    return recalled
+    return from_logits
 
 
-def put_target(extra, args, dtype, grad, hess, label, z, row):
-    """The same of the target class, whose stored logit is z."""
+def store_target(tags, args, out, target, row):
+    """Store the gradient, and second derivative if wanted, of the target class."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(put_target, jit_options=INLINED)
-def _put_target(extra, args, dtype, grad, hess, label, z, row):
-    if extra.instance_class is not Full:
-        return lambda extra, args, dtype, grad, hess, label, z, row: put_number(
-            dtype, grad + label * itemsize(dtype), row.first
+@overload(store_target, jit_options=INLINED)
+def _store_target(tags, args, out, target, row):
+    if tag_class(tags, "features") is not Full:
+        return lambda tags, args, out, target, row: put_number(
+            tags.dtype, out.grad + target.label * itemsize(tags.dtype), row.first
         )
 
-    def full(extra, args, dtype, grad, hess, label, z, row):
-        x = transform_logits(extra, args, z, True)
-        first, second = chain_transform(args, z, x, row.first, row.second)
-        here = label * itemsize(dtype)
+    def full(tags, args, out, target, row):
+        x = transform_logits(tags.features, args, target.logit, True)
+        first, second = chain_transform(args, target.logit, x, row.first, row.second)
+        offset = target.label * itemsize(tags.dtype)
         if args.grad != 0:
-            put_number(dtype, grad + here, first)
+            put_number(tags.dtype, out.grad + offset, first)
         if args.hess != 0:
-            put_number(dtype, hess + here, second)
+            put_number(tags.dtype, out.hess + offset, second)
 
     return full
+
+
+@scalar
+def gradient_pass(tags, args, N, source, part, out, kept, row, live):
+    """Store the derivatives of a thread's chunks; zeros in a row that does not count."""
+    load_part, store_part = part
+    k, per, at = np.int32(0), chunks_of(N, tags.dtype), store_part.first
+    end = chunk_loop_end(tags, store_part.chunks, per)
+    while k < end:
+        first, second = gradients(tags, args, N, source, load_part, k, kept, row, live)
+        here = Outputs(out.grad + at, out.hess + at)
+        store_chunk_results(tags, args, here, store_part, k, first, second)
+        k, at = np.int32(k + per), at + per * store_part.step
 
 
 def index_rows(Params: type, T: Any, Dtype: type, Labels: type, Residency: type, Group: type,
                Lanes: type,
                Alignment: type, Extra: type) -> Any:  # fmt: skip
-    """The kernel of class indices for rows whose classes lie side by side."""
+    """The kernel of class indices for rows with contiguous classes, a group of threads a row.
+
+    Reads logits (outer, classes, inner) of Dtype, targets (outer, inner) of Labels, and if given
+    sample_weight (outer, inner), weight (classes,) and the label record (1 / denominator). Writes,
+    if wanted, loss (outer, inner), the blocks' sums of it ``partial`` (blocks,) of T, and grad and
+    hess (outer, classes, inner) of Dtype. All arithmetic is of T.
+    """
 
     def index_rows(args):
-        dtype, residency, group, alignment, extra = (
-            Dtype(),
-            Residency(),
-            Group(),
-            Alignment(),
-            Extra(),
-        )
+        tags = RowTags(Dtype(), Residency(), Group(), Alignment(), Extra())
+        dtype, group = tags.dtype, tags.group
         N = vector_of(T, Lanes())
         params = params_of(args, Params, T)
-        number, lane = rank(group, args)
-        inside = inside_of(group, args, number)
-        outer, inner = row_of(args, number if inside else np.int64(0))
+        # 1. Which row, which part of it, and its label. Of an ignored row nothing is loaded.
+        this = row_of_group(group, args)
+        outer, inner = this.outer, this.inner
         source = args.logits + outer * args.logits_outer + inner * args.logits_inner
         scale = scale_of(args, T)
-        label = label_at(args, Labels(), outer, inner)
-        live = inside and label != args.ignore_index and scale != T(0)
-        fine = label >= 0 and label < args.classes
-        label = label if live and fine else np.int64(0)
-        sample = sample_of(args, T, outer, inner)
-        out = span_of(group, args, dtype, source, lane, inside)
-        span = unread(out, live)
-        # Of an ignored row nothing is read: its exponentials are those of -inf.
-        target = number_at(T, dtype, source + label * itemsize(dtype)) if live else T(0)
-
-        z = edge = T(-np.inf)
-        if out.ends > 0:
-            z = edge_of(T, dtype, source, span)
-            edge = transform_logits(extra, args, z, span.edges > 0)
-        fetch(residency, args, N, dtype, source, span, out.chunks)
-        top, below, ties, waits = looked_at(residency, extra, args, N, T, dtype, source, span)
-        held = top  # the maximum of the chunks
-        if out.ends > 0:
-            top, below, ties = online_softmax_update(dtype, top, below, ties, edge)
-        m, others = online_softmax_reduce(group, args, dtype, 0, top, below, ties)
+        label = load_class_index(args, Labels(), outer, inner)
+        live = this.in_range and label != args.ignore_index and scale != T(0)
+        valid = label >= 0 and label < args.classes
+        label = label if live and valid else np.int64(0)
+        sample = sample_weight_of(args, T, outer, inner)
+        store_part = lane_part(tags, args, source, this.rank, this.in_range)
+        part = without_loads(store_part, live)
+        logit = number_at(T, dtype, source + label * itemsize(dtype)) if live else T(0)
+        # 2. Load the remainder (scalar head and tail of the row): at most one class a thread.
+        z = x = T(-np.inf)
+        if store_part.remainder > 0:
+            z = load_remainder(T, dtype, source, part)
+            x = transform_logits(tags.features, args, z, part.has_remainder > 0)
+        # 3. First pass over the body: online softmax of the thread's chunks.
+        prefetch_row(tags, args, N, source, part, store_part.chunks)
+        state, values = softmax_pass(tags, args, N, source, part)
+        kept = Kept(values, state.maximum)
+        if store_part.remainder > 0:
+            state = online_softmax_update(dtype, state, x)
+        # 4. Combine the threads' states to the row's maximum and sum.
+        maximum, sum_exp_minus_1 = online_softmax_reduce(group, args, dtype, 0, state)
         cluster_arrive(group)
-        seen_target = transform_logits(extra, args, target, True)
-        weight = weight_of(args, T, label)
-        loss, row = evaluated(
-            args, dtype, params, T, seen_target, m, others, weight, sample, scale, live, fine
+        # 5. Evaluate the rule once: the loss, and what every gradient is computed from.
+        x_target = transform_logits(tags.features, args, logit, True)
+        weight = class_weight_of(args, T, label)
+        target = IndexTarget(label, logit, weight, sample, scale)
+        loss, row = evaluate_row(
+            args, dtype, params, target, x_target, maximum, sum_exp_minus_1, live, valid
         )
-
-        sync_before_overwrite(group)  # the target's logit; in place it is overwritten now
+        # 6. Gradient pass. In place, it overwrites logits that other threads have read.
+        sync_before_overwrite(group)
         if args.grad != 0 or args.hess != 0:
             grad = pinned(args.grad + outer * args.grad_outer + inner * args.grad_inner)
             hess = args.hess + outer * args.hess_outer + inner * args.hess_inner
-            k, per, at = np.int32(0), chunks_of(N, dtype), out.first
-            end = visits(residency, out.chunks, per)
-            while k < end:
-                first, second = gradients(
-                    residency, extra, args, N, dtype, source, span, k, waits, held, row, live
-                )
-                put_chunks(
-                    extra, alignment, args, dtype, grad + at, hess + at, out, k, first, second
-                )
-                k, at = np.int32(k + per), at + per * out.step
-            if out.ends > 0:
-                first, second = derivatives(extra, args, dtype, z, edge, row, live)
-                put_ends(extra, args, dtype, grad, hess, out, first, second)
-            if live and lane == owner_of(group, args, dtype, out, label):
-                put_target(extra, args, dtype, grad, hess, label, target, row)
-        finish(group, args, outer, inner, lane, inside, loss)
+            out = Outputs(grad, hess)
+            gradient_pass(tags, args, N, source, (part, store_part), out, kept, row, live)
+            if store_part.remainder > 0:
+                first, second = derivatives(tags, args, z, x, row, live)
+                store_remainder_results(tags, args, out, store_part, first, second)
+            # 7. The target class: its gradient replaces what its thread has stored.
+            if live and this.rank == rank_of_class(tags, args, store_part, label):
+                store_target(tags, args, out, target, row)
+        # 8. Store the loss, or add it to the block's sum.
+        store_loss(group, args, this, loss)
         cluster_wait(group)
 
     return index_rows

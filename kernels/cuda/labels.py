@@ -19,7 +19,7 @@ from fusedce.kernels.cuda.load_store_scalar import (
     peek,
     poke,
 )
-from fusedce.kernels.cuda.reduce import REDUCTION_SLOT, block_sum, warp_sum
+from fusedce.kernels.cuda.reduce import REDUCTION_SLOT_BYTES, block_sum, warp_sum
 from fusedce.kernels.scalar import scalar
 
 NONE = 2**63 - 1  # no label is bad
@@ -77,8 +77,8 @@ def settle(args, T, weights, kept, bad):
 def conclude(args, T, weights, kept, bad):
     """What a block has found goes into the record, or to ``collected`` if there are others."""
     weights = block_sum(weights, np.int32(0))
-    kept = block_sum(kept, np.int32(REDUCTION_SLOT))
-    bad = block_least(bad, np.int32(2 * REDUCTION_SLOT))
+    kept = block_sum(kept, np.int32(REDUCTION_SLOT_BYTES))
+    bad = block_least(bad, np.int32(2 * REDUCTION_SLOT_BYTES))
     if thread() == np.int32(0):
         if blocks() == np.int32(1):
             settle(args, T, weights, kept, bad)

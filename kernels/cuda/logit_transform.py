@@ -1,4 +1,8 @@
-"""Logits as the loss sees them, through scale and softcap; and the chain rule back."""
+"""Logit scale and softcap, applied to stored logits; and the chain rule back through both.
+
+x = softcap tanh(scale z / softcap), or x = scale z without a softcap. ``z``: stored logits,
+``x``: transformed logits, numbers or vectors of T.
+"""
 
 from typing import NamedTuple
 
@@ -7,29 +11,30 @@ from numba.extending import overload
 
 from fusedce.kernels.cuda.load_store import chunks_of, first_lanes, per_chunk
 from fusedce.kernels.cuda.load_store_scalar import float_of
+from fusedce.kernels.cuda.tags import tag_class
 from fusedce.kernels.scalar import INLINED, exp_down, scalar, tanh, where
 from fusedce.kernels.vector import lanes_as
 
 
 class Plain(NamedTuple):
-    """Type tag: logits as they are, no Hessian."""
+    """Type tag: no logit scale, no softcap, no Hessian."""
 
 
 class Full(NamedTuple):
-    """Type tag: softcap, logit scale and Hessian."""
+    """Type tag: logit scale, softcap and Hessian are compiled in."""
 
 
-def transform_logits(extra, args, z, present):
-    """Logits through scale and softcap; lanes that are not present stay -inf."""
+def transform_logits(features, args, z, present):
+    """The transformed logits; -inf in lanes that are not ``present``."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(transform_logits, jit_options=INLINED)
-def _seen(extra, args, z, present):
-    if extra.instance_class is Plain:
-        return lambda extra, args, z, present: z
+def _transform_logits(features, args, z, present):
+    if features.instance_class is Plain:
+        return lambda features, args, z, present: z
 
-    def capped(extra, args, z, present):
+    def capped(features, args, z, present):
         N, T = type(z), lanes_as(z)
         x = z * float_of(T, args.logit_scale)
         softcap = float_of(T, args.softcap)
@@ -41,8 +46,8 @@ def _seen(extra, args, z, present):
 
 
 @scalar
-def slope_of(args, z):
-    """d/dz of the above, by 4 e / (1 + e)**2 with e = exp(-2 |a|)."""
+def transform_slope(args, z):
+    """dx/dz = scale 4 e / (1 + e)**2 with e = exp(-2 |scale z / softcap|)."""
     N, T = type(z), lanes_as(z)
     scale, softcap = float_of(T, args.logit_scale), float_of(T, args.softcap)
     if softcap > T(0):
@@ -52,8 +57,8 @@ def slope_of(args, z):
 
 
 @scalar
-def bend_of(args, x, slope):
-    """The second derivative, from the capped logit and the first."""
+def transform_curvature(args, x, slope):
+    """d2x/dz2, from the transformed logit and dx/dz."""
     N, T = type(x), lanes_as(x)
     scale, softcap = float_of(T, args.logit_scale), float_of(T, args.softcap)
     if softcap > T(0):
@@ -62,37 +67,38 @@ def bend_of(args, x, slope):
 
 
 @scalar
-def below_top(args, x, m):
-    """x - m; 0 where a softcap leaves only a rounding between them.
+def minus_max(args, x, maximum):
+    """x - maximum; 0 where, with a softcap, they differ by a rounding error only.
 
-    Capped logits are made more than once; what is the maximum must be so each time.
+    Transformed logits are computed again in each pass, and the class at the maximum must be found
+    at the maximum each time.
     """
-    N, T = type(x), type(m)
-    d = x - m
+    N, T = type(x), type(maximum)
+    d = x - maximum
     if float_of(T, args.softcap) > T(0):
-        d = where(d > -T(np.finfo(T).eps) * abs(m), N(0), d)
+        d = where(d > -T(np.finfo(T).eps) * abs(maximum), N(0), d)
     return d
 
 
 @scalar
 def chain_transform(args, z, x, first, second):
-    """(gradient, curvature) by the stored logits z, from those by the logits x as seen."""
+    """(first, second) derivatives with respect to z, from those with respect to x."""
     N = type(z)
-    slope = slope_of(args, z)
-    bend = bend_of(args, x, slope)
-    more = where(bend == N(0), N(0), first * bend)  # also where the gradient is infinite
+    slope = transform_slope(args, z)
+    bend = transform_curvature(args, x, slope)
+    more = where(bend == N(0), N(0), first * bend)  # not NaN where first is infinite
     return first * slope, second * slope * slope + more
 
 
-def lanes_present(extra, N, dtype, span, k):
-    """Which lanes of a visit hold logits, for those who have to know."""
+def present_lanes(tags, N, part, k):
+    """Which lanes of the iteration from chunk k on hold logits; True where it does not matter."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(lanes_present, jit_options=INLINED)
-def _lanes_present(extra, N, dtype, span, k):
-    if extra.instance_class is Plain:
-        return lambda extra, N, dtype, span, k: True
-    return lambda extra, N, dtype, span, k: first_lanes(
-        N, np.int32(min(span.chunks - k, chunks_of(N, dtype)) * per_chunk(dtype))
+@overload(present_lanes, jit_options=INLINED)
+def _present_lanes(tags, N, part, k):
+    if tag_class(tags, "features") is Plain:
+        return lambda tags, N, part, k: True
+    return lambda tags, N, part, k: first_lanes(
+        N, np.int32(min(part.chunks - k, chunks_of(N, tags.dtype)) * per_chunk(tags.dtype))
     )

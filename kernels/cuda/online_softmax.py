@@ -1,11 +1,11 @@
-"""The exponentials of a row: below a maximum, their sum, and once more for the gradient.
+"""Online softmax: a running maximum and sum of exponentials, and exponentials for the gradient.
 
-float32 arithmetic takes two instructions a logit: e**(z - m) = 2**(z L - R) c with L = 1 / log 2,
-R = m L rounded, and a factor c near 1 for what that rounding lost, the same for the whole row. The
-product z L - R is rounded once, so this is better than exp(z - m) with its two roundings. The
-exponents are ``LIFT`` higher, for c to take back: what the unit would flush to 0 is then smaller
-than any subnormal number. Where the maximum is so large that c would not be near 1, logits are
-taken relative to it first.
+float32 arithmetic takes two instructions a logit: exp(z - m) = 2**(z L - R) c with L = 1 / log 2,
+R = m L rounded, and a correction c near 1 for the rounding of R, the same for the whole row. The
+fused multiply-add z L - R is rounded once, so the result is more accurate than exp(z - m) with its
+two roundings. Exponents are raised by ``EXPONENT_LIFT``, and c divides by 2**EXPONENT_LIFT: what
+the hardware flushes to 0 is then smaller than any subnormal number. Where the maximum is so large
+that c would not be near 1, it is subtracted from the logits first.
 """
 
 from typing import Any, NamedTuple
@@ -21,237 +21,271 @@ from fusedce.kernels.cuda.row_cache import SmemAsync
 from fusedce.kernels.scalar import INLINED, exp_down, fma, scalar, where
 from fusedce.kernels.vector import lane, lanes_as, max_of_lanes, sum_of_lanes, width, with_lane
 
-LIFT = 24.0
-UP, DOWN = 2.0**LIFT, 2.0**-LIFT
-LARGE = 16384.0  # a maximum from which c is not taken near enough to 1
-LARGE_OF_HALF = 256.0  # one up to which it is taken as 1, to 1e-5
+EXPONENT_LIFT = 24.0
+LIFT_UP, LIFT_DOWN = 2.0**EXPONENT_LIFT, 2.0**-EXPONENT_LIFT
+LARGE_MAX = 16384.0  # above it, c would not be near 1 (float32 logits)
+LARGE_MAX_OF_HALF = 256.0  # up to it, c is within 1e-5 of 1 and left out (16-bit logits)
 
 
-class Below(NamedTuple):
-    """How exponentials below a maximum are made, and by what they are too large."""
+class ExpScale(NamedTuple):
+    """How exp(z - maximum) is computed: ``exp_scaled`` times ``correction``."""
 
-    top: Any
-    level: Any  # what it is among the logits of ``relative``
-    base: Any  # in powers of two
-    excess: Any
+    maximum: Any
+    level: Any  # the maximum after ``shifted_logits``: 0 if it was subtracted
+    base: Any  # what is added to z / log 2
+    correction: Any  # c of the module's docstring
 
 
-def below_of(dtype, top):
-    """The exponentials below a maximum."""
+def exp_scale(dtype, maximum):
+    """The ExpScale of a maximum."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(below_of, jit_options=INLINED)
-def _below_of(dtype, top):
+@overload(exp_scale, jit_options=INLINED)
+def _exp_scale(dtype, maximum):
     if dtype.instance_class is Float64:
-        return lambda dtype, top: Below(top, top, top, type(top)(1))
+        return lambda dtype, maximum: ExpScale(maximum, maximum, maximum, type(maximum)(1))
 
-    def half(dtype, top):
+    def half(dtype, maximum):
         T = np.float32
-        level = where(far(dtype, top), T(0), top)
-        return Below(top, level, level * T(-1.442695), T(1))
+        level = where(is_large_max(dtype, maximum), T(0), maximum)
+        return ExpScale(maximum, level, level * T(-1.442695), T(1))
 
-    def single(dtype, top):
+    def single(dtype, maximum):
         T = np.float32
-        level = where(far(dtype, top), T(0), top)
+        level = where(is_large_max(dtype, maximum), T(0), maximum)
         base = level * T(1.442695)
         lost = fma(level, T(1.442695), -base)
-        return Below(top, level, T(LIFT) - base, T(DOWN) * fma(lost, T(-0.6931472), T(1)))
+        return ExpScale(
+            maximum, level, T(EXPONENT_LIFT) - base, T(LIFT_DOWN) * fma(lost, T(-0.6931472), T(1))
+        )
 
     return single if dtype.instance_class is Float32 else half
 
 
-def far(dtype, top):
-    """Whether a maximum is so large that logits are taken relative to it."""
+def is_large_max(dtype, maximum):
+    """Whether a maximum is so large that it is subtracted from the logits first."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(far, jit_options=INLINED)
-def _far(dtype, top):
-    limit = LARGE if dtype.instance_class is Float32 else LARGE_OF_HALF
-    return lambda dtype, top: abs(top) > np.float32(limit)
+@overload(is_large_max, jit_options=INLINED)
+def _is_large_max(dtype, maximum):
+    limit = LARGE_MAX if dtype.instance_class is Float32 else LARGE_MAX_OF_HALF
+    return lambda dtype, maximum: abs(maximum) > np.float32(limit)
 
 
-def relative(dtype, below, z):
-    """Logits that ``powers`` takes: less the maximum if that is large."""
+def shifted_logits(dtype, scaling, z):
+    """What ``exp_scaled`` takes: logits, minus the maximum if that is large."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(relative, jit_options=INLINED)
-def _relative(dtype, below, z):
+@overload(shifted_logits, jit_options=INLINED)
+def _shifted_logits(dtype, scaling, z):
     if dtype.instance_class is Float64:
-        return lambda dtype, below, z: z
+        return lambda dtype, scaling, z: z
 
-    def single(dtype, below, z):
-        if far(dtype, below.top):
-            z = pinned(z - below.top)
+    def single(dtype, scaling, z):
+        if is_large_max(dtype, scaling.maximum):
+            z = pinned(z - scaling.maximum)
         return z
 
     return single
 
 
-def powers(dtype, below, z):
-    """exp(z - level) / excess for z <= level; NaN stays NaN."""
+def exp_scaled(dtype, scaling, z):
+    """exp(z - level) / correction for z <= level; NaN stays NaN."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(powers, jit_options=INLINED)
-def _powers(dtype, below, z):
+@overload(exp_scaled, jit_options=INLINED)
+def _exp_scaled(dtype, scaling, z):
     if dtype.instance_class is Float64:
-        return lambda dtype, below, z: exp_down(z - below.top)
+        return lambda dtype, scaling, z: exp_down(z - scaling.maximum)
 
-    return lambda dtype, below, z: power_of_two(fma(z, np.float32(1.442695), below.base))
-
-
-SMALL = 2.0**-64  # a factor from which ``LIFT`` may not be taken: bits would be lost
+    return lambda dtype, scaling, z: power_of_two(fma(z, np.float32(1.442695), scaling.base))
 
 
-def scaled(dtype, top, factor):
-    """(exponentials below a maximum, what makes factor * exp(z - top) of them)."""
+SMALL_FACTOR = 2.0**-64  # below it, factor * 2**-EXPONENT_LIFT could be subnormal: bits lost
+
+
+def exp_scale_and_factor(dtype, maximum, factor):
+    """(scaling, unit) with factor * exp(z - maximum) = unit * exp_scaled."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(scaled, jit_options=INLINED)
-def _scaled(dtype, top, factor):
+@overload(exp_scale_and_factor, jit_options=INLINED)
+def _exp_scale_and_factor(dtype, maximum, factor):
     if dtype.instance_class is not Float32:
 
-        def simply(dtype, top, factor):
-            below = below_of(dtype, top)
-            return below, factor * below.excess
+        def simply(dtype, maximum, factor):
+            scaling = exp_scale(dtype, maximum)
+            return scaling, factor * scaling.correction
 
         return simply
 
-    def single(dtype, top, factor):
+    def single(dtype, maximum, factor):
         T = np.float32
-        below = below_of(dtype, top)
-        small = abs(factor) < T(SMALL)
-        base = where(small, below.base - T(LIFT), below.base)
-        excess = where(small, below.excess * T(UP), below.excess)
-        return Below(top, below.level, base, excess), factor * excess
+        scaling = exp_scale(dtype, maximum)
+        small = abs(factor) < T(SMALL_FACTOR)
+        base = where(small, scaling.base - T(EXPONENT_LIFT), scaling.base)
+        correction = where(small, scaling.correction * T(LIFT_UP), scaling.correction)
+        return ExpScale(maximum, scaling.level, base, correction), factor * correction
 
     return single
 
 
-def multiples_of(dtype, top, factor, e):
-    """factor * exp(z - top) from what ``powers`` gave."""
+def times_exp_scaled(dtype, maximum, factor, e):
+    """factor * exp(z - maximum) from e = exp_scaled of z."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(multiples_of, jit_options=INLINED)
-def _multiples_of(dtype, top, factor, e):
+@overload(times_exp_scaled, jit_options=INLINED)
+def _times_exp_scaled(dtype, maximum, factor, e):
     if dtype.instance_class is not Float32:
-        return lambda dtype, top, factor, e: e * (factor * below_of(dtype, top).excess)
+        return lambda dtype, maximum, factor, e: e * (factor * exp_scale(dtype, maximum).correction)
 
-    def single(dtype, top, factor, e):
+    def single(dtype, maximum, factor, e):
         T = np.float32
-        excess = below_of(dtype, top).excess
-        if abs(factor) < T(SMALL):
-            e, excess = pinned(e * excess), T(1)
-        return e * (factor * excess)
+        correction = exp_scale(dtype, maximum).correction
+        if abs(factor) < T(SMALL_FACTOR):
+            e, correction = pinned(e * correction), T(1)
+        return e * (factor * correction)
 
     return single
 
 
-# ---------------------------------------------------------------------- maximum and sum of a row
+# ------------------------------------------------------------------- maximum and sum of a row
 
 
-def lowered(dtype, d):
-    """exp(d) for d <= 0, of what has been summed up below a maximum that has risen by -d."""
+class SoftmaxState(NamedTuple):
+    """The running state of an online softmax: what has been seen of a row so far.
+
+    The sum excludes the logits at the maximum, because 1 + sum would round away what a confident
+    prediction depends on: 1 - p of the largest class is the sum of the others over the total.
+    """
+
+    maximum: Any
+    sum_below_max: Any  # of exp(z - maximum) over logits below the maximum; NaN logits are in it
+    n_at_max: Any  # number of logits equal to the maximum
+
+
+@scalar
+def empty_state(T):
+    """The state before the first logit."""
+    return SoftmaxState(T(-np.finfo(T).max), T(0), T(0))
+
+
+def rescale_factor(dtype, d):
+    """exp(d) for d <= 0: rescales a sum when the maximum rises by -d."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(lowered, jit_options=INLINED)
-def _lowered(dtype, d):
+@overload(rescale_factor, jit_options=INLINED)
+def _rescale_factor(dtype, d):
     if dtype.instance_class is Float64:
         return lambda dtype, d: exp_down(d)
     if dtype.instance_class is Float32:
-        # A row of rising logits comes here once a visit: near 0 this is as right as the unit.
+        # With rising logits this runs in every iteration: exp_rough is exact enough near 0.
         return lambda dtype, d: exp_rough(d)
     return lambda dtype, d: exp_coarse(d)
 
 
 @scalar
-def fresh(dtype, z):
-    """(maximum, sum of exp(z - maximum) below it, number at it) of logits; the exponentials."""
+def online_softmax_first(dtype, z):
+    """(state, exponentials) of a vector of logits, without earlier ones.
+
+    The exponentials here and below have to be multiplied by the ``correction`` of
+    ``exp_scale(dtype, state.maximum)``.
+    """
     N, T = type(z), lanes_as(z)
-    peak = largest_of(max_of_lanes(z), T(-np.finfo(T).max))
-    scaling = below_of(dtype, peak)
-    z = relative(dtype, scaling, z)
-    e = powers(dtype, scaling, z)
+    maximum = largest_of(max_of_lanes(z), T(-np.finfo(T).max))
+    scaling = exp_scale(dtype, maximum)
+    z = shifted_logits(dtype, scaling, z)
+    e = exp_scaled(dtype, scaling, z)
     lower = where(z >= scaling.level, N(0), N(1))
-    return peak, product_total(e, lower) * scaling.excess, T(width(N)) - ones(lower), e
+    return SoftmaxState(
+        maximum, product_total(e, lower) * scaling.correction, T(width(N)) - ones(lower)
+    ), e
 
 
 @scalar
-def absorbed(dtype, top, below, ties, z):
-    """(maximum, sum of exp(z - maximum) below it, number at it) with some more logits; and those.
-
-    Apart, because 1 + sum loses what a confident row is about: 1 - p of the largest class is the
-    sum of the others over the total. A NaN is below. The exponentials returned are too large by
-    the ``excess`` of ``below_of`` the maximum.
-    """
-    N, T = type(z), type(top)
-    peak = largest_of(max_of_lanes(z), top)
-    same = peak == top
-    scaling = below_of(dtype, peak)
-    z = relative(dtype, scaling, z)
-    e = powers(dtype, scaling, z)
+def online_softmax_update_exps(dtype, state, z):
+    """(state, exponentials) after a vector of logits more: rescale the old sum, add the new."""
+    N, T = type(z), type(state.maximum)
+    maximum = largest_of(max_of_lanes(z), state.maximum)
+    same = maximum == state.maximum
+    scaling = exp_scale(dtype, maximum)
+    z = shifted_logits(dtype, scaling, z)
+    e = exp_scaled(dtype, scaling, z)
     lower = where(z >= scaling.level, N(0), N(1))
-    below = where(same, below, (below + ties) * lowered(dtype, top - peak))
-    ties = where(same, ties, T(0)) + (T(width(N)) - ones(lower))
-    return peak, below + product_total(e, lower) * scaling.excess, ties, e
+    rescaled = (state.sum_below_max + state.n_at_max) * rescale_factor(
+        dtype, state.maximum - maximum
+    )
+    below = where(same, state.sum_below_max, rescaled)
+    n = where(same, state.n_at_max, T(0)) + (T(width(N)) - ones(lower))
+    return SoftmaxState(maximum, below + product_total(e, lower) * scaling.correction, n), e
 
 
-def absorb_visit(residency, dtype, top, below, ties, z):
-    """(maximum, sum below it, number at it, what ``absorbed`` gives or nothing) after a visit."""
+def online_softmax_iteration(residency, dtype, state, z):
+    """(state, exponentials) after the logits of an iteration, by the cheaper of two ways."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(absorb_visit, jit_options=INLINED)
-def _absorb_visit(residency, dtype, top, below, ties, z):
+@overload(online_softmax_iteration, jit_options=INLINED)
+def _online_softmax_iteration(residency, dtype, state, z):
     if residency.instance_class is SmemAsync and dtype.instance_class is not Float64:
-        return lambda residency, dtype, top, below, ties, z: outplayed(dtype, top, below, ties, z)
-    return lambda residency, dtype, top, below, ties, z: absorbed(dtype, top, below, ties, z)
+        return lambda residency, dtype, state, z: online_softmax_update_unordered(dtype, state, z)
+    return lambda residency, dtype, state, z: online_softmax_update_exps(dtype, state, z)
 
 
 @scalar
-def outplayed(dtype, top, below, ties, z):
-    """``absorbed`` in fewer instructions (sm_80), its exponentials in no order.
+def online_softmax_update_unordered(dtype, state, z):
+    """The same in fewer instructions (sm_80); the exponentials are in no particular order.
 
-    The lanes play a knock-out, which leaves the largest last. One number at the maximum is left
-    out of the sum; others equal to it are in there as 1.
+    ``largest_last`` moves the largest logit to the last lane by pairwise exchanges. One logit at
+    the maximum is left out of the sum and counted; others equal to it are in the sum, as 1.
     """
-    T, last = type(top), np.int32(width(type(z)) - 1)
+    T, last = type(state.maximum), np.int32(width(type(z)) - 1)
     z = largest_last(z)
-    best = lane(z, last)
-    peak = largest_of(best, top)
-    scaling = below_of(dtype, peak)
-    e = powers(dtype, scaling, relative(dtype, scaling, z))
-    won = peak != top or ties == T(0)
-    before = where(peak == top, below, (below + ties) * lowered(dtype, top - peak))
-    left = won and best >= peak
-    e = with_lane(e, last, where(left, T(0), lane(e, last)))
-    return peak, before + sum_of_lanes(e) * scaling.excess, where(left, T(1), ties), e
+    largest = lane(z, last)
+    maximum = largest_of(largest, state.maximum)
+    scaling = exp_scale(dtype, maximum)
+    e = exp_scaled(dtype, scaling, shifted_logits(dtype, scaling, z))
+    is_new = maximum != state.maximum or state.n_at_max == T(0)
+    rescaled = (state.sum_below_max + state.n_at_max) * rescale_factor(
+        dtype, state.maximum - maximum
+    )
+    before = where(maximum == state.maximum, state.sum_below_max, rescaled)
+    left_out = is_new and largest >= maximum
+    e = with_lane(e, last, where(left_out, T(0), lane(e, last)))
+    return SoftmaxState(
+        maximum,
+        before + sum_of_lanes(e) * scaling.correction,
+        where(left_out, T(1), state.n_at_max),
+    ), e
 
 
 @scalar
-def online_softmax_update(dtype, top, below, ties, z):
-    """The same without the exponentials."""
-    top, below, ties, e = absorbed(dtype, top, below, ties, z)
-    return top, below, ties
+def online_softmax_update(dtype, state, z):
+    """The state after some logits more."""
+    state, _ = online_softmax_update_exps(dtype, state, z)
+    return state
 
 
 @scalar
-def online_softmax_reduce(group, args, dtype, place, top, below, ties):
-    """(maximum, sum of exponentials - 1) of a row, from what its lanes have found.
+def online_softmax_reduce(group, args, dtype, slot, state):
+    """(maximum, sum of exponentials - 1) of a row, from the states of the group's threads.
 
-    NaN without a class at the maximum, all being -inf (or NaN), or if it is infinite. Three
-    exchanges.
+    NaN if no logit is at the maximum (all are -inf or NaN) or if the maximum is infinite. Takes
+    three reduction slots from ``slot`` on.
     """
-    T = type(top)
-    m = reduce_max(group, args, place, top, T(-np.finfo(T).max))
-    same = top == m
-    below = where(same, below, (below + ties) * lowered(dtype, top - m))
-    below, ties = reduce_sum2(group, args, place + 1, below, where(same, ties, T(0)))
-    fine = ties > T(0) and m < T(np.inf)
-    return m, where(fine, below + (ties - T(1)), T(np.nan))
+    T = type(state.maximum)
+    maximum = reduce_max(group, args, slot, state.maximum, T(-np.finfo(T).max))
+    same = maximum == state.maximum
+    rescaled = (state.sum_below_max + state.n_at_max) * rescale_factor(
+        dtype, state.maximum - maximum
+    )
+    below = where(same, state.sum_below_max, rescaled)
+    below, n = reduce_sum2(group, args, slot + 1, below, where(same, state.n_at_max, T(0)))
+    finite = n > T(0) and maximum < T(np.inf)
+    return maximum, where(finite, below + (n - T(1)), T(np.nan))

@@ -28,9 +28,9 @@ from fusedce.kernels.cuda.elementary import largest_of
 from fusedce.kernels.scalar import INLINED, scalar, where
 
 # One exchange: a number of each of 32 warps, and one of the block for its cluster.
-REDUCTION_SLOT = 33 * 8
-REDUCTION_SLOTS = 14 * REDUCTION_SLOT  # of a kernel; a multiple of 16
-SHOWN = np.int32(32 * 8)  # where the block's number is
+REDUCTION_SLOT_BYTES = 33 * 8
+REDUCTION_BYTES = 14 * REDUCTION_SLOT_BYTES  # of a kernel; a multiple of 16
+CLUSTER_OFFSET = np.int32(32 * 8)  # where the block's number is
 
 
 class Warp(NamedTuple):
@@ -58,13 +58,13 @@ def fmax(a, b):
     return where(b > a, b, a)
 
 
-def rank(group, args):
+def row_and_rank(group, args):
     """(row, lane) of this thread: the lane is its number among those that share the row."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(rank, jit_options=INLINED)
-def _seat(group, args):
+@overload(row_and_rank, jit_options=INLINED)
+def _row_and_rank(group, args):
     if issubclass(group.instance_class, Warp):
         bits = group.instance_class.bits
 
@@ -77,31 +77,31 @@ def _seat(group, args):
         return lambda group, args: (np.int64(block()), thread())
 
     def of_cluster(group, args):
-        rank = cluster_rank()
-        return np.int64(block()) >> args.cluster, np.int32(rank * threads() + thread())
+        block_rank = cluster_rank()
+        return np.int64(block()) >> args.cluster, np.int32(block_rank * threads() + thread())
 
     return of_cluster
 
 
-def inside_of(group, args, row):
+def row_in_range(group, args, row):
     """Whether there is a row of this number: to teams of blocks no other is given."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(inside_of, jit_options=INLINED)
-def _inside_of(group, args, row):
+@overload(row_in_range, jit_options=INLINED)
+def _row_in_range(group, args, row):
     if issubclass(group.instance_class, Warp):
         return lambda group, args, row: row < args.outer * args.inner
     return lambda group, args, row: True
 
 
-def size_bits(group, args):
+def group_size_log2(group, args):
     """log2 of the lanes that share a row."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(size_bits, jit_options=INLINED)
-def _size_bits(group, args):
+@overload(group_size_log2, jit_options=INLINED)
+def _group_size_log2(group, args):
     if issubclass(group.instance_class, Warp):
         bits = group.instance_class.bits
         return lambda group, args: np.int32(bits)
@@ -109,12 +109,12 @@ def _size_bits(group, args):
 
 
 @scalar
-def plus(a, b):
+def add(a, b):
     """a + b."""
     return a + b
 
 
-def _folds(combine):
+def _warp_reductions(combine):
     """Functions that combine the numbers of 1, 2, 4, ... 32 neighbours."""
 
     @scalar
@@ -135,73 +135,73 @@ def _folds(combine):
     return found
 
 
-MAXIMA, SUMS = _folds(largest_of), _folds(plus)
-warp_max, warp_sum = MAXIMA[5], SUMS[5]
-max_of_8, sum_of_8 = MAXIMA[3], SUMS[3]
+WARP_MAXIMA, WARP_SUMS = _warp_reductions(largest_of), _warp_reductions(add)
+warp_max, warp_sum = WARP_MAXIMA[5], WARP_SUMS[5]
+max_of_8, sum_of_8 = WARP_MAXIMA[3], WARP_SUMS[3]
 
 
-MANY = 8  # warps of a block, or blocks of a cluster, whose numbers are folded in three steps
+FEW = 8  # warps of a block, or blocks of a cluster, whose numbers are folded in three steps
 
 
 @scalar
-def warps_here():
+def warps_of_block():
     """Warps of this block."""
     return (threads() + np.int32(31)) >> np.int32(5)
 
 
 @scalar
-def grouped(lane):
-    """The number of a lane within its group, if groups of ``MANY`` do for the warps there are."""
-    return np.int32(lane & np.int32(MANY - 1)) if warps_here() <= MANY else lane
+def result_of_lane(lane):
+    """The number of a lane within its group, if groups of ``FEW`` do for the warps there are."""
+    return np.int32(lane & np.int32(FEW - 1)) if warps_of_block() <= FEW else lane
 
 
 @scalar
-def posted(T, place, neutral):
-    """What the warps of a block have to say: one in each lane, or in each group of ``MANY``."""
-    lane = grouped(np.int32(thread() & np.int32(31)))
-    return get(np.int32(place + lane * np.int32(8)), T) if lane < warps_here() else neutral
+def load_warp_result(T, place, neutral):
+    """What the warps of a block have to say: one in each lane, or in each group of ``FEW``."""
+    lane = result_of_lane(np.int32(thread() & np.int32(31)))
+    return get(np.int32(place + lane * np.int32(8)), T) if lane < warps_of_block() else neutral
 
 
 @scalar
-def post(x, place):
+def store_warp_result(x, place):
     """Say what this warp has to say: its first lane does."""
     if np.int32(thread() & np.int32(31)) == np.int32(0):
         put(np.int32(place + (thread() >> np.int32(5)) * np.int32(8)), x)
 
 
 @scalar
-def across_max(x):
+def max_of_warps(x):
     """The largest of what the warps of a block say."""
-    return max_of_8(x) if warps_here() <= MANY else warp_max(x)
+    return max_of_8(x) if warps_of_block() <= FEW else warp_max(x)
 
 
 @scalar
-def across_sum(x):
+def sum_of_warps(x):
     """The sum of it."""
-    return sum_of_8(x) if warps_here() <= MANY else warp_sum(x)
+    return sum_of_8(x) if warps_of_block() <= FEW else warp_sum(x)
 
 
 @scalar
 def block_max(x, place, neutral):
     """The largest in a block."""
-    post(warp_max(x), place)
+    store_warp_result(warp_max(x), place)
     barrier()
-    return across_max(posted(type(x), place, neutral))
+    return max_of_warps(load_warp_result(type(x), place, neutral))
 
 
 @scalar
 def block_sum(x, place):
     """The sum over a block."""
     T = type(x)
-    post(warp_sum(x), place)
+    store_warp_result(warp_sum(x), place)
     barrier()
-    return across_sum(posted(T, place, T(0)))
+    return sum_of_warps(load_warp_result(T, place, T(0)))
 
 
 @scalar
-def block_both(a, b, place):
+def block_sum2(a, b, place):
     """The sums of a and of b over a block."""
-    T, size, apart = type(a), np.int32(8), np.int32(REDUCTION_SLOT)
+    T, size, apart = type(a), np.int32(8), np.int32(REDUCTION_SLOT_BYTES)
     a, b = warp_sum(a), warp_sum(b)
     lane = np.int32(thread() & np.int32(31))
     if lane == np.int32(0):
@@ -209,54 +209,54 @@ def block_both(a, b, place):
         put(here, a)
         put(np.int32(here + apart), b)
     barrier()
-    a, b, lane = T(0), T(0), grouped(lane)
-    if lane < warps_here():
+    a, b, lane = T(0), T(0), result_of_lane(lane)
+    if lane < warps_of_block():
         here = np.int32(place + lane * size)
         a, b = get(here, T), get(np.int32(here + apart), T)
-    return across_sum(a), across_sum(b)
+    return sum_of_warps(a), sum_of_warps(b)
 
 
 @scalar
-def publish(x, place):
+def store_block_result(x, place):
     """Show a block's number to its cluster."""
     if thread() == np.int32(0):
-        put(np.int32(place + SHOWN), x)
+        put(np.int32(place + CLUSTER_OFFSET), x)
 
 
 @scalar
-def shown(T, place, size, neutral):
-    """What the blocks of a cluster show, one in each lane of a group of ``MANY``."""
-    lane = np.int32(thread() & np.int32(MANY - 1))
-    return get_remote(np.int32(place + SHOWN), lane, T) if lane < size else neutral
+def load_block_result(T, place, size, neutral):
+    """What the blocks of a cluster show, one in each lane of a group of ``FEW``."""
+    lane = np.int32(thread() & np.int32(FEW - 1))
+    return get_remote(np.int32(place + CLUSTER_OFFSET), lane, T) if lane < size else neutral
 
 
 @scalar
 def cluster_max(x, place, size, neutral):
     """The largest of what the blocks of a cluster show."""
-    publish(x, place)
+    store_block_result(x, place)
     cluster_barrier()
-    return max_of_8(shown(type(x), place, size, neutral))
+    return max_of_8(load_block_result(type(x), place, size, neutral))
 
 
 @scalar
 def cluster_sum(x, place, size):
     """The sum of what the blocks of a cluster show."""
     T = type(x)
-    publish(x, place)
+    store_block_result(x, place)
     cluster_barrier()
-    return sum_of_8(shown(T, place, size, T(0)))
+    return sum_of_8(load_block_result(T, place, size, T(0)))
 
 
 @scalar
-def cluster_both(a, b, place, size):
+def cluster_sum2(a, b, place, size):
     """The sums of what they show at two places."""
-    T, apart = type(a), np.int32(REDUCTION_SLOT)
-    here = np.int32(place + SHOWN)
+    T, apart = type(a), np.int32(REDUCTION_SLOT_BYTES)
+    here = np.int32(place + CLUSTER_OFFSET)
     if thread() == np.int32(0):
         put(here, a)
         put(np.int32(here + apart), b)
     cluster_barrier()
-    a, b, lane = T(0), T(0), np.int32(thread() & np.int32(MANY - 1))
+    a, b, lane = T(0), T(0), np.int32(thread() & np.int32(FEW - 1))
     if lane < size:
         a, b = get_remote(here, lane, T), get_remote(np.int32(here + apart), lane, T)
     return sum_of_8(a), sum_of_8(b)
@@ -268,19 +268,19 @@ def reduce_max(group, args, place, x, neutral):
 
 
 @overload(reduce_max, jit_options=INLINED)
-def _maximum(group, args, place, x, neutral):
+def _reduce_max(group, args, place, x, neutral):
     if issubclass(group.instance_class, Warp):
-        fold = MAXIMA[group.instance_class.bits]
+        fold = WARP_MAXIMA[group.instance_class.bits]
         return lambda group, args, place, x, neutral: fold(x)
     if group.instance_class is Block:
         return lambda group, args, place, x, neutral: block_max(
-            x, np.int32(place * REDUCTION_SLOT), neutral
+            x, np.int32(place * REDUCTION_SLOT_BYTES), neutral
         )
 
     def of_cluster(group, args, place, x, neutral):
-        top = block_max(x, np.int32(place * REDUCTION_SLOT), neutral)
+        top = block_max(x, np.int32(place * REDUCTION_SLOT_BYTES), neutral)
         size = np.int32(1 << args.cluster)
-        return cluster_max(top, np.int32(place * REDUCTION_SLOT), size, neutral)
+        return cluster_max(top, np.int32(place * REDUCTION_SLOT_BYTES), size, neutral)
 
     return of_cluster
 
@@ -291,17 +291,19 @@ def reduce_sum2(group, args, place, a, b):
 
 
 @overload(reduce_sum2, jit_options=INLINED)
-def _both(group, args, place, a, b):
+def _reduce_sum2(group, args, place, a, b):
     if issubclass(group.instance_class, Warp):
-        fold = SUMS[group.instance_class.bits]
+        fold = WARP_SUMS[group.instance_class.bits]
         return lambda group, args, place, a, b: (fold(a), fold(b))
     if group.instance_class is Block:
-        return lambda group, args, place, a, b: block_both(a, b, np.int32(place * REDUCTION_SLOT))
+        return lambda group, args, place, a, b: block_sum2(
+            a, b, np.int32(place * REDUCTION_SLOT_BYTES)
+        )
 
     def of_cluster(group, args, place, a, b):
-        here = np.int32(place * REDUCTION_SLOT)
-        a, b = block_both(a, b, here)
-        return cluster_both(a, b, here, np.int32(1 << args.cluster))
+        here = np.int32(place * REDUCTION_SLOT_BYTES)
+        a, b = block_sum2(a, b, here)
+        return cluster_sum2(a, b, here, np.int32(1 << args.cluster))
 
     return of_cluster
 
@@ -312,16 +314,18 @@ def reduce_sum(group, args, place, x):
 
 
 @overload(reduce_sum, jit_options=INLINED)
-def _together(group, args, place, x):
+def _reduce_sum(group, args, place, x):
     if issubclass(group.instance_class, Warp):
-        fold = SUMS[group.instance_class.bits]
+        fold = WARP_SUMS[group.instance_class.bits]
         return lambda group, args, place, x: fold(x)
     if group.instance_class is Block:
-        return lambda group, args, place, x: block_sum(x, np.int32(place * REDUCTION_SLOT))
+        return lambda group, args, place, x: block_sum(x, np.int32(place * REDUCTION_SLOT_BYTES))
 
     def of_cluster(group, args, place, x):
-        part = block_sum(x, np.int32(place * REDUCTION_SLOT))
-        return cluster_sum(part, np.int32(place * REDUCTION_SLOT), np.int32(1 << args.cluster))
+        part = block_sum(x, np.int32(place * REDUCTION_SLOT_BYTES))
+        return cluster_sum(
+            part, np.int32(place * REDUCTION_SLOT_BYTES), np.int32(1 << args.cluster)
+        )
 
     return of_cluster
 
@@ -332,7 +336,7 @@ def sync_before_overwrite(group):
 
 
 @overload(sync_before_overwrite, jit_options=INLINED)
-def _have_read(group):
+def _sync_before_overwrite(group):
     if issubclass(group.instance_class, Warp):
         return lambda group: warp_barrier()
     return lambda group: None  # there was an exchange in between
@@ -344,7 +348,7 @@ def cluster_arrive(group):
 
 
 @overload(cluster_arrive, jit_options=INLINED)
-def _depart(group):
+def _cluster_arrive(group):
     if group.instance_class is Cluster:
         return lambda group: barrier_cluster_arrive()
     return lambda group: None
@@ -356,19 +360,19 @@ def cluster_wait(group):
 
 
 @overload(cluster_wait, jit_options=INLINED)
-def _leave(group):
+def _cluster_wait(group):
     if group.instance_class is Cluster:
         return lambda group: barrier_cluster_wait()
     return lambda group: None
 
 
-def block_total(group, place, x, first):
+def block_loss_sum(group, place, x, first):
     """(sum of a block's losses, whether this thread is to store it); ``first``: lane 0 of a row."""
     raise NotImplementedError("compiled code only")
 
 
 @scalar
-def rows_total(x, place):
+def sum_of_warp_sums(x, place):
     """The sum of what lanes have, for thread 0; ``x``: of a warp's lanes together."""
     T, size = type(x), np.int32(8)
     if (thread() & np.int32(31)) == np.int32(0):
@@ -383,13 +387,15 @@ def rows_total(x, place):
     return total
 
 
-@overload(block_total, jit_options=INLINED)
-def _block_total(group, place, x, first):
+@overload(block_loss_sum, jit_options=INLINED)
+def _block_loss_sum(group, place, x, first):
     if issubclass(group.instance_class, Warp):
 
         def of_rows(group, place, x, first):
             mine = warp_sum(where(first, x, type(x)(0)))
-            return rows_total(mine, np.int32(place * REDUCTION_SLOT)), thread() == np.int32(0)
+            return sum_of_warp_sums(
+                mine, np.int32(place * REDUCTION_SLOT_BYTES)
+            ), thread() == np.int32(0)
 
         return of_rows
     return lambda group, place, x, first: (x, first)

@@ -1,8 +1,8 @@
 """Where a row's logits stay between the softmax reduction and the gradient pass.
 
-In registers (``Registers``: one visit; ``RegisterExps``: its exponentials), in shared memory
-(``Smem``, ``SmemAsync``), or in global memory, from where they are loaded again (``Reload``). Each
-lane reads back only what it wrote.
+In registers (``Registers``: the words of one iteration; ``RegisterExps``: its exponentials), in
+shared memory (``Smem``, ``SmemAsync``), or nowhere: they are loaded from global memory again
+(``Reload``). Each thread reads back only what it wrote itself. rows.py explains the arguments.
 """
 
 from typing import NamedTuple
@@ -19,131 +19,134 @@ from fusedce.kernels.cuda.load_store import (
     read_logits,
     renewed,
 )
+from fusedce.kernels.cuda.tags import tag_class
 from fusedce.kernels.scalar import INLINED, scalar
 
 
 class Registers(NamedTuple):
-    """Type tag: the row waits in registers."""
+    """Type tag: the logits stay in registers."""
 
 
 class RegisterExps(NamedTuple):
-    """Type tag: the exponentials wait in registers, each lane's below its own maximum."""
+    """Type tag: the exponentials stay in registers, relative to each thread's own maximum."""
 
 
 class Smem(NamedTuple):
-    """Type tag: the row waits in shared memory."""
+    """Type tag: the logits are copied to shared memory through registers."""
 
 
 class SmemAsync(NamedTuple):
-    """Type tag: the same, brought there past the registers, all at once."""
+    """Type tag: the logits are copied to shared memory by asynchronous copies (sm_80)."""
 
 
 class Reload(NamedTuple):
-    """Type tag: the row is read again."""
+    """Type tag: the logits are loaded from global memory again."""
 
 
-def visits(residency, count, per_visit):
-    """Chunks that the visits of a lane go through; a row that is held takes one visit."""
+def chunk_loop_end(tags, chunks, per_iteration):
+    """Where a thread's loop over its chunks ends: after one iteration if they fit in registers."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(visits, jit_options=INLINED)
-def _visits(residency, count, per_visit):
-    if residency.instance_class in (Registers, RegisterExps):
-        return lambda residency, count, per_visit: per_visit
-    return lambda residency, count, per_visit: count
+@overload(chunk_loop_end, jit_options=INLINED)
+def _chunk_loop_end(tags, chunks, per_iteration):
+    if tag_class(tags, "residency") in (Registers, RegisterExps):
+        return lambda tags, chunks, per_iteration: per_iteration
+    return lambda tags, chunks, per_iteration: chunks
 
 
 @scalar
-def place_of(args, k):
-    """Where a lane's k-th chunk waits in shared memory."""
+def smem_chunk_address(args, k):
+    """The shared memory address of a thread's k-th chunk."""
     return np.int32(args.staged + (np.int64(k) * threads() + thread()) * 16)
 
 
-def fetch(residency, args, N, dtype, address, span, many):
-    """Bring a row to where it waits, before the first visit.
+def prefetch_row(tags, args, N, source, part, chunks):
+    """SmemAsync: copy all chunks of a thread to shared memory; else nothing.
 
-    Behind its chunks lies -inf, as far as visits to ``many`` chunks read: they ask no more whether
-    a chunk is there. Of a row that does not count there is nothing else.
+    The chunks behind them are filled with -inf up to the end of the last iteration over ``chunks``
+    chunks, so that no load needs a mask. For a row that does not count, all are.
     """
     raise NotImplementedError("compiled code only")
 
 
-@overload(fetch, jit_options=INLINED)
-def _fetch(residency, args, N, dtype, address, span, many):
-    if residency.instance_class is not SmemAsync:
-        return lambda residency, args, N, dtype, address, span, many: None
+@overload(prefetch_row, jit_options=INLINED)
+def _prefetch_row(tags, args, N, source, part, chunks):
+    if tag_class(tags, "residency") is not SmemAsync:
+        return lambda tags, args, N, source, part, chunks: None
 
-    def fetched(residency, args, N, dtype, address, span, many):
-        k, here = np.int32(0), address + span.first
-        while k < span.chunks:
-            copy_chunk(place_of(args, k), here)
-            here += span.step
+    def copy_async(tags, args, N, source, part, chunks):
+        k, address = np.int32(0), source + part.first
+        while k < part.chunks:
+            copy_chunk(smem_chunk_address(args, k), address)
+            address += part.step
             k = np.int32(k + 1)
-        visit = chunks_of(N, dtype)
-        end = np.int32(np.int32(np.int32(many + visit - 1) // visit) * visit)
+        per = chunks_of(N, tags.dtype)
+        end = np.int32(np.int32(np.int32(chunks + per - 1) // per) * per)
         while k < end:
-            put_lowest(dtype, place_of(args, k))
+            put_lowest(tags.dtype, smem_chunk_address(args, k))
             k = np.int32(k + 1)
         copied()
 
-    return fetched
+    return copy_async
 
 
-def waiting(residency, words, e):
-    """What waits of a visit: its words or its exponentials."""
+def values_to_keep(tags, words, e):
+    """What is kept of an iteration in registers: its words (raw bits) or its exponentials."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(waiting, jit_options=INLINED)
-def _waiting(residency, words, e):
-    if residency.instance_class is RegisterExps:
-        return lambda residency, words, e: e
-    return lambda residency, words, e: words
+@overload(values_to_keep, jit_options=INLINED)
+def _values_to_keep(tags, words, e):
+    if tag_class(tags, "residency") is RegisterExps:
+        return lambda tags, words, e: e
+    return lambda tags, words, e: words
 
 
-def read(residency, args, N, dtype, address, span, k):
-    """The chunks from the k-th on, which go to where they wait."""
+def load_chunks(tags, args, N, source, part, k):
+    """First pass: the words of the chunks from the k-th on; Smem: also stored in shared memory."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(read, jit_options=INLINED)
-def _read(residency, args, N, dtype, address, span, k):
-    if residency.instance_class is SmemAsync:
-        return lambda residency, args, N, dtype, address, span, k: get_whole(
-            N, dtype, place_of(args, k), np.int32(threads() * 16)
+@overload(load_chunks, jit_options=INLINED)
+def _load_chunks(tags, args, N, source, part, k):
+    residency = tag_class(tags, "residency")
+    if residency is SmemAsync:
+        return lambda tags, args, N, source, part, k: get_whole(
+            N, tags.dtype, smem_chunk_address(args, k), np.int32(threads() * 16)
         )
-    if residency.instance_class is not Smem:
-        return lambda residency, args, N, dtype, address, span, k: read_logits(
-            N, dtype, address + span.first + np.int64(k) * span.step, span.step, span.chunks - k
+    if residency is not Smem:
+        return lambda tags, args, N, source, part, k: read_logits(
+            N, tags.dtype, source + part.first + np.int64(k) * part.step, part.step, part.chunks - k
         )
 
-    def staged(residency, args, N, dtype, address, span, k):
-        here = address + span.first + np.int64(k) * span.step
-        words = read_logits(N, dtype, here, span.step, span.chunks - k)
-        put_words(place_of(args, k), np.int32(threads() * 16), span.chunks - k, words)
+    def staged(tags, args, N, source, part, k):
+        address = source + part.first + np.int64(k) * part.step
+        words = read_logits(N, tags.dtype, address, part.step, part.chunks - k)
+        put_words(smem_chunk_address(args, k), np.int32(threads() * 16), part.chunks - k, words)
         return words
 
     return staged
 
 
-def recall(residency, args, N, dtype, address, span, k, words):
-    """The same chunks once more; ``words``: of the last visit."""
+def reload_chunks(tags, args, N, source, part, k, words):
+    """A later pass: the words of the same chunks; ``words``: those of the last iteration."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(recall, jit_options=INLINED)
-def _recall(residency, args, N, dtype, address, span, k, words):
-    if residency.instance_class is Registers:
-        return lambda residency, args, N, dtype, address, span, k, words: renewed(words)
-    if residency.instance_class is SmemAsync:
-        return lambda residency, args, N, dtype, address, span, k, words: get_whole(
-            N, dtype, place_of(args, k), np.int32(threads() * 16)
+@overload(reload_chunks, jit_options=INLINED)
+def _reload_chunks(tags, args, N, source, part, k, words):
+    residency = tag_class(tags, "residency")
+    if residency is Registers:
+        return lambda tags, args, N, source, part, k, words: renewed(words)
+    if residency is SmemAsync:
+        return lambda tags, args, N, source, part, k, words: get_whole(
+            N, tags.dtype, smem_chunk_address(args, k), np.int32(threads() * 16)
         )
-    if residency.instance_class is Smem:
-        return lambda residency, args, N, dtype, address, span, k, words: get_words(
-            N, dtype, place_of(args, k), np.int32(threads() * 16), span.chunks - k
+    if residency is Smem:
+        return lambda tags, args, N, source, part, k, words: get_words(
+            N, tags.dtype, smem_chunk_address(args, k), np.int32(threads() * 16), part.chunks - k
         )
-    return lambda residency, args, N, dtype, address, span, k, words: read_logits(
-        N, dtype, address + span.first + np.int64(k) * span.step, span.step, span.chunks - k
+    return lambda tags, args, N, source, part, k, words: read_logits(
+        N, tags.dtype, source + part.first + np.int64(k) * part.step, part.step, part.chunks - k
     )

@@ -1,8 +1,18 @@
-"""Softmax rows whose classes lie side by side: what the kernels for them share.
+"""Softmax rows with contiguous classes: what the kernels for them share.
 
-A row is seen as whole chunks of 16 bytes, dealt out to the lanes in turn, with at most a chunk's
-numbers at its ends, one for a lane. A lane takes the chunks of one ``visit`` at a time, several
-loads under way; where they wait between the reduction and the gradient, waits.py says.
+A group of 2**k threads (see reduce.py) shares a row. The row is split into a scalar head up to the
+first 16-byte boundary, a vectorized body of whole 16-byte chunks, and a scalar tail. Head and tail
+together are the remainder, with fewer classes than threads in the group: a thread has at most one
+class of it. The chunks of the body go to the threads round-robin. A thread goes through its chunks
+in iterations of ``chunks_of(N, dtype)`` chunks, all loaded before the first is used.
+
+Arguments that the functions of the row kernels share:
+``args``: KernelArgs; ``tags``: RowTags or DistributionTags; ``T``: float32 or float64, the type of
+all arithmetic; ``N``: the vector type of T with as many lanes as an iteration has logits;
+``source``, ``grad``, ``hess``: addresses of a row's first class; ``part``: LanePart, what a thread
+has of the row; ``k``: number of the first chunk of an iteration, counted within the thread's
+chunks; ``z``: stored logits; ``x``: logits after logit scale and softcap; ``live``: whether the row
+counts (in the grid, not ignored, denominator not 0).
 """
 
 from typing import Any, NamedTuple
@@ -29,34 +39,56 @@ from fusedce.kernels.cuda.load_store_scalar import (
     poke,
 )
 from fusedce.kernels.cuda.logit_transform import Full
-from fusedce.kernels.cuda.reduce import block_total, size_bits
+from fusedce.kernels.cuda.reduce import (
+    block_loss_sum,
+    group_size_log2,
+    row_and_rank,
+    row_in_range,
+)
+from fusedce.kernels.cuda.tags import tag_class
 from fusedce.kernels.link import softmax_rest
 from fusedce.kernels.scalar import INLINED, scalar
 
 
 class Vectorized(NamedTuple):
-    """Type tag: gradients are stored in the chunks that the logits came in."""
+    """Type tag: gradient rows have the alignment of logits rows: store 16-byte chunks."""
 
 
 class Misaligned(NamedTuple):
-    """Type tag: gradients lie otherwise in their chunks than logits."""
+    """Type tag: gradient rows are aligned differently from logits rows: store single elements."""
 
 
-class Span(NamedTuple):
-    """How a lane finds its part of a row; offsets in bytes from the first class."""
+class GroupRow(NamedTuple):
+    """The row of this thread's group."""
 
-    first: Any  # of its first chunk
+    outer: Any
+    inner: Any
+    rank: Any  # of this thread in its group
+    in_range: Any  # False for threads of the last block that have no row
+
+
+class LanePart(NamedTuple):
+    """The part of a row that a thread processes; offsets in bytes from the row's first class."""
+
+    first: Any  # offset of its first chunk
     step: Any  # from one of its chunks to the next
     chunks: Any  # how many it has
-    edge: Any  # of its number at an end of the row
-    edges: Any  # 1 if it has one
+    remainder_offset: Any  # of its class in the remainder
+    has_remainder: Any  # 1 if it has one, else 0
     head: Any  # classes ahead of the first whole chunk of the row
-    body: Any  # classes in whole chunks
-    ends: Any  # classes of the row in no whole chunk
+    body: Any  # classes in whole chunks of the row
+    remainder: Any  # classes of the row in head and tail
+
+
+class Outputs(NamedTuple):
+    """Where gradients and second derivatives go: addresses of a row, or of a chunk of it."""
+
+    grad: Any
+    hess: Any
 
 
 @scalar
-def row_of(args, row):
+def unravel_row(args, row):
     """(outer, inner) of a row by number."""
     if args.inner == 1:
         return row, np.int64(0)
@@ -64,49 +96,61 @@ def row_of(args, row):
 
 
 @scalar
-def span_of(group, args, dtype, address, lane, inside):
-    """The part of a row at an address that is a lane's."""
-    item, per = np.int32(itemsize(dtype)), np.int32(per_chunk(dtype))
-    classes, bits = np.int32(args.classes), size_bits(group, args)
-    head = min(np.int32(np.int32((-address) & 15) // item), classes)
-    whole = np.int32(np.int64(np.int32(classes - head)) * item >> 4)  # item * per is 16
-    body = np.int32(whole * per)
-    ends = np.int32(classes - body)  # both of them
-    chunks = np.int32(np.int32(np.int32(whole - 1 - lane) >> bits) + 1)
-    edge = lane if lane < head else np.int32(lane + body)
-    edges = np.int32(1) if lane < ends else np.int32(0)
-    if not inside:
-        chunks, edges = np.int32(0), np.int32(0)
-    first = np.int64(head * item + lane * np.int32(16))
-    return Span(first, np.int32(np.int32(16) << bits), chunks, np.int64(edge) * item, edges,
-                head, body, ends)  # fmt: skip
+def row_of_group(group, args):
+    """The row of this thread's group; row 0 where the grid has more groups than rows."""
+    row, rank = row_and_rank(group, args)
+    in_range = row_in_range(group, args, row)
+    outer, inner = unravel_row(args, row if in_range else np.int64(0))
+    return GroupRow(outer, inner, rank, in_range)
 
 
 @scalar
-def unread(span, live):
-    """The same, but nothing of it is read where the row does not count."""
+def lane_part(tags, args, address, rank, in_range):
+    """The part that the thread of this rank has of the row at an address."""
+    item, per = np.int32(itemsize(tags.dtype)), np.int32(per_chunk(tags.dtype))
+    classes, bits = np.int32(args.classes), group_size_log2(tags.group, args)
+    head = min(np.int32(np.int32((-address) & 15) // item), classes)
+    whole = np.int32(np.int64(np.int32(classes - head)) * item >> 4)  # item * per is 16
+    body = np.int32(whole * per)
+    remainder = np.int32(classes - body)
+    chunks = np.int32(np.int32(np.int32(whole - 1 - rank) >> bits) + 1)
+    edge = rank if rank < head else np.int32(rank + body)
+    edges = np.int32(1) if rank < remainder else np.int32(0)
+    if not in_range:
+        chunks, edges = np.int32(0), np.int32(0)
+    first = np.int64(head * item + rank * np.int32(16))
+    return LanePart(first, np.int32(np.int32(16) << bits), chunks, np.int64(edge) * item, edges,
+                    head, body, remainder)  # fmt: skip
+
+
+@scalar
+def without_loads(part, live):
+    """The part to load from: without classes unless the row counts."""
     none = np.int32(0)
-    return Span(
-        span.first, span.step, span.chunks if live else none, span.edge,
-        span.edges if live else none, span.head, span.body, span.ends,
+    return LanePart(
+        part.first, part.step, part.chunks if live else none, part.remainder_offset,
+        part.has_remainder if live else none, part.head, part.body, part.remainder,
     )  # fmt: skip
 
 
 @scalar
-def owner_of(group, args, dtype, span, label):
-    """The lane that stores the gradient of a class."""
-    place = np.int32(np.int32(label) - span.head)
-    if place < 0:
+def rank_of_class(tags, args, part, label):
+    """The rank of the thread that stores the gradient of a class."""
+    index = np.int32(np.int32(label) - part.head)  # within the body
+    if index < 0:
         return np.int32(label)
-    if place < span.body:
-        chunk = np.int32(place // np.int32(per_chunk(dtype)))
-        return np.int32(chunk & np.int32((np.int32(1) << size_bits(group, args)) - 1))
-    return np.int32(span.head + place - span.body)
+    if index < part.body:
+        chunk = np.int32(index // np.int32(per_chunk(tags.dtype)))
+        return np.int32(chunk & np.int32((np.int32(1) << group_size_log2(tags.group, args)) - 1))
+    return np.int32(part.head + index - part.body)
+
+
+# ------------------------------------------------------------------------- numbers of one row
 
 
 @scalar
 def scale_of(args, T):
-    """1 / denominator; 0 where there is nothing to divide by."""
+    """1 / denominator of the mean; 0 where the denominator is 0."""
     if args.record != 0:
         return peek(args.record + SCALE, T)
     return float_of(T, args.scale)
@@ -114,7 +158,7 @@ def scale_of(args, T):
 
 @scalar
 def z_loss_of(args, T):
-    """The factor of the squared logsumexp, whose mean is over rows, not over class weights."""
+    """The factor of the squared logsumexp; its mean is over rows, without class weights."""
     factor = float_of(T, args.z_loss)
     if factor != T(0) and args.record != 0:
         factor *= peek(args.record + PER_ROW, T)
@@ -122,30 +166,30 @@ def z_loss_of(args, T):
 
 
 @scalar
-def sample_of(args, T, outer, inner):
+def sample_weight_of(args, T, outer, inner):
     """The sample weight of a row."""
     if args.sample_weight == 0:
         return T(1)
-    here = args.sample_weight + outer * args.sample_outer + inner * args.sample_inner
-    return any_number(T, args.sample_dtype, here)
+    address = args.sample_weight + outer * args.sample_outer + inner * args.sample_inner
+    return any_number(T, args.sample_dtype, address)
 
 
 @scalar
-def label_at(args, labels, outer, inner):
-    """The class index of a row, stored in a form that is known."""
-    here = args.targets + outer * args.targets_outer + inner * args.targets_inner
-    return integer_at(labels, here)
+def load_class_index(args, index_dtype, outer, inner):
+    """The class index of a row; ``index_dtype``: type tag of its dtype."""
+    address = args.targets + outer * args.targets_outer + inner * args.targets_inner
+    return integer_at(index_dtype, address)
 
 
 @scalar
-def label_of(args, outer, inner):
-    """The class index of a row."""
-    here = args.targets + outer * args.targets_outer + inner * args.targets_inner
-    return any_integer(args.targets_dtype, here)
+def load_any_class_index(args, outer, inner):
+    """The class index of a row, whose dtype is looked up while the kernel runs."""
+    address = args.targets + outer * args.targets_outer + inner * args.targets_inner
+    return any_integer(args.targets_dtype, address)
 
 
 @scalar
-def weight_of(args, T, label):
+def class_weight_of(args, T, label):
     """The weight of a class."""
     if args.weight == 0:
         return T(1)
@@ -153,95 +197,103 @@ def weight_of(args, T, label):
 
 
 @scalar
-def finish(group, args, outer, inner, lane, inside, loss):
-    """The loss of a row where it is wanted, and the sum of a block's."""
-    if inside and args.loss != 0 and lane == 0:
-        here = args.loss + outer * args.loss_outer + inner * args.loss_inner
-        any_put(args.loss_dtype, here, loss)
+def store_loss(group, args, row, loss):
+    """Store the loss of a row if losses are wanted, and a block's sum if a reduction is."""
+    if row.in_range and args.loss != 0 and row.rank == 0:
+        address = args.loss + row.outer * args.loss_outer + row.inner * args.loss_inner
+        any_put(args.loss_dtype, address, loss)
     if args.partial != 0:
-        first = inside and lane == 0
-        total, mine = block_total(group, np.int32(3), loss, first)
-        if mine:
+        first = row.in_range and row.rank == 0
+        total, stores = block_loss_sum(group, np.int32(3), loss, first)
+        if stores:
             poke(args.partial + (np.int64(block()) >> args.cluster) * 8, total)
 
 
-def store(alignment, dtype, address, span, k, x):
-    """Gradients of the chunks from the k-th on, which lies at an address."""
+@scalar
+def softmax_curvature(e, sum_exp_minus_1, square, product):
+    """square p**2 + product p (1 - p) with p = e / (1 + sum_exp_minus_1)."""
+    T = type(sum_exp_minus_1)
+    total = T(1) + sum_exp_minus_1
+    p, q = e / total, softmax_rest(e, sum_exp_minus_1, total) / total
+    return square * p * p + product * p * q
+
+
+# --------------------------------------------------------------- loads and stores of a thread
+
+
+@scalar
+def load_remainder(T, dtype, address, part):
+    """The logit of a thread's class in the remainder, or -inf."""
+    return read_lanes(
+        T, dtype, address + part.remainder_offset, np.int64(0), part.has_remainder, T(-np.inf)
+    )
+
+
+@scalar
+def store_remainder(dtype, address, part, x):
+    """Store a result of that class."""
+    write_lanes(dtype, address + part.remainder_offset, np.int64(0), part.has_remainder, x)
+
+
+def store_chunks(tags, address, part, k, x):
+    """Store results of the chunks from the k-th on; ``address``: of chunk k."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(store, jit_options=INLINED)
-def _store(alignment, dtype, address, span, k, x):
-    if alignment.instance_class is Vectorized:
-        return lambda alignment, dtype, address, span, k, x: write_words(
-            address, span.step, span.chunks - k, encoded(dtype, x)
+@overload(store_chunks, jit_options=INLINED)
+def _store_chunks(tags, address, part, k, x):
+    if tag_class(tags, "alignment") is Vectorized:
+        return lambda tags, address, part, k, x: write_words(
+            address, part.step, part.chunks - k, encoded(tags.dtype, x)
         )  # fmt: skip
-    return lambda alignment, dtype, address, span, k, x: write_grid(
-        dtype, address, span.step, itemsize(dtype), span.chunks - k, x
+    return lambda tags, address, part, k, x: write_grid(
+        tags.dtype, address, part.step, itemsize(tags.dtype), part.chunks - k, x
     )  # fmt: skip
 
 
-@scalar
-def edge_of(T, dtype, address, span):
-    """A lane's number at an end of the row, or -inf."""
-    return read_lanes(T, dtype, address + span.edge, np.int64(0), span.edges, T(-np.inf))
+def store_chunk_results(tags, args, out, part, k, first, second):
+    """Store gradients, and second derivatives if wanted, of the chunks from the k-th on.
 
-
-@scalar
-def put_edge(dtype, address, span, x):
-    """Its gradient."""
-    write_lanes(dtype, address + span.edge, np.int64(0), span.edges, x)
-
-
-def put_chunks(extra, alignment, args, dtype, grad, hess, span, k, first, second):
-    """Gradients, and curvatures if they are wanted, of the chunks from the k-th on.
-
-    ``grad`` and ``hess`` are the addresses of that chunk.
+    ``out``: Outputs, addresses of chunk k.
     """
     raise NotImplementedError("compiled code only")
 
 
-@overload(put_chunks, jit_options=INLINED)
-def _put_chunks(extra, alignment, args, dtype, grad, hess, span, k, first, second):
-    if extra.instance_class is not Full:
-        return lambda extra, alignment, args, dtype, grad, hess, span, k, first, second: store(
-            alignment, dtype, grad, span, k, first
+@overload(store_chunk_results, jit_options=INLINED)
+def _store_chunk_results(tags, args, out, part, k, first, second):
+    if tag_class(tags, "features") is not Full:
+        return lambda tags, args, out, part, k, first, second: store_chunks(
+            tags, out.grad, part, k, first
         )
 
-    def full(extra, alignment, args, dtype, grad, hess, span, k, first, second):
+    def full(tags, args, out, part, k, first, second):
         if args.grad != 0:
-            store(alignment, dtype, grad, span, k, first)
+            store_chunks(tags, out.grad, part, k, first)
         if args.hess != 0:
-            store(alignment, dtype, hess, span, k, second)
+            store_chunks(tags, out.hess, part, k, second)
 
     return full
 
 
-def put_ends(extra, args, dtype, grad, hess, span, first, second):
-    """The same of numbers at the ends of the row."""
+def store_remainder_results(tags, args, out, part, first, second):
+    """Store gradients, and second derivatives if wanted, of the remainder.
+
+    ``out``: Outputs, addresses of the row.
+    """
     raise NotImplementedError("compiled code only")
 
 
-@overload(put_ends, jit_options=INLINED)
-def _put_ends(extra, args, dtype, grad, hess, span, first, second):
-    if extra.instance_class is not Full:
-        return lambda extra, args, dtype, grad, hess, span, first, second: put_edge(
-            dtype, grad, span, first
+@overload(store_remainder_results, jit_options=INLINED)
+def _store_remainder_results(tags, args, out, part, first, second):
+    if tag_class(tags, "features") is not Full:
+        return lambda tags, args, out, part, first, second: store_remainder(
+            tags.dtype, out.grad, part, first
         )
 
-    def full(extra, args, dtype, grad, hess, span, first, second):
+    def full(tags, args, out, part, first, second):
         if args.grad != 0:
-            put_edge(dtype, grad, span, first)
+            store_remainder(tags.dtype, out.grad, part, first)
         if args.hess != 0:
-            put_edge(dtype, hess, span, second)
+            store_remainder(tags.dtype, out.hess, part, second)
 
     return full
-
-
-@scalar
-def curvature(e, others, square, product):
-    """square p**2 + product p (1 - p) from exponentials."""
-    T = type(others)
-    whole = T(1) + others
-    p, q = e / whole, softmax_rest(e, others, whole) / whole
-    return square * p * p + product * p * q

@@ -7,8 +7,8 @@ import numpy as np
 from fusedce.kernels import tuning
 from fusedce.kernels.cuda.dtypes import BYTES, CHUNK, LANES
 from fusedce.kernels.cuda.kernel_args import Bound, Facts, Fields, Kernel, Launch
-from fusedce.kernels.cuda.kernel_args import launch as made_launch
-from fusedce.kernels.cuda.reduce import REDUCTION_SLOTS, WARPS, Block, Cluster, Warp
+from fusedce.kernels.cuda.kernel_args import launch as new_launch
+from fusedce.kernels.cuda.reduce import REDUCTION_BYTES, WARPS, Block, Cluster, Warp
 from fusedce.kernels.cuda.row_cache import Registers, Reload, Smem, SmemAsync
 from fusedce.kernels.cuda.rows import Misaligned, Vectorized
 
@@ -37,7 +37,7 @@ class Tiling(NamedTuple):
     residency: type
     group: type
     lanes: type
-    team_bits: int
+    group_bits: int
     cluster_bits: int
     threads: int
     shared: int
@@ -46,8 +46,8 @@ class Tiling(NamedTuple):
     def fields(self) -> Fields:
         """What a plan says of it."""
         return {
-            "group": self.team_bits, "cluster": self.cluster_bits, "staged": REDUCTION_SLOTS,
-            "span": self.threads >> self.team_bits,
+            "group": self.group_bits, "cluster": self.cluster_bits, "staged": REDUCTION_BYTES,
+            "span": self.threads >> self.group_bits,
         }  # fmt: skip
 
     def registers(self, limits: ResourceLimits) -> int:
@@ -62,69 +62,69 @@ class Tiling(NamedTuple):
 
     def launch(self, kernel: Kernel, fields: Fields, bound: Bound) -> Launch:
         """A kernel over these rows."""
-        return made_launch(
+        return new_launch(
             kernel, self.blocks, self.threads, fields, bound, shared=self.shared,
             cluster=1 << self.cluster_bits,
         )  # fmt: skip
 
 
-def power_above(n: int) -> int:
+def ceil_log2(n: int) -> int:
     """log2 of the smallest power of two that is at least n."""
     return max(0, (n - 1).bit_length())
 
 
-def per_chunk(dtype: type) -> int:
+def elements_per_chunk(dtype: type) -> int:
     """Numbers of a chunk."""
     return CHUNK // BYTES[dtype]
 
 
-def lanes(number: int) -> Any:
+def lanes_tag(number: int) -> Any:
     """The type tag of so many lanes."""
     return LANES[number]
 
 
-def whole(dtype: type, logits: np.ndarray) -> bool:
+def rows_are_whole_chunks(dtype: type, logits: np.ndarray) -> bool:
     """Whether every row is whole chunks."""
-    return logits.shape[1] % per_chunk(dtype) == 0 and aligned(logits)
+    return logits.shape[1] % elements_per_chunk(dtype) == 0 and rows_aligned(logits)
 
 
-def side_by_side(*arrays: np.ndarray | None) -> bool:
+def classes_contiguous(*arrays: np.ndarray | None) -> bool:
     """Whether the classes of every array follow each other, so few that 32 bits count them."""
     given = [a for a in arrays if a is not None]
     gapless = all(a.shape[1] == 1 or a.strides[1] == a.itemsize for a in given)
     return gapless and given[0].shape[1] < 1 << 31
 
 
-def address(array: np.ndarray) -> int:
+def data_address(array: np.ndarray) -> int:
     """Where an array begins."""
     return int(array.__array_interface__["data"][0])
 
 
-def row_steps(array: np.ndarray) -> list[int]:
+def row_strides(array: np.ndarray) -> list[int]:
     """The steps in bytes from row to row."""
     return [array.strides[k] for k in (0, 2) if array.shape[k] > 1]
 
 
-def aligned(array: np.ndarray, bytes_: int = CHUNK) -> bool:
+def rows_aligned(array: np.ndarray, bytes_: int = CHUNK) -> bool:
     """Whether every row begins at a multiple of so many bytes."""
-    return not any(n % bytes_ for n in (address(array), *row_steps(array)))
+    return not any(n % bytes_ for n in (data_address(array), *row_strides(array)))
 
 
-def alike(a: np.ndarray, b: np.ndarray | None) -> bool:
+def same_chunk_offsets(a: np.ndarray, b: np.ndarray | None) -> bool:
     """Whether the rows of two arrays begin at the same places within chunks."""
     if b is None:
         return True
     steps = zip(a.strides[::2], b.strides[::2], a.shape[::2], strict=True)
-    apart = [address(a) - address(b), *(s - t for s, t, n in steps if n > 1)]
+    apart = [data_address(a) - data_address(b), *(s - t for s, t, n in steps if n > 1)]
     return a.itemsize == b.itemsize and not any(n % CHUNK for n in apart)
 
 
-def alignment(logits: np.ndarray, *outputs: np.ndarray | None) -> type:
+def output_alignment(logits: np.ndarray, *outputs: np.ndarray | None) -> type:
     """How gradients are stored."""
-    return Vectorized if all(alike(logits, out) for out in outputs) else Misaligned
+    return Vectorized if all(same_chunk_offsets(logits, out) for out in outputs) else Misaligned
 
 
-def tight(*arrays: np.ndarray | None) -> bool:
+def rows_contiguous(*arrays: np.ndarray | None) -> bool:
     """Whether rows follow each other without a gap, in every array; of classes it asks nothing."""
     return all(
         a.shape[2] == 1 and (a.shape[0] == 1 or a.strides[0] == a.shape[1] * a.itemsize)
@@ -133,63 +133,67 @@ def tight(*arrays: np.ndarray | None) -> bool:
     )
 
 
-def along(dtype: type, classes: int, logits: np.ndarray, *outputs: np.ndarray | None) -> bool:
+def rows_can_be_staged(
+    dtype: type, classes: int, logits: np.ndarray, *outputs: np.ndarray | None
+) -> bool:
     """Whether a block's rows are one piece of memory, and too short for chunks of their own."""
-    few = logits.shape[1] <= classes and not whole(dtype, logits)
-    return few and side_by_side(logits, *outputs) and tight(logits, *outputs)
+    few = logits.shape[1] <= classes and not rows_are_whole_chunks(dtype, logits)
+    return few and classes_contiguous(logits, *outputs) and rows_contiguous(logits, *outputs)
 
 
-def rows(
+def tile_rows(
     dtype: type, logits: np.ndarray, facts: Facts, limits: ResourceLimits, held: type = Registers
 ) -> Tiling:
     """Rows whose classes lie side by side; ``held``: how a row waits in registers."""
     outer, classes, inner = logits.shape
-    per = per_chunk(dtype)
-    ends = 0 if whole(dtype, logits) else 2 * (per - 1)
+    per = elements_per_chunk(dtype)
+    ends = 0 if rows_are_whole_chunks(dtype, logits) else 2 * (per - 1)
     chunks = max(1, classes // per)
     most = max(1, limits.lanes // per)  # chunks of a lane
-    bits = max(power_above(-(-chunks // most)), power_above(ends))
+    bits = max(ceil_log2(-(-chunks // most)), ceil_log2(ends))
     if 1 << bits > tuning.GPU_HELD_THREADS:
-        return _wide(dtype, outer * inner, chunks, facts, limits)
+        return _tile_large_rows(dtype, outer * inner, chunks, facts, limits)
     chunks = -(-chunks >> bits)  # of a lane
     if bits <= 5:
         threads = tuning.GPU_THREADS
         blocks = -(-outer * inner // (threads >> bits))
         return Tiling(
-            held, WARPS[bits], lanes(chunks * per), bits, 0, threads, REDUCTION_SLOTS, blocks
+            held, WARPS[bits], lanes_tag(chunks * per), bits, 0, threads, REDUCTION_BYTES, blocks
         )
     return Tiling(
-        held, Block, lanes(chunks * per), bits, 0, 1 << bits, REDUCTION_SLOTS, outer * inner
+        held, Block, lanes_tag(chunks * per), bits, 0, 1 << bits, REDUCTION_BYTES, outer * inner
     )
 
 
-def _wide(dtype: type, rows_: int, chunks: int, facts: Facts, limits: ResourceLimits) -> Tiling:
+def _tile_large_rows(
+    dtype: type, rows_: int, chunks: int, facts: Facts, limits: ResourceLimits
+) -> Tiling:
     """Rows that do not fit in registers: in shared memory, or read again."""
     threads, parts = tuning.GPU_STAGED_THREADS, 0
     # Half the lanes: 16 bits are decoded from shared memory again and again.
-    visit = max(1, limits.lanes // per_chunk(dtype) // 2)  # chunks
-    tag = lanes(visit * per_chunk(dtype))
+    visit = max(1, limits.lanes // elements_per_chunk(dtype) // 2)  # chunks
+    tag = lanes_tag(visit * elements_per_chunk(dtype))
     if facts.capability >= (9, 0):
-        parts = power_above(-(-chunks * CHUNK // tuning.GPU_STAGED_BYTES))
-        parts = min(parts, power_above(tuning.GPU_CLUSTER_MAX))
+        parts = ceil_log2(-(-chunks * CHUNK // tuning.GPU_STAGED_BYTES))
+        parts = min(parts, ceil_log2(tuning.GPU_CLUSTER_MAX))
     mine = visit * -(-chunks // (visit * threads << parts))  # chunks of a thread, whole visits
     each = mine * threads * CHUNK  # bytes of a block
     residency: type = SmemAsync if facts.capability >= (8, 0) else Smem
-    shared = REDUCTION_SLOTS + each
+    shared = REDUCTION_BYTES + each
     if shared > facts.shared:  # so much is asked for that one block fits on a processor
         residency, shared = Reload, facts.shared // 2 + 1024
         threads = tuning.GPU_AGAIN_THREADS if limits.registers < 128 else threads
     group = Cluster if parts else Block
-    bits = power_above(threads) + parts
+    bits = ceil_log2(threads) + parts
     return Tiling(residency, group, tag, bits, parts, threads, shared, rows_ << parts)
 
 
-def enough(classes: int) -> type:
+def lanes_at_least(classes: int) -> type:
     """The type tag of a vector for so many classes: their number, or up to three more."""
     return LANES[classes if classes <= 8 else -(-classes // 4) * 4]
 
 
-def lane_registers(residency: type, compute: type, full: bool) -> int:
+def column_registers(residency: type, compute: type, full: bool) -> int:
     """Registers a thread may take whose lane has a row to itself.
 
     A row that is read again is waited for, so that many threads count: eight blocks fit on a
@@ -198,7 +202,7 @@ def lane_registers(residency: type, compute: type, full: bool) -> int:
     return 64 if residency is Reload and not full and compute is np.float32 else 255
 
 
-def patches(outer: int, classes: int, inner: int) -> dict[str, int]:
+def block_span_fields(outer: int, classes: int, inner: int) -> dict[str, int]:
     """How blocks of neighbours find their classes, see ``KernelArgs``."""
     span = tuning.GPU_SPAN
     magic = {"magic_classes": classes, "magic_inner": inner}
@@ -207,7 +211,7 @@ def patches(outer: int, classes: int, inner: int) -> dict[str, int]:
     return {"span": span, **found}
 
 
-def magic(divisor: int) -> tuple[int, int]:
+def division_multiplier(divisor: int) -> tuple[int, int]:
     """(factor, shift): n // divisor == (n * factor) >> shift for 0 <= n < 2**31."""
-    shift = 31 + power_above(divisor)
+    shift = 31 + ceil_log2(divisor)
     return -(-(1 << shift) // divisor), shift

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("numba_cuda")
 
 import fusedce
-from fusedce.kernels.cuda.tiling import magic
+from fusedce.kernels.cuda.tiling import division_multiplier
 from tests.core import test_losses as suite
 from tests.core.test_losses import DTYPES, check, make, near
 from tests.core.test_rule import Branching
@@ -189,7 +189,7 @@ def test_rows_by_multiplication():
     """The quotient of every number that may be asked for."""
     rng = np.random.default_rng(8)
     for divisor in [*range(1, 70), 1 << 20, (1 << 20) - 1, (1 << 20) + 1, (1 << 31) - 1]:
-        factor, shift = magic(divisor)
+        factor, shift = division_multiplier(divisor)
         assert factor < 1 << 32
         near = [k * divisor + d for k in (1, 2, (1 << 31) // divisor) for d in (-1, 0, 1)]
         for n in [*near, (1 << 31) - 1, *rng.integers(0, 1 << 31, 50).tolist()]:

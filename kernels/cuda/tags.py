@@ -1,0 +1,59 @@
+"""Records of type tags, and how a compiled function is chosen by one of them.
+
+A type tag is an instance of an empty NamedTuple class (``Registers()``, ``Block()``): it has a type
+but no value, and costs nothing in machine code. A kernel collects its tags in one of these records.
+Functions registered with ``@overload`` look at the types in the record and return the body to use.
+"""
+
+from typing import Any, NamedTuple
+
+
+class RowTags(NamedTuple):
+    """The type tags of a kernel in which a group of threads shares a row."""
+
+    dtype: Any  # of logits and gradients
+    residency: Any  # where the row's logits are kept for the gradient pass, see row_cache.py
+    group: Any  # the threads that share a row, see reduce.py
+    alignment: Any  # how gradients are stored: Vectorized or Misaligned
+    features: Any  # Plain, or Full: with softcap, logit scale and Hessian
+
+
+class DistributionTags(NamedTuple):
+    """Those of a kernel with distributions for targets."""
+
+    dtype: Any
+    target_dtype: Any
+    target_layout: Any  # OneHot, SameLayout or OwnLayout
+    weight_dtype: Any  # of class weights, or Unweighted
+    residency: Any
+    group: Any
+    alignment: Any
+    features: Any
+    evaluation: Any  # Wide: the rule takes vectors; Single: one number at a time
+
+
+class ColumnTags(NamedTuple):
+    """The type tags of a kernel in which each thread has a row to itself."""
+
+    dtype: Any
+    layout: Any  # Strided or SmemStaged, see columns.py
+    residency: Any  # Registers or Reload
+    features: Any
+
+
+class DistributionColumnTags(NamedTuple):
+    """Those of a kernel with distributions for targets."""
+
+    dtype: Any
+    target_dtype: Any
+    target_layout: Any
+    weight_dtype: Any
+    layout: Any
+    residency: Any
+    features: Any
+    evaluation: Any
+
+
+def tag_class(tags: Any, field: str) -> Any:
+    """The class of one tag, from the Numba type of a record of tags."""
+    return tags.types[tags.fields.index(field)].instance_class
