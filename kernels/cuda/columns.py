@@ -278,14 +278,15 @@ def online_softmax_classes(tags, N, args, row, j, end, maximum):
     Starts from ``maximum``, that of the classes before j, with nothing at or below it.
     """
     T = lanes_as(N(0))
-    state, kept = SoftmaxState(maximum, T(0), T(0)), N(0)
+    below, ties, kept = T(0), T(0), N(0)
     while j < end:
         count, present = present_classes(N, row.classes, j)
         kept = load_classes(tags, N, args, row, j, count)
         x = transform_logits(tags.features, args, kept, present)
-        state = online_softmax_update(tags.dtype, state, x)
+        state = online_softmax_update(tags.dtype, SoftmaxState(maximum, below, ties), x)
+        maximum, below, ties = state
         j += width(N)
-    return state, kept
+    return SoftmaxState(maximum, below, ties), kept
 
 
 @scalar

@@ -69,7 +69,6 @@ class ReducedPart(NamedTuple):
     """A thread's part of a row after the first pass."""
 
     source: Any  # address of the row
-    target: Target
     load_part: LanePart
     store_part: LanePart
     maximum: Any  # of the row
@@ -130,12 +129,12 @@ def remainder_terms(tags, params, x, maximum, sum_exp_minus_1, mass):
 
 
 @scalar
-def second_pass(tags, args, N, params, reduced, terms):
+def second_pass(tags, args, N, params, reduced, target, terms):
     """(loss, first, second) of a thread: the loss, and SplitSums of mass f' and mass f''.
 
     ``reduced``: ReducedPart; ``terms``: those of the remainder.
     """
-    part, target = reduced.load_part, reduced.target
+    part = reduced.load_part
     terms, iteration = init_terms(tags, terms), np.int32(0)
     k, per = np.int32(0), chunks_of(N, tags.dtype)
     end = chunk_loop_end(tags, part.chunks, per)
@@ -153,7 +152,7 @@ def second_pass(tags, args, N, params, reduced, terms):
 
 
 @scalar
-def third_pass(tags, args, N, params, reduced, out, sums, factors):
+def third_pass(tags, args, N, params, reduced, target, out, sums, factors):
     """Store the derivatives of a thread's chunks; zeros in a row that does not count."""
     part, store_part, live = reduced.load_part, reduced.store_part, factors.live
     k, per, at = np.int32(0), chunks_of(N, tags.dtype), store_part.first
@@ -162,7 +161,7 @@ def third_pass(tags, args, N, params, reduced, out, sums, factors):
         words = reload_chunks(tags, args, N, reduced.source, part, k, reduced.words)
         v = decoded(N, tags.dtype, words)
         x = transform_logits(tags.features, args, v, present_lanes(tags, N, part, k))
-        mass = chunk_masses(tags, args, N, reduced.target, part, k, reduced.label_words)
+        mass = chunk_masses(tags, args, N, target, part, k, reduced.label_words)
         g, h = distribution_derivatives(tags, args, params, v, x, mass, sums, factors)
         g, h = where(live, g, N(0)), where(live, h, N(0))
         here = Outputs(out.grad + at, out.hess + at)
@@ -205,14 +204,18 @@ def distribution_rows(Params: type, T: Any, Dtype: type, TargetDtype: type, Targ
         scale, label = scale_of(args, T), np.int64(0)
         if args.sparse_targets != 0:
             label = load_any_class_index(args, outer, inner)
-        live = this.in_range and scale != T(0)
-        live = live and (args.sparse_targets == 0 or label != args.ignore_index)
+        live = (
+            this.in_range
+            and scale != T(0)
+            and (args.sparse_targets == 0 or label != args.ignore_index)
+        )
         valid = label >= 0 and label < args.classes
         store_part = lane_part(tags, args, source, this.rank, this.in_range)
         part = without_loads(store_part, live)
         at = args.targets + outer * args.targets_outer + inner * args.targets_inner
-        ignored = live and first_label_ignored(args, T, tags.target_dtype, at)
-        target = Target(at, label, T(0), ignored)
+        target = Target(
+            at, label, T(0), live and first_label_ignored(args, T, tags.target_dtype, at)
+        )
         # 2. The remainder (scalar head and tail of the row): at most one class a thread.
         z = load_remainder(T, dtype, source, part)
         x = transform_logits(tags.features, args, z, part.has_remainder > 0)
@@ -224,20 +227,20 @@ def distribution_rows(Params: type, T: Any, Dtype: type, TargetDtype: type, Targ
         )
         maximum, sum_exp_minus_1 = online_softmax_reduce(group, args, dtype, 0, state)
         factor, labelled = label_factor(group, args, T, n_labels)
-        target, live = Target(at, label, factor, ignored), live and labelled
+        target, live = Target(at, label, factor, target.ignored), live and labelled
         # 4. Second pass: the loss, and the sums that gradients are computed from.
         mass = remainder_mass(tags, args, T, target, part, y)
         terms = remainder_terms(tags, params, x, maximum, sum_exp_minus_1, mass)
-        reduced = ReducedPart(source, target, part, store_part, maximum, sum_exp_minus_1, words,
+        reduced = ReducedPart(source, part, store_part, maximum, sum_exp_minus_1, words,
                               label_words)  # fmt: skip
-        loss, first, second = second_pass(tags, args, N, params, reduced, terms)
+        loss, first, second = second_pass(tags, args, N, params, reduced, target, terms)
         first = split_sum_reduce(group, args, 5, first)
         second = split_sum_reduce_hess(tags.features, group, args, 9, second)
         # 5. Sample weight and z-loss; NaN for an invalid label.
         sample = sample_weight_of(args, T, outer, inner) * (T(1) if valid else T(np.nan))
         lse, zeta, zeta_lse = z_loss_terms(args, T, sample, maximum, sum_exp_minus_1)
         loss = reduce_sum(group, args, 13, loss)
-        live = live and (not ignored or loss != loss)  # NaN: ignored in part
+        live = live and (not target.ignored or loss != loss)  # NaN: ignored in part
         loss = sample * loss + where(zeta == T(0), T(0), zeta_lse * lse)
         cluster_arrive(group)
         # 6. Third pass: the derivatives.
@@ -247,7 +250,7 @@ def distribution_rows(Params: type, T: Any, Dtype: type, TargetDtype: type, Targ
             out = Outputs(grad, hess)
             sums = RowSums(maximum, sum_exp_minus_1, first, second)
             factors = GradientFactors(sample * scale, zeta * scale, T(2) * zeta_lse * scale, live)
-            third_pass(tags, args, N, params, reduced, out, sums, factors)
+            third_pass(tags, args, N, params, reduced, target, out, sums, factors)
             rest = Remainder(z, x, mass)
             remainder_gradients(tags, args, params, rest, out, store_part, sums, factors)
         # 7. Store the loss, or add it to the block's sum.

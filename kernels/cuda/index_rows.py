@@ -19,7 +19,7 @@ from fusedce.kernels.cuda.logit_transform import (
     transform_logits,
 )
 from fusedce.kernels.cuda.online_softmax import (
-    empty_state,
+    SoftmaxState,
     exp_scale_and_factor,
     exp_scaled,
     online_softmax_first,
@@ -167,16 +167,20 @@ def _softmax_pass(tags, args, N, source, part):
         return single_iteration
 
     def loop(tags, args, N, source, part):
-        state = empty_state(lanes_as(N(0)))
+        # Scalars, not a record: a record in a loop would change the machine code.
+        T = lanes_as(N(0))
+        top, below, ties = T(-np.finfo(T).max), T(0), T(0)
         words = no_words(N, tags.dtype)
         k = np.int32(0)
         while k < part.chunks:
             words = load_chunks(tags, args, N, source, part, k)
             v = decoded(N, tags.dtype, words)
             v = transform_logits(tags.features, args, v, present_lanes(tags, N, part, k))
-            state, e = online_softmax_iteration(tags.residency, tags.dtype, state, v)
+            (top, below, ties), _ = online_softmax_iteration(
+                tags.residency, tags.dtype, SoftmaxState(top, below, ties), v
+            )
             k = np.int32(k + chunks_of(N, tags.dtype))
-        return state, words
+        return SoftmaxState(top, below, ties), words
 
     return loop
 
@@ -279,11 +283,13 @@ def index_rows(Params: type, T: Any, Dtype: type, Labels: type, Residency: type,
         # 3. First pass over the body: online softmax of the thread's chunks.
         prefetch_row(tags, args, N, source, part, store_part.chunks)
         state, values = softmax_pass(tags, args, N, source, part)
-        kept = Kept(values, state.maximum)
+        kept, (top, below, ties) = Kept(values, state.maximum), state
         if store_part.remainder > 0:
-            state = online_softmax_update(dtype, state, x)
+            top, below, ties = online_softmax_update(dtype, state, x)
         # 4. Combine the threads' states to the row's maximum and sum.
-        maximum, sum_exp_minus_1 = online_softmax_reduce(group, args, dtype, 0, state)
+        maximum, sum_exp_minus_1 = online_softmax_reduce(
+            group, args, dtype, 0, SoftmaxState(top, below, ties)
+        )
         cluster_arrive(group)
         # 5. Evaluate the rule once: the loss, and what every gradient is computed from.
         x_target = transform_logits(tags.features, args, logit, True)
