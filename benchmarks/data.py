@@ -1,7 +1,7 @@
-"""The arrays of a case: made once, shared by all who are timed on it.
+"""The arrays of a case: made once, shared by everyone who is timed on it.
 
-Their rows repeat after a block of a million logits, which is far longer than any branch predictor
-remembers and larger than L2. So whoever knows loss and gradient of one block knows them all.
+Their rows repeat after a block of a million logits, which is far longer than the history of any
+branch predictor and larger than L2. So loss and gradient follow from those of one block.
 """
 
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ BACKGROUND = 0.9  # of the anchors of a detector
 
 @dataclass(frozen=True)
 class Problem:
-    """A case with its arrays; ``grad`` is a buffer whose pages are there."""
+    """A case with its arrays; ``grad`` is a buffer whose pages are in memory."""
 
     case: Case
     logits: Array
@@ -48,12 +48,12 @@ class Problem:
 
 
 def last(a: Array, axis: int) -> Array:
-    """The class axis last."""
+    """A view with the class axis last."""
     return np.moveaxis(a, axis, -1)
 
 
 def allocate(shape: tuple[int, ...], dtype: Any, layout: str) -> Array:
-    """An array of zeros, every page touched."""
+    """An array of zeros, with every page in memory."""
     if layout == "every other column":
         a = np.empty((*shape[:-1], 2 * shape[-1]), dtype)[..., ::2]
     elif layout == "every other row":
@@ -74,7 +74,7 @@ def draw(case: Case, rows: tuple[int, ...], rng: np.random.Generator) -> tuple[A
     if arrays.targets == "index":
         classes = shape[-1]
         targets = rng.integers(0, classes, rows)
-        if case.loss.activation == "sigmoid":  # an index past the classes is background
+        if case.loss.activation == "sigmoid":  # an index beyond the classes means background
             targets[rng.random(rows) < BACKGROUND] = classes
         return logits, targets
     if arrays.targets == "distribution":
@@ -84,7 +84,7 @@ def draw(case: Case, rows: tuple[int, ...], rng: np.random.Generator) -> tuple[A
 
 
 def repeat(block: Array, out: Array) -> Array:
-    """Fill ``out`` with copies of a block of its rows, the last one cut."""
+    """Fill ``out`` with copies of a block of its rows, the last one shortened."""
     for start in range(0, len(out), len(block)):
         part = out[start : start + len(block)]
         part[...] = block[: len(part)]
@@ -107,13 +107,13 @@ def make(case: Case) -> Problem:
         repeat(block[1], last(targets, arrays.axis))
     classes = int(rows.shape[-1])
     weight = rng.uniform(0.5, 1.5, classes).astype(np.float32)
-    grad = np.empty_like(logits)  # of the layout that fusedce would choose
+    grad = np.empty_like(logits)  # the layout that fusedce chooses for a gradient
     grad[...] = 0
     return Problem(case, logits, targets, weight, grad, block)
 
 
 def other(problem: Problem) -> Problem | None:
-    """The problem that the case's bar refers to; the same if only the threads differ."""
+    """The problem of the other call in the case's bar; the same if only the threads differ."""
     bar = problem.case.bar
     if bar is None or bar.of == "copy":
         return None

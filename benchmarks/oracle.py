@@ -1,7 +1,7 @@
-"""Loss and gradient in float64 from their definitions: who disagrees is not timed.
+"""Loss and gradient in float64 from their definitions; a result that differs is not timed.
 
-Shares no code with the engine or a rival. One outcome of log-probability l costs
-f(l) = -(1 - p)^gamma l, p = exp(l).
+No code is shared with fusedce or a rival. The loss of one outcome of log-probability l is
+f(l) = -(1 - p)^gamma l with p = exp(l).
 """
 
 from collections.abc import Callable
@@ -19,18 +19,18 @@ TOLERANCE = {
     "float64": (1e-6, 1e-9), "float32": (1e-3, 1e-6), "float16": (1e-2, 1e-3),
     "bfloat16": (5e-2, 1e-2),
 }  # fmt: skip
-TINIEST = {"float16": 6.0e-8}  # its smallest number: means over many rows end there
-Fetch = Callable[[Any], Array]  # an array of whatever kind, as the answer's
-PLACES = 6  # blocks of a gradient that are looked at
+TINIEST = {"float16": 6.0e-8}  # its smallest number; gradients of means over many rows underflow
+Fetch = Callable[[Any], Array]  # converts an array of any library to one like the answer's
+PLACES = 6  # blocks of a gradient that are compared
 
 
 class Disagreement(Exception):
-    """A contender computes something else."""
+    """A contender computes a wrong loss or gradient."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The mean loss of the whole problem, and the gradient of its first block."""
+    """The mean loss of the whole problem; its gradient in the first block times upstream."""
 
     loss: float
     grad: Array
@@ -67,7 +67,7 @@ def sigmoid_elements(loss: Loss, z: Array, labels: Array) -> tuple[Array, Array]
 
 
 def answer(problem: Problem) -> Answer:
-    """What is right, from one block and how often each of its rows occurs."""
+    """The right answer, from one block and how often each of its rows occurs."""
     loss, (logits, targets) = problem.case.loss, problem.block
     z, classes = logits.astype(np.float64), logits.shape[-1]
     indices = problem.case.arrays.targets == "index"
@@ -86,11 +86,11 @@ def answer(problem: Problem) -> Answer:
         values, grad = softmax_rows(loss, z, mass)
         values = values.reshape(len(z), -1).sum(axis=1)
         count = float(times @ weights.reshape(len(z), -1).sum(axis=1))
-    return Answer(float(times @ values) / count, grad / count)
+    return Answer(float(times @ values) / count, grad * (problem.case.upstream / count))
 
 
 def check(right: Answer, problem: Problem, loss: Any, grad: Any, fetch: Fetch = np.asarray) -> None:
-    """Raise Disagreement unless the loss and some blocks of the gradient, fetched, are right."""
+    """Raise Disagreement unless the loss and some blocks of the gradient are right."""
     dtype = problem.case.arrays.dtype
     relative, absolute = TOLERANCE[dtype]
     error = abs(float(loss) - right.loss)

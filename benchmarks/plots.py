@@ -1,7 +1,7 @@
-"""Three pictures of a result, for a slide.
+"""Three pictures of a result, large enough for a slide.
 
-Colours that colour-blind eyes tell apart (Okabe & Ito 2008), lines named where they end, and a
-title that says what is to be seen.
+The colours can be told apart with colour blindness (Okabe & Ito 2008), the name of a line stands at
+its end, and the title states the result.
 """
 
 import textwrap
@@ -16,12 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from benchmarks.results import caption
+from benchmarks.results import Record, caption
 
 mpl.use("Agg")  # draws without a screen
 import matplotlib.pyplot as plt
 
-Record = dict[str, Any]
+Plot = Callable[[Record, Path], bool]  # draws into a file; False: the result lacks the figures
 Points = dict[str, tuple[list[float], list[float]]]  # name -> x, y
 
 OURS = "fusedce"
@@ -67,7 +67,7 @@ def duration(ms: float, _: object = None) -> str:
 
 
 def curves(result: Record, group: str, x: Callable[[Record], int], throughput: bool) -> Points:
-    """The points of everyone over the cases of a group; "copy" moves what the case moves."""
+    """The points of everyone over the cases of a group; "copy" moves the bytes of the case."""
     found: Points = {}
     for record in sorted((r for r in result["cases"] if r.get("group") == group), key=x):
         moved = sum(record["bytes"].values()) / 1e6  # bytes over milliseconds, to GB/s
@@ -81,7 +81,7 @@ def curves(result: Record, group: str, x: Callable[[Record], int], throughput: b
 
 
 def draw_lines(axis: Axes, points: Points) -> None:
-    """A line for each, with its name where it ends; names that would touch are moved apart."""
+    """Draw a line for each; those of fusedce and of the copy are thicker."""
     for name, (x, y) in points.items():
         look: dict[str, Any] = {"lw": 1.8, "marker": MARKS.get(name, "o"), "ms": 6}
         if name == OURS:
@@ -92,13 +92,13 @@ def draw_lines(axis: Axes, points: Points) -> None:
 
 
 def name_lines(axis: Axes, points: Points, names: dict[str, str]) -> None:
-    """Write the names beside the last points; those that would touch are moved apart."""
+    """Write the names beside the last points; names that would overlap are moved apart."""
     axis.figure.canvas.draw()
     to_axes = (axis.transData + axis.transAxes.inverted()).transform
     ends = sorted((float(to_axes((x[-1], y[-1]))[1]), name) for name, (x, y) in points.items())
     heights = [height for height, _ in ends]
     rooms = [0.035 * (1 + names.get(name, name).count("\n")) for _, name in ends]
-    for k in range(1, len(ends)):  # upwards, then down from the upper edge
+    for k in range(1, len(ends)):  # upwards, then downwards from the upper edge
         heights[k] = max(heights[k], heights[k - 1] + rooms[k - 1] + rooms[k])
     heights[-1] = min(heights[-1], 1 - rooms[-1])
     for k in reversed(range(len(ends) - 1)):
@@ -111,7 +111,7 @@ def name_lines(axis: Axes, points: Points, names: dict[str, str]) -> None:
 
 
 def finish(figure: Any, where: str, path: Path) -> None:
-    """Say where the figures come from, and save."""
+    """Write below the picture where the figures come from, and save it."""
     where = textwrap.fill(where, 150)
     figure.supxlabel(where, fontsize=9, color="#555555", x=0.01, ha="left")
     figure.savefig(path, dpi=150)
@@ -212,14 +212,19 @@ def times_longer(records: list[Record], where: str, path: Path) -> None:
     finish(figure, where, path)
 
 
-PLOTS: dict[str, Callable[[Record, Path], bool]] = {
+PLOTS: dict[str, Plot] = {
     "classes.png": plot_classes,
     "rivals.png": plot_rivals,
     "rows.png": plot_rows,
 }
 
 
-def draw(result: Record, folder: Path) -> list[str]:
-    """Draw what the result has figures for; the names of the files."""
+def draw_all(plots: dict[str, Plot], result: Record, folder: Path) -> list[str]:
+    """Draw the pictures that the result has figures for; the names of the files."""
     with plt.rc_context(LOOK):
-        return [name for name, plot in PLOTS.items() if plot(result, folder / name)]
+        return [name for name, plot in plots.items() if plot(result, folder / name)]
+
+
+def draw(result: Record, folder: Path) -> list[str]:
+    """Draw the pictures of the CPU's throughput."""
+    return draw_all(PLOTS, result, folder)

@@ -1,4 +1,4 @@
-"""The arrays of a case on the device: rows that repeat after a block, as on the CPU."""
+"""The arrays of a case on the device; their rows repeat after a block, as on the CPU."""
 
 from math import prod
 from typing import Any
@@ -12,7 +12,7 @@ from benchmarks.data import Problem, last
 
 
 def repeated(block: Any, shape: tuple[int, ...], axis: int, device: Any) -> Any:
-    """An array of a shape whose rows (class axis last) are those of a block, again and again."""
+    """An array of a shape that repeats the rows (class axis last) of a block."""
     bits = BITS.get(block.dtype.itemsize, block.dtype)
     found = device.xp.empty(shape, bits)
     data.repeat(device.put(block.view(bits)), last(found, axis))
@@ -20,7 +20,7 @@ def repeated(block: Any, shape: tuple[int, ...], axis: int, device: Any) -> Any:
 
 
 def make(case: Question, device: Any) -> Problem:
-    """The arrays of a case, the same in each run; ``grad`` is what copies go to."""
+    """The arrays of a case, the same in each run; ``grad`` is the target of copies."""
     arrays, rng = case.arrays, np.random.default_rng(0)
     axis = arrays.axis % len(arrays.shape)
     rows = (*arrays.shape[:axis], *arrays.shape[axis + 1 :], arrays.shape[axis])

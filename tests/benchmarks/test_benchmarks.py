@@ -27,13 +27,17 @@ from benchmarks import (
     results,
     rivals,
     screen,
-)  # fmt: skip
+    tables,
+    throughput,
+)
+from benchmarks import program as shared
 from benchmarks.measure import Contender, Effort
 
 FEW = Effort(rounds=3, budget=0.01, least=1, shrink=1 << 14)
 TINY = ["--quick", "--shrink", "65536", "--rival", "numpy"]
 ONE = [*TINY, "--case", "small-32x10"]
 NUMPY = rivals.RIVALS[0]
+RESULT = "throughput.json"
 
 
 def case(name):
@@ -58,11 +62,13 @@ def test_cases():
     names = [c.name for c in cases.CASES]
     assert len(set(names)) == len(names)
     assert all(len(c.title) <= 28 for c in cases.CASES)
-    assert [c.name for c in cases.chosen(0, ["softmax-*10", "focal-1"])] == [
+    assert [c.name for c in cases.chosen(0, ["softmax-*10", "focal-1"], cases.CASES)] == [
         "softmax-2000000x10", "focal-1.5"
     ]  # fmt: skip
-    assert [c.name for c in cases.chosen(0, ["rows"])] == ["rows"]  # a name, not a part of one
-    quick, usual, everything = (set(cases.chosen(level, [])) for level in range(3))
+    assert [c.name for c in cases.chosen(0, ["rows"], cases.CASES)] == [
+        "rows"
+    ]  # a name, not a part of one
+    quick, usual, everything = (set(cases.chosen(level, [], cases.CASES)) for level in range(3))
     assert quick < usual < everything == set(cases.CASES)
 
 
@@ -135,7 +141,7 @@ def liar(spoil):
     ],
 )
 def test_who_disagrees_is_not_timed(spoil):
-    record = measure.measure(case("softmax-200000x80"), [liar(spoil), NUMPY], FEW)
+    record = throughput.measured(case("softmax-200000x80"), [liar(spoil), NUMPY], FEW)
     assert "does not agree" in record["skipped"]["liar"]
     assert set(record["times_faster"]) == {"NumPy"}
     assert "liar" not in record["ms"]
@@ -144,7 +150,7 @@ def test_who_disagrees_is_not_timed(spoil):
 def test_who_writes_nothing_is_not_timed():
     idle = dataclasses.replace(NUMPY, prepare=lambda p, n: (lambda: None, lambda got: (
         oracle.answer(p).loss, p.grad)))  # fmt: skip
-    record = measure.measure(case("softmax-200000x80"), [idle], FEW)
+    record = throughput.measured(case("softmax-200000x80"), [idle], FEW)
     assert "gradient nan" in record["skipped"]["NumPy"]
     assert record["times_faster"] == {}
 
@@ -162,11 +168,11 @@ def test_a_rival_that_breaks_or_is_too_large_is_skipped(monkeypatch):
 
     broken = dataclasses.replace(NUMPY, name="broken", prepare=broken)
     large = dataclasses.replace(NUMPY, name="large", memory=lambda c: 1e9)
-    record = measure.measure(case("small-32x10"), [broken, large], FEW)
+    record = throughput.measured(case("small-32x10"), [broken, large], FEW)
     assert record["skipped"]["broken"] == "RuntimeError: no compiler"
     assert record["skipped"]["large"] == "needs some 1280 GB"
-    monkeypatch.setattr(measure, "PATIENCE", 0.0)
-    record = measure.measure(case("small-32x10"), [NUMPY], FEW)
+    monkeypatch.setattr(throughput, "PATIENCE", 0.0)
+    record = throughput.measured(case("small-32x10"), [NUMPY], FEW)
     assert "s a call" in record["skipped"]["NumPy"]
 
 
@@ -221,7 +227,7 @@ def run(tmp_path_factory):
     names = ["softmax-200000x80", "sigmoid-focal", "threads-softmax", "small-32x10"]
     chosen = [word for name in names for word in ("--case", name)]
     with pytest.MonkeyPatch.context() as patch:
-        ghost = dataclasses.replace(NUMPY, name="ghost", module="no_such_module_at_all")
+        ghost = dataclasses.replace(NUMPY, name="ghost", modules=("no_such_module_at_all",))
         patch.setattr(rivals, "RIVALS", (*rivals.RIVALS, ghost))
         text = []
         patch.setattr(screen.Console, "print", spy(screen.Console.print, text))
@@ -282,6 +288,16 @@ def test_the_missing_are_named(run):
     assert results.read(path)["missing_rivals"] == {"ghost": missing}
 
 
+def table(records):
+    (found,) = report.tables(records)
+    return found
+
+
+def markdown(result):
+    (found,) = report.page_tables(result)
+    return found.markdown()
+
+
 def printed(what, width):
     """The lines of something on a screen of this width."""
     with open("/dev/null", "w") as nowhere:
@@ -294,16 +310,16 @@ def printed(what, width):
 def test_table_fits_a_screen(width):
     """However narrow it is, no digit is lost; columns are, by name, or each row is some lines."""
     records = report.measured(synthetic())
-    text = printed(report.table(records), width)
+    text = printed(table(records), width)
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
     words = "".join(text.split())
     hidden = re.search("Not shown, for lack of width: ([^.]*)", text)
     for record in records:
-        shown = [record["title"], report.number(record["ms"]["fusedce"]["p50"])]
+        shown = [record["title"], tables.number(record["ms"]["fusedce"]["p50"])]
         shown += [report.ratio(record)[0], report.best_rival(record)[0]]
         if hidden is None:
-            shown += [report.number(record["gb_per_s"])]
+            shown += [tables.number(record["gb_per_s"])]
         missing = [part for cell in shown for part in cell.split() if part not in words]
         assert not missing
     assert (hidden is not None) == (width == 80)
@@ -312,7 +328,7 @@ def test_table_fits_a_screen(width):
 def test_what_is_left_out_is_named():
     records = report.measured(synthetic())[:2]
     records.append({"title": "2 threads", "group": "threads", "left_out": "there is one thread"})
-    assert "Left out: 2 threads, there is one thread." in printed(report.table(records), 100)
+    assert "Left out: 2 threads, there is one thread." in printed(table(records), 100)
 
 
 def test_a_missed_bar_is_told_in_words():
@@ -324,7 +340,7 @@ def test_a_missed_bar_is_told_in_words():
     best |= {"times": 4.4, "bar": 5, "met": False, "name": "torch"}
     assert report.ratio(record) == ("1.50 > 1.25 ✗", False)
     assert report.best_rival(record) == ("4.40× torch < 5 ✗", False)
-    for text in (printed(report.table([record]), 100), report.markdown(result)):
+    for text in (printed(table([record]), 100), markdown(result)):
         assert "1.50 > 1.25 ✗" in text
         assert "4.40× torch < 5 ✗" in text
     ratio |= {"value": 1.1, "met": True, "of": "float32"}
@@ -339,7 +355,7 @@ def test_a_missed_bar_is_told_in_words():
 def test_one_fact_is_said_once():
     """GB/s over those of a copy is the time over that of a copy."""
     result = synthetic()
-    for text in (printed(report.table(report.measured(result)), 200), report.markdown(result)):
+    for text in (printed(table(report.measured(result)), 200), markdown(result)):
         assert "of copy" not in text
         assert "the fastest other takes" in text
 
@@ -405,7 +421,8 @@ def test_names_that_nobody_has(capsys):
     ):
         with pytest.raises(SystemExit, match=re.escape(says)):
             program.main(words)
-    assert rivals.chosen(["none"]) == []
+    suite = throughput.Throughput(program.parse(["--rival", "none"]))
+    assert shared.asked_rivals(suite) == ([], {})
     assert capsys.readouterr().out == ""
 
 
@@ -439,8 +456,8 @@ def test_what_cannot_be_compared_is_said_why():
     assert dict(others) == {
         first["title"]: "the other result lacks it",
         second["title"]: f"3 × 4 here, {there} there",
-        third["title"]: "nothing that it could be measured by was timed beside it",
-        fourth["title"]: f"measured by NumPy here, by {old['cases'][3]['ratio']['of']} there",
+        third["title"]: "no reference for its time was timed in the same run",
+        fourth["title"]: f"relative to NumPy here, to {old['cases'][3]['ratio']['of']} there",
         fifth["title"]: "it was left out",
     }
 
@@ -547,13 +564,13 @@ def test_interrupted(words, begun, tmp_path):
 def synthetic():
     """A result of the usual cases with invented times."""
     rng, records = np.random.default_rng(0), []
-    for c in cases.chosen(cases.USUAL, []):
-        seconds = {"fusedce": 1.1, measure.FRESH: 1.5, "copy": 1.0, "floor": 1.0, "NumPy": 9.0}
+    for c in cases.chosen(cases.USUAL, [], cases.CASES):
+        seconds = {"fusedce": 1.1, throughput.FRESH: 1.5, "copy": 1.0, "floor": 1.0, "NumPy": 9.0}
         seconds |= {"torch": 20.0} | ({c.bar.of: 1.0} if c.bar else {})
         scale = c.bytes_read / 4e10
         clocks = [Contender(n, None, s, s, False, list(s * scale * rng.uniform(0.95, 1.05, 15)), 15)
                   for n, s in seconds.items()]  # fmt: skip
-        records.append(measure.summarize(c, clocks, {"NumPy", "torch"}))
+        records.append(throughput.summarize(c, clocks, {"NumPy", "torch"}))
     return json.loads(json.dumps(results.document(records, {}, {"shrink": 1})))
 
 
@@ -564,18 +581,18 @@ def test_readme(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(results, place, tmp_path)
     readme = tmp_path / "README.md"
     readme.write_text("# before\n<!-- throughput -->old<!-- /throughput -->\nafter\n")
-    results.write(synthetic(), tmp_path / results.RESULT)
+    results.write(synthetic(), tmp_path / RESULT)
     assert program.main(["--readme"]) == 0
     first = readme.read_text()
     assert first.startswith("# before\n<!-- throughput -->\n")
     assert first.endswith("<!-- /throughput -->\nafter\n")
     assert "old" not in first
-    for record in report.measured(results.read(tmp_path / results.RESULT)):
+    for record in report.measured(results.read(tmp_path / RESULT)):
         assert f"| {record['title']} | " in first
     assert "16 M in" not in first  # a point of a curve
     for name in plots.PLOTS:
         assert tmp_path.joinpath(name).stat().st_size > 20_000
-    for name in report.PICTURES:
+    for name, _ in report.PICTURES:
         assert f"(benchmarks/results/{name})" in first
     assert program.main(["--readme"]) == 0
     assert readme.read_text() == first
@@ -588,8 +605,8 @@ def test_readme(tmp_path, monkeypatch, capsys):
 def test_readme_of_the_repository():
     """Its table is that of the result beside it."""
     text = (results.ROOT / "README.md").read_text()
-    result = results.read(results.FOLDER / results.RESULT)
-    assert report.render(text, result, results.FOLDER) == text
+    result = results.read(results.FOLDER / RESULT)
+    assert shared.render(throughput.Throughput(program.parse([])), text, result) == text
 
 
 def test_only_the_readme_changes_what_git_keeps(tmp_path, monkeypatch, capsys):
@@ -598,7 +615,7 @@ def test_only_the_readme_changes_what_git_keeps(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
     monkeypatch.setattr(results, "RUNS", tmp_path / "runs")
     options = program.parse([])
-    assert results.destination(options, "x.json") == tmp_path / "runs" / "x.json"
+    assert shared.destination(options, "x.json") == tmp_path / "runs" / "x.json"
     for words in (
         ["--quick"],
         ["--case", "a"],
@@ -606,8 +623,8 @@ def test_only_the_readme_changes_what_git_keeps(tmp_path, monkeypatch, capsys):
         ["--shape", "3"],
         ["--shrink", "2"],
     ):
-        assert results.destination(program.parse(words), "x.json") is None
-    assert results.destination(program.parse(["--quick", "--out", "y"]), "x.json") == Path("y")
+        assert shared.destination(program.parse(words), "x.json") is None
+    assert shared.destination(program.parse(["--quick", "--out", "y"]), "x.json") == Path("y")
     old, new = synthetic(), synthetic() | {"commit": "new"}
     results.write(old, tmp_path / "results" / "x.json")
     assert results.latest("x.json") == tmp_path / "results" / "x.json"

@@ -87,9 +87,9 @@ def test_accuracy():
         assert max(part["worst"] for part in records["fusedce, float32"][key]) < 2e-5
         assert not sum(part["not_finite"] for part in ours[key])
         assert sum(part["not_finite"] for part in theirs[key])
-    rows = boosting_tables.accuracy_rows(list(records.values()))
-    assert [len(row) for row in rows] == [4] * (1 + len(boosting.CONTENDERS))
-    assert rows[1][-1] == "none"
+    rows = boosting_tables.accuracy_table(list(records.values())).rows()
+    assert [len(row) for row in rows] == [4] * len(boosting.CONTENDERS)
+    assert rows[0][-1] == ("none", None)
 
 
 @pytest.fixture(name="result", scope="module")
@@ -125,16 +125,15 @@ def test_program(result, capsys):
 
 def test_readme(result, tmp_path, monkeypatch):
     page = tmp_path / "README.md"
-    page.write_text(
-        f"before\n{boosting_tables.START}\nold\n{boosting_tables.END}\nafter\n", encoding="utf-8"
-    )
+    start, end = "<!-- boosting -->", "<!-- /boosting -->"
+    page.write_text(f"before\n{start}\nold\n{end}\nafter\n", encoding="utf-8")
     monkeypatch.setattr(results, "ROOT", tmp_path)
     monkeypatch.setattr(results, "FOLDER", tmp_path)
     for _ in range(2):
         assert boosting.main(["--readme", "--out", str(result)]) == 0
         text = page.read_text(encoding="utf-8")
-        assert text.startswith(f"before\n{boosting_tables.START}\n")
-        assert text.endswith(f"{boosting_tables.END}\nafter\n")
+        assert text.startswith(f"before\n{start}\n")
+        assert text.endswith(f"{end}\nafter\n")
         assert "old" not in text
         assert text.count("| --- |") == 4
     page.write_text("no markers", encoding="utf-8")
@@ -144,10 +143,14 @@ def test_readme(result, tmp_path, monkeypatch):
 
 def test_a_missed_bar_is_told_in_words():
     call = {"case": "c", "ms": {"fusedce": 1, boosting.WHOLE: 4, boosting.BLOCKS: 2}}
-    record = {"calls": [call | {"ratios": {boosting.WHOLE: 4.0, boosting.BLOCKS: 2.0}}]}
-    record["rounds"] = [{"case": "r", "call_ms": 2, "round_ms": 10, "share": 0.2}]
-    assert boosting_tables.speed_rows(record)[1] == ["c", "1", "4 (4×) ✗", "2 (2×)"]
-    assert boosting_tables.share_rows(record)[1] == ["r", "2", "10", "20.0% ✗"]
+    call |= {"ratios": {boosting.WHOLE: 4.0, boosting.BLOCKS: 2.0}}
+    part = {"case": "r", "call_ms": 2, "round_ms": 10, "share": 0.2}
+    for table, want in (
+        (boosting_tables.speed_table([call]), ["c", "1", "4 (4×) ✗", "2 (2×)"]),
+        (boosting_tables.share_table([part]), ["r", "2", "10", "20.0% ✗"]),
+    ):
+        assert [text for text, _ in table.rows()[0]] == want
+        assert f"| {' | '.join(want)} |" in table.markdown()
 
 
 def test_a_part_leaves_no_result_unasked(tmp_path, monkeypatch, capsys):
@@ -170,14 +173,14 @@ def test_who_disagrees_is_not_timed():
         "NumPy": lambda: (np.ones(3), np.zeros(3)),
     }
     with pytest.raises(SystemExit, match="do not agree"):
-        boosting.agree(wrong)
-    for case in boosting.cases(shrink=2000).values():
-        boosting.agree(case)
+        boosting.timed(wrong, 1)
+    for calls in boosting.cases(shrink=2000).values():
+        assert set(boosting.timed(calls, 1)) == set(calls)
 
 
 def test_the_result_on_disk():
     """The figures that the README shows are of all that is measured."""
-    kept = json.loads((results.FOLDER / boosting.RESULT).read_text(encoding="utf-8"))
+    kept = json.loads((results.FOLDER / "boosting.json").read_text(encoding="utf-8"))
     assert {"surrogates", "accuracy", "speed"} <= kept.keys()
     assert {r["data"] for r in kept["surrogates"]} == set(boosting_surrogates.SOURCES)
     assert min(len(r["trees"]) for r in kept["surrogates"]) >= 5

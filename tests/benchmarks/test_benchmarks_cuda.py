@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as program
+from benchmarks import cases as shared
 from benchmarks import oracle
 from benchmarks.cuda import cases, data, device, measure, rivals
 from benchmarks.measure import OURS, Effort
@@ -92,11 +93,13 @@ def test_cases():
     names = [c.name for c in cases.CASES]
     assert len(set(names)) == len(names) == 8 * 3 * 3
     assert all(len(c.title) <= 28 for c in cases.CASES)
-    assert [c.name for c in cases.chosen(1, ["focal-float32-loss"])] == ["focal-float32-loss"]
-    quick = cases.chosen(0, [])
+    assert [c.name for c in shared.chosen(1, ["focal-float32-loss"], cases.CASES)] == [
+        "focal-float32-loss"
+    ]
+    quick = shared.chosen(0, [], cases.CASES)
     assert {c.arrays.dtype for c in quick} == {"bfloat16"}
     assert {c.group for c in quick} == {"gradient"}
-    groups = cases.by_problem(cases.chosen(1, []))
+    groups = cases.by_problem(shared.chosen(1, [], cases.CASES))
     assert len(groups) == 24
     assert all([c.group for c in group] == list(cases.MODES) for group in groups)
 

@@ -52,7 +52,7 @@ def test_a_run(tmp_path, monkeypatch, capsys):
     """Result, tables, bars and pictures."""
     monkeypatch.setattr(device, "find", Host)
     monkeypatch.setattr(device, "bandwidth", lambda gpu: COPY)
-    ghost = dataclasses.replace(named("CuPy"), name="ghost", module="no_such_module_at_all")
+    ghost = dataclasses.replace(named("CuPy"), name="ghost", modules=("no_such_module_at_all",))
     monkeypatch.setattr(rivals, "RIVALS", (named("CuPy"), ghost))
     path = tmp_path / "cuda.json"
     words = ["--device", "cuda", "--shrink", "16384", "--out", str(path), "--case", "4096x4096"]
@@ -126,9 +126,10 @@ def test_nothing_is_written_unasked(tmp_path, monkeypatch):
 
 
 def test_the_clock_runs_out():
-    wanted = cases.chosen(0, [])
-    found = cuda.run(screen.Console(), Host(), wanted, [], FEW, -1.0)
-    assert [r["left_out"] for records in found for r in records] == ["no time left"] * len(wanted)
+    suite = cuda.CudaThroughput(program.parse(["--device", "cuda", "--quick", "--seconds", "-1"]))
+    wanted, suite.gpu = suite.cases(), Host()
+    found = suite.measure(wanted, [], FEW, lambda what: None)
+    assert [r["left_out"] for r in found] == ["no time left"] * len(wanted)
 
 
 def test_seconds(monkeypatch, tmp_path, capsys):
@@ -211,8 +212,8 @@ def test_tables_fit_a_screen(width):
     records = invented()["cases"]
     records[1]["bars"]["torch"]["met"] = False
     records[0] = {"case": "x", "title": "y", "group": "gradient", "left_out": "no time left"}
-    for mode in cases.MODES:
-        console.print(report.table(records, mode))
+    for table in report.tables(records):
+        console.print(table)
     text = console.export_text()
     console.file.close()
     assert "…" not in text

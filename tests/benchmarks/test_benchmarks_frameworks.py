@@ -12,27 +12,34 @@ from importlib.machinery import ModuleSpec
 import numpy as np
 import pytest
 
-from benchmarks import frameworks, frameworks_table, oracle, plain, results, screen
-from benchmarks.frameworks import COPY, OURS, OURS_COMPILED, OURS_JAX, TASKS, WAYS, Way
+from benchmarks import data, frameworks, frameworks_table, oracle, plain, results, screen
+from benchmarks.frameworks import CASES, COPY, OURS, OURS_COMPILED, OURS_JAX, WAYS
 from benchmarks.measure import Effort
+from benchmarks.rivals import Rival
 
 SMALL = 1 << 12
-NO_CASE = f"no case is called unknown; there are {', '.join(t.name for t in TASKS)}"
+NO_CASE = f"no case is called unknown; there are {', '.join(t.name for t in CASES)}"
 FEW = Effort(rounds=3, budget=0.01, least=1, shrink=SMALL)
 ARGUMENTS = ["--quick", "--shrink", str(SMALL)]
 
 
-def task(name):
-    return next(t for t in TASKS if t.name == name)
+RESULT = "frameworks.json"
 
 
-def by_numpy(what, problem, spoil=lambda loss, grad: (loss, grad)):
+def case(name):
+    return next(c for c in CASES if c.name == name)
+
+
+def by_numpy(problem, spoil=lambda loss, grad: (loss, grad)):
     """A stand-in for a framework; ``spoil`` gets at the answer."""
-    logits = problem.logits.astype(np.float32)  # NumPy has no bfloat16 of its own
+    upstream, logits = (
+        problem.case.upstream,
+        problem.logits.astype(np.float32),
+    )  # NumPy has no bfloat16 of its own
     problem = dataclasses.replace(problem, logits=logits, grad=np.empty_like(logits))
 
     def call():
-        return spoil(float(plain.mean_loss(problem)), problem.grad * np.float32(what.upstream))
+        return spoil(float(plain.mean_loss(problem)), problem.grad * np.float32(upstream))
 
     return call, lambda got: got
 
@@ -42,7 +49,7 @@ def stand_ins(**spoiled):
     spoiled = {name.replace("_", "."): spoil for name, spoil in spoiled.items()}
     return [
         dataclasses.replace(
-            way, modules=(), compiled=False,
+            way, modules=(), compiles=False, needs=lambda: None,
             prepare=partial(by_numpy, spoil=spoiled[way.name]) if way.name in spoiled else by_numpy,
         )
         for way in WAYS
@@ -50,7 +57,7 @@ def stand_ins(**spoiled):
 
 
 def timed(name, ways):
-    return frameworks.timed(task(name), ways, FEW, lambda what: None)
+    return frameworks.timed(case(name), ways, FEW, lambda what: None)
 
 
 # --------------------------------------------------------------------- tasks
@@ -58,27 +65,31 @@ def timed(name, ways):
 
 def test_tasks():
     """What is promised, and for how much; each with the gradient of a loss and of a scaled one."""
-    assert len({t.name for t in TASKS}) == len(TASKS) == 8
-    sizes = {(t.case.arrays.shape, t.case.arrays.dtype) for t in TASKS}
+    assert len({t.name for t in CASES}) == len(CASES) == 8
+    sizes = {(t.arrays.shape, t.arrays.dtype) for t in CASES}
     assert sizes == {((4096, 32_000), "float32"), ((65_536, 1000), "float32"),
                      ((200_000, 80), "float32"), ((65_536, 1000), "bfloat16")}  # fmt: skip
-    assert [t.upstream for t in TASKS] == [1.0, 65536.0] * 4
-    for t in TASKS:
+    assert [t.upstream for t in CASES] == [1.0, 65536.0] * 4
+    for t in CASES:
         if t.name.startswith("softmax"):
             assert t.bars == {"torch": 4.0, "torch.compile": 2.5, "optax": 2.0}
         if t.name.startswith("focal"):
             assert t.bars["torch"] == 3.0
-            assert (t.case.loss.alpha, t.case.loss.gamma) == (0.25, 2.0)  # torchvision's
+            assert (t.loss.alpha, t.loss.gamma) == (0.25, 2.0)  # torchvision's
 
 
-@pytest.mark.parametrize("what", TASKS, ids=lambda t: t.name)
+def unscaled(problem):
+    return dataclasses.replace(problem, case=dataclasses.replace(problem.case, upstream=1.0))
+
+
+@pytest.mark.parametrize("what", CASES, ids=lambda t: t.name)
 def test_what_is_right_is_scaled(what):
     """The oracle's gradient is that of loss * upstream, its loss that of the loss."""
-    problem, right = frameworks.make(what, SMALL)
-    plainly = oracle.answer(problem)
+    problem = data.make(what.divided(SMALL))
+    right, plainly = oracle.answer(problem), oracle.answer(unscaled(problem))
     assert right.loss == plainly.loss
-    assert np.array_equal(right.grad, plainly.grad * what.upstream)
-    call, read = by_numpy(what, problem)
+    np.testing.assert_allclose(right.grad, plainly.grad * what.upstream, rtol=1e-15)
+    call, read = by_numpy(problem)
     oracle.check(right, problem, *read(call()))
 
 
@@ -98,13 +109,13 @@ def test_record(name):
         ratio = record["ms"][line["theirs"]]["p50"] / record["ms"][line["ours"]]["p50"]
         assert line["value"] == pytest.approx(ratio, rel=0.01)
         assert line["p20"] <= line["p80"]
-        assert line["bar"] == task(name).bars.get(line["theirs"])
+        assert line["bar"] == case(name).bars.get(line["theirs"])
         assert line["met"] == (None if line["bar"] is None else line["value"] >= line["bar"])
 
 
 def test_ratio_of_medians():
     times = {OURS: [2.0, 1.0, 9.0], "torch": [8.0, 16.0, 9.0], OURS_JAX: [1.0], "optax": [1.9, 1.0]}
-    torch, optax = frameworks.ratios(task("softmax-4096x32000"), times)
+    torch, optax = frameworks.ratios(case("softmax-4096x32000"), times)
     assert (torch["value"], torch["bar"], torch["met"]) == (4.5, 4.0, True)
     assert 1 < torch["p20"] < torch["p80"] < 16
     assert (optax["value"], optax["bar"], optax["met"]) == (1.45, 2.0, False)
@@ -140,27 +151,28 @@ def test_who_breaks_is_named():
 
 
 def test_the_missing_are_named():
-    way = Way("ghost", ("json", "no_such_module_at_all"), by_numpy)
-    assert way.missing() == "not installed: no_such_module_at_all"
-    assert Way("numpy", ("numpy",), by_numpy).missing() is None
+    way = Rival("ghost", ("json", "no_such_module_at_all"), by_numpy)
+    assert way.missing() == "not installed: pip install no_such_module_at_all"
+    assert Rival("numpy", ("numpy",), by_numpy).missing() is None
 
 
 # --------------------------------------------------------------------- the frameworks themselves
 
-torch_ways = [way for way in WAYS if way.modules[0] == "torch" and not way.compiled]
+torch_ways = [way for way in WAYS if way.modules[0] == "torch" and not way.compiles]
 each_torch_way = pytest.mark.parametrize("way", torch_ways, ids=lambda w: w.name)
 jax_ways = [way for way in WAYS if way.modules[0] == "jax"]
 each_jax_way = pytest.mark.parametrize("way", jax_ways, ids=lambda w: w.name)
-each_task = pytest.mark.parametrize("what", TASKS, ids=lambda t: t.name)
+each_task = pytest.mark.parametrize("what", CASES, ids=lambda t: t.name)
 
 
 def agrees(way, what):
     """A way of the benchmark computes what is right."""
     if way.missing():
         pytest.skip(way.missing())
-    problem, right = frameworks.make(what, SMALL)
+    problem = data.make(what.divided(SMALL))
+    right = oracle.answer(problem)
     before = problem.logits.copy()
-    call, read = way.prepare(what, problem)
+    call, read = way.prepare(problem)
     for _ in range(2):
         oracle.check(right, problem, *read(call()))
     assert np.array_equal(problem.logits, before)
@@ -182,7 +194,7 @@ def test_torchs_own_formula():
     """The rival's focal loss is what torchvision publishes; soft labels show the difference."""
     torch = pytest.importorskip("torch")
     z, y = torch.tensor([-3.0, 0.5, 2.0]), torch.tensor([0.0, 0.75, 1.0])
-    loss = frameworks.torch_loss(task("focal").case.loss, ours=False)(z, y)
+    loss = frameworks.torch_loss(case("focal").loss, ours=False)(z, y)
     p, x = 1 / (1 + np.exp([3.0, -0.5, -2.0])), y.numpy()
     p_t = p * x + (1 - p) * (1 - x)
     entropy = -(x * np.log(p) + (1 - x) * np.log(1 - p))
@@ -203,8 +215,8 @@ def test_adapters_are_called_by_their_public_names(monkeypatch):
         monkeypatch.setitem(sys.modules, name, made)
 
     module("fusedce.adapters.torch", "cross_entropy", "sigmoid_focal_loss")
-    frameworks.torch_loss(task("bfloat16").case.loss, ours=True)(0, 0)
-    frameworks.torch_loss(task("focal").case.loss, ours=True)(0, 0)
+    frameworks.torch_loss(case("bfloat16").loss, ours=True)(0, 0)
+    frameworks.torch_loss(case("focal").loss, ours=True)(0, 0)
     assert calls == [
         ("cross_entropy", 2, {}),
         ("sigmoid_focal_loss", 2, {"alpha": 0.25, "gamma": 2.0, "reduction": "mean"}),
@@ -239,12 +251,11 @@ def test_memory_of_a_process_of_its_own():
     """Of the two that are compared; who cannot be weighed is named."""
     pytest.importorskip("torch")
     record = {"ms": {"torch": {}}, "skipped": {}}
-    frameworks.weigh(record, task("bfloat16"), 2)
+    frameworks.weigh(record, case("bfloat16"), 2)
     assert record["skipped"] == {}
     assert set(record["memory"]) == {"torch"}
     assert 2 < record["memory"]["torch"] < 4.5  # log_softmax, its gradient, that of the logits
-    unknown = dataclasses.replace(task("focal").case, name="unknown")
-    frameworks.weigh(record, dataclasses.replace(task("focal"), case=unknown), 1)
+    frameworks.weigh(record, dataclasses.replace(case("focal"), name="unknown"), 1)
     assert record["memory"] == {}
     assert record["skipped"] == {"memory of torch": NO_CASE}
 
@@ -276,24 +287,25 @@ def test_run(small, capsys, monkeypatch):
     assert set(result["missing_rivals"]) == {"torch.compile"}
     assert "memory" not in result["cases"][0]  # of small arrays it says nothing
     assert {"python", "numpy", "fusedce"} <= set(result["versions"])
-    assert not (small / frameworks.RESULT).exists()
+    assert not (small / RESULT).exists()
     with pytest.raises(SystemExit, match="no case is called nothing"):
         frameworks.main(["--case", "nothing"])
 
 
 def test_only_a_full_run_has_a_place(small, monkeypatch):
-    monkeypatch.setattr(frameworks, "run", lambda *a, **k: [])
+    bare = {"case": "", "title": "bare", "ms": {}, "ratios": [], "skipped": {}}
+    monkeypatch.setattr(frameworks, "timed", lambda *a: dict(bare))
     for arguments in (["--quick"], ["--case", "focal"], ["--shrink", "2"]):
         assert frameworks.main(arguments) == 0
     assert list(small.iterdir()) == []
     assert frameworks.main([]) == 0
-    assert list(small.iterdir()) == [small / frameworks.RESULT]
+    assert list(small.iterdir()) == [small / RESULT]
 
 
 def synthetic():
     """A result with invented times."""
     records = []
-    for t in TASKS:
+    for t in CASES:
         times = {COPY: [0.5] * 3, OURS: [1.0, 1.25, 1.5], OURS_COMPILED: [1.5] * 3, OURS_JAX: [1.0]}
         times |= {"torch": [6.0] * 3, "torch.compile": [3.5] * 3, "optax": [1.8]}
         ms = {name: dict(zip(("p20", "p50", "p80"), np.percentile(v, (20, 50, 80)), strict=True))
@@ -307,8 +319,8 @@ def synthetic():
 
 
 def test_cells():
-    row = dict(zip(frameworks_table.HEADS, frameworks_table.cells(synthetic()["cases"][0], True),
-                   strict=True))  # fmt: skip
+    page = frameworks_table.columns(page=True)
+    row = {column.head: column.of(synthetic()["cases"][0]) for column in page}
     assert row == {
         "case": ("softmax 4,096 × 32,000", None),
         "torch, ms": ("1.25 (1.10–1.40)", None),
@@ -326,7 +338,8 @@ def test_cells():
     record["memory"] = {OURS: 3.01, "torch": 3.0}
     assert frameworks_table.memory_cell(record)[1] is True  # within what is counted late
     bare = {"title": "bare", "ms": {}, "ratios": [], "skipped": {}}
-    assert {text for text, _ in frameworks_table.cells(bare, False)[1:]} == {"-"}
+    screen_columns = frameworks_table.columns(page=False)[1:]
+    assert {column.of(bare)[0] for column in screen_columns} == {"-"}
 
 
 @pytest.mark.parametrize("width", [40, 80, 100, 160])
@@ -335,13 +348,14 @@ def test_table_fits_a_screen(width):
     records = synthetic()["cases"]
     with open("/dev/null", "w") as nowhere:
         console = screen.Console(width=width, record=True, file=nowhere)
-        console.print(frameworks_table.table(records, 1))
+        (table,) = frameworks_table.tables(records, 1)
+        console.print(table)
         text = console.export_text()
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= width
     words = "".join(text.split())
-    for record in records:
-        for cell, _ in frameworks_table.cells(record, False):
+    for row in table.rows():
+        for cell, _ in row:
             assert cell in ("0.40×", "-") or all(part in words for part in cell.split())
 
 
@@ -350,13 +364,13 @@ def test_readme(small, monkeypatch):
     monkeypatch.setattr(frameworks, "timed", None)
     readme = small / "README.md"
     readme.write_text("before\n<!-- frameworks -->old<!-- /frameworks -->\nafter\n")
-    results.write(synthetic(), small / frameworks.RESULT)
+    results.write(synthetic(), small / RESULT)
     assert frameworks.main(["--readme"]) == 0
     first = readme.read_text()
     assert first.startswith("before\n<!-- frameworks -->\n| case | ")
     assert first.endswith("<!-- /frameworks -->\nafter\n")
     assert "old" not in first
-    for t in TASKS:
+    for t in CASES:
         assert f"| {t.title} | 1.25 (1.10–1.40) | " in first
     wrong = "optax, does not agree: loss 1 instead of 2 (softmax-4096x32000-scaled)"
     assert f"Left out: ghost, not installed: ghost; {wrong}." in first
@@ -366,7 +380,7 @@ def test_readme(small, monkeypatch):
     readme.write_text("no markers")
     with pytest.raises(SystemExit, match=r"README\.md has no place for the table"):
         frameworks.main(["--readme"])
-    (small / frameworks.RESULT).write_text("{}")
+    (small / RESULT).write_text("{}")
     with pytest.raises(SystemExit, match="is no result of this benchmark"):
         frameworks.main(["--readme"])
 
