@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cases, program, screen
+from benchmarks import cases, program, rivals, screen
 from benchmarks.throughput import Throughput
 
 FLOATS = "float32", "float64", "float16", "bfloat16"
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure and report; the exit status."""
     options, console = parse(argv), screen.console()
     if options.device == "cpu":
-        return program.main(Throughput(options), console)
+        return program.main(Throughput(options, rivals.RIVALS), console)
     from benchmarks.cuda import sweep
     from benchmarks.cuda.program import CudaThroughput
 

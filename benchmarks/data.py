@@ -4,6 +4,7 @@ Their rows repeat after a block of a million logits, which is far longer than th
 branch predictor and larger than L2. So loss and gradient follow from those of one block.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -91,24 +92,28 @@ def repeat(block: Array, out: Array) -> Array:
     return out
 
 
-def make(case: Case) -> Problem:
+def filled(block: Array, shape: tuple[int, ...], axis: int, layout: str) -> Array:
+    """An array of a shape that repeats the rows (class axis last) of a block."""
+    found = allocate(shape, block.dtype, layout)
+    repeat(block, last(found, axis))
+    return found
+
+
+def make(case: Case, fill: Callable[..., Any] = filled) -> Problem:
     """The arrays of a case, the same in each run."""
     arrays, rng = case.arrays, np.random.default_rng(0)
-    logits = allocate(arrays.shape, DTYPES[arrays.dtype], arrays.layout)
-    rows = last(logits, arrays.axis)  # a view
-    length = min(len(rows), max(1, BLOCK // prod(rows.shape[1:])))
-    row_shape = (length, *rows.shape[1:-1])
-    block = draw(case, row_shape, rng)
-    repeat(block[0], rows)
+    shape, axis, layout = arrays.shape, arrays.axis % len(arrays.shape), arrays.layout
+    rows = (*shape[:axis], *shape[axis + 1 :], shape[axis])  # class axis last
+    length = min(rows[0], max(1, BLOCK // prod(rows[1:])))
+    block = draw(case, (length, *rows[1:-1]), rng)
+    logits = fill(block[0], shape, axis, layout)
     if arrays.targets == "index":
-        targets = repeat(block[1], np.empty(rows.shape[:-1], np.int64))
+        targets = fill(block[1], rows[:-1], -1, "C")
     else:
-        targets = allocate(arrays.shape, block[1].dtype, arrays.layout)
-        repeat(block[1], last(targets, arrays.axis))
-    classes = int(rows.shape[-1])
-    weight = rng.uniform(0.5, 1.5, classes).astype(np.float32)
-    grad = np.empty_like(logits)  # the layout that fusedce chooses for a gradient
-    grad[...] = 0
+        targets = fill(block[1], shape, axis, layout)
+    weight = rng.uniform(0.5, 1.5, rows[-1]).astype(np.float32)
+    chosen = "F" if layout == "F" else "C"  # the layout that fusedce chooses for a gradient
+    grad = fill(np.zeros_like(block[0]), shape, axis, chosen)
     return Problem(case, logits, targets, weight, grad, block)
 
 

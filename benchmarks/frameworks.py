@@ -266,10 +266,6 @@ class Frameworks(program.Suite):
     tables = staticmethod(frameworks_table.tables)
     page_tables = staticmethod(frameworks_table.page_tables)
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        super().__init__(options)
-        self.all_rivals = WAYS
-
     def measure(
         self, wanted: list[Case], others: list[Rival], effort: Effort, tell: Tell
     ) -> Iterator[Record]:
@@ -306,7 +302,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and report; the exit status."""
-    suite = Frameworks(parse(argv))
+    suite = Frameworks(parse(argv), WAYS)
     if suite.options.peak:
         print(peak(suite.options.peak, suite.cases()[0], suite.options.shrink or 1))
         return 0

@@ -118,6 +118,16 @@ def finish(figure: Any, where: str, path: Path) -> None:
     plt.close(figure)
 
 
+def finish_curves(axis: Axes, points: Points, result: Record, path: Path) -> bool:
+    """Draw and name the lines, and save the picture."""
+    draw_lines(axis, points)
+    axis.xaxis.set_major_formatter(FuncFormatter(short))
+    axis.grid(axis="both" if axis.get_yscale() == "log" else "y", alpha=0.25)
+    name_lines(axis, points, {"copy": "a copy of\nthe same bytes"})
+    finish(axis.figure, caption(result), path)
+    return True
+
+
 def plot_classes(result: Record, path: Path) -> bool:
     """Throughput against the number of classes."""
     points = curves(result, "classes", lambda r: int(r["shape"][1]), throughput=True)
@@ -131,18 +141,12 @@ def plot_classes(result: Record, path: Path) -> bool:
     if rivals:
         best = np.max([points[name][1] for name in rivals], axis=0) / copy
         title += f",\nthe fastest other {100 * best.min():.0f}–{100 * best.max():.0f}%"
-    figure, axis = plt.subplots(figsize=(12, 6.75), layout="constrained")
-    axis.set_xscale("log")
-    draw_lines(axis, points)
-    axis.set(title=title, ylim=(0, 1.1 * max(copy.max(), ours.max())))
     logits = max(prod(r["shape"]) for r in result["cases"] if r.get("group") == "classes")
+    _, axis = plt.subplots(figsize=(12, 6.75), layout="constrained")
+    axis.set(xscale="log", ylim=(0, 1.1 * max(copy.max(), ours.max())), title=title)
     axis.set(xlabel=f"classes ({short(logits)} float32 logits in all)")
     axis.set(ylabel="GB/s of logits, targets, gradient")
-    axis.xaxis.set_major_formatter(FuncFormatter(short))
-    axis.grid(axis="y", alpha=0.25)
-    name_lines(axis, points, {"copy": "a copy of\nthe same bytes"})
-    finish(figure, caption(result), path)
-    return True
+    return finish_curves(axis, points, result, path)
 
 
 def plot_rows(result: Record, path: Path) -> bool:
@@ -151,21 +155,14 @@ def plot_rows(result: Record, path: Path) -> bool:
     if len(points.get(OURS, ((),))[0]) < 3:
         return False
     x, y = map(np.array, points[OURS])
-    title = (
-        f"From {duration(y[0])} for {short(x[0])} row to {duration(y[-1])} for {short(x[-1])}:\n"
-    )
-    title += f"{short(x[-1] / x[-2])} times the rows take {y[-1] / y[-2]:.1f} times as long"
-    figure, axis = plt.subplots(figsize=(12, 6.75), layout="constrained")
+    title = f"From {duration(y[0])} for {short(x[0])} row to {duration(y[-1])} for {short(x[-1])}:"
+    title += f"\n{short(x[-1] / x[-2])} times the rows take {y[-1] / y[-2]:.1f} times as long"
+    _, axis = plt.subplots(figsize=(12, 6.75), layout="constrained")
     axis.set(xscale="log", yscale="log", title=title)
-    draw_lines(axis, points)
     axis.set(xlabel="rows of 100 float32 logits", ylabel="time of loss and gradient")
-    axis.xaxis.set_major_formatter(FuncFormatter(short))
     axis.yaxis.set_major_formatter(FuncFormatter(duration))
     axis.yaxis.set_minor_locator(NullLocator())
-    axis.grid(alpha=0.25)
-    name_lines(axis, points, {"copy": "a copy of\nthe same bytes"})
-    finish(figure, caption(result), path)
-    return True
+    return finish_curves(axis, points, result, path)
 
 
 def plot_rivals(result: Record, path: Path) -> bool:

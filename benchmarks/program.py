@@ -31,7 +31,6 @@ class Suite:
     pictures: Sequence[tuple[str, str]] = ()  # files beside the result, and their descriptions
     plots = ""  # the module that draws them
     all_cases: Sequence[Any] = ()
-    all_rivals: Sequence[Rival] = ()
     efforts: Sequence[Effort] = ()  # by level
     saves_each_record = False  # so that a run that is cut off leaves its figures
     own_cases: Callable[..., list[Any]] = staticmethod(lambda shapes, dtypes, losses: [])
@@ -41,8 +40,8 @@ class Suite:
     verdicts: Callable[[list[Record]], list[tuple[str, bool | None]]] = staticmethod(lambda r: [])
     caption: Callable[[Record], str] = staticmethod(results.caption)
 
-    def __init__(self, options: Namespace) -> None:
-        self.options = options
+    def __init__(self, options: Namespace, all_rivals: Sequence[Rival] = ()) -> None:
+        self.options, self.all_rivals = options, all_rivals
         self.file = f"{self.name}.json"
         self.facts: Record = {}  # parts that replace those of the result
 

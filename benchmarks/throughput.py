@@ -3,7 +3,6 @@
 import gc
 import os
 import time
-from argparse import Namespace
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -190,10 +189,6 @@ class Throughput(Suite):
     efforts = Effort(7, 0.1, 2, shrink=4), Effort(), Effort(31, 4.0, 5)
     tables = staticmethod(report.tables)
     page_tables = staticmethod(report.page_tables)
-
-    def __init__(self, options: Namespace) -> None:
-        super().__init__(options)
-        self.all_rivals = rivals.RIVALS
 
     def measure(
         self, wanted: list[Case], others: list[Rival], effort: Effort, tell: Tell

@@ -43,8 +43,7 @@ class CudaThroughput(Suite):
     gpu: Any = None
 
     def __init__(self, options: Namespace) -> None:
-        super().__init__(options)
-        self.all_rivals = rivals.RIVALS
+        super().__init__(options, rivals.RIVALS)
         self.seconds = BUDGET if options.seconds is None else options.seconds
 
     def cases(self) -> list[Question]:

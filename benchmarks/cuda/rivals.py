@@ -85,9 +85,8 @@ def prepare_torch(
     if compiled:
         torch._dynamo.reset()
         loss = torch.compile(loss, dynamic=False)
-    return by_autograd(
-        loss, device.to_torch(problem.logits), device.to_torch(problem.targets), device
-    )
+    z, t = device.to_torch(problem.logits), device.to_torch(problem.targets)
+    return by_autograd(loss, z, t, device)
 
 
 def prepare_liger(problem: Problem, device: Any) -> Callable[[Question], Entry]:
@@ -104,10 +103,7 @@ def prepare_quack(problem: Problem, device: Any) -> Callable[[Question], Entry]:
     torch: Any = importlib.import_module("torch")
     quack: Any = importlib.import_module("quack.cross_entropy")
     z, t = device.to_torch(problem.logits), device.to_torch(problem.targets)
-
-    def loss(z: Any, t: Any) -> Any:
-        return quack.cross_entropy(z, t, reduction="mean")
-
+    loss = partial(quack.cross_entropy, reduction="mean")
     return by_autograd(loss, z, t, device, dtype=torch.float32)
 
 

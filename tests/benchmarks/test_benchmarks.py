@@ -421,7 +421,7 @@ def test_names_that_nobody_has(capsys):
     ):
         with pytest.raises(SystemExit, match=re.escape(says)):
             program.main(words)
-    suite = throughput.Throughput(program.parse(["--rival", "none"]))
+    suite = throughput.Throughput(program.parse(["--rival", "none"]), rivals.RIVALS)
     assert shared.asked_rivals(suite) == ([], {})
     assert capsys.readouterr().out == ""
 

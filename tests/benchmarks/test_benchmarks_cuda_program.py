@@ -1,7 +1,6 @@
 """The GPU benchmark as a program, without a GPU: what a run leaves behind, what the bars say."""
 
 import copy
-import dataclasses
 import json
 import sys
 import types
@@ -15,6 +14,7 @@ from benchmarks import results, screen
 from benchmarks.cuda import cases, device, measure, plots, report, rivals, sweep
 from benchmarks.cuda import program as cuda
 from benchmarks.measure import OURS
+from benchmarks.rivals import Rival
 from fusedce.kernels import tuning
 from tests.benchmarks.test_benchmarks_cuda import COPY, FACTS, FEW, Host, named, record_of
 
@@ -52,7 +52,7 @@ def test_a_run(tmp_path, monkeypatch, capsys):
     """Result, tables, bars and pictures."""
     monkeypatch.setattr(device, "find", Host)
     monkeypatch.setattr(device, "bandwidth", lambda gpu: COPY)
-    ghost = dataclasses.replace(named("CuPy"), name="ghost", modules=("no_such_module_at_all",))
+    ghost = Rival("ghost", ("no_such_module_at_all",), rivals.prepare_cupy)
     monkeypatch.setattr(rivals, "RIVALS", (named("CuPy"), ghost))
     path = tmp_path / "cuda.json"
     words = ["--device", "cuda", "--shrink", "16384", "--out", str(path), "--case", "4096x4096"]
