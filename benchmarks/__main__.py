@@ -30,7 +30,7 @@ FLOATS = "float32", "float64", "float16", "bfloat16"
 
 
 def shape(given: str) -> tuple[int, ...]:
-    """(8192, 50257) of "8192x50257"."""
+    """Parse a shape: (8192, 50257) from "8192x50257"."""
     sizes = re.split("[x×,]", given)
     if not all(size.isdecimal() and int(size) for size in sizes):
         raise argparse.ArgumentTypeError(f"a shape is written like 8192x50257, got {given!r}")
@@ -38,7 +38,7 @@ def shape(given: str) -> tuple[int, ...]:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = screen.Parser("python -m benchmarks", __doc__)
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="a few cases, fewer rows, fewer rounds")
@@ -72,7 +72,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and report; the exit status."""
+    """Run the program; returns the exit status."""
     options, console = parse(argv), screen.console()
     if options.device == "cpu":
         return program.main(Throughput(options, rivals.RIVALS), console)

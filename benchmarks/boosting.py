@@ -1,8 +1,8 @@
-"""fusedce under gradient boosting: which Hessian, how exact, how fast.
+"""fusedce as an objective of gradient boosting: choice of the Hessian, accuracy, speed.
 
 python -m benchmarks.boosting                  all three, some seven minutes
-python -m benchmarks.boosting --surrogates     positive Hessians by what models learn with them
-python -m benchmarks.boosting --accuracy       errors against 50 digits, public recipes beside it
+python -m benchmarks.boosting --surrogates     positive Hessians, compared by trained models
+python -m benchmarks.boosting --accuracy       errors relative to 50 digits, also of public recipes
 python -m benchmarks.boosting --speed          time of a call, and its share of a round of LightGBM
 python -m benchmarks.boosting --readme         no measurement: README from the last result
 
@@ -34,7 +34,7 @@ Calls = dict[str, Callable[[], Any]]
 
 DISTRIBUTIONS = ("fusedce", "numba", "numpy", "scikit-learn", "lightgbm", "xgboost-cpu", "xgboost")
 SEEDS = 10
-PART = "measure this part, or those named; the others stay as they were in the last result"
+PART = "measure only the parts that are named; the others stay as they are in the last result"
 
 
 # --------------------------------------------------------------------- accuracy
@@ -174,7 +174,7 @@ def shares(shrink: int, rounds: int) -> list[Record]:
 
 
 def measure_speed(tell: Tell, shrink: int = 1, rounds: int = 15) -> Record:
-    """Calls against NumPy, and calls within training."""
+    """Times of calls beside NumPy's, and of calls within training."""
     calls = []
     for title, case in cases(shrink).items():
         tell(title)
@@ -197,7 +197,7 @@ class Boosting(program.Suite):
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = screen.Parser("python -m benchmarks.boosting", __doc__)
     add = parser.add_argument
     for name in ("surrogates", "accuracy", "speed"):
@@ -233,7 +233,7 @@ def measure(console: Console, options: argparse.Namespace) -> Record:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and report; the exit status."""
+    """Run the program; returns the exit status."""
     options, console = parse(argv), screen.console()
     if options.readme:
         return program.renew(Boosting(options), console)

@@ -22,7 +22,7 @@ from benchmarks.plain import power as power_of
 
 Array = NDArray[Any]
 Derivatives = tuple[Any, Any]  # gradient, Hessian by the raw score
-BLOCK = 1 << 15  # numbers worked on at a time: 256 KB of float64
+BLOCK = 1 << 15  # numbers computed at a time: 256 KB of float64
 DIGITS = 50
 
 
@@ -98,8 +98,8 @@ def exact(z: float, y: int, gamma: float) -> tuple[Any, Any, Any]:
         return (first if y else -first), convex, -first * p
 
 
-# Fusedce's speed is compared with these: all rows at once, or in blocks whose temporaries stay in
-# the cache.
+# The speed of fusedce is compared with these functions: all rows at once, or in blocks whose
+# temporaries stay in the cache.
 
 
 def blocks(rows: int, size: int | None) -> Iterator[slice]:

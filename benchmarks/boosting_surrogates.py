@@ -98,8 +98,8 @@ def objective(gamma: float, surrogate: str) -> Callable[..., tuple[Array, Array]
     """A custom objective in the form of both libraries' own training functions."""
 
     def derivatives(raw: Array, data: Any) -> tuple[Array, Array]:
-        grad, *both = terms(raw.astype(np.float64), data.get_label(), gamma)
-        return grad, SURROGATES[surrogate](*both)
+        grad, *terms_of_hessian = terms(raw.astype(np.float64), data.get_label(), gamma)
+        return grad, SURROGATES[surrogate](*terms_of_hessian)
 
     return derivatives
 

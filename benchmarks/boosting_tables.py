@@ -17,7 +17,7 @@ SPEED_BAR, SHARE_BAR = 5.0, 0.1
 
 
 def mean(records: list[Record], key: str) -> float:
-    """Over data sets and seeds."""
+    """The mean over data sets and seeds."""
     return float(np.mean([value for record in records for value in record[key]]))
 
 

@@ -26,16 +26,16 @@ DTYPES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Loss:
-    """The mean of a loss, with the gradient by every logit unless ``grad`` says no.
+    """The mean of a loss, with the gradient by every logit unless ``grad`` is False.
 
-    ``gamma`` 0 is cross-entropy, anything else focal loss.
+    ``gamma`` 0 is cross-entropy, any other value focal loss.
     """
 
     activation: str = "softmax"
     gamma: float = 0.0
     alpha: float | None = None
     smoothing: float = 0.0
-    weighted: bool = False  # one weight a class
+    weighted: bool = False  # one weight for each class
     grad: bool = True
 
     def __call__(self, logits: Any, targets: Any, weight: Any, axis: int, **more: Any) -> Any:
@@ -59,8 +59,8 @@ class Loss:
 class Arrays:
     """The logits and the targets.
 
-    ``targets`` is "index" (int64, one a row), "distribution" (float32, each row sums to 1), or the
-    dtype of one label for each logit, of which 5% are 1.
+    ``targets`` is "index" (int64, one for each row), "distribution" (float32, each row sums to 1),
+    or the dtype of one label for each logit, of which 5% are 1.
     """
 
     shape: tuple[int, ...]
@@ -305,7 +305,7 @@ def arrays_of(shape: tuple[int, ...], dtype: str, loss: str) -> Arrays:
     """Logits of a shape: of more than two axes the second has the classes, as in PyTorch."""
     targets = LOSSES[loss][1]
     if targets == "index" and len(shape) < 2:
-        raise SystemExit(f"{loss} needs rows and classes: --shape {shape[0]}x10, say")
+        raise SystemExit(f"{loss} needs rows and classes, for example --shape {shape[0]}x10")
     return Arrays(shape, targets, dtype, axis=1 if len(shape) > 2 else -1)
 
 
@@ -315,7 +315,7 @@ def words(shape: tuple[int, ...], loss: str) -> tuple[str, str]:
 
 
 def own(shapes: list[tuple[int, ...]], dtypes: list[str], losses: list[str]) -> list[Case]:
-    """Every loss on every shape in every dtype."""
+    """A case for every loss on every shape in every dtype."""
     found = []
     for shape, dtype, loss in product(shapes, dtypes, losses):
         name, title = words(shape, loss)

@@ -31,7 +31,7 @@ from benchmarks import results, screen
 from benchmarks.screen import say
 from benchmarks.tables import Column, Grid
 
-mpl.use("Agg")  # draws without a screen
+mpl.use("Agg")  # draws into files, without a display
 import matplotlib.pyplot as plt
 
 Floats = NDArray[np.float32]
@@ -242,7 +242,7 @@ def plot(ten: Array, one: dict[str, Array], path: Path) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = screen.Parser("python -m benchmarks.digits", __doc__)
     parser.add_argument(
         "--out", type=Path, default=results.RUNS / PLOT, metavar="FILE",
@@ -252,10 +252,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run both experiments, print the table, write the plot, hold the accuracy to its bar."""
+    """Run both experiments, print the table, write the plot, and check the accuracy."""
     path, console = parse(argv).out, screen.console()
     start = time.perf_counter()
-    # Products this small lose more by waking BLAS threads than they win: 6 s against 20 s.
+    # For products this small, starting BLAS threads takes longer than they save: 20 s against 6 s.
     with threadpool_limits(1, user_api="blas"):
         ten, one = run_all(console)
     report(console, ten, one)

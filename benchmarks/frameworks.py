@@ -1,4 +1,4 @@
-"""The adapters beside what their users would call instead: loss and gradient, both passes.
+"""Time of the adapters and of what their users would call otherwise: forward and backward pass.
 
 python -m benchmarks.frameworks             every case, some four minutes
 python -m benchmarks.frameworks --quick     a sixteenth of the rows, no torch.compile, no memory
@@ -208,7 +208,7 @@ def ratios(case: Case, times: dict[str, list[float]]) -> list[Record]:
 
 
 def resident(which: str) -> int:
-    """Bytes of this process in memory: VmRSS now, VmHWM at most."""
+    """Bytes of this process in memory: VmRSS the present, VmHWM the highest number."""
     found = re.search(rf"^{which}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
     if found is None:
         raise OSError("this system does not report how much memory a process holds")
@@ -286,7 +286,7 @@ class Frameworks(program.Suite):
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = screen.Parser("python -m benchmarks.frameworks", __doc__)
     add, names = parser.add_argument, [case.name for case in CASES]
     add("--quick", action="store_true", help="fewer rows and rounds, no compilers, no memory")
@@ -301,7 +301,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and report; the exit status."""
+    """Run the program; returns the exit status."""
     suite = Frameworks(parse(argv), WAYS)
     if suite.options.peak:
         print(peak(suite.options.peak, suite.cases()[0], suite.options.shrink or 1))

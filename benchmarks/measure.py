@@ -21,17 +21,17 @@ from benchmarks.rivals import Call, Read, Rival
 
 PAUSE = 0.01  # seconds; the threads of GNU OpenMP were seen to spin for 9 ms
 SAMPLE = 0.002  # seconds: shorter calls are repeated within a sample
-OURS = "fusedce"
+OURS, NUMPY = "fusedce", "NumPy"
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure."""
+    """How long to measure: the rounds of each contender and their limits."""
 
     rounds: int = 9
     budget: float = 0.25  # seconds for all rounds of a rival, unless ``least`` rounds take longer
     least: int = 3
-    shrink: int = 1  # divides the rows
+    shrink: int = 1  # the number of rows is divided by it
 
     def on_curve(self) -> "Effort":
         """For a point of a curve: it has neighbours and no bar, so fewer rounds are enough."""
@@ -174,6 +174,7 @@ def summarize(case: Case, contenders: list[Contender], rivals: set[str]) -> Reco
     if "copy" in medians:
         copied = 2 * case.arrays.logits_bytes / medians["copy"]
         record["percent_of_copy"] = round(100 * speed / copied)
+    record["ratio"] = ratio(case, {c.name: c.times for c in contenders})
     found = {name: median for name, median in medians.items() if name in rivals}
     record["times_faster"] = {n: float(f"{t / medians[OURS]:.3g}") for n, t in found.items()}
     if found:
@@ -181,6 +182,27 @@ def summarize(case: Case, contenders: list[Contender], rivals: set[str]) -> Reco
         value = record["times_faster"][best]
         record["best_rival"] = {"name": best, "times": value, "bar": case.faster}
         record["best_rival"]["met"] = case.faster is None or value >= case.faster
+    return record
+
+
+def ratio(case: Case, times: dict[str, list[float]]) -> Record | None:
+    """Our time over that of the bar, or of the copying loop where there is no bar; and its spread.
+
+    Small cases have no copying loop. Theirs is over NumPy's, so that two runs can be compared.
+    """
+    of = case.bar.of if case.bar is not None else "copy"
+    key = "floor" if of == "copy" and "floor" in times else of
+    if key not in times:
+        of = key = NUMPY
+    if key not in times:
+        return None
+    mine, theirs = times[OURS], times[key]
+    low, high = map(float, np.percentile(by_round(mine, theirs), (20, 80)))
+    value = float(np.median(mine) / np.median(theirs))
+    record: Record = {"of": of, "value": round(value, 3), "p20": round(low, 3)}
+    record |= {"p80": round(high, 3), "bar": None, "met": None}
+    if case.bar is not None and of == case.bar.of:
+        record |= {"bar": round(case.bar.limit, 3), "met": bool(value <= case.bar.limit)}
     return record
 
 

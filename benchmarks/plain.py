@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.cases import Loss
 from benchmarks.data import Array, Problem
 
-BLOCK = 1 << 16  # logits worked on at a time: 256 KB of float32
+BLOCK = 1 << 16  # logits computed at a time: 256 KB of float32
 
 
 def blocks(shape: tuple[int, ...]) -> Iterator[slice]:

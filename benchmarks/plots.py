@@ -18,7 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from benchmarks.results import Record, caption
 
-mpl.use("Agg")  # draws without a screen
+mpl.use("Agg")  # draws into files, without a display
 import matplotlib.pyplot as plt
 
 Plot = Callable[[Record, Path], bool]  # draws into a file; False: the result lacks the figures
@@ -51,7 +51,7 @@ LOOK: Any = {
 
 
 def short(count: float, _: object = None) -> str:
-    """100, 1k, 10M."""
+    """A count such as 100, 1k or 10M."""
     for size, letter in ((1e6, "M"), (1e3, "k")):
         if count >= size:
             return f"{count / size:.3g}{letter}"
@@ -59,7 +59,7 @@ def short(count: float, _: object = None) -> str:
 
 
 def duration(ms: float, _: object = None) -> str:
-    """10 µs, 1 ms, 1 s."""
+    """A time such as 10 µs, 1 ms or 1 s."""
     for size, unit in ((1e3, "s"), (1.0, "ms")):
         if ms >= size:
             return f"{ms / size:.3g} {unit}"

@@ -65,7 +65,7 @@ class Suite:
         return replace(found, shrink=1 if given else options.shrink or found.shrink)
 
     def prepare(self, console: Console) -> None:
-        """What comes before the first case."""
+        """Called before the first case is measured."""
 
     def measure(
         self, wanted: list[Any], others: list[Rival], effort: Effort, tell: Tell
@@ -89,7 +89,7 @@ class Suite:
         return self.file
 
     def saved(self, console: Console, result: Record, path: Path) -> None:
-        """After the result was written."""
+        """Called after the result was written."""
         say(console, f"result: {screen.place(path)}, {result['settings']['seconds']} s")
 
 
@@ -183,7 +183,7 @@ def run(suite: Suite, console: Console) -> int:
 
 
 def main(suite: Suite, console: Console) -> int:
-    """What the options ask for; the exit status."""
+    """List, write README.md, or measure, as the options say; the exit status."""
     if suite.options.list:
         return list_names(suite, console)
     return renew(suite, console) if suite.options.readme else run(suite, console)

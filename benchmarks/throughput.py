@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks import cases, data, floor, measure, oracle, report, rivals
 from benchmarks.cases import OWN, Case
 from benchmarks.data import Problem
-from benchmarks.measure import OURS, Contender, Effort, enter, fastest, left_out
+from benchmarks.measure import NUMPY, OURS, Contender, Effort, enter, fastest, left_out
 from benchmarks.program import WRONG, Suite
 from benchmarks.results import Record
 from benchmarks.rivals import Call, Read, Rival
@@ -22,7 +22,7 @@ from benchmarks.screen import Tell
 MEMORY = 5e9  # bytes that a rival may hold beside the arrays of the case
 PATIENCE = 5.0  # seconds for one call of a rival
 LOGITS_ARRAYS = 3  # arrays of the size of the logits: they, a gradient to write into, a new one
-FRESH, NUMPY = "fusedce, new output", "NumPy"
+FRESH = "fusedce, new output"
 
 
 def with_threads(threads: int, call: Call) -> Call:
@@ -145,37 +145,12 @@ def measured(
 
 
 def summarize(case: Case, contenders: list[Contender], others: set[str]) -> Record:
-    """The figures, with the ratio to the bar, and those of fusedce that allocates its output."""
-    record, times = (
-        measure.summarize(case, contenders, others),
-        {c.name: c.times for c in contenders},
-    )
-    fresh = float(np.median(times.get(FRESH, times[OURS])))
-    faster = {
-        name: float(f"{np.median(times[name]) / fresh:.3g}") for name in record["times_faster"]
-    }
-    return record | {"ratio": ratio(case, times), "times_faster_new_output": faster}
-
-
-def ratio(case: Case, times: dict[str, list[float]]) -> Record | None:
-    """Our time over that of the bar, or of the copying loop where there is no bar; and its spread.
-
-    Small cases have no copying loop. Theirs is over NumPy's, so that two runs can be compared.
-    """
-    of = case.bar.of if case.bar is not None else "copy"
-    key = "floor" if of == "copy" and "floor" in times else of
-    if key not in times:
-        of = key = NUMPY
-    if key not in times:
-        return None
-    mine, theirs = times[OURS], times[key]
-    low, high = map(float, np.percentile(measure.by_round(mine, theirs), (20, 80)))
-    value = float(np.median(mine) / np.median(theirs))
-    record: Record = {"of": of, "value": round(value, 3), "p20": round(low, 3)}
-    record |= {"p80": round(high, 3), "bar": None, "met": None}
-    if case.bar is not None and of == case.bar.of:
-        record |= {"bar": round(case.bar.limit, 3), "met": bool(value <= case.bar.limit)}
-    return record
+    """The figures, and how many times faster fusedce is when it allocates its output."""
+    record = measure.summarize(case, contenders, others)
+    medians = {c.name: np.median(c.times) for c in contenders}
+    fresh = medians.get(FRESH, medians[OURS])
+    faster = {name: float(f"{medians[name] / fresh:.3g}") for name in record["times_faster"]}
+    return record | {"times_faster_new_output": faster}
 
 
 class Throughput(Suite):

@@ -26,7 +26,7 @@ DISTRIBUTIONS = (
 
 
 class CudaThroughput(Suite):
-    """The three questions about all arrays, by fusedce and by others."""
+    """The three questions about all arrays, answered by fusedce and by other libraries."""
 
     name = "cuda"
     pictures = report.PICTURES

@@ -131,7 +131,7 @@ def conclude(console: Console, found: dict[Size, list[Times]]) -> None:
         say(
             console,
             f"{size.name} = {best}: {100 * means[best]:.1f}% above the best of each case, over "
-            f"{len(rows)} cases; as it is, {size.now}: {now}",
+            f"{len(rows)} cases; at present {size.now}: {now}",
         )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The benchmark as a program: who may be timed, what a run leaves behind, what it calls slower."""
+"""The benchmark as a program: who is timed, the result of a run, and two results compared."""
 
 import copy
 import dataclasses
@@ -62,19 +62,17 @@ def test_cases():
     names = [c.name for c in cases.CASES]
     assert len(set(names)) == len(names)
     assert all(len(c.title) <= 28 for c in cases.CASES)
-    assert [c.name for c in cases.chosen(0, ["softmax-*10", "focal-1"], cases.CASES)] == [
-        "softmax-2000000x10", "focal-1.5"
-    ]  # fmt: skip
-    assert [c.name for c in cases.chosen(0, ["rows"], cases.CASES)] == [
-        "rows"
-    ]  # a name, not a part of one
+    names = [c.name for c in cases.chosen(0, ["softmax-*10", "focal-1"], cases.CASES)]
+    assert names == ["softmax-2000000x10", "focal-1.5"]
+    (rows,) = cases.chosen(0, ["rows"], cases.CASES)  # a whole name excludes "rows-10"
+    assert rows.name == "rows"
     quick, usual, everything = (set(cases.chosen(level, [], cases.CASES)) for level in range(3))
     assert quick < usual < everything == set(cases.CASES)
 
 
 @pytest.mark.parametrize("what", cases.CASES, ids=lambda c: c.name)
 def test_arrays(what):
-    """As many bytes as the case claims, and rows that repeat as the oracle believes."""
+    """The arrays have the bytes that the case states; their rows repeat as the oracle assumes."""
     p = data.make(what.divided(1 << 14))
     assert p.logits.nbytes + p.targets.nbytes == p.case.bytes_read
     assert p.logits.shape == p.grad.shape == p.case.arrays.shape
@@ -97,7 +95,7 @@ def test_rivals_agree(rival):
     if rival.compiles or rival.missing():
         pytest.skip(rival.missing() or rivals.SELDOM)
     names = ["softmax-65536x1000", "distribution", "sigmoid-focal", "bce-bool", "retinanet"]
-    if rival.name != "jax.jit":  # compiles each
+    if rival.name != "jax.jit":  # it compiles for every shape
         names += [c.name for c in cases.CASES if c.group == "size" and c.name not in names]
     names.append("loss-only")
     for p in map(problem, names):
@@ -123,7 +121,7 @@ def test_oracle_sees_what_is_wrong():
 
 
 def liar(spoil):
-    """Plain NumPy, but ``spoil`` gets at the answer."""
+    """Plain NumPy whose answer is changed by ``spoil``."""
 
     def prepare(p, threads):
         return lambda: spoil(plain.mean_loss(p), p.grad), lambda got: (got, p.grad)
@@ -206,7 +204,7 @@ def test_floors_work_on_the_arrays_of_the_case():
 
 def test_turns_are_even():
     calls = []
-    seconds = {"a": 0.1, "b": 9.0}  # of the call that tells how many rounds there may be
+    seconds = {"a": 0.1, "b": 9.0}  # of the second call, from which the number of rounds follows
     clocks = [Contender(n, lambda n=n: calls.append(n), 0, seconds[n], n == "b") for n in "ab"]
     measure.take_turns(clocks, Effort(rounds=9, budget=1.0, least=3))
     assert [len(c.times) for c in clocks] == [c.rounds for c in clocks] == [9, 3]
@@ -214,7 +212,7 @@ def test_turns_are_even():
     calls.clear()
     clocks = [Contender(n, lambda n=n: calls.append(n), 0, 1.0) for n in "abc"]
     measure.take_turns(clocks, Effort(rounds=3))
-    assert "".join(calls) == "abcbcacab"  # nobody always follows the same neighbour
+    assert "".join(calls) == "abcbcacab"  # no contender always follows the same other one
 
 
 # --------------------------------------------------------------------- a run
@@ -222,7 +220,7 @@ def test_turns_are_even():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """(status, text, result) of a small run."""
+    """(status, text, path of the result) of a small run."""
     path = tmp_path_factory.mktemp("run") / "result.json"
     names = ["softmax-200000x80", "sigmoid-focal", "threads-softmax", "small-32x10"]
     chosen = [word for name in names for word in ("--case", name)]
@@ -237,7 +235,7 @@ def run(tmp_path_factory):
 
 
 def spy(true, text):
-    """``Console.print`` that also keeps what is printed."""
+    """``Console.print`` that also appends what is printed to ``text``."""
 
     def print_and_keep(console, *objects, **options):
         text.extend(str(o) for o in objects)
@@ -299,7 +297,7 @@ def markdown(result):
 
 
 def printed(what, width):
-    """The lines of something on a screen of this width."""
+    """The text that is printed on a screen of this width."""
     with open("/dev/null", "w") as nowhere:
         console = screen.Console(width=width, record=True, file=nowhere, highlight=False)
         console.print(what)
@@ -308,7 +306,7 @@ def printed(what, width):
 
 @pytest.mark.parametrize("width", [30, 40, 60, 72, 80, 100, 200])
 def test_table_fits_a_screen(width):
-    """However narrow it is, no digit is lost; columns are, by name, or each row is some lines."""
+    """Figures are never cut: columns are left out and named, or each row takes several lines."""
     records = report.measured(synthetic())
     text = printed(table(records), width)
     assert max(map(len, text.splitlines())) <= width
@@ -332,7 +330,7 @@ def test_what_is_left_out_is_named():
 
 
 def test_a_missed_bar_is_told_in_words():
-    """Not by colour alone: what is printed, and the page."""
+    """On a terminal and in README.md, not only by the colour."""
     result = synthetic()
     record = next(r for r in result["cases"] if r["ratio"]["bar"] and r.get("best_rival"))
     ratio, best = record["ratio"], record["best_rival"]
@@ -353,7 +351,7 @@ def test_a_missed_bar_is_told_in_words():
 
 
 def test_one_fact_is_said_once():
-    """GB/s over those of a copy is the time over that of a copy."""
+    """No column for GB/s relative to a copy, which follows from the time relative to a copy."""
     result = synthetic()
     for text in (printed(table(report.measured(result)), 200), markdown(result)):
         assert "of copy" not in text
@@ -371,7 +369,7 @@ def test_nothing_is_written_unasked(tmp_path, monkeypatch):
 
 
 def shifted(result, factor):
-    """The same result with ratios that are so many times as large."""
+    """The same result with all ratios multiplied by a factor."""
     result = copy.deepcopy(result)
     for record in result["cases"]:
         for key in ("p20", "value", "p80"):
@@ -388,7 +386,7 @@ def test_regressions():
     assert {line["case"] for line in results.regressions(old, shifted(old, 1.5))} == names
     noisy = shifted(old, 1.5)
     for record in noisy["cases"]:
-        record["ratio"]["p20"] /= 1.5  # a fifth of the rounds were as fast as before
+        record["ratio"]["p20"] /= 1.5  # a fifth of the rounds was as fast as before
     assert results.regressions(old, noisy) == []
 
 
@@ -409,7 +407,7 @@ def test_against(tmp_path, capsys):
 
 
 def test_names_that_nobody_has(capsys):
-    """Each of them, also beside others; the error names those there are, or says what does."""
+    """Each unknown name is an error, which lists the known names or the option that lists them."""
     known = ", ".join(r.name for r in rivals.RIVALS)
     for words, says in (
         (["--rival", "nope"], f"no rival is called nope; there are {known}"),
@@ -428,7 +426,7 @@ def test_names_that_nobody_has(capsys):
 
 @pytest.mark.parametrize("rival", ["none", "scikit"])
 def test_against_small_cases(rival, tmp_path, capsys):
-    """They are compared by NumPy's time, which is taken whoever else is asked for."""
+    """They are compared relative to NumPy's time, which is taken for every choice of rivals."""
     words = ["--quick", "--rival", rival, "--case", "small-32x10"]
     path = tmp_path / "old.json"
     assert program.main([*words, "--out", str(path)]) == 0
@@ -462,11 +460,11 @@ def test_what_cannot_be_compared_is_said_why():
     }
 
 
-# --------------------------------------------------------------------- shapes of one's own
+# --------------------------------------------------------------------- shapes of --shape
 
 
 def test_shapes_of_ones_own(tmp_path, capsys):
-    """Each loss on each shape in each dtype, beside whoever can do it, and never fewer rows."""
+    """Each loss on each shape in each dtype, with all rows, beside the rivals that compute it."""
     path = tmp_path / "own.json"
     words = "--quick --rival numpy --rival torch --shape 300x2000 --shape 3,5×4 --dtype bfloat16"
     words += " --dtype float32 --loss focal --loss softmax_focal"
@@ -501,7 +499,9 @@ def test_shapes_that_cannot_be(monkeypatch, capsys):
         assert stopped.value.code == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert says in line
-    with pytest.raises(SystemExit, match="softmax_focal needs rows and classes: --shape 8x10, say"):
+    with pytest.raises(
+        SystemExit, match="softmax_focal needs rows and classes, for example --shape 8x10"
+    ):
         program.main(["--shape", "8", "--loss", "softmax_focal"])
     assert program.main(["--shape", "10000000x1000000", "--quick"]) == 0
     shown = capsys.readouterr().out
@@ -534,7 +534,7 @@ PROGRAMS = (
 )
 
 
-# A job of a shell may ignore SIGINT from birth, and so would its children.
+# A background job of a shell may ignore SIGINT, and its children inherit that.
 HEARD = ["env", "--default-signal=INT"] if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else []
 
 
@@ -542,7 +542,7 @@ HEARD = ["env", "--default-signal=INT"] if signal.getsignal(signal.SIGINT) is si
 @pytest.mark.parametrize("words", PROGRAMS, ids=lambda words: words[0])
 @pytest.mark.parametrize("begun", [False, True], ids=["importing", "measuring"])
 def test_interrupted(words, begun, tmp_path):
-    """One line and status 130, while it imports and later."""
+    """One line and status 130, during the imports and later."""
     if not begun:
         for name in ("numba", "matplotlib", "lightgbm"):
             kill = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(9)"
@@ -575,7 +575,7 @@ def synthetic():
 
 
 def test_readme(tmp_path, monkeypatch, capsys):
-    """Drawn and written from the JSON alone, and no different the second time."""
+    """Pictures and README.md follow from the JSON alone, and are the same the second time."""
     monkeypatch.setattr(results, "ROOT", tmp_path)
     for place in ("FOLDER", "RUNS"):
         monkeypatch.setattr(results, place, tmp_path)
@@ -603,14 +603,14 @@ def test_readme(tmp_path, monkeypatch, capsys):
 
 
 def test_readme_of_the_repository():
-    """Its table is that of the result beside it."""
+    """The table in README.md is that of the result in benchmarks/results."""
     text = (results.ROOT / "README.md").read_text()
     result = results.read(results.FOLDER / RESULT)
     assert shared.render(throughput.Throughput(program.parse([])), text, result) == text
 
 
 def test_only_the_readme_changes_what_git_keeps(tmp_path, monkeypatch, capsys):
-    """A full run leaves its result where git looks away; --readme takes it from there."""
+    """A full run writes into a folder that git ignores; --readme reads from there."""
     monkeypatch.setattr(results, "ROOT", tmp_path)
     monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
     monkeypatch.setattr(results, "RUNS", tmp_path / "runs")

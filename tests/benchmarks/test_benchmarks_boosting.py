@@ -1,4 +1,4 @@
-"""The benchmark of the boosting objectives: its formulas, its measurements in small, its tables."""
+"""The benchmark of the boosting objectives: formulas, a small run, and tables."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ gammas = pytest.mark.parametrize("gamma", GAMMAS)
 
 
 def silent(_):
-    """No progress to show."""
+    """Ignores the progress of a run."""
 
 
 @gammas
 def test_the_digits_are_derivatives(gamma):
-    """Of -(1 - p)^gamma log p, by differences in 80 digits."""
+    """The 50 digits are derivatives of -(1 - p)^gamma log p, by differences in 80 digits."""
     import mpmath
 
     with mpmath.workdps(80):
@@ -36,18 +36,18 @@ def test_the_digits_are_derivatives(gamma):
 
         for z in (-20.0, -2.5, 0.0, 3.0, 30.0):
             for y, sign in ((1, 1), (0, -1)):
-                grad, bend, flat = formulas.exact(sign * z, y, gamma)
+                grad, convex, slope = formulas.exact(sign * z, y, gamma)
                 first, second = (mpmath.diff(loss, mpmath.mpf(z), k) for k in (1, 2))
                 assert abs(grad - sign * first) < 1e-12 * abs(first)
-                assert abs(bend + flat - second) < 1e-10 * (abs(bend) + flat)
+                assert abs(convex + slope - second) < 1e-10 * (abs(convex) + slope)
 
 
 @gammas
 def test_formulas(gamma):
-    """What is timed or trained with is right; what people copy is so where nothing is extreme."""
+    """The formulas that are timed or trained with are exact, public ones at moderate scores."""
     z, y = np.tile(np.linspace(-5, 5, 21), 2), np.repeat([0.0, 1.0], 21)
     found = [formulas.exact(float(v), int(t), gamma) for v, t in zip(z, y, strict=True)]
-    grad, bend, flat = np.array(found, dtype=float).T
+    grad, convex, slope = np.array(found, dtype=float).T
     for formula, relative, absolute in (
         (formulas.stable, 1e-13, 1e-15),
         (formulas.by_shifted_logarithm, 1e-6, 1e-8),
@@ -55,7 +55,7 @@ def test_formulas(gamma):
     ):
         first, second = formula(z, y, gamma)
         np.testing.assert_allclose(first, grad, rtol=relative, atol=absolute)
-        np.testing.assert_allclose(second, bend + flat, rtol=relative, atol=absolute)
+        np.testing.assert_allclose(second, convex + slope, rtol=relative, atol=absolute)
     up = SigmoidFocal(gamma)(y, z)
     for block in (None, 7):
         for got, want in zip(formulas.sigmoid_objective(z, y, gamma, block), up, strict=True):
@@ -71,10 +71,12 @@ def test_formulas(gamma):
 
 def test_the_surrogate_that_won_is_ours():
     z, y = np.linspace(-8, 8, 65), np.ones(65)
-    grad, bend, flat = formulas.terms(z, y, 2.0)
+    grad, convex, slope = formulas.terms(z, y, 2.0)
     ours = SigmoidFocal(2.0)(y, z)
-    np.testing.assert_allclose(ours[1], boosting_surrogates.SURROGATES["bound"](bend, flat), 1e-11)
-    assert (boosting_surrogates.SURROGATES["exact"](bend, flat) < 0).any()
+    np.testing.assert_allclose(
+        ours[1], boosting_surrogates.SURROGATES["bound"](convex, slope), 1e-11
+    )
+    assert (boosting_surrogates.SURROGATES["exact"](convex, slope) < 0).any()
     share = formulas.posterior(np.array(SigmoidFocal(2.0).init_score([1, 0, 0, 0])), 2.0)
     np.testing.assert_allclose(share, 0.25, rtol=1e-9)
 
@@ -94,7 +96,7 @@ def test_accuracy():
 
 @pytest.fixture(name="result", scope="module")
 def small_result(tmp_path_factory):
-    """A run of everything, on little."""
+    """A run of all parts with few rows and seeds."""
     path = tmp_path_factory.mktemp("boosting") / "boosting.json"
     stages = boosting_surrogates.STAGES
     boosting_surrogates.STAGES = (2, 4)
@@ -119,7 +121,7 @@ def test_program(result, capsys):
         assert 0 < part["call_ms"] < part["round_ms"]
     assert boosting.main(["--accuracy", "--out", str(result)]) == 0
     again = results.read(result)
-    assert again["surrogates"] == read["surrogates"]  # what was not measured is kept
+    assert again["surrogates"] == read["surrogates"]  # parts that were not measured are kept
     assert "Worst relative error" in capsys.readouterr().out
 
 
@@ -154,7 +156,7 @@ def test_a_missed_bar_is_told_in_words():
 
 
 def test_a_part_leaves_no_result_unasked(tmp_path, monkeypatch, capsys):
-    """Fewer seeds or rows do not take the place of what was measured in full."""
+    """A run with fewer seeds or rows does not overwrite the result of a full run."""
     monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
     monkeypatch.setattr(results, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(boosting, "GAMMAS", (2.0,))
@@ -179,7 +181,7 @@ def test_who_disagrees_is_not_timed():
 
 
 def test_the_result_on_disk():
-    """The figures that the README shows are of all that is measured."""
+    """The result that README.md shows has all parts and all data sets."""
     kept = json.loads((results.FOLDER / "boosting.json").read_text(encoding="utf-8"))
     assert {"surrogates", "accuracy", "speed"} <= kept.keys()
     assert {r["data"] for r in kept["surrogates"]} == set(boosting_surrogates.SOURCES)

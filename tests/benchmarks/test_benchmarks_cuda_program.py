@@ -1,4 +1,4 @@
-"""The GPU benchmark as a program, without a GPU: what a run leaves behind, what the bars say."""
+"""The GPU benchmark as a program, without a GPU: the result of a run, and the bars."""
 
 import copy
 import json
@@ -20,7 +20,7 @@ from tests.benchmarks.test_benchmarks_cuda import COPY, FACTS, FEW, Host, named,
 
 
 def test_no_gpu(monkeypatch, capsys):
-    """One sentence and status 1, whatever of it is missing."""
+    """One sentence and status 1 if the driver, the GPU or CuPy is missing."""
 
     class CUDARuntimeError(RuntimeError):
         pass
@@ -91,7 +91,7 @@ def test_a_run(tmp_path, monkeypatch, capsys):
 
 
 def test_shapes_of_ones_own(tmp_path, monkeypatch, capsys):
-    """The three questions about each; nothing is promised of them, and no row is left out."""
+    """The three questions about each shape, without bars and with all rows."""
     monkeypatch.setattr(device, "find", Host)
     monkeypatch.setattr(device, "bandwidth", lambda gpu: COPY)
     monkeypatch.setattr(rivals, "RIVALS", (named("CuPy"),))
@@ -133,7 +133,7 @@ def test_the_clock_runs_out():
 
 
 def test_seconds(monkeypatch, tmp_path, capsys):
-    """What would begin later is left out by name; the table and the result are still there."""
+    """Cases that would begin later are left out and named; table and result are still written."""
     monkeypatch.setattr(device, "find", Host)
     monkeypatch.setattr(device, "bandwidth", lambda gpu: COPY)
     monkeypatch.setattr(cuda.importlib.util, "find_spec", lambda name: None)
@@ -151,7 +151,7 @@ def test_seconds(monkeypatch, tmp_path, capsys):
 
 
 def invented():
-    """A result with made-up times; nobody measured these."""
+    """A result with invented times."""
     rng, records = np.random.default_rng(0), []
     for question in cases.CASES:
         slow = {OURS: 1.1, "copy": 1.0, "torch": 3.0, "torch.compile": 1.9, "CuPy": 9.0}
@@ -207,7 +207,7 @@ def test_bars_are_taken_from_the_figures():
 
 @pytest.mark.parametrize("width", [40, 80, 100])
 def test_tables_fit_a_screen(width):
-    """No digit is lost where it is narrow; a missed bar is told in words too."""
+    """Figures are never cut; a missed bar is marked not only by the colour."""
     console = screen.Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     records = invented()["cases"]
     records[1]["bars"]["torch"]["met"] = False
@@ -227,7 +227,7 @@ def test_tables_fit_a_screen(width):
 
 
 def test_readme(tmp_path, monkeypatch):
-    """Drawn and written from the JSON alone, and no different the second time."""
+    """Pictures and README.md follow from the JSON alone, and are the same the second time."""
     monkeypatch.setattr(results, "ROOT", tmp_path)
     for place in ("FOLDER", "RUNS"):
         monkeypatch.setattr(results, place, tmp_path)
@@ -254,7 +254,7 @@ def test_readme(tmp_path, monkeypatch):
 
 
 class Clock(Host):
-    """Time by a size of tuning.py."""
+    """A device on which the time depends on a size of tuning.py."""
 
     def seconds(self, call, before):
         before()
@@ -263,14 +263,14 @@ class Clock(Host):
 
 
 def test_sweep(monkeypatch, capsys):
-    """Every candidate is set and timed; what is best is said, and all is as before."""
+    """Every candidate is set and timed, the best is printed, and the size is restored."""
     before, seen = tuning.ROWS, []
     size = sweep.Size("ROWS", (1024, 4096, 16384), ("4096x4096-*-gradient", "65536x1000-bf*-loss"))
     monkeypatch.setattr(sweep, "SIZES", (size,))
     monkeypatch.setattr(device, "find", Clock)
     true = tuning.rows_of_block
     monkeypatch.setattr(tuning, "rows_of_block", lambda *a: seen.append(tuning.ROWS) or true(*a))
-    record_of("4096x4096-bfloat16-gradient")  # a plan of this size is kept
+    record_of("4096x4096-bfloat16-gradient")  # the prepared call is cached
     seen.clear()
     assert program.main(["--device", "cuda", "--sweep", "--shrink", str(FEW.shrink)]) == 0
     text = capsys.readouterr().out

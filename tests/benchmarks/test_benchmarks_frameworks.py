@@ -1,4 +1,4 @@
-"""The benchmark of the adapters: who may be timed, what is counted, what is shown."""
+"""The benchmark of the adapters: who is timed, memory, and the table."""
 
 import copy
 import dataclasses
@@ -31,11 +31,11 @@ def case(name):
 
 
 def by_numpy(problem, spoil=lambda loss, grad: (loss, grad)):
-    """A stand-in for a framework; ``spoil`` gets at the answer."""
+    """NumPy in place of a framework; ``spoil`` changes the answer."""
     upstream, logits = (
         problem.case.upstream,
         problem.logits.astype(np.float32),
-    )  # NumPy has no bfloat16 of its own
+    )  # NumPy itself has no bfloat16
     problem = dataclasses.replace(problem, logits=logits, grad=np.empty_like(logits))
 
     def call():
@@ -45,7 +45,7 @@ def by_numpy(problem, spoil=lambda loss, grad: (loss, grad)):
 
 
 def stand_ins(**spoiled):
-    """The ways of the benchmark, none of which needs a framework; some of them wrong."""
+    """The ways of the benchmark with NumPy in place of the frameworks; some of them wrong."""
     spoiled = {name.replace("_", "."): spoil for name, spoil in spoiled.items()}
     return [
         dataclasses.replace(
@@ -64,7 +64,7 @@ def timed(name, ways):
 
 
 def test_tasks():
-    """What is promised, and for how much; each with the gradient of a loss and of a scaled one."""
+    """The shapes, dtypes and bars; each with the gradient of a loss and of a scaled loss."""
     assert len({t.name for t in CASES}) == len(CASES) == 8
     sizes = {(t.arrays.shape, t.arrays.dtype) for t in CASES}
     assert sizes == {((4096, 32_000), "float32"), ((65_536, 1000), "float32"),
@@ -75,7 +75,7 @@ def test_tasks():
             assert t.bars == {"torch": 4.0, "torch.compile": 2.5, "optax": 2.0}
         if t.name.startswith("focal"):
             assert t.bars["torch"] == 3.0
-            assert (t.loss.alpha, t.loss.gamma) == (0.25, 2.0)  # torchvision's
+            assert (t.loss.alpha, t.loss.gamma) == (0.25, 2.0)  # torchvision's defaults
 
 
 def unscaled(problem):
@@ -84,7 +84,7 @@ def unscaled(problem):
 
 @pytest.mark.parametrize("what", CASES, ids=lambda t: t.name)
 def test_what_is_right_is_scaled(what):
-    """The oracle's gradient is that of loss * upstream, its loss that of the loss."""
+    """The oracle scales the gradient by upstream, and not the loss."""
     problem = data.make(what.divided(SMALL))
     right, plainly = oracle.answer(problem), oracle.answer(unscaled(problem))
     assert right.loss == plainly.loss
@@ -126,7 +126,7 @@ def test_ratio_of_medians():
     [
         lambda loss, grad: (1.01 * loss, grad),
         lambda loss, grad: (loss, -grad),
-        lambda loss, grad: (loss, grad / 65536),  # forgot the upstream gradient
+        lambda loss, grad: (loss, grad / 65536),  # without the upstream gradient
         lambda loss, grad: (loss, grad.T),
         lambda loss, grad: (loss, np.where(grad == grad[0, 0], np.nan, grad)),
     ],
@@ -166,7 +166,7 @@ each_task = pytest.mark.parametrize("what", CASES, ids=lambda t: t.name)
 
 
 def agrees(way, what):
-    """A way of the benchmark computes what is right."""
+    """A way of the benchmark agrees with the oracle and does not change the logits."""
     if way.missing():
         pytest.skip(way.missing())
     problem = data.make(what.divided(SMALL))
@@ -191,7 +191,7 @@ def test_jax(way, what):
 
 
 def test_torchs_own_formula():
-    """The rival's focal loss is what torchvision publishes; soft labels show the difference."""
+    """The rival's focal loss is torchvision's, also for soft labels."""
     torch = pytest.importorskip("torch")
     z, y = torch.tensor([-3.0, 0.5, 2.0]), torch.tensor([0.0, 0.75, 1.0])
     loss = frameworks.torch_loss(case("focal").loss, ours=False)(z, y)
@@ -203,7 +203,7 @@ def test_torchs_own_formula():
 
 
 def test_adapters_are_called_by_their_public_names(monkeypatch):
-    """Stand-ins for the adapters: what the benchmark asks of each."""
+    """The functions and arguments with which the benchmark calls each adapter."""
     pytest.importorskip("torch")
     calls = []
 
@@ -239,7 +239,7 @@ print(high_water(call))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
 def test_high_water():
-    """Two arrays at a time, of 80 MB, whatever was held before."""
+    """Two arrays of 80 MB at a time, whether or not more memory was held before."""
     for spike in ("", "import numpy as np; np.ones(60_000_000)\n"):
         done = subprocess.run([sys.executable, "-c", spike + HELD], cwd=results.ROOT,
                               capture_output=True, text=True, check=True)  # fmt: skip
@@ -248,7 +248,7 @@ def test_high_water():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
 def test_memory_of_a_process_of_its_own():
-    """Of the two that are compared; who cannot be weighed is named."""
+    """The memory of the two ways that are compared; a failure is recorded with its reason."""
     pytest.importorskip("torch")
     record = {"ms": {"torch": {}}, "skipped": {}}
     frameworks.weigh(record, case("bfloat16"), 2)
@@ -265,7 +265,7 @@ def test_memory_of_a_process_of_its_own():
 
 @pytest.fixture
 def small(monkeypatch, tmp_path):
-    """The program with stand-ins, and a place of its own for what it writes."""
+    """The program with NumPy in place of the frameworks, writing into a temporary folder."""
     monkeypatch.setattr(frameworks, "WAYS", tuple(stand_ins()))
     monkeypatch.setattr(results, "ROOT", tmp_path)
     for place in ("FOLDER", "RUNS"):
@@ -279,13 +279,13 @@ def test_run(small, capsys, monkeypatch):
     path = small / "some.json"
     assert frameworks.main([*ARGUMENTS, "--case", "focal", "--out", str(path)]) == 0
     shown = capsys.readouterr().out
-    assert "skipped: torch.compile, not installed" not in shown  # a compiler is not in --quick
+    assert "skipped: torch.compile, not installed" not in shown  # --quick skips all compilers
     assert "skipped: torch.compile, seconds of compilation for every shape; not in --quick" in shown
     assert "sigmoid focal 16 M" in shown
     result = results.read(path)
     assert [record["case"] for record in result["cases"]] == ["focal"]
     assert set(result["missing_rivals"]) == {"torch.compile"}
-    assert "memory" not in result["cases"][0]  # of small arrays it says nothing
+    assert "memory" not in result["cases"][0]  # it is not measured for small arrays
     assert {"python", "numpy", "fusedce"} <= set(result["versions"])
     assert not (small / RESULT).exists()
     with pytest.raises(SystemExit, match="no case is called nothing"):
@@ -336,7 +336,7 @@ def test_cells():
     record["memory"] = {OURS: 3.1, "torch": 3.0}
     assert frameworks_table.memory_cell(record) == ("3.10 >3.00 ✗", False)
     record["memory"] = {OURS: 3.01, "torch": 3.0}
-    assert frameworks_table.memory_cell(record)[1] is True  # within what is counted late
+    assert frameworks_table.memory_cell(record)[1] is True  # within the slack
     bare = {"title": "bare", "ms": {}, "ratios": [], "skipped": {}}
     screen_columns = frameworks_table.columns(page=False)[1:]
     assert {column.of(bare)[0] for column in screen_columns} == {"-"}
@@ -344,7 +344,7 @@ def test_cells():
 
 @pytest.mark.parametrize("width", [40, 80, 100, 160])
 def test_table_fits_a_screen(width):
-    """No digit is lost where it is narrow."""
+    """Figures are never cut."""
     records = synthetic()["cases"]
     with open("/dev/null", "w") as nowhere:
         console = screen.Console(width=width, record=True, file=nowhere)
@@ -360,7 +360,7 @@ def test_table_fits_a_screen(width):
 
 
 def test_readme(small, monkeypatch):
-    """Written from the JSON alone, and no different the second time."""
+    """README.md follows from the JSON alone, and is the same the second time."""
     monkeypatch.setattr(frameworks, "timed", None)
     readme = small / "README.md"
     readme.write_text("before\n<!-- frameworks -->old<!-- /frameworks -->\nafter\n")
