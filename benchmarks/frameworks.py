@@ -163,7 +163,7 @@ def timed(case: Case, ways: list[Rival], effort: Effort, tell: Tell) -> Record:
     """One row of the table, without the memory; an adapter that is wrong ends the run."""
     tell("arrays and oracle")
     problem = data.make(case.divided(effort.shrink))
-    right = oracle.answer(problem)
+    expected = oracle.answer(problem)
     source, threads = floor.words(problem.logits), numba.get_num_threads()
     copy = Contender(COPY, lambda: floor.library_copy(source, np.empty_like(source), threads))
     if any(way.compiles for way in ways):  # torch compiles a function for a few shapes only
@@ -171,7 +171,7 @@ def timed(case: Case, ways: list[Rival], effort: Effort, tell: Tell) -> Record:
 
     def enter(way: Rival) -> Contender:
         call, read = way.prepare(problem)
-        return measure.enter(way.name, call, read, problem, right)
+        return measure.enter(way.name, call, read, problem, expected)
 
     contenders, skipped = measure.admit(ways, enter, tell)
     for way in ways:

@@ -126,11 +126,13 @@ def admit(
     return contenders, skipped
 
 
-def enter(name: str, call: Call, read: Read, problem: Problem, right: oracle.Answer) -> Contender:
+def enter(
+    name: str, call: Call, read: Read, problem: Problem, expected: oracle.Answer
+) -> Contender:
     """Call twice and compare the first result with the oracle's; Disagreement if it is wrong."""
     if problem.case.loss.grad:
         problem.grad[...] = np.nan  # an element that is not written is found to be wrong
-    return Contender(name, call).enter(lambda got: oracle.check(right, problem, *read(got)))
+    return Contender(name, call).enter(lambda got: oracle.check(expected, problem, *read(got)))
 
 
 def fastest(ways: Mapping[str, Contender]) -> tuple[str, Contender]:

@@ -86,30 +86,32 @@ def answer(problem: Problem) -> Answer:
         values, grad = softmax_rows(loss, z, mass)
         values = values.reshape(len(z), -1).sum(axis=1)
         count = float(times @ weights.reshape(len(z), -1).sum(axis=1))
-    return Answer(float(times @ values) / count, grad * (problem.case.upstream / count))
+    return Answer(float(times @ values) / count, grad / count * problem.case.upstream)
 
 
-def check(right: Answer, problem: Problem, loss: Any, grad: Any, fetch: Fetch = np.asarray) -> None:
+def check(
+    expected: Answer, problem: Problem, loss: Any, grad: Any, fetch: Fetch = np.asarray
+) -> None:
     """Raise Disagreement unless the loss and some blocks of the gradient are right."""
     dtype = problem.case.arrays.dtype
     relative, absolute = TOLERANCE[dtype]
-    error = abs(float(loss) - right.loss)
-    if not error <= relative * abs(right.loss):
-        raise Disagreement(f"loss {float(loss):.6g} instead of {right.loss:.6g}")
+    error = abs(float(loss) - expected.loss)
+    if not error <= relative * abs(expected.loss):
+        raise Disagreement(f"loss {float(loss):.6g} instead of {expected.loss:.6g}")
     if not problem.case.loss.grad:
         return
     if grad.shape != problem.logits.shape:
         raise Disagreement(f"gradient of shape {grad.shape} instead of {problem.logits.shape}")
-    rows, length = last(grad, problem.axis), len(right.grad)
-    size = np.abs(right.grad)
+    rows, length = last(grad, problem.axis), len(expected.grad)
+    size = np.abs(expected.grad)
     allowed = relative * size + absolute * float(size.max()) + TINIEST.get(dtype, 0.0)
     starts = range(0, problem.rows, length)
     for start in {starts[k * (len(starts) - 1) // (PLACES - 1)] for k in range(PLACES)}:
         part = fetch(rows[start : start + length]).astype(np.float64)
-        wrong = ~(np.abs(part - right.grad[: len(part)]) <= allowed[: len(part)])  # NaN is wrong
+        wrong = ~(np.abs(part - expected.grad[: len(part)]) <= allowed[: len(part)])  # NaN is wrong
         if wrong.any():
             where = tuple(int(i[0]) for i in np.nonzero(wrong))
-            expected, row = float(right.grad[where]), (start + where[0], *where[1:])
+            wanted, row = float(expected.grad[where]), (start + where[0], *where[1:])
             raise Disagreement(
-                f"gradient {float(part[where]):.6g} instead of {expected:.6g} at {row}"
+                f"gradient {float(part[where]):.6g} instead of {wanted:.6g} at {row}"
             )

@@ -44,19 +44,19 @@ def read_fused(problem: Problem) -> Read:
     return lambda got: got if problem.case.loss.grad else (got, problem.grad)
 
 
-def ours(problem: Problem, right: oracle.Answer) -> Iterator[Contender]:
+def ours(problem: Problem, expected: oracle.Answer) -> Iterator[Contender]:
     """Fusedce with a gradient to write into, into new memory, and the other call of the bar."""
     case, read = problem.case, read_fused(problem)
     by_threads = case.bar is not None and case.bar.of == "1 thread"
     reuse: Call = partial(problem.fused, problem.grad if case.loss.grad else None)
-    yield enter(OURS, with_threads(2, reuse) if by_threads else reuse, read, problem, right)
+    yield enter(OURS, with_threads(2, reuse) if by_threads else reuse, read, problem, expected)
     if case.loss.grad and not by_threads and not case.curve:
-        yield enter(FRESH, partial(problem.fused, None), read, problem, right)
+        yield enter(FRESH, partial(problem.fused, None), read, problem, expected)
     other = data.other(problem)
     if case.bar is not None and other is not None:
         call: Call = partial(other.fused, other.grad)
         if by_threads:
-            yield enter(case.bar.of, with_threads(1, call), read, problem, right)
+            yield enter(case.bar.of, with_threads(1, call), read, problem, expected)
         else:
             yield enter(case.bar.of, call, read_fused(other), other, oracle.answer(other))
 
@@ -77,7 +77,7 @@ def floors(problem: Problem) -> tuple[dict[str, str], list[Contender]]:
     return ways, found
 
 
-def enter_rival(rival: Rival, problem: Problem, right: oracle.Answer) -> Contender | str:
+def enter_rival(rival: Rival, problem: Problem, expected: oracle.Answer) -> Contender | str:
     """A rival that agrees with the oracle, or why it cannot compute the case."""
     case = problem.case
     refused = rival.refuses(case)
@@ -89,7 +89,7 @@ def enter_rival(rival: Rival, problem: Problem, right: oracle.Answer) -> Contend
     if held > limit:
         return f"needs some {held / 1e9:.0f} GB"
     call, read = rival.prepare(problem, numba.get_num_threads())
-    return enter(rival.name, call, read, problem, right)
+    return enter(rival.name, call, read, problem, expected)
 
 
 def impossible(case: Case) -> str | None:
@@ -128,12 +128,12 @@ def measured(
         return left_out(case, why)
     tell("arrays and oracle")
     problem = data.make(case)
-    right = oracle.answer(problem)
+    expected = oracle.answer(problem)
     tell("fusedce")
-    contenders = list(ours(problem, right))
+    contenders = list(ours(problem, expected))
     ways, copies = floors(problem)
     more, skipped = measure.admit(
-        taking_part(case, others), lambda rival: enter_rival(rival, problem, right), tell,
+        taking_part(case, others), lambda rival: enter_rival(rival, problem, expected), tell,
         PATIENCE * (10 if case.group == OWN else 1),
     )  # fmt: skip
     contenders += [*copies, *more]

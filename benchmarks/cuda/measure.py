@@ -69,17 +69,17 @@ class Setting:
     """The arrays of some questions on a device, and the right answer to them."""
 
     problem: Problem
-    right: oracle.Answer
+    expected: oracle.Answer
     device: Any
 
     def enter(self, name: str, entry: Entry, case: Question) -> Timed:
         """Call it and compare the result with the oracle's; Disagreement if it is wrong."""
         problem, device = replace(self.problem, case=case), self.device
-        right = answer_for(self.right, case)
+        expected = answer_for(self.expected, case)
         if case.loss.grad:
             device.poison(problem.logits.nbytes)
         found = Timed(name, entry.call, device=device, before=entry.before)
-        found.enter(lambda got: oracle.check(right, problem, *entry.read(got), device.double))
+        found.enter(lambda got: oracle.check(expected, problem, *entry.read(got), device.double))
         entry.before()
         found.memory = device.memory(entry.call)
         return found
@@ -88,8 +88,8 @@ class Setting:
 def make(case: Question, device: Any) -> Setting:
     """The arrays of a case, and the oracle's answer to loss and gradient, on the device."""
     problem = data.make(replace(case, loss=case.problem[1], upstream=1.0), device)
-    right = oracle.answer(problem)
-    return Setting(problem, replace(right, grad=device.put(right.grad)), device)
+    expected = oracle.answer(problem)
+    return Setting(problem, replace(expected, grad=device.put(expected.grad)), device)
 
 
 def prepared(
@@ -117,9 +117,9 @@ def prepared(
     return found, skipped
 
 
-def answer_for(right: oracle.Answer, case: Question) -> oracle.Answer:
+def answer_for(expected: oracle.Answer, case: Question) -> oracle.Answer:
     """The gradient of a question is multiplied by its upstream gradient."""
-    return replace(right, grad=right.grad * case.upstream)
+    return replace(expected, grad=expected.grad * case.upstream)
 
 
 def measured(

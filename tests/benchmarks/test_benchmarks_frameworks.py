@@ -21,8 +21,6 @@ SMALL = 1 << 12
 NO_CASE = f"no case is called unknown; there are {', '.join(t.name for t in CASES)}"
 FEW = Effort(rounds=3, budget=0.01, least=1, shrink=SMALL)
 ARGUMENTS = ["--quick", "--shrink", str(SMALL)]
-
-
 RESULT = "frameworks.json"
 
 
@@ -32,14 +30,12 @@ def case(name):
 
 def by_numpy(problem, spoil=lambda loss, grad: (loss, grad)):
     """NumPy in place of a framework; ``spoil`` changes the answer."""
-    upstream, logits = (
-        problem.case.upstream,
-        problem.logits.astype(np.float32),
-    )  # NumPy itself has no bfloat16
+    upstream = np.float32(problem.case.upstream)
+    logits = problem.logits.astype(np.float32)  # NumPy itself has no bfloat16
     problem = dataclasses.replace(problem, logits=logits, grad=np.empty_like(logits))
 
     def call():
-        return spoil(float(plain.mean_loss(problem)), problem.grad * np.float32(upstream))
+        return spoil(float(plain.mean_loss(problem)), problem.grad * upstream)
 
     return call, lambda got: got
 
@@ -88,7 +84,7 @@ def test_what_is_right_is_scaled(what):
     problem = data.make(what.divided(SMALL))
     right, plainly = oracle.answer(problem), oracle.answer(unscaled(problem))
     assert right.loss == plainly.loss
-    np.testing.assert_allclose(right.grad, plainly.grad * what.upstream, rtol=1e-15)
+    assert np.array_equal(right.grad, plainly.grad * what.upstream)
     call, read = by_numpy(problem)
     oracle.check(right, problem, *read(call()))
 
