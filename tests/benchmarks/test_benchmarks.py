@@ -31,7 +31,10 @@ from benchmarks import (
     throughput,
 )
 from benchmarks import program as shared
+from benchmarks.frameworks import Frameworks
+from benchmarks.frameworks import parse as frameworks_options
 from benchmarks.measure import Contender, Effort
+from tests.benchmarks.common import printed, write_into, written
 
 FEW = Effort(rounds=3, budget=0.01, least=1, shrink=1 << 14)
 TINY = ["--quick", "--shrink", "65536", "--rival", "numpy"]
@@ -296,21 +299,11 @@ def markdown(result):
     return found.markdown()
 
 
-def printed(what, width):
-    """The text that is printed on a screen of this width."""
-    with open("/dev/null", "w") as nowhere:
-        console = screen.Console(width=width, record=True, file=nowhere, highlight=False)
-        console.print(what)
-        return console.export_text()
-
-
 @pytest.mark.parametrize("width", [30, 40, 60, 72, 80, 100, 200])
 def test_table_fits_a_screen(width):
     """Figures are never cut: columns are left out and named, or each row takes several lines."""
     records = report.measured(synthetic())
-    text = printed(table(records), width)
-    assert max(map(len, text.splitlines())) <= width
-    assert "…" not in text
+    text = printed(width, table(records))
     words = "".join(text.split())
     hidden = re.search("Not shown, for lack of width: ([^.]*)", text)
     for record in records:
@@ -326,7 +319,7 @@ def test_table_fits_a_screen(width):
 def test_what_is_left_out_is_named():
     records = report.measured(synthetic())[:2]
     records.append({"title": "2 threads", "group": "threads", "left_out": "there is one thread"})
-    assert "Left out: 2 threads, there is one thread." in printed(table(records), 100)
+    assert "Left out: 2 threads, there is one thread." in printed(100, table(records))
 
 
 def test_a_missed_bar_is_told_in_words():
@@ -338,7 +331,7 @@ def test_a_missed_bar_is_told_in_words():
     best |= {"times": 4.4, "bar": 5, "met": False, "name": "torch"}
     assert report.ratio(record) == ("1.50 > 1.25 ✗", False)
     assert report.best_rival(record) == ("4.40× torch < 5 ✗", False)
-    for text in (printed(table([record]), 100), markdown(result)):
+    for text in (printed(100, table([record])), markdown(result)):
         assert "1.50 > 1.25 ✗" in text
         assert "4.40× torch < 5 ✗" in text
     ratio |= {"value": 1.1, "met": True, "of": "float32"}
@@ -353,14 +346,13 @@ def test_a_missed_bar_is_told_in_words():
 def test_one_fact_is_said_once():
     """No column for GB/s relative to a copy, which follows from the time relative to a copy."""
     result = synthetic()
-    for text in (printed(table(report.measured(result)), 200), markdown(result)):
+    for text in (printed(200, table(report.measured(result))), markdown(result)):
         assert "of copy" not in text
         assert "the fastest other takes" in text
 
 
 def test_nothing_is_written_unasked(tmp_path, monkeypatch):
-    for place in ("FOLDER", "RUNS"):
-        monkeypatch.setattr(results, place, tmp_path)
+    write_into(tmp_path, monkeypatch)
     assert program.main(ONE) == 0
     assert list(tmp_path.iterdir()) == []
 
@@ -574,39 +566,27 @@ def synthetic():
     return json.loads(json.dumps(results.document(records, {}, {"shrink": 1})))
 
 
-def test_readme(tmp_path, monkeypatch, capsys):
-    """Pictures and README.md follow from the JSON alone, and are the same the second time."""
-    monkeypatch.setattr(results, "ROOT", tmp_path)
-    for place in ("FOLDER", "RUNS"):
-        monkeypatch.setattr(results, place, tmp_path)
-    readme = tmp_path / "README.md"
-    readme.write_text("# before\n<!-- throughput -->old<!-- /throughput -->\nafter\n")
+def test_readme(tmp_path, monkeypatch):
+    """Pictures and README.md follow from the JSON alone."""
+    write_into(tmp_path, monkeypatch)
     results.write(synthetic(), tmp_path / RESULT)
-    assert program.main(["--readme"]) == 0
-    first = readme.read_text()
-    assert first.startswith("# before\n<!-- throughput -->\n")
-    assert first.endswith("<!-- /throughput -->\nafter\n")
-    assert "old" not in first
+    text = written(program.main, [], tmp_path, "throughput")
     for record in report.measured(results.read(tmp_path / RESULT)):
-        assert f"| {record['title']} | " in first
-    assert "16 M in" not in first  # a point of a curve
+        assert f"| {record['title']} | " in text
+    assert "16 M in" not in text  # a point of a curve
     for name in plots.PLOTS:
         assert tmp_path.joinpath(name).stat().st_size > 20_000
     for name, _ in report.PICTURES:
-        assert f"(benchmarks/results/{name})" in first
-    assert program.main(["--readme"]) == 0
-    assert readme.read_text() == first
-    readme.write_text("no markers")
-    with pytest.raises(SystemExit, match="has no place for the table"):
-        program.main(["--readme"])
-    capsys.readouterr()
+        assert f"(benchmarks/results/{name})" in text
 
 
 def test_readme_of_the_repository():
-    """The table in README.md is that of the result in benchmarks/results."""
+    """The tables in README.md are those of the results in benchmarks/results."""
     text = (results.ROOT / "README.md").read_text()
-    result = results.read(results.FOLDER / RESULT)
-    assert shared.render(throughput.Throughput(program.parse([])), text, result) == text
+    suites = [throughput.Throughput(program.parse([])), Frameworks(frameworks_options([]))]
+    for suite in suites:
+        result = results.read(results.FOLDER / suite.file)
+        assert shared.render(suite, text, result) == text
 
 
 def test_only_the_readme_changes_what_git_keeps(tmp_path, monkeypatch, capsys):

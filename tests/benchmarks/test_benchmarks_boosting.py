@@ -11,9 +11,10 @@ pytest.importorskip("lightgbm")
 pytest.importorskip("xgboost")
 pytest.importorskip("sklearn")
 
-from benchmarks import boosting, boosting_surrogates, boosting_tables, results
+from benchmarks import boosting, boosting_surrogates, boosting_tables, program, results
 from benchmarks import boosting_formulas as formulas
 from fusedce.adapters.boosting import SigmoidFocal, SoftmaxFocal
+from tests.benchmarks.common import write_into, written
 
 GAMMAS = (0.5, 1.0, 2.0, 3.7, 5.0)
 gammas = pytest.mark.parametrize("gamma", GAMMAS)
@@ -126,21 +127,9 @@ def test_program(result, capsys):
 
 
 def test_readme(result, tmp_path, monkeypatch):
-    page = tmp_path / "README.md"
-    start, end = "<!-- boosting -->", "<!-- /boosting -->"
-    page.write_text(f"before\n{start}\nold\n{end}\nafter\n", encoding="utf-8")
-    monkeypatch.setattr(results, "ROOT", tmp_path)
-    monkeypatch.setattr(results, "FOLDER", tmp_path)
-    for _ in range(2):
-        assert boosting.main(["--readme", "--out", str(result)]) == 0
-        text = page.read_text(encoding="utf-8")
-        assert text.startswith(f"before\n{start}\n")
-        assert text.endswith(f"{end}\nafter\n")
-        assert "old" not in text
-        assert text.count("| --- |") == 4
-    page.write_text("no markers", encoding="utf-8")
-    with pytest.raises(SystemExit, match="no place for the tables"):
-        boosting.main(["--readme", "--out", str(result)])
+    write_into(tmp_path, monkeypatch)
+    text = written(boosting.main, ["--out", str(result)], tmp_path, "boosting")
+    assert text.count("| --- |") == 4
 
 
 def test_a_missed_bar_is_told_in_words():
@@ -182,6 +171,8 @@ def test_who_disagrees_is_not_timed():
 
 def test_the_result_on_disk():
     """The result that README.md shows has all parts and all data sets."""
+    suite, text = boosting.Boosting(boosting.parse([])), (results.ROOT / "README.md").read_text()
+    assert program.render(suite, text, results.read(results.FOLDER / suite.file)) == text
     kept = json.loads((results.FOLDER / "boosting.json").read_text(encoding="utf-8"))
     assert {"surrogates", "accuracy", "speed"} <= kept.keys()
     assert {r["data"] for r in kept["surrogates"]} == set(boosting_surrogates.SOURCES)

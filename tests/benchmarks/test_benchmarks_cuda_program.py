@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import results, screen
+from benchmarks import results
 from benchmarks.cuda import cases, device, measure, plots, report, rivals, sweep
 from benchmarks.cuda import program as cuda
 from benchmarks.measure import OURS
 from benchmarks.rivals import Rival
 from fusedce.kernels import tuning
+from tests.benchmarks.common import printed, write_into, written
 from tests.benchmarks.test_benchmarks_cuda import COPY, FACTS, FEW, Host, named, record_of
 
 
@@ -118,8 +119,7 @@ def logits_bytes(record):
 def test_nothing_is_written_unasked(tmp_path, monkeypatch):
     monkeypatch.setattr(device, "find", Host)
     monkeypatch.setattr(device, "bandwidth", lambda gpu: COPY)
-    for place in ("FOLDER", "RUNS"):
-        monkeypatch.setattr(results, place, tmp_path)
+    write_into(tmp_path, monkeypatch)
     words = "--device cuda --shrink 16384 --rival none --case 4096x4096-float16-loss"
     assert program.main(words.split()) == 0
     assert list(tmp_path.iterdir()) == []
@@ -208,16 +208,10 @@ def test_bars_are_taken_from_the_figures():
 @pytest.mark.parametrize("width", [40, 80, 100])
 def test_tables_fit_a_screen(width):
     """Figures are never cut; a missed bar is marked not only by the colour."""
-    console = screen.Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     records = invented()["cases"]
     records[1]["bars"]["torch"]["met"] = False
     records[0] = {"case": "x", "title": "y", "group": "gradient", "left_out": "no time left"}
-    for table in report.tables(records):
-        console.print(table)
-    text = console.export_text()
-    console.file.close()
-    assert "…" not in text
-    assert max(map(len, text.splitlines())) <= width
+    text = printed(width, *report.tables(records))
     assert "Left out: y, no time left." in text
     assert f"{report.faster(records[1], 'torch')} ✗" in text
     words = "".join(text.split())
@@ -227,27 +221,14 @@ def test_tables_fit_a_screen(width):
 
 
 def test_readme(tmp_path, monkeypatch):
-    """Pictures and README.md follow from the JSON alone, and are the same the second time."""
-    monkeypatch.setattr(results, "ROOT", tmp_path)
-    for place in ("FOLDER", "RUNS"):
-        monkeypatch.setattr(results, place, tmp_path)
-    readme = tmp_path / "README.md"
-    readme.write_text("# before\n<!-- cuda -->old<!-- /cuda -->\nafter\n")
+    """Pictures and README.md follow from the JSON alone."""
+    write_into(tmp_path, monkeypatch)
     results.write(invented(), tmp_path / "cuda.json")
-    assert program.main(["--device", "cuda", "--readme"]) == 0
-    first = readme.read_text()
-    assert first.startswith("# before\n<!-- cuda -->\n")
-    assert first.endswith("<!-- /cuda -->\nafter\n")
-    assert "old" not in first
-    assert "| 8,192 × 128,256 bfloat16 | " in first
+    text = written(program.main, ["--device", "cuda"], tmp_path, "cuda")
+    assert "| 8,192 × 128,256 bfloat16 | " in text
     for name in plots.PLOTS:
         assert tmp_path.joinpath(name).stat().st_size > 20_000
-        assert f"(benchmarks/results/{name})" in first
-    assert program.main(["--device", "cuda", "--readme"]) == 0
-    assert readme.read_text() == first
-    readme.write_text("nothing here")
-    with pytest.raises(SystemExit, match="has no place"):
-        program.main(["--device", "cuda", "--readme"])
+        assert f"(benchmarks/results/{name})" in text
 
 
 # --------------------------------------------------------------------- launch sizes
