@@ -23,8 +23,9 @@ from rich.console import Console
 from benchmarks import boosting_formulas as formulas
 from benchmarks import boosting_surrogates as surrogates
 from benchmarks import boosting_tables, program, results, screen
-from benchmarks.boosting_formulas import Array, Formula
+from benchmarks.boosting_formulas import Formula
 from benchmarks.boosting_tables import BLOCKS, GAMMAS, OURS, SCORES, WHOLE
+from benchmarks.data import Array
 from benchmarks.measure import Contender, Effort, take_turns
 from benchmarks.results import Record
 from benchmarks.screen import Tell, say
@@ -132,11 +133,9 @@ def cases(shrink: int) -> dict[str, Calls]:
         found[title] = contenders(SigmoidFocal(gamma), formulas.sigmoid_objective, y, raw, gamma)
     n = 200_000 // shrink
     y, z = rng.integers(0, 10, n).astype(np.float32), rng.normal(0, 2, (n, 10))
-    for where, raw, factor in (
-        ("LightGBM", np.asfortranarray(z), 10 / 9), ("XGBoost", z.astype(np.float32), 2.0),
-    ):  # fmt: skip
-        title = f"200000 × 10 classes, {raw.dtype} ({where})"
-        focal = SoftmaxFocal(gamma)
+    layouts = ("LightGBM", np.asfortranarray(z), 10 / 9), ("XGBoost", z.astype(np.float32), 2.0)
+    for where, raw, factor in layouts:
+        title, focal = f"200000 × 10 classes, {raw.dtype} ({where})", SoftmaxFocal(gamma)
         found[title] = contenders(focal, formulas.softmax_objective, y, raw, gamma, factor)
     return found
 

@@ -16,11 +16,10 @@ from typing import Any
 
 import mpmath  # type: ignore[import-untyped]
 import numpy as np
-from numpy.typing import NDArray
 
+from benchmarks.data import Array
 from benchmarks.plain import power as power_of
 
-Array = NDArray[Any]
 Derivatives = tuple[Any, Any]  # gradient, Hessian by the raw score
 BLOCK = 1 << 15  # numbers computed at a time: 256 KB of float64
 DIGITS = 50

@@ -17,16 +17,14 @@ from typing import Any, NamedTuple
 import lightgbm as lgb
 import numpy as np
 import xgboost as xgb
-from numpy.typing import NDArray
 from scipy.optimize import brentq
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine, make_classification
 from sklearn.metrics import average_precision_score, log_loss
 
 from benchmarks.boosting_formulas import posterior, terms
+from benchmarks.data import Array
 from benchmarks.results import Record
 from benchmarks.screen import Tell
-
-Array = NDArray[Any]
 
 GAMMAS = (0.5, 1.0, 2.0, 5.0)
 STAGES = tuple(range(5, 151, 5))  # numbers of trees

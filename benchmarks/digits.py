@@ -28,6 +28,7 @@ from threadpoolctl import threadpool_limits
 
 import fusedce
 from benchmarks import results, screen
+from benchmarks.data import Array
 from benchmarks.screen import say
 from benchmarks.tables import Column, Grid
 
@@ -35,7 +36,6 @@ mpl.use("Agg")  # draws into files, without a display
 import matplotlib.pyplot as plt
 
 Floats = NDArray[np.float32]
-Array = NDArray[Any]
 Loss = Callable[..., Any]  # loss(logits, targets, grad_out=) -> (mean loss, its gradient by logits)
 
 PLOT = "digits.png"
