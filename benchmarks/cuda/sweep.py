@@ -75,12 +75,12 @@ def sized(name: str, value: Any) -> Iterator[None]:
     """With another size; no plan of a call outlives it."""
     before = getattr(tuning, name)
     setattr(tuning, name, value)
-    cpu_replay._KEPT.clear()
+    cpu_replay._PREPARED.clear()
     try:
         yield
     finally:
         setattr(tuning, name, before)
-        cpu_replay._KEPT.clear()
+        cpu_replay._PREPARED.clear()
 
 
 def timed(

@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 import fusedce
-from fusedce import checks
+from fusedce import checks, errors
 from fusedce.adapters.boosting_callers import warn_of_ignored
 from fusedce.adapters.boosting_inputs import beside, is_cupy, one_label_a_row, unpack
 from fusedce.adapters.boosting_inputs import classes as classes_of
@@ -118,11 +118,11 @@ class Objective:
         where = f"activation={self.activation!r}"
         if self.activation == "softmax":
             if self.pos_weight is not None:
-                raise checks.meaningless("pos_weight", self.pos_weight, where)
+                raise errors.meaningless("pos_weight", self.pos_weight, where)
             if self.n_classes is not None and checks.whole("n_classes", self.n_classes) < 2:
                 raise ValueError(f"n_classes must be None or >= 2, got {self.n_classes}")
         elif self.n_classes is not None:
-            raise checks.meaningless("n_classes", self.n_classes, where)
+            raise errors.meaningless("n_classes", self.n_classes, where)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The parameters by name, as scikit-learn's estimators have it."""
@@ -136,7 +136,7 @@ class Objective:
         """Change parameters by name; none if one of them is wrong."""
         unknown = params.keys() - inspect.signature(type(self)).parameters.keys()
         if unknown:
-            raise checks.unknown(type(self).__name__, unknown)
+            raise errors.unknown(type(self).__name__, unknown)
         changed = copy.copy(self)
         vars(changed).update(params)
         changed._check()

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusedce.adapters import pages
+from fusedce.adapters import hugepages
 from fusedce.arrays import BFLOAT16
 from fusedce.kernels.cpu import xla_callback
 
@@ -172,7 +172,7 @@ class Handler:
             return
         inputs, outputs = _arrays(frame.inputs), _arrays(frame.outputs)
         for output in outputs:
-            pages.huge(output)
+            hugepages.advise(output)
         self.work(Call(_text(frame.attributes), inputs, outputs))
 
     def _again(self, address: int) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fusedce.adapters import pages
+from fusedce.adapters import hugepages
 from fusedce.adapters.rules import ClampedLog
 from fusedce.adapters.torch_errors import FORWARD, SECOND, probabilities
 from fusedce.call import run
@@ -121,7 +121,7 @@ def _new_grad(logits: Tensor, pos_weight: Tensor | None) -> Tensor:
     """The same to be written to, on the CPU in huge pages."""
     grad = _grad_like(logits, pos_weight)
     if not grad.is_cuda:
-        pages.huge(_array(grad))
+        hugepages.advise(_array(grad))
     return grad
 
 

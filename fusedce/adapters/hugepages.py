@@ -12,7 +12,7 @@ if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux
     _MADVISE.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
 
 
-def huge(array: np.ndarray) -> None:
+def advise(array: np.ndarray) -> None:
     """Ask Linux for huge pages, as NumPy does for its arrays and torch and XLA do not for theirs.
 
     To write 500 MB for the first time took 42 ms instead of 238. Pages that are there stay.
