@@ -10,7 +10,7 @@ from fusedce.tools import doctor, warmup, warmup_cuda
 
 
 class _Parser(argparse.ArgumentParser):
-    """Errors in one sentence."""
+    """A parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n")
@@ -25,7 +25,7 @@ def _architecture(given: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status."""
+    """Run one command and return the exit status."""
     about = "What can be done beside calling the library; COMMAND --help says more."
     parser = _Parser(prog="python -m fusedce", description=about)
     parser.add_argument("--version", action="version", version=f"fusedce {__version__}")

@@ -92,7 +92,7 @@ def factors(
 class Prepared:
     """What a call launches and how its results are made, without its arrays."""
 
-    program: Any  # kernels.cpu.runtime.Program
+    plan: Any  # kernels.cpu.runtime.Plan
     factors: Any  # as ``factors`` returns them; None: computed from the weights of each call
     alpha: float | None
     compute: Any  # type of all arithmetic
@@ -111,7 +111,7 @@ class Prepared:
         """Fill the outputs; (reduced loss, position of the first invalid label or -1)."""
         if self.reduction != "mean":
             denominator = 1.0
-        total, divisor, bad = self.program.run(labels, used, denominator or 0.0)
+        total, divisor, bad = self.plan.run(labels, used, denominator or 0.0)
         if divisor == 0.0 and bad < 0:
             total = math.nan
             for out in used[-3:]:

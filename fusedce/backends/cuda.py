@@ -195,14 +195,14 @@ class CudaBackend:
 
         z, target = self.view3("logits", source, shape), self.out3("out", result, shape)
         compute = arrays.compute_type(source.dtype)
-        program = dispatch.activation(name, z, target, compute, array_libraries.facts(self.device))
+        plan = dispatch.activation(name, z, target, compute, array_libraries.facts(self.device))
         views = {"logits": z, "grad": target}
         used = [views.get(name) for name in ARRAYS]
-        launches = self._run(program, used)
+        launches = self._run(plan, used)
         self._copy_back()
         if key is not None and not self.copied:
             arguments = cuda_replay.Arguments(used, {"out": result}, {"out": out})
-            cuda_replay.store(key, self, launches, program.scratch, arguments)
+            cuda_replay.store(key, self, launches, plan.scratch, arguments)
 
     def activated(self, result: np.ndarray) -> Any:
         """What the public function returns for an array it made."""
@@ -228,39 +228,39 @@ class CudaBackend:
                 self._fill("loss_out", math.nan if empty_mean else 0.0)
             return tuple(results) if len(results) > 1 else results[0]
         divisor, on_device = _divisor(call)
-        program = dispatch.program(
+        plan = dispatch.program(
             problem, divisor=divisor, given=on_device, validate=validate, total=total,
             facts=array_libraries.facts(self.device),
         )  # fmt: skip
         inputs = [problem.logits, problem.targets, problem.sample_weight, problem.weight]
         more = [problem.pos_weight, on_device, problem.loss, problem.grad, problem.hess, total]
         used = [*inputs, *more, None]
-        launches = self._run(program, used, call if validate else None)
+        launches = self._run(plan, used, call if validate else None)
         self._copy_back()
         if key is not None and not self.copied:
             buffers = {name: getattr(given, name) for name in outputs}
             arguments = cuda_replay.Arguments(used, outputs, buffers)
-            cuda_replay.store(key, self, launches, program.scratch, arguments)
+            cuda_replay.store(key, self, launches, plan.scratch, arguments)
         return tuple(results) if len(results) > 1 else results[0]
 
     def _run(
-        self, program: Any, used: list[np.ndarray | None], checked: Call | None = None
+        self, plan: Any, used: list[np.ndarray | None], checked: Call | None = None
     ) -> tuple[Any, ...]:
-        """Launch a program and return its launches; wait for its label pass to check a call."""
+        """Launch a plan and return its launches; wait for its label pass to check a call."""
         addresses = [0 if a is None else _address(a) for a in used]
         scratch = None
-        if program.scratch:
-            scratch = self.library.empty((program.scratch,), np.uint8, None, self.device)
+        if plan.scratch:
+            scratch = self.library.empty((plan.scratch,), np.uint8, None, self.device)
             addresses[-1] = self.library.layout(scratch).address
         where = self.device, self.stream
-        if checked is not None and program.survey:
-            array_libraries.launch(self.library, program.survey, addresses, *where)
+        if checked is not None and plan.survey:
+            array_libraries.launch(self.library, plan.survey, addresses, *where)
             bad = array_libraries.read(addresses[-1] + BAD, np.int64, *where)
             if bad >= 0:
                 raise self._bad_label(checked, int(bad))
-            launches: tuple[Any, ...] = program.losses
+            launches: tuple[Any, ...] = plan.losses
         else:
-            launches = program.survey + program.losses
+            launches = plan.survey + plan.losses
         if array_libraries.launch(self.library, launches, addresses, *where):
             array_libraries.CAPTURED.append(scratch)
         return launches
