@@ -10,7 +10,7 @@ from fusedce import arrays
 
 
 def host_and_device(first: str, x: Any, other: str, y: Any) -> TypeError:
-    """The error for arguments on a GPU beside arguments that are not."""
+    """The error for arguments of which only some are on a GPU."""
     return TypeError(
         f"{first} is on a GPU ({arrays.type_name(x)}) and {other} is not ({arrays.type_name(y)}): "
         "move one of them"

@@ -19,7 +19,7 @@ IGNORE_INDEX = -100  # the default; without effect where targets cannot hold it
 
 
 class Option(NamedTuple):
-    """What is declared of an option beside its type and its default."""
+    """What is declared of an option in addition to its type and its default."""
 
     values: str  # what may be passed, as in the docstring of ``fusedce.apply``
     text: str  # what it does, in the same place
@@ -250,7 +250,7 @@ def with_options(function: Function) -> Function:
 
 
 class Traits(NamedTuple):
-    """What a call needs to know of its loss beside the rule."""
+    """What a call needs to know of its loss in addition to the rule."""
 
     name: str  # of the public function, for messages
     alpha: float | None = None

@@ -36,7 +36,7 @@ def warn_of_ignored(objective: Any) -> None:
                 # Another version of the library may have other variables: no warning then.
                 found += _ignored(module, frame, objective)
         elif inside and library not in OTHERS:
-            break  # whoever called the library
+            break  # the code that called the library
         frame, level = frame.f_back, level + 1
     warned = _WARNED.setdefault(objective, set()) if found else set()
     for text in found:

@@ -11,7 +11,7 @@ def is_cupy(x: Any) -> bool:
     return type(x).__module__.split(".")[0] == "cupy"
 
 
-def beside(x: Any, raw: Any) -> Any:
+def to_device_of(x: Any, raw: Any) -> Any:
     """An array moved to where the raw scores are: XGBoost may have only labels on the GPU."""
     if is_cupy(raw):
         return sys.modules["cupy"].asarray(x)
@@ -87,6 +87,6 @@ def unpack(y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any, Any]
         raw = y_pred
     raw = raw if is_cupy(raw) else np.asarray(raw)
     if sample_weight is not None:
-        sample_weight = beside(sample_weight, raw)
+        sample_weight = to_device_of(sample_weight, raw)
         sample_weight = sample_weight if sample_weight.size else None
-    return beside(y_true, raw), raw, sample_weight
+    return to_device_of(y_true, raw), raw, sample_weight

@@ -10,8 +10,8 @@ import numpy as np
 import fusedce
 from fusedce import checks, errors
 from fusedce.adapters.boosting_callers import warn_of_ignored
-from fusedce.adapters.boosting_inputs import beside, is_cupy, one_label_a_row, unpack
 from fusedce.adapters.boosting_inputs import classes as classes_of
+from fusedce.adapters.boosting_inputs import is_cupy, one_label_a_row, to_device_of, unpack
 from fusedce.adapters.boosting_inputs import labels as labels_of
 from fusedce.adapters.boosting_scores import (
     SMALLEST_SHARE,
@@ -280,13 +280,13 @@ class Objective:
         >>> print(f"{BinaryCrossEntropy().init_score(y):.4f} {SigmoidFocal().init_score(y):.4f}")
         -1.0986 -0.4104
         """
-        y = beside(y, None)
+        y = to_device_of(y, None)
         one_label_a_row(y, len(y) if y.ndim else 1)
         softmax = self.activation == "softmax"
         top = int(np.nanmax(y, initial=0)) if y.dtype.kind in "biuf" else 0
         classes = (self.n_classes or max(2, top + 1)) if softmax else 2
         labels = labels_of(y, classes, self).astype(np.int64)
-        weight = None if sample_weight is None else beside(sample_weight, None)
+        weight = None if sample_weight is None else to_device_of(sample_weight, None)
         mass = np.bincount(labels, weight, classes).astype(np.float64)
         if not mass.sum() > 0:
             raise ValueError(f"the weights of y must add up to more than 0, got {mass.sum()}")

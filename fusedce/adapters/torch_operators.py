@@ -315,18 +315,18 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     def forward(early: str, *args: Any) -> Any:
-        if early == "kept":
+        if early == "saved":
             return _loss_and_gradient(*args)
         return (_in_place if early == "in place" else _loss)(*args), None
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         early, *args = inputs
-        kept = args[0] if early == "in place" else output[1]
-        if early == "kept":
-            ctx.mark_non_differentiable(kept)
+        saved = args[0] if early == "in place" else output[1]
+        if early == "saved":
+            ctx.mark_non_differentiable(saved)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*args[:5], kept)
+        ctx.save_for_backward(*args[:5], saved)
         ctx.early, ctx.spec = early, args[5:]
 
     @staticmethod
@@ -334,7 +334,7 @@ class _Loss(torch.autograd.Function):
         nothing = [None] * (len(ctx.spec) + 4)
         if upstream is None:
             return None, None, *nothing
-        *inputs, kept = ctx.saved_tensors
+        *inputs, saved = ctx.saved_tensors
         compiled = torch.compiler.is_compiling()
         followed = torch.is_grad_enabled() or (not compiled and _forward_mode())
         if followed and ctx.early == "in place":
@@ -343,10 +343,10 @@ class _Loss(torch.autograd.Function):
             one = not compiled and _is_one(upstream)
             if ctx.early != "in place":
                 _ones[ctx.spec[0]] = one
-            if one and kept is not None:
-                return None, kept, *nothing
+            if one and saved is not None:
+                return None, saved, *nothing
         if ctx.early == "in place":
-            return None, _multiplied(kept, upstream, ctx.spec[2]), *nothing
+            return None, _multiplied(saved, upstream, ctx.spec[2]), *nothing
         gradient = _Gradient.apply if followed else _gradient
         return None, gradient(upstream, *inputs, *ctx.spec), *nothing
 
@@ -378,5 +378,5 @@ def evaluate(spec: Spec, inputs: Inputs, inplace: bool = False) -> Tensor:
         if inplace and not _transformed():
             early = "in place"
         elif spec.reduction != "none" and logits.device.type == "cpu" and not _observed():
-            early = "kept" if _ones.get(spec.loss, True) else "not now"
+            early = "saved" if _ones.get(spec.loss, True) else "not now"
     return _Loss.apply(early, *inputs, *spec)[0]

@@ -16,7 +16,7 @@ from fusedce.kernels.cuda.kernel_args import ARRAYS, BAD
 from fusedce.kernels.problem import Problem
 from fusedce.options import Call
 
-# Options that may be arrays on a GPU, beside outputs.
+# Options that may be arrays on a GPU, apart from outputs.
 INPUTS = ("weight", "pos_weight", "sample_weight", "denominator")
 
 
