@@ -73,12 +73,12 @@ def sized(name: str, value: Any) -> Iterator[None]:
     """Run with another size; prepared calls are dropped before and after."""
     before = getattr(tuning, name)
     setattr(tuning, name, value)
-    cpu_replay._KEPT.clear()
+    cpu_replay._PREPARED.clear()
     try:
         yield
     finally:
         setattr(tuning, name, before)
-        cpu_replay._KEPT.clear()
+        cpu_replay._PREPARED.clear()
 
 
 def timed(size: Size, case: Question, setting: Setting) -> tuple[Times, dict[Any, str]]:
