@@ -6,6 +6,7 @@ from fusedce import checks
 from fusedce.call import run
 from fusedce.kernels.rule import rule
 from fusedce.kernels.scalar import log, log1p, real_power, scalar, tiny, where, whole_power
+from fusedce.losses.declaration import declare
 from fusedce.losses.focal import real_focal, whole_focal
 from fusedce.options import Activation, Traits, with_options
 
@@ -156,3 +157,31 @@ def asymmetric(
     params = (WholeAsymmetric if whole else RealAsymmetric)(*gammas, shift)
     traits = Traits("asymmetric", sigmoid_only=True)
     return run(params, traits, logits, targets, activation=activation, **options)
+
+
+def _reference(p, xp, gamma_pos):  # type: ignore[no-untyped-def]
+    return -((1 - p) ** gamma_pos) * xp.log(p)
+
+
+def _negative_reference(p, xp, gamma_neg, clip):  # type: ignore[no-untyped-def]
+    shifted = xp.maximum(1 - p - clip, 0)
+    return -(shifted**gamma_neg) * xp.log(1 - shifted)
+
+
+declare(
+    asymmetric,
+    reference=_reference,
+    negative=_negative_reference,
+    activations=("sigmoid",),
+    options=(
+        {"gamma_pos": 1.0, "gamma_neg": 4.0, "clip": 0.05},
+        {"gamma_pos": 0.0, "gamma_neg": 2.5, "clip": 0.0},
+    ),
+    more_options=(
+        {"gamma_pos": 1.0, "gamma_neg": 0.5, "clip": 0.2},
+        {"gamma_pos": 0.5, "gamma_neg": 2.0, "clip": 0.0},
+    ),
+    exponents=("gamma_pos", "gamma_neg"),
+    summary="asymmetric loss: focal loss of labels with few positives",
+    source="Ridnik et al., ICCV 2021, arXiv:2009.14119",
+)

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from fusedce.call import run
 from fusedce.kernels.rule import rule
+from fusedce.losses.declaration import declare
 from fusedce.options import Activation, Traits, with_options
 
 
@@ -88,3 +89,23 @@ def binary_cross_entropy(
     2.3556 [-0.25   0.491]
     """
     return run(_PARAMS, _BINARY, logits, targets, activation=activation, **options)
+
+
+def _reference(p, xp):  # type: ignore[no-untyped-def]
+    return -xp.log(p)
+
+
+declare(
+    cross_entropy,
+    reference=_reference,
+    activations=("softmax", "sigmoid", None),
+    summary="cross-entropy; softmax loss, multinomial logistic loss",
+    source="torch.nn.CrossEntropyLoss",
+)
+declare(
+    binary_cross_entropy,
+    alias_of="cross_entropy",
+    activations=("sigmoid",),
+    summary="the same with sigmoid: binary cross-entropy, logistic loss",
+    source="torch.nn.BCEWithLogitsLoss",
+)

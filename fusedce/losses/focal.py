@@ -8,6 +8,7 @@ from fusedce.call import run
 from fusedce.kernels.rule import by_logit, rule
 from fusedce.kernels.scalar import log, real_power, scalar, tiny, where, whole_power
 from fusedce.losses.cross_entropy import CrossEntropy
+from fusedce.losses.declaration import declare
 from fusedce.options import Activation, Traits, with_options
 
 
@@ -240,3 +241,24 @@ def focal(
     """
     params, traits = focal_call(gamma, alpha, soft_labels)
     return run(params, traits, logits, targets, activation=activation, **options)
+
+
+def _reference(p, xp, gamma):  # type: ignore[no-untyped-def]
+    return -((1 - p) ** gamma) * xp.log(p)
+
+
+def _soft_reference(p, y, xp, gamma):  # type: ignore[no-untyped-def]
+    return ((1 - p) * y + p * (1 - y)) ** gamma * -(xp.log(p) * y + xp.log(1 - p) * (1 - y))
+
+
+declare(
+    focal,
+    reference=_reference,
+    soft=_soft_reference,
+    activations=("sigmoid", "softmax"),
+    options=({"gamma": 2.0}, {"gamma": 3.7}, {"gamma": 0.5}),
+    more_options=({"gamma": 0.0}, {"gamma": 1.0}, {"gamma": 5.0}),
+    exponents=("gamma",),
+    summary="focal loss: cross-entropy in which confident predictions count less",
+    source="Lin et al., ICCV 2017, arXiv:1708.02002",
+)

@@ -100,7 +100,7 @@ def declared(name: str) -> str:
 def stubs() -> str:
     """The whole file."""
     options = "".join(f"    {n}: {taken(Options.__annotations__[n])}\n" for n in SHARED)
-    return HEAD + options + "\n" + "".join(map(declared, fusedce.__all__))
+    return HEAD + options + "\n" + "".join(map(declared, sorted(fusedce.__all__)))
 
 
 if __name__ == "__main__":
