@@ -11,7 +11,7 @@ from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 
 
-class _Material(JITCodeLibrary):  # type: ignore[misc]
+class _IRLibrary(JITCodeLibrary):  # type: ignore[misc]
     """A library to link into others."""
 
     def _optimize_final_module(self) -> None:
@@ -22,7 +22,7 @@ class _Material(JITCodeLibrary):  # type: ignore[misc]
         self._finalized = True
 
 
-class Inner(Compiler):  # type: ignore[misc]
+class IROnlyCompiler(Compiler):  # type: ignore[misc]
     """Numba's compiler, up to LLVM's language."""
 
     def define_pipelines(self) -> Any:
@@ -34,7 +34,7 @@ class Inner(Compiler):  # type: ignore[misc]
         """Compile a function into raw material."""
         state = self.state
         if state.targetctx.codegen()._library_class is JITCodeLibrary:
-            state.library = _Material(state.targetctx.codegen(), func.__qualname__)
+            state.library = _IRLibrary(state.targetctx.codegen(), func.__qualname__)
         made = super().compile_extra(func)
         nothing: list[Any] = []
         key = nothing.append  # some C function of its own: callers look the code up under it
@@ -43,4 +43,4 @@ class Inner(Compiler):  # type: ignore[misc]
 
 
 # Options of such functions; nobody calls them from Python or C, so no wrappers either.
-BARE = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": Inner}
+IR_ONLY = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": IROnlyCompiler}

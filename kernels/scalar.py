@@ -11,12 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 from fusedce.kernels.compiling import njit
-from fusedce.kernels.inline import BARE
+from fusedce.kernels.inline import IR_ONLY
 
 # Never nnan, ninf or afn: NaN and infinities carry meaning here.
 FASTMATH = {"contract", "nsz"}
 # For the bodies registered with @overload, which do not inherit their caller's options.
-INLINED = {"error_model": "numpy", "fastmath": FASTMATH, "forceinline": True, **BARE}
+INLINED = {"error_model": "numpy", "fastmath": FASTMATH, "forceinline": True, **IR_ONLY}
 
 
 def scalar(fn: Callable[..., Any]) -> Any:

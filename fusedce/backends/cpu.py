@@ -167,7 +167,7 @@ def _prepared(
     weighted = call.weight is not None or call.pos_weight is not None
     factors = None if weighted else (None, problem.pos_factor, problem.neg_factor)
     prepared = cpu_replay.Prepared(
-        program=runtime.Program(survey, losses, count, elements, labels),
+        program=runtime.Plan(survey, losses, count, elements, labels),
         factors=factors,
         alpha=alpha,
         compute=problem.compute,

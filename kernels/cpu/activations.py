@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from fusedce.kernels.cpu.blocks import at, line_of, roomy, rows_of
-from fusedce.kernels.cpu.kernel_args import plan_at
+from fusedce.kernels.cpu.blocks import align_line, at, padded, rows_of
+from fusedce.kernels.cpu.kernel_args import args_at
 from fusedce.kernels.cpu.load_store import masked_load, store
-from fusedce.kernels.cpu.rows import fold, load_rows, recall, settle, strips_of
+from fusedce.kernels.cpu.rows import load_rows, online_softmax, reload, settle, strips_of
 from fusedce.kernels.cpu.vector_loops import loop, scaled
 from fusedce.kernels.intrinsics import call7
 from fusedce.kernels.link import sigmoid_outcomes
@@ -15,10 +15,10 @@ from fusedce.kernels.vector import itemsize, lanes, width
 
 
 @loop
-def put_strip(plan, address, start, n, values):
+def put_strip(args, address, start, n, values):
     """Store a piece of a row."""
-    step = plan.grad.cls
-    call7(plan.store_grad, address + start * step, 0, step, 1, n, values, 0)
+    step = args.grad.cls
+    call7(args.store_grad, address + start * step, 0, step, 1, n, values, 0)
 
 
 @loop
@@ -31,35 +31,35 @@ def log_strip(T, u, n, m, log_total, out):
 
 
 @loop
-def softmax_row(T, plan, outer, inner, u, w, g, tops, logarithm):
+def softmax_row(T, args, outer, inner, u, w, g, tops, logarithm):
     """One row of softmax or of its logarithm, (z - max) - log1p_up(others)."""
-    source, target = at(plan.logits, outer, inner), at(plan.grad, outer, inner)
-    load_rows(T, plan, outer, inner, 1, u)
-    m, others = fold(T, plan, source, u, w, tops)
-    settle(T, plan, m, w, tops)
-    for start in range(0, plan.classes, STRIP):
-        n = min(STRIP, plan.classes - start)
-        block, e = recall(T, plan, source, start, n, m, u, w)
+    source, target = at(args.logits, outer, inner), at(args.grad, outer, inner)
+    load_rows(T, args, outer, inner, 1, u)
+    m, others = online_softmax(T, args, source, u, w, tops)
+    settle(T, args, m, w, tops)
+    for start in range(0, args.classes, STRIP):
+        n = min(STRIP, args.classes - start)
+        block, e = reload(T, args, source, start, n, m, u, w)
         if logarithm:
             log_strip(T, block, n, m, log1p_up(others), g)
         else:
             scaled(T, e, n, T(1) / (T(1) + others), g)
-        put_strip(plan, target, start, n, g)
+        put_strip(args, target, start, n, g)
 
 
 def _rowwise(T, logarithm):
     item = np.dtype(T).itemsize
 
     def rowwise(address, first, last):
-        plan = plan_at(address)
-        row, strip = roomy(max(STRIP, plan.width)) * item, roomy(STRIP) * item
-        memory = np.empty(2 * row + strip + roomy(strips_of(plan)) * item + 64, np.uint8)
-        u = line_of(memory)
+        args = args_at(address)
+        row, strip = padded(max(STRIP, args.width)) * item, padded(STRIP) * item
+        memory = np.empty(2 * row + strip + padded(strips_of(args)) * item + 64, np.uint8)
+        u = align_line(memory)
         g = u + 2 * row
         for b in range(first, last):
-            outer, start, stop = rows_of(plan, b)
+            outer, start, stop = rows_of(args, b)
             for inner in range(start, stop):
-                softmax_row(T, plan, outer, inner, u, u + row, g, g + strip, logarithm)
+                softmax_row(T, args, outer, inner, u, u + row, g, g + strip, logarithm)
         memory[0] = 0  # a last use: addresses do not keep it alive
 
     return rowwise
@@ -89,19 +89,19 @@ def _elementwise(T, logarithm):
     item = np.dtype(T).itemsize
 
     def elementwise(address, first, last):
-        plan = plan_at(address)
-        memory = np.empty(roomy(plan.width) * item + 64, np.uint8)
-        u = line_of(memory)
+        args = args_at(address)
+        memory = np.empty(padded(args.width) * item + 64, np.uint8)
+        u = align_line(memory)
         for b in range(first, last):
-            outer, start, stop = rows_of(plan, b)
+            outer, start, stop = rows_of(args, b)
             for inner in range(start, stop):
-                source, target = at(plan.logits, outer, inner), at(plan.grad, outer, inner)
-                for j in range(0, plan.classes, plan.width):
-                    n = min(plan.width, plan.classes - j)
-                    step = plan.logits.cls
-                    call7(plan.load_logits, source + j * step, 0, step, 1, n, u, 0)
+                source, target = at(args.logits, outer, inner), at(args.grad, outer, inner)
+                for j in range(0, args.classes, args.width):
+                    n = min(args.width, args.classes - j)
+                    step = args.logits.cls
+                    call7(args.load_logits, source + j * step, 0, step, 1, n, u, 0)
                     sigmoid_strip(T, u, n, logarithm)
-                    put_strip(plan, target, j, n, u)
+                    put_strip(args, target, j, n, u)
         memory[0] = 0  # a last use: addresses do not keep it alive
 
     return elementwise

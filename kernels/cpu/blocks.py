@@ -25,13 +25,13 @@ def array_at(address, n, dtype):
 
 
 @loop
-def line_of(memory):
+def align_line(memory):
     """The first cache line of a piece of scratch, so that no vector lies across two."""
     return (address_of(memory) + (BYTES - 1)) // BYTES * BYTES
 
 
 @loop
-def roomy(n):
+def padded(n):
     """Elements of scratch for n: whole vectors, and one more to overrun.
 
     An odd number of them, so that pieces of scratch do not lie a multiple of 4096 bytes apart:
@@ -48,21 +48,21 @@ def at(view, outer, inner):
 
 
 @loop
-def logits_block(T, plan, address, n, u):
+def logits_block(T, args, address, n, u):
     """Where n logits along the class axis are to be read: where they lie, or in u, capped."""
-    if plan.direct_logits:
+    if args.direct_logits:
         return address
-    call7(plan.load_logits, address, 0, plan.logits.cls, 1, n, u, 0)
-    if plan.softcap > 0.0 or plan.logit_scale != 1.0:
-        capped(T, u, n, T(plan.logit_scale), T(plan.softcap))
+    call7(args.load_logits, address, 0, args.logits.cls, 1, n, u, 0)
+    if args.softcap > 0.0 or args.logit_scale != 1.0:
+        capped(T, u, n, T(args.logit_scale), T(args.softcap))
     return u
 
 
 @loop
-def slopes_block(T, plan, address, n, v):
+def slopes_block(T, args, address, n, v):
     """d(capped logit)/d(logit) of n logits, for a plan with softcap."""
-    call7(plan.load_logits, address, 0, plan.logits.cls, 1, n, v, 0)
-    cap_slopes(T, v, n, T(plan.logit_scale), T(plan.softcap))
+    call7(args.load_logits, address, 0, args.logits.cls, 1, n, v, 0)
+    cap_slopes(T, v, n, T(args.logit_scale), T(args.softcap))
 
 
 @loop
@@ -73,28 +73,28 @@ def one_number(T, loader, address, scratch):
 
 
 @loop
-def load_labels(plan, outer, start, n, labels):
+def load_labels(args, outer, start, n, labels):
     """The class indices of n rows."""
-    source = at(plan.targets, outer, start)
-    call7(plan.load_targets, source, 0, plan.targets.inner, 1, n, address_of(labels), 0)
+    source = at(args.targets, outer, start)
+    call7(args.load_targets, source, 0, args.targets.inner, 1, n, address_of(labels), 0)
 
 
 @loop
-def rows_of(plan, b):
+def rows_of(args, b):
     """(outer, first, last) rows of block b: a block lies within one outer slice."""
-    per_slice = (plan.inner + plan.block - 1) // plan.block
-    start = (b % per_slice) * plan.block
-    return b // per_slice, start, min(plan.inner, start + plan.block)
+    per_slice = (args.inner + args.block - 1) // args.block
+    start = (b % per_slice) * args.block
+    return b // per_slice, start, min(args.inner, start + args.block)
 
 
 @loop
-def put_losses(plan, outer, start, n, losses):
+def put_losses(args, outer, start, n, losses):
     """Store the losses of n rows, where the caller wants them."""
-    if plan.loss.address != 0:
-        call7(plan.store_loss, at(plan.loss, outer, start), 0, plan.loss.inner, 1, n, losses, 0)
+    if args.loss.address != 0:
+        call7(args.store_loss, at(args.loss, outer, start), 0, args.loss.inner, 1, n, losses, 0)
 
 
 @loop
-def put_partial(plan, block, losses):
+def put_partial(args, block, losses):
     """The sum of a block's losses, at its own place: the total does not depend on threads."""
-    poke(plan.partial + 8 * block, losses)
+    poke(args.partial + 8 * block, losses)

@@ -113,7 +113,7 @@ def kernel(factory: Callable[..., Callable[..., None]], *types: Any) -> CFunc:
     return _made(factory, types, KERNEL)
 
 
-def mover(factory: Callable[..., Callable[..., None]], *types: Any) -> int:
+def packer(factory: Callable[..., Callable[..., None]], *types: Any) -> int:
     """The address of the mover that a factory makes for these types."""
     return int(_made(factory, types, MOVER).address)
 

@@ -21,17 +21,17 @@ from fusedce.kernels.cpu import (
     packing,
     probabilities,
 )
-from fusedce.kernels.cpu.compile import kernel, mover, rule_kernel
+from fusedce.kernels.cpu.compile import kernel, packer, rule_kernel
 from fusedce.kernels.cpu.kernel_args import PRESENT, packed
 from fusedce.kernels.cpu.packing import form, pack_function, unpack_function, view
-from fusedce.kernels.cpu.runtime import Launch, Program
+from fusedce.kernels.cpu.runtime import Launch, Plan
 from fusedce.kernels.link import Curvature, Identity, Sigmoid, Slope
 from fusedce.kernels.problem import Problem
 from fusedce.kernels.strides import coalesce, steps_of
 
 
-class Plan:
-    """The fields of a plan record, but for addresses: see ``driver.Program``."""
+class KernelArgs:
+    """The fields of a plan record, but for addresses: see ``driver.Plan``."""
 
     def __init__(self) -> None:
         self.record: dict[str, Any] = {}
@@ -70,9 +70,9 @@ def _blocked(array: np.ndarray, swap: bool) -> np.ndarray:
     return array.transpose(2, 1, 0) if swap else array
 
 
-def _options(plan: Plan, problem: Problem) -> None:
+def _options(args: KernelArgs, problem: Problem) -> None:
     """The fields every kernel reads alike."""
-    plan.set(
+    args.set(
         sparse_targets=problem.sparse_targets,
         ignore_index=problem.ignore_index,
         may_ignore=problem.may_ignore,
@@ -91,45 +91,47 @@ def _options(plan: Plan, problem: Problem) -> None:
     )
 
 
-def _outputs(plan: Plan, problem: Problem, swap: bool, direct_grad: bool) -> None:
+def _outputs(args: KernelArgs, problem: Problem, swap: bool, direct_grad: bool) -> None:
     """Where losses, gradient and Hessian go; a mover that is not needed is not compiled."""
     for name in ("loss", "grad", "hess"):
         array = getattr(problem, name)
         if array is not None:
-            plan.record[name] = view(_blocked(array, swap))
+            args.record[name] = view(_blocked(array, swap))
             if name != "grad" or not direct_grad:
-                plan.record["store_" + name] = unpack_function(array, problem.compute)
+                args.record["store_" + name] = unpack_function(array, problem.compute)
 
 
-def _inputs(plan: Plan, problem: Problem, swap: bool, number: type, direct_logits: bool) -> None:
+def _inputs(
+    args: KernelArgs, problem: Problem, swap: bool, number: type, direct_logits: bool
+) -> None:
     """Where logits, targets and weights come from."""
-    plan.record["logits"] = view(_blocked(problem.logits, swap))
+    args.record["logits"] = view(_blocked(problem.logits, swap))
     if not direct_logits:
-        plan.record["load_logits"] = pack_function(problem.logits, problem.compute)
-    plan.record["targets"] = view(_blocked(problem.targets, swap))
-    plan.record["load_targets"] = pack_function(problem.targets, number)
+        args.record["load_logits"] = pack_function(problem.logits, problem.compute)
+    args.record["targets"] = view(_blocked(problem.targets, swap))
+    args.record["load_targets"] = pack_function(problem.targets, number)
     if problem.sample_weight is not None:
-        plan.record["sample_weight"] = view(_blocked(problem.sample_weight, swap))
-        plan.record["load_sample_weight"] = pack_function(problem.sample_weight, problem.compute)
+        args.record["sample_weight"] = view(_blocked(problem.sample_weight, swap))
+        args.record["load_sample_weight"] = pack_function(problem.sample_weight, problem.compute)
     if problem.weight is not None:
-        plan.set(weight=PRESENT)
+        args.set(weight=PRESENT)
 
 
 def _row_plan(
     problem: Problem, number: type, *, direct_logits: bool = False, direct_grad: bool = False
-) -> tuple[Plan, tuple[int, int, int], bool]:
+) -> tuple[KernelArgs, tuple[int, int, int], bool]:
     """A plan for rows of classes, and its (outer, classes, inner)."""
     outer, classes, inner = problem.logits.shape
     swap = inner == 1
     if swap:
         outer, inner = inner, outer
-    plan = Plan()
-    plan.set(outer=outer, classes=classes, inner=inner, width=min(classes, tuning.WIDTH))
-    _options(plan, problem)
-    _inputs(plan, problem, swap, number, direct_logits)
-    _outputs(plan, problem, swap, direct_grad)
-    plan.set(direct_logits=direct_logits, direct_grad=direct_grad)
-    return plan, (outer, classes, inner), swap
+    args = KernelArgs()
+    args.set(outer=outer, classes=classes, inner=inner, width=min(classes, tuning.WIDTH))
+    _options(args, problem)
+    _inputs(args, problem, swap, number, direct_logits)
+    _outputs(args, problem, swap, direct_grad)
+    args.set(direct_logits=direct_logits, direct_grad=direct_grad)
+    return args, (outer, classes, inner), swap
 
 
 def _plain(array: np.ndarray | None, problem: Problem, axis: int) -> bool:
@@ -149,13 +151,13 @@ def softmax(problem: Problem) -> Launch:
     by_row = problem.logits.shape[2] == 1
     # Of rows in lanes a class at a time is stored, of all rows: these lie along axis 2.
     direct_grad = _plain(problem.grad, problem, 2 if few else 1) and not (few and by_row)
-    plan, (outer, classes, inner), _ = _row_plan(
+    args, (outer, classes, inner), _ = _row_plan(
         problem, number, direct_grad=direct_grad and not few,
         direct_logits=not (few or options) and _plain(problem.logits, problem, 1),
     )  # fmt: skip
     tight = by_row and problem.hess is None and _tight(problem.grad)
     large = problem.grad is not None and problem.grad.nbytes > tuning.STREAM_ABOVE
-    plan.set(
+    args.set(
         direct_grad=direct_grad,
         direct_targets=not problem.sparse_targets and _plain(problem.targets, problem, 1),
         stream=large and (direct_grad or (not few and _half(problem.grad))),
@@ -167,23 +169,23 @@ def softmax(problem: Problem) -> Launch:
         factory = (
             distribution_columns.distribution_columns if spread else index_columns.index_columns
         )
-        plan.set(adjacent=tight and _plain(problem.grad, problem, 1) and large)
+        args.set(adjacent=tight and _plain(problem.grad, problem, 1) and large)
         if _interleaved(problem.logits):
-            _deal(plan, problem)
+            _deal(args, problem)
     elif spread:
         block = tuning.rows_of_block(classes)
         factory = distribution_rows.distribution_rows
     else:
-        block = min(inner, tuning.rows_of_block(classes, plan.record["direct_logits"]))
+        block = min(inner, tuning.rows_of_block(classes, args.record["direct_logits"]))
         factory = index_rows.index_rows
         whole = tight and problem.z_loss == 0.0 and classes <= tuning.WIDTH
         whole = whole and (direct_grad or _half(problem.grad))
         nothing = problem.grad is None and problem.hess is None
         plain = not options and (whole or nothing)
         extra = (index_rows.Whole if plain else index_rows.Pieces,)
-    plan.set(block=block)
+    args.set(block=block)
     made = rule_kernel(factory, type(problem.params), T, *extra)
-    return plan.launch(made, _slices(outer, inner, block), problem.logits.size)
+    return args.launch(made, _slices(outer, inner, block), problem.logits.size)
 
 
 def _half(array: np.ndarray | None) -> bool:
@@ -199,22 +201,22 @@ def _tight(array: np.ndarray | None) -> bool:
     return rows == 1 or bool(array.strides[0] == classes * array.itemsize)
 
 
-def _deal(plan: Plan, problem: Problem) -> None:
+def _deal(args: KernelArgs, problem: Problem) -> None:
     """Movers for rows of very few classes."""
     marks, grad = (0,) * problem.logits.shape[1], problem.grad
     deal = (*form(problem.logits.dtype), problem.compute, marks)
-    plan.record["load_logits"] = mover(packing.load_few, *deal)
+    args.record["load_logits"] = packer(packing.load_few, *deal)
     if grad is not None and _interleaved(grad):
-        plan.record["store_grad"] = mover(packing.store_few, *deal)
+        args.record["store_grad"] = packer(packing.store_few, *deal)
 
 
 def probability_index(problem: Problem) -> Launch:
     """Losses over rows of probabilities with class indices."""
-    plan, (outer, classes, inner), _ = _row_plan(problem, np.int64)
+    args, (outer, classes, inner), _ = _row_plan(problem, np.int64)
     block = min(tuning.rows_of_block(classes), inner)
-    plan.set(block=block)
+    args.set(block=block)
     made = kernel(probabilities.probability_rows, type(problem.params), problem.compute)
-    return plan.launch(made, _slices(outer, inner, block), problem.logits.size)
+    return args.launch(made, _slices(outer, inner, block), problem.logits.size)
 
 
 class _Patches:
@@ -267,15 +269,15 @@ def element_losses(problem: Problem) -> Launch:
     T = problem.compute
     up, down = problem.pos_factor.reshape(1, -1, 1), problem.neg_factor.reshape(1, -1, 1)
     patches = _Patches(problem, up, down)
-    plan = Plan()
-    _options(plan, problem)
+    args = KernelArgs()
+    _options(args, problem)
     for name, (address, outer, line, along) in patches.views.items():
-        plan.record[name] = (address, outer, along, line)  # in the order of VIEW
+        args.record[name] = (address, outer, along, line)  # in the order of VIEW
     for name in ("loss", "grad", "hess"):
         if name in patches.arrays and not (name == "grad" and patches.direct("grad", T)):
-            plan.record["store_" + name] = unpack_function(patches.arrays[name], T)
+            args.record["store_" + name] = unpack_function(patches.arrays[name], T)
     if problem.sample_weight is not None:
-        plan.set(load_sample_weight=pack_function(problem.sample_weight, T))
+        args.set(load_sample_weight=pack_function(problem.sample_weight, T))
     whole_labels = problem.sparse_targets or problem.targets.dtype.kind in "iu"
     untouched = problem.softcap == 0.0 and problem.logit_scale == 1.0
     direct_logits = untouched and patches.direct("logits", T)
@@ -284,7 +286,7 @@ def element_losses(problem: Problem) -> Launch:
     uniform = up.size == down.size == 1 and problem.sample_weight is None and bool(up * down != 0)
     # No label that the shortest loop would take for yes or no stands for an ignored one.
     counted = not problem.may_ignore and problem.ignore_value not in (problem.lowest, 1)
-    plan.set(
+    args.set(
         outer=patches.outer, classes=patches.along, inner=patches.inner, block=tuning.ELEMENTS,
         class_outer=patches.cls[0], class_line=patches.cls[1], class_along=patches.cls[2],
         direct_logits=direct_logits, direct_targets=direct_targets,
@@ -296,18 +298,18 @@ def element_losses(problem: Problem) -> Launch:
         stream=problem.grad is not None and problem.grad.nbytes > tuning.STREAM_ABOVE,
     )  # fmt: skip
     if not direct_logits:
-        plan.set(load_logits=pack_function(problem.logits, T))
+        args.set(load_logits=pack_function(problem.logits, T))
     if up.size * down.size > 1:
-        plan.set(load_factor=pack_function(up, T))
+        args.set(load_factor=pack_function(up, T))
     if not direct_targets:
         kept = pack_function(problem.targets, np.int64 if problem.sparse_targets else T)
-        plan.set(load_targets=kept, load_targets_kept=kept)
+        args.set(load_targets=kept, load_targets_kept=kept)
     if problem.may_ignore and not problem.sparse_targets:
-        plan.set(load_targets=mover(packing.load_labels, problem.targets.dtype.type, T))
+        args.set(load_targets=packer(packing.load_labels, problem.targets.dtype.type, T))
     link = Sigmoid if problem.activation == "sigmoid" else Identity
     order = Slope if problem.hess is None else Curvature
     made = rule_kernel(elementwise.elements, type(problem.params), T, link, order)
-    return plan.launch(made, patches.blocks, problem.logits.size)
+    return args.launch(made, patches.blocks, problem.logits.size)
 
 
 def survey(problem: Problem) -> tuple[Launch, np.ndarray]:
@@ -321,18 +323,18 @@ def survey(problem: Problem) -> tuple[Launch, np.ndarray]:
         targets = np.ascontiguousarray(targets)
     rows = targets.reshape(1, 1, -1) if targets.flags.c_contiguous else _rows_view(targets)
     outer, _, inner = rows.shape
-    plan = Plan()
+    args = KernelArgs()
     block = min(inner, tuning.ROWS)
-    _options(plan, problem)
-    plan.set(outer=outer, inner=inner, block=block, targets=view(rows))
+    _options(args, problem)
+    args.set(outer=outer, inner=inner, block=block, targets=view(rows))
     number = problem.compute if problem.real_targets else np.int64
-    plan.set(load_targets=pack_function(rows, number), direct_targets=_plain(rows, problem, 2))
+    args.set(load_targets=pack_function(rows, number), direct_targets=_plain(rows, problem, 2))
     if rows.strides[2] == rows.itemsize and rows.dtype != np.uint64:
-        plan.set(bytes=rows.itemsize)
+        args.set(bytes=rows.itemsize)
     if problem.weight is not None and problem.sparse_targets:
-        plan.set(weight=PRESENT)
+        args.set(weight=PRESENT)
     made = kernel(labels.numbers_kept if problem.real_targets else labels.labels, problem.compute)
-    return plan.launch(made, _slices(outer, inner, block), rows.size // 16), rows
+    return args.launch(made, _slices(outer, inner, block), rows.size // 16), rows
 
 
 def _rows_view(targets: np.ndarray) -> np.ndarray:
@@ -342,11 +344,11 @@ def _rows_view(targets: np.ndarray) -> np.ndarray:
 
 def rows_kept(problem: Problem) -> Launch:
     """What counts the distributions that are not ignored."""
-    plan, (outer, classes, inner), _ = _row_plan(problem, problem.compute)
+    args, (outer, classes, inner), _ = _row_plan(problem, problem.compute)
     block = min(tuning.rows_of_block(classes), inner)
-    plan.set(block=block)
+    args.set(block=block)
     made = kernel(labels.rows_kept, problem.compute)
-    return plan.launch(made, _slices(outer, inner, block), problem.targets.size)
+    return args.launch(made, _slices(outer, inner, block), problem.targets.size)
 
 
 def losses(problem: Problem) -> Launch:
@@ -361,7 +363,7 @@ def losses(problem: Problem) -> Launch:
 def activate(name: str, source: np.ndarray, target: np.ndarray, compute: type) -> None:
     """target <- softmax, log_softmax, sigmoid or log_sigmoid of source, both (outer, C, inner)."""
     outer, classes, inner = source.shape
-    plan = Plan()
+    args = KernelArgs()
     rowwise = name.endswith("softmax")
     if rowwise:
         swap = inner == 1
@@ -374,12 +376,12 @@ def activate(name: str, source: np.ndarray, target: np.ndarray, compute: type) -
         pad = [[0] * (3 - len(s)) + s for s in steps]
         views = [(PRESENT, s[0], s[2], s[1]) for s in pad]
     block = min(tuning.rows_of_block(classes), inner)
-    plan.set(
+    args.set(
         outer=outer, classes=classes, inner=inner, block=block, logit_scale=1.0,
         width=min(classes, tuning.WIDTH if rowwise else tuning.ELEMENTS),
         logits=views[0], grad=views[1],
         load_logits=pack_function(source, compute), store_grad=unpack_function(target, compute),
     )  # fmt: skip
     made = kernel(getattr(activations, name), compute)
-    only = plan.launch(made, _slices(outer, inner, block), source.size)
-    Program(None, only, 1.0).run(None, (source, *[None] * 6, target, None), 0.0)
+    only = args.launch(made, _slices(outer, inner, block), source.size)
+    Plan(None, only, 1.0).run(None, (source, *[None] * 6, target, None), 0.0)

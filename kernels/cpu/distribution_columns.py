@@ -2,18 +2,18 @@
 
 import numpy as np
 
-from fusedce.kernels.cpu.blocks import line_of, put_losses, put_partial, roomy, rows_of
+from fusedce.kernels.cpu.blocks import align_line, padded, put_losses, put_partial, rows_of
 from fusedce.kernels.cpu.columns import (
     GROUP,
     finish_tile,
-    fold_lanes,
     load_line,
     load_logits,
     load_tile,
+    online_softmax_lanes,
     tile_size,
 )
-from fusedce.kernels.cpu.distribution_rows import massive, rest_of, split_at
-from fusedce.kernels.cpu.kernel_args import params_at, plan_at
+from fusedce.kernels.cpu.distribution_rows import mul_or_zero, rest_of, split_at
+from fusedce.kernels.cpu.kernel_args import args_at, params_at
 from fusedce.kernels.cpu.labels import put_odd
 from fusedce.kernels.cpu.load_store import load, masked_load, store
 from fusedce.kernels.cpu.vector_loops import filled, fmax, loop
@@ -33,74 +33,74 @@ from fusedce.kernels.vector import (
 
 
 @loop
-def factor_lanes(N, T, plan, label, y, step):
+def factor_lanes(N, T, args, label, y, step):
     """(factor of the targets, rows that count) of a vector of rows; with normalize 1 / M."""
-    if plan.sparse_targets:
-        return N(plan.label_factor), label != T(plan.ignore_index)
+    if args.sparse_targets:
+        return N(args.label_factor), label != T(args.ignore_index)
     found = N(1)
-    if plan.normalize:
+    if args.normalize:
         found = N(0)
-        for j in range(plan.classes):
+        for j in range(args.classes):
             found = where(load(N, y + j * step) == T(0), found, found + T(1))
     keep = found != T(0)
-    return where(keep, T(plan.label_factor) / found, N(0)), keep
+    return where(keep, T(args.label_factor) / found, N(0)), keep
 
 
 @loop
-def mass_lanes(N, T, plan, label, factor, y, step, j):
+def mass_lanes(N, T, args, label, factor, y, step, j):
     """weight_j (factor target_j + shift) of a vector of rows."""
-    target = where(label == T(j), N(1), N(0)) if plan.sparse_targets else load(N, y + j * step)
-    mass = factor * target + T(plan.label_shift)
-    if plan.weight != 0:
-        mass = mass * peek(plan.weight + j * itemsize(T), T)
+    target = where(label == T(j), N(1), N(0)) if args.sparse_targets else load(N, y + j * step)
+    mass = factor * target + T(args.label_shift)
+    if args.weight != 0:
+        mass = mass * peek(args.weight + j * itemsize(T), T)
     return mass
 
 
 @loop
-def evaluate_lanes(N, T, plan, params, label, factor, u, w, y, b, step, m, others):
+def evaluate_lanes(N, T, args, params, label, factor, u, w, y, b, step, m, others):
     """(sum of mass f(l), largest |a|, largest |b|, targets marked as ignored) of each row.
 
     y <- a = mass f'(l), b <- mass f''(l).
     """
     log_total = log1p_up(others)
     loss, top, top2, marks = N(0), N(0), N(0), N(0)
-    mark = N(T(plan.ignore_value))
+    mark = N(T(args.ignore_value))
     losses = to_float64(N(0))
-    for j in range(plan.classes):
+    for j in range(args.classes):
         here = j * step
         marks = where(load(N, y + here) == mark, marks + N(1), marks)
-        mass = mass_lanes(N, T, plan, label, factor, y, step, j)
+        mass = mass_lanes(N, T, args, label, factor, y, step, j)
         d, e = load(N, u + here) - m, load(N, w + here)
         logp, logq, p, q = softmax_outcome(d, e, others, log_total)
         f, f1, f2 = evaluate(logp, logq, p, q, params)
-        loss = loss + massive(mass, f)
-        first = massive(mass, f1)
+        loss = loss + mul_or_zero(mass, f)
+        first = mul_or_zero(mass, f1)
         store(y + here, first)
         top = fmax(top, abs(first))
         if b != 0:
-            second = massive(mass, f2)
+            second = mul_or_zero(mass, f2)
             store(b + here, second)
             top2 = fmax(top2, abs(second))
         if j % GROUP == GROUP - 1:
             losses = losses + to_float64(loss)
             loss = N(0)
-    if plan.classes >= GROUP:
+    if args.classes >= GROUP:
         loss = from_float64(N, losses + to_float64(loss))
     return loss, top, top2, marks
 
 
 @loop
-def sum_lanes(N, T, plan, a, step, top):
+def sum_lanes(N, T, args, a, step, top):
     """Sums over the classes of each lane, below the lane's top and at it."""
     below, tied = N(0), N(0)
     sums, ties = to_float64(N(0)), to_float64(N(0))
-    for j in range(plan.classes):
+    for j in range(args.classes):
         low, high = split_at(load(N, a + j * step), top)
         below, tied = below + low, tied + high
         if j % GROUP == GROUP - 1:
             sums, ties = sums + to_float64(below), ties + to_float64(tied)
             below, tied = N(0), N(0)
-    if plan.classes >= GROUP:
+    if args.classes >= GROUP:
         below, tied = (
             from_float64(N, sums + to_float64(below)),
             from_float64(N, ties + to_float64(tied)),
@@ -109,14 +109,14 @@ def sum_lanes(N, T, plan, a, step, top):
 
 
 @loop
-def spread_lanes(N, T, plan, w, y, b, h, step, keep, others, top, top2, term, ridge, slope):
+def spread_lanes(N, T, args, w, y, b, h, step, keep, others, top, top2, term, ridge, slope):
     """w <- gradients term (a q - p (S - a)) + slope p; h <- curvatures."""
-    below, tied = sum_lanes(N, T, plan, y, step, top)
+    below, tied = sum_lanes(N, T, args, y, step, top)
     below2, tied2 = N(0), N(0)
     if h != 0:
-        below2, tied2 = sum_lanes(N, T, plan, b, step, top2)
+        below2, tied2 = sum_lanes(N, T, args, b, step, top2)
     whole = T(1) + others
-    for j in range(plan.classes):
+    for j in range(args.classes):
         here = j * step
         e, a = load(N, w + here), load(N, y + here)
         p, q = e / whole, softmax_rest(e, others, whole) / whole
@@ -130,7 +130,7 @@ def spread_lanes(N, T, plan, w, y, b, h, step, keep, others, top, top2, term, ri
 
 
 @loop
-def distribution_lanes(N, T, plan, params, tiles, step, lines, here):
+def distribution_lanes(N, T, args, params, tiles, step, lines, here):
     """The losses of a vector of rows; their gradients and curvatures in the tiles.
 
     And how many of their targets are marked as ignored.
@@ -138,41 +138,41 @@ def distribution_lanes(N, T, plan, params, tiles, step, lines, here):
     u, w, y, b, h = tiles
     labels, samples, losses = lines
     label, sample = load(N, labels + here), load(N, samples + here)
-    factor, keep = factor_lanes(N, T, plan, label, y, step)
-    m, others, d, e = fold_lanes(N, T, plan, label, u, w, step)
+    factor, keep = factor_lanes(N, T, args, label, y, step)
+    m, others, d, e = online_softmax_lanes(N, T, args, label, u, w, step)
     loss, top, top2, marks = evaluate_lanes(
-        N, T, plan, params, label, factor, u, w, y, b, step, m, others
+        N, T, args, params, label, factor, u, w, y, b, step, m, others
     )
-    keep = keep & (marks != N(plan.classes))
-    zeta = sample * T(plan.z_loss)
+    keep = keep & (marks != N(args.classes))
+    zeta = sample * T(args.z_loss)
     lse = where(zeta != T(0), m + log1p_up(others), N(0))
-    ridge = zeta * T(plan.scale)
+    ridge = zeta * T(args.scale)
     loss = where(keep, sample * loss + zeta * lse * lse, N(0))
     store(losses + here, loss)
-    if plan.grad.address != 0 or h != 0:
+    if args.grad.address != 0 or h != 0:
         spread_lanes(
-            N, T, plan, w, y, b, h, step, keep, others, top, top2,
-            sample * T(plan.scale), ridge, T(2) * ridge * lse,
+            N, T, args, w, y, b, h, step, keep, others, top, top2,
+            sample * T(args.scale), ridge, T(2) * ridge * lse,
         )  # fmt: skip
     return loss, marks
 
 
 @loop
-def distribution_tile(N, T, plan, params, outer, start, n, tiles, lines):
+def distribution_tile(N, T, args, params, outer, start, n, tiles, lines):
     """As index_tile, every class with a mass of its own; the rows ignored, and those in part."""
     u, w, slopes, y, b, h = tiles
     labels, samples, losses = lines
     item = itemsize(T)
-    load_logits(T, plan, outer, start, n, u, slopes)
-    if plan.sparse_targets:
+    load_logits(T, args, outer, start, n, u, slopes)
+    if args.sparse_targets:
         load_line(
-            T, plan, plan.targets, plan.load_targets, outer, start, n, labels, plan.ignore_index
+            T, args, args.targets, args.load_targets, outer, start, n, labels, args.ignore_index
         )
     else:
-        filled(T, labels, plan.block, T(0))
-        load_tile(T, plan, plan.targets, plan.load_targets, outer, start, n, y)
-    load_line(T, plan, plan.sample_weight, plan.load_sample_weight, outer, start, n, samples, 1)
-    for r in range(n, plan.block):
+        filled(T, labels, args.block, T(0))
+        load_tile(T, args, args.targets, args.load_targets, outer, start, n, y)
+    load_line(T, args, args.sample_weight, args.load_sample_weight, outer, start, n, samples, 1)
+    for r in range(n, args.block):
         # Behind the last row: nothing, whatever label smoothing makes of it.
         store(samples + r * item, T(0))
     sums, ignored, wrong = to_float64(N(0)), 0, 0
@@ -180,20 +180,20 @@ def distribution_tile(N, T, plan, params, outer, start, n, tiles, lines):
         here = r * item
         curves = b + here if h != 0 else 0, h + here if h != 0 else 0
         loss, marks = distribution_lanes(
-            N, T, plan, params, (u + here, w + here, y + here, curves[0], curves[1]),
-            plan.block * item, lines, here,
+            N, T, args, params, (u + here, w + here, y + here, curves[0], curves[1]),
+            args.block * item, lines, here,
         )  # fmt: skip
         sums = sums + to_float64(loss)
-        if plan.real_targets:
+        if args.real_targets:
             # The labels' line is free: marks are stored to leave out the lanes behind row n.
             store(labels + here, marks)
             marks = masked_load(labels + here, n - r, N(0))
-            whole = marks == N(plan.classes)
+            whole = marks == N(args.classes)
             ignored += count_true(whole)
             wrong += count_true((marks > N(0)) & ~whole)
-    if plan.grad.address != 0 or h != 0:
-        finish_tile(T, plan, outer, start, n, u, slopes, w, h)
-    put_losses(plan, outer, start, n, losses)
+    if args.grad.address != 0 or h != 0:
+        finish_tile(T, args, outer, start, n, u, slopes, w, h)
+    put_losses(args, outer, start, n, losses)
     return sum_of_lanes(sums), ignored, wrong
 
 
@@ -202,26 +202,26 @@ def distribution_columns(Params, T, Lanes):
     item = np.dtype(T).itemsize
 
     def distribution_columns(address, first, last):
-        plan = plan_at(address)
+        args = args_at(address)
         params = params_at(address, Params, T)
         N = numbers(Lanes, T)
-        tile, line = tile_size(plan) * item, roomy(plan.block) * item
+        tile, line = tile_size(args) * item, padded(args.block) * item
         memory = np.empty(6 * tile + 3 * line + 64, np.uint8)
-        u = line_of(memory)
+        u = align_line(memory)
         lines = u + 6 * tile
-        curved = plan.hess.address != 0
+        curved = args.hess.address != 0
         tiles = (
             u, u + tile, u + 2 * tile, u + 3 * tile,
             u + 4 * tile if curved else 0, u + 5 * tile if curved else 0,
         )  # fmt: skip
         for k in range(first, last):
-            outer, start, stop = rows_of(plan, k)
+            outer, start, stop = rows_of(args, k)
             loss, ignored, wrong = distribution_tile(
-                N, T, plan, params, outer, start, stop - start, tiles,
+                N, T, args, params, outer, start, stop - start, tiles,
                 (lines, lines + line, lines + 2 * line),
             )  # fmt: skip
-            put_partial(plan, k, loss)
-            put_odd(plan, k, ignored, wrong)
+            put_partial(args, k, loss)
+            put_odd(args, k, ignored, wrong)
         memory[0] = 0  # a last use: addresses do not keep it alive
 
     return distribution_columns

@@ -8,23 +8,23 @@ target keeps its small components right. Label smoothing of class indices is a d
 import numpy as np
 
 from fusedce.kernels.cpu.blocks import (
+    align_line,
     at,
-    line_of,
     load_labels,
     one_number,
+    padded,
     put_losses,
     put_partial,
-    roomy,
     rows_of,
 )
-from fusedce.kernels.cpu.kernel_args import params_at, plan_at
+from fusedce.kernels.cpu.kernel_args import args_at, params_at
 from fusedce.kernels.cpu.labels import marked, put_odd
 from fusedce.kernels.cpu.load_store import load, masked_load, prefetch, store
 from fusedce.kernels.cpu.rows import (
-    fold,
     kept,
     load_rows,
-    recall,
+    online_softmax,
+    reload,
     settle,
     store_strip,
     strip_at,
@@ -60,19 +60,19 @@ def nonzero(T, y, n):
 
 
 @loop
-def load_masses(plan, address, start, n, y):
+def load_masses(args, address, start, n, y):
     """The caller's targets of classes start to start + n."""
-    step = plan.targets.cls
-    call7(plan.load_targets, address + start * step, 0, step, 1, n, y, 0)
+    step = args.targets.cls
+    call7(args.load_targets, address + start * step, 0, step, 1, n, y, 0)
 
 
 @loop
-def count_labels(T, plan, address, y):
+def count_labels(T, args, address, y):
     """M, the number of nonzero labels of a row."""
     found = 0
-    for start in range(0, plan.classes, STRIP):
-        n = min(STRIP, plan.classes - start)
-        load_masses(plan, address, start, n, y)
+    for start in range(0, args.classes, STRIP):
+        n = min(STRIP, args.classes - start)
+        load_masses(args, address, start, n, y)
         found += nonzero(T, y, n)
     return found
 
@@ -90,32 +90,32 @@ def weighed(T, y, n, factor, shift, weight):
 
 
 @loop
-def masses(T, plan, address, label, start, n, factor, y):
+def masses(T, args, address, label, start, n, factor, y):
     """Where the masses weight_j (factor target_j + shift) lie, or the same of a one-hot row.
 
     And how many of the targets are marked as ignored.
     """
-    shift = T(plan.label_shift)
-    weight = plan.weight + start * itemsize(T) if plan.weight != 0 else 0
+    shift = T(args.label_shift)
+    weight = args.weight + start * itemsize(T) if args.weight != 0 else 0
     plain = factor == T(1) and shift == T(0) and weight == 0
     ignored = 0
-    if plan.sparse_targets:
+    if args.sparse_targets:
         filled(T, y, n, T(0))
         if start <= label < start + n:
             set_one(T, y, label - start, T(1))
-    elif plain and plan.direct_targets:
-        y = address + start * plan.targets.cls
+    elif plain and args.direct_targets:
+        y = address + start * args.targets.cls
     else:
-        load_masses(plan, address, start, n, y)
-    if plan.real_targets:
-        ignored = marked(T, y, n, T(plan.ignore_value))
+        load_masses(args, address, start, n, y)
+    if args.real_targets:
+        ignored = marked(T, y, n, T(args.ignore_value))
     if not plain:
         weighed(T, y, n, factor, shift, weight)
     return y, ignored
 
 
 @scalar
-def massive(mass, x):
+def mul_or_zero(mass, x):
     """mass * x; nothing without mass, even where x is infinite."""
     T = type(mass)
     return where(mass != T(0), mass * x, T(0))
@@ -136,12 +136,12 @@ def evaluated(N, T, params, n, u, w, y, m, others, a, b):
             mass = masked_load(y + here, left, N(0))
             logp, logq, p, q = softmax_outcome(d, e, others, log_total)
             f, f1, f2 = evaluate(logp, logq, p, q, params)
-            loss = loss + massive(mass, f)
-            first = massive(mass, f1)
+            loss = loss + mul_or_zero(mass, f)
+            first = mul_or_zero(mass, f1)
             store(a + here, first)
             top = fmax(top, abs(first))
             if b != 0:
-                second = massive(mass, f2)
+                second = mul_or_zero(mass, f2)
                 store(b + here, second)
                 top2 = fmax(top2, abs(second))
         losses = losses + to_float64(loss)
@@ -217,31 +217,31 @@ def joined(T, sums, a, n, top):
 
 
 @loop
-def strip_rule(N, T, plan, params, source, target, label, factor, m, others, start, n, s):
+def strip_rule(N, T, args, params, source, target, label, factor, m, others, start, n, s):
     """The rule on a strip of a settled row: what ``evaluated`` gives; where e, a and b lie.
 
     Last how many targets are marked as ignored.
     """
     u, w, y, a, b = s[:5]
-    block, e = recall(T, plan, source, start, n, m, u, w)
-    past = start * itemsize(T) if kept(plan) else 0
-    mass, ignored = masses(T, plan, target, label, start, n, factor, y)
+    block, e = reload(T, args, source, start, n, m, u, w)
+    past = start * itemsize(T) if kept(args) else 0
+    mass, ignored = masses(T, args, target, label, start, n, factor, y)
     curve = b + past if b != 0 else 0
     found = evaluated(N, T, params, n, block, e, mass, m, others, a + past, curve)
     return found, block, e, a + past, curve, ignored
 
 
 @loop
-def row_sums(N, T, plan, params, source, target, label, factor, m, others, s):
+def row_sums(N, T, args, params, source, target, label, factor, m, others, s):
     """(loss, (top, below, tied) of a, the same of b): all that the derivatives of a row need.
 
     And how many targets are marked as ignored.
     """
     loss, first, second, ignored = 0.0, (T(0), 0.0, 0.0), (T(0), 0.0, 0.0), 0
-    for start in range(0, plan.classes, STRIP):
-        n = min(STRIP, plan.classes - start)
+    for start in range(0, args.classes, STRIP):
+        n = min(STRIP, args.classes - start)
         (f, top, top2), block, e, a, b, marks = strip_rule(
-            N, T, plan, params, source, target, label, factor, m, others, start, n, s
+            N, T, args, params, source, target, label, factor, m, others, start, n, s
         )
         loss += f
         ignored += marks
@@ -253,69 +253,69 @@ def row_sums(N, T, plan, params, source, target, label, factor, m, others, s):
 
 @loop
 def write_distribution(
-    N, T, plan, params, source, target, grad, hess, label, factor, m, others,
+    N, T, args, params, source, target, grad, hess, label, factor, m, others,
     term, ridge, slope, first, second, s,
 ):  # fmt: skip
     """Gradient and Hessian of a row."""
     u, w, y, a, b, (g, h, v), tops = s
     sums, sums2 = (first[0], T(first[1]), T(first[2])), (second[0], T(second[1]), T(second[2]))
-    for start in range(0, plan.classes, STRIP):
-        n = min(STRIP, plan.classes - start)
-        block, e, one, two = strip_at(T, plan, source, start, n, u), w, a, b
-        if kept(plan):
+    for start in range(0, args.classes, STRIP):
+        n = min(STRIP, args.classes - start)
+        block, e, one, two = strip_at(T, args, source, start, n, u), w, a, b
+        if kept(args):
             past = start * itemsize(T)
             e, one, two = w + past, a + past, b + past
         else:
             found, block, e, one, two, marks = strip_rule(
-                N, T, plan, params, source, target, label, factor, m, others, start, n, s
+                N, T, args, params, source, target, label, factor, m, others, start, n, s
             )
         spread(T, e, one, n, sums, others, term, slope, g)
         if hess != 0:
             total = sums[1] + sums[2]
             spread_curvature(T, e, two, n, sums2, others, term, total, ridge, slope, h)
         store_strip(
-            T, plan, n,
-            grad + start * plan.grad.cls if grad != 0 else 0,
-            hess + start * plan.hess.cls if hess != 0 else 0,
-            source + start * plan.logits.cls, block, g, h, v,
+            T, args, n,
+            grad + start * args.grad.cls if grad != 0 else 0,
+            hess + start * args.hess.cls if hess != 0 else 0,
+            source + start * args.logits.cls, block, g, h, v,
         )  # fmt: skip
 
 
 @loop
-def distribution_row(N, T, plan, params, outer, inner, label, s):
+def distribution_row(N, T, args, params, outer, inner, label, s):
     """(loss, targets marked as ignored) of one row; its gradient and Hessian are written."""
     u, w, y, a, b, strips, tops = s
-    source, target = at(plan.logits, outer, inner), at(plan.targets, outer, inner)
-    grad = at(plan.grad, outer, inner) if plan.grad.address != 0 else 0
-    hess = at(plan.hess, outer, inner) if plan.hess.address != 0 else 0
-    factor = T(plan.label_factor)
-    ignored = plan.sparse_targets != 0 and label == plan.ignore_index
-    if plan.normalize:
-        found = count_labels(T, plan, target, y)
+    source, target = at(args.logits, outer, inner), at(args.targets, outer, inner)
+    grad = at(args.grad, outer, inner) if args.grad.address != 0 else 0
+    hess = at(args.hess, outer, inner) if args.hess.address != 0 else 0
+    factor = T(args.label_factor)
+    ignored = args.sparse_targets != 0 and label == args.ignore_index
+    if args.normalize:
+        found = count_labels(T, args, target, y)
         ignored = found == 0
-        factor = T(plan.label_factor / found)
+        factor = T(args.label_factor / found)
     if ignored:
-        zeros(T, plan, grad, hess, strips[0])
+        zeros(T, args, grad, hess, strips[0])
         return T(0), 0
     sample = T(1)
-    if plan.sample_weight.address != 0:
-        sample = one_number(T, plan.load_sample_weight, at(plan.sample_weight, outer, inner), y)
-    load_rows(T, plan, outer, inner, 1, u)
-    m, others = fold(T, plan, source, u, w, tops)
-    settle(T, plan, m, w, tops)
+    if args.sample_weight.address != 0:
+        sample = one_number(T, args.load_sample_weight, at(args.sample_weight, outer, inner), y)
+    load_rows(T, args, outer, inner, 1, u)
+    m, others = online_softmax(T, args, source, u, w, tops)
+    settle(T, args, m, w, tops)
     loss, first, second, marks = row_sums(
-        N, T, plan, params, source, target, label, factor, m, others, s
+        N, T, args, params, source, target, label, factor, m, others, s
     )
-    if marks == plan.classes:
-        zeros(T, plan, grad, hess, strips[0])
+    if marks == args.classes:
+        zeros(T, args, grad, hess, strips[0])
         return T(0), marks
     lse = m + log1p_up(others)
-    zeta = sample * T(plan.z_loss)
+    zeta = sample * T(args.z_loss)
     if grad != 0 or hess != 0:
-        ridge = zeta * T(plan.scale)
+        ridge = zeta * T(args.scale)
         write_distribution(
-            N, T, plan, params, source, target, grad, hess, label, factor, m, others,
-            sample * T(plan.scale), ridge, T(2) * ridge * lse, first, second, s,
+            N, T, args, params, source, target, grad, hess, label, factor, m, others,
+            sample * T(args.scale), ridge, T(2) * ridge * lse, first, second, s,
         )  # fmt: skip
     return sample * T(loss) + zeta * lse * lse, marks
 
@@ -325,33 +325,33 @@ def distribution_rows(Params, T, Lanes):
     item = np.dtype(T).itemsize
 
     def distribution_rows(address, first, last):
-        plan = plan_at(address)
+        args = args_at(address)
         params = params_at(address, Params, T)
         N = numbers(Lanes, T)
-        row, strip = roomy(max(STRIP, plan.width)) * item, roomy(STRIP) * item
-        losses, tops = roomy(plan.block) * item, roomy(strips_of(plan)) * item
+        row, strip = padded(max(STRIP, args.width)) * item, padded(STRIP) * item
+        losses, tops = padded(args.block) * item, padded(strips_of(args)) * item
         memory = np.empty(5 * row + 3 * strip + losses + tops + 64, np.uint8)
-        u = line_of(memory)
+        u = align_line(memory)
         g = u + 5 * row
         tops = g + 3 * strip + losses
         losses = g + 3 * strip
-        bends = u + 4 * row if plan.hess.address != 0 else 0
+        bends = u + 4 * row if args.hess.address != 0 else 0
         s = u, u + row, u + 2 * row, u + 3 * row, bends, (g, g + strip, g + 2 * strip), tops
-        labels = np.zeros(plan.block, np.int64)
+        labels = np.zeros(args.block, np.int64)
         for k in range(first, last):
-            outer, start, stop = rows_of(plan, k)
-            if plan.sparse_targets:
-                load_labels(plan, outer, start, stop - start, labels)
+            outer, start, stop = rows_of(args, k)
+            if args.sparse_targets:
+                load_labels(args, outer, start, stop - start, labels)
             sums, ignored, wrong = 0.0, 0, 0
             for r in range(stop - start):
-                loss, marks = distribution_row(N, T, plan, params, outer, start + r, labels[r], s)
-                ignored += marks == plan.classes
-                wrong += 0 < marks < plan.classes
+                loss, marks = distribution_row(N, T, args, params, outer, start + r, labels[r], s)
+                ignored += marks == args.classes
+                wrong += 0 < marks < args.classes
                 sums += np.float64(loss)
                 set_one(T, losses, r, loss)
-            put_losses(plan, outer, start, stop - start, losses)
-            put_partial(plan, k, sums)
-            put_odd(plan, k, ignored, wrong)
+            put_losses(args, outer, start, stop - start, losses)
+            put_partial(args, k, sums)
+            put_odd(args, k, ignored, wrong)
         memory[0] = 0  # a last use: addresses do not keep it alive
 
     return distribution_rows

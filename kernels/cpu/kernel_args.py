@@ -1,6 +1,6 @@
 """One call as a record in memory: addresses, byte strides, sizes and scalars.
 
-A kernel takes the address of a plan and a range of blocks, ``void(plan, first, last)``: the same
+A kernel takes the address of a plan and a range of blocks, ``void(args, first, last)``: the same
 signature for every loss, dtype and layout, so one driver runs them all, and what does not change
 the inner loop (strides, dtypes of inputs, options) is no reason to compile again.
 """
@@ -20,7 +20,7 @@ PRESENT = 1
 # An array of three axes (outer, class, inner): the first byte and the step in bytes along each.
 VIEW = np.dtype([("address", "i8"), ("outer", "i8"), ("cls", "i8"), ("inner", "i8")], align=True)
 
-PLAN = np.dtype(
+KERNEL_ARGS = np.dtype(
     [
         # sizes
         ("outer", "i8"), ("classes", "i8"), ("inner", "i8"),
@@ -69,15 +69,16 @@ PLAN = np.dtype(
     align=True,
 )  # fmt: skip
 
-_RECORD = from_dtype(PLAN)
-assert PLAN.fields is not None
-PARAMS_OFFSET = PLAN.fields["params"][1]
-SLOTS = PLAN.itemsize // 8
-SLOT = {name: field[1] // 8 for name, field in PLAN.fields.items()}  # where each field starts
+_RECORD = from_dtype(KERNEL_ARGS)
+assert KERNEL_ARGS.fields is not None
+PARAMS_OFFSET = KERNEL_ARGS.fields["params"][1]
+SLOTS = KERNEL_ARGS.itemsize // 8
+# The index of each field's first word.
+SLOT = {name: field[1] // 8 for name, field in KERNEL_ARGS.fields.items()}
 _FIELDS = struct.Struct(
     "".join(
         (field[0].itemsize // 8) * ("d" if field[0].base == np.float64 else "q")
-        for field in PLAN.fields.values()
+        for field in KERNEL_ARGS.fields.values()
     )
 )
 
@@ -98,7 +99,7 @@ def packed(fields: dict[str, Any]) -> bytes:
 
 
 @intrinsic
-def plan_at(typingctx, address):
+def args_at(typingctx, address):
     """The record at an address."""
 
     def codegen(context, builder, signature, args):

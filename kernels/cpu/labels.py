@@ -7,7 +7,7 @@ the mean's denominator is known when the first gradient is.
 import numpy as np
 
 from fusedce.kernels.cpu.blocks import address_of, array_at, at, rows_of
-from fusedce.kernels.cpu.kernel_args import plan_at
+from fusedce.kernels.cpu.kernel_args import args_at
 from fusedce.kernels.cpu.load_store import masked_load
 from fusedce.kernels.cpu.vector_loops import loop
 from fusedce.kernels.intrinsics import call7, peek, poke
@@ -16,49 +16,49 @@ from fusedce.kernels.vector import count_true, itemsize, lanes, width
 
 
 @loop
-def survey(plan, labels):
+def survey(args, labels):
     """(labels not ignored, position of the first bad one or -1) of a block."""
     kept, bad = 0, 0
     for i in range(labels.size):
         label = labels[i]
-        keep = label != plan.ignore_index
+        keep = label != args.ignore_index
         kept += keep
-        wrong = (label < plan.lowest) | (label >= plan.highest)
-        bad += keep & (wrong | (label == plan.forbidden_label))
+        wrong = (label < args.lowest) | (label >= args.highest)
+        bad += keep & (wrong | (label == args.forbidden_label))
     if bad > 0:
         for i in range(labels.size):
             label = labels[i]
-            wrong = (label < plan.lowest) | (label >= plan.highest)
-            wrong |= label == plan.forbidden_label
-            if wrong and label != plan.ignore_index:
+            wrong = (label < args.lowest) | (label >= args.highest)
+            wrong |= label == args.forbidden_label
+            if wrong and label != args.ignore_index:
                 return kept, i
     return kept, -1
 
 
 @loop
-def all_yes_or_no(plan, address, n):
+def all_yes_or_no(args, address, n):
     """Whether labels are 0 and 1 at a glance: none of their other bits is set."""
-    if plan.weight != 0 or plan.bytes == 0 or address % 8 != 0 or n * plan.bytes % 8 != 0:
+    if args.weight != 0 or args.bytes == 0 or address % 8 != 0 or n * args.bytes % 8 != 0:
         return False
-    if plan.lowest != 0 or plan.highest != 2 or 0 <= plan.ignore_index < 2:
+    if args.lowest != 0 or args.highest != 2 or 0 <= args.ignore_index < 2:
         return False
     ones = np.int64(1)
-    for k in range(8 * plan.bytes, 64, 8 * plan.bytes):
+    for k in range(8 * args.bytes, 64, 8 * args.bytes):
         ones |= np.int64(1) << k
     found = np.int64(0)
-    words = array_at(address, n * plan.bytes // 8, np.int64)
+    words = array_at(address, n * args.bytes // 8, np.int64)
     for word in words:
         found |= word
     return found & ~ones == 0
 
 
 @loop
-def weigh(plan, labels, T):
+def weigh(args, labels, T):
     """The sum of weight[label] over the labels that are not ignored."""
     total = np.float64(0)
     for label in labels:
-        if label != plan.ignore_index:
-            total += np.float64(peek(plan.weight + label * itemsize(T), T))
+        if label != args.ignore_index:
+            total += np.float64(peek(args.weight + label * itemsize(T), T))
     return total
 
 
@@ -113,34 +113,34 @@ def marked(T, y, n, mark):
 
 
 @loop
-def put_odd(plan, b, count, wrong):
+def put_odd(args, b, count, wrong):
     """What a block has found among numbers: a count (see the plan), and whether any is wrong."""
-    poke(plan.count + 8 * b, np.int64(count))
-    poke(plan.bad + 8 * b, np.int64(0 if wrong > 0 else -1))
+    poke(args.count + 8 * b, np.int64(count))
+    poke(args.bad + 8 * b, np.int64(0 if wrong > 0 else -1))
 
 
 def labels(T):
     """The kernel over integer labels; ``partial`` gets the sum of weight[label]."""
 
     def labels(address, first, last):
-        plan = plan_at(address)
-        scratch = np.empty(plan.block, np.int64)
+        args = args_at(address)
+        scratch = np.empty(args.block, np.int64)
         for b in range(first, last):
-            outer, start, stop = rows_of(plan, b)
-            n, step = stop - start, plan.targets.inner
-            here = at(plan.targets, outer, start)
+            outer, start, stop = rows_of(args, b)
+            n, step = stop - start, args.targets.inner
+            here = at(args.targets, outer, start)
             kept, bad, weights = n, -1, np.float64(n)
-            if not all_yes_or_no(plan, here, n):
-                found = array_at(here if plan.bytes == 8 else address_of(scratch), n, np.int64)
-                if plan.bytes != 8:
-                    call7(plan.load_targets, here, 0, step, 1, n, address_of(scratch), 0)
-                kept, bad = survey(plan, found)
+            if not all_yes_or_no(args, here, n):
+                found = array_at(here if args.bytes == 8 else address_of(scratch), n, np.int64)
+                if args.bytes != 8:
+                    call7(args.load_targets, here, 0, step, 1, n, address_of(scratch), 0)
+                kept, bad = survey(args, found)
                 weights = np.float64(kept)
-                if plan.weight != 0 and bad < 0:
-                    weights = weigh(plan, found, T)
-            poke(plan.partial + 8 * b, weights)
-            poke(plan.count + 8 * b, np.int64(kept))
-            poke(plan.bad + 8 * b, np.int64(outer * plan.inner + start + bad if bad >= 0 else -1))
+                if args.weight != 0 and bad < 0:
+                    weights = weigh(args, found, T)
+            poke(args.partial + 8 * b, weights)
+            poke(args.count + 8 * b, np.int64(kept))
+            poke(args.bad + 8 * b, np.int64(outer * args.inner + start + bad if bad >= 0 else -1))
         scratch[0] = 0  # a last use: addresses do not keep it alive
 
     return labels
@@ -150,34 +150,34 @@ def numbers_kept(T):
     """The kernel over labels that are numbers: how many are not ignored, whether any is wrong."""
 
     def numbers_kept(address, first, last):
-        plan = plan_at(address)
-        y = np.empty(plan.block, T)
+        args = args_at(address)
+        y = np.empty(args.block, T)
         for b in range(first, last):
-            outer, start, stop = rows_of(plan, b)
-            n, step = stop - start, plan.targets.inner
-            low, mark = T(plan.lowest), T(plan.ignore_value)
-            here = at(plan.targets, outer, start)
-            if not plan.direct_targets:
-                call7(plan.load_targets, here, 0, step, 1, n, address_of(y), 0)
+            outer, start, stop = rows_of(args, b)
+            n, step = stop - start, args.targets.inner
+            low, mark = T(args.lowest), T(args.ignore_value)
+            here = at(args.targets, outer, start)
+            if not args.direct_targets:
+                call7(args.load_targets, here, 0, step, 1, n, address_of(y), 0)
                 here = address_of(y)
             odd, ignored, wrong = odd_numbers(T, here, n, low, mark)
-            put_odd(plan, b, n - ignored, wrong)
+            put_odd(args, b, n - ignored, wrong)
         y[0] = T(0)  # a last use: addresses do not keep it alive
 
     return numbers_kept
 
 
 @loop
-def row_marks(T, plan, here, y):
+def row_marks(T, args, here, y):
     """(targets of a row that are not 0, those that equal the mark)."""
     N = lanes(T)
     occupied, ignored = 0, 0
-    for j in range(0, plan.classes, plan.width):
-        n, step = min(plan.width, plan.classes - j), plan.targets.cls
-        call7(plan.load_targets, here + j * step, 0, step, 1, n, y, 0)
+    for j in range(0, args.classes, args.width):
+        n, step = min(args.width, args.classes - j), args.targets.cls
+        call7(args.load_targets, here + j * step, 0, step, 1, n, y, 0)
         for k in range(0, n, width(N)):
             occupied += count_true(masked_load(y + k * itemsize(N), n - k, N(0)) != N(0))
-        ignored += marked(T, y, n, T(plan.ignore_value))
+        ignored += marked(T, y, n, T(args.ignore_value))
     return occupied, ignored
 
 
@@ -188,18 +188,18 @@ def rows_kept(T):
     """
 
     def rows_kept(address, first, last):
-        plan = plan_at(address)
-        y = np.empty(plan.width, T)
+        args = args_at(address)
+        y = np.empty(args.width, T)
         for b in range(first, last):
-            outer, start, stop = rows_of(plan, b)
+            outer, start, stop = rows_of(args, b)
             rows, wrong = 0, 0
             for inner in range(start, stop):
                 occupied, ignored = row_marks(
-                    T, plan, at(plan.targets, outer, inner), address_of(y)
+                    T, args, at(args.targets, outer, inner), address_of(y)
                 )
-                wrong += 0 < ignored < plan.classes
-                rows += ignored == 0 and (occupied > 0 or not plan.normalize)
-            put_odd(plan, b, rows, wrong)
+                wrong += 0 < ignored < args.classes
+                rows += ignored == 0 and (occupied > 0 or not args.normalize)
+            put_odd(args, b, rows, wrong)
         y[0] = T(0)  # a last use: addresses do not keep it alive
 
     return rows_kept

@@ -15,7 +15,7 @@ import numpy as np
 
 from fusedce.kernels.cpu import dtypes
 from fusedce.kernels.cpu.blocks import array_at
-from fusedce.kernels.cpu.compile import mover
+from fusedce.kernels.cpu.compile import packer
 from fusedce.kernels.cpu.dtypes import (
     load_as,
     load_full_square,
@@ -259,13 +259,13 @@ def form(dtype: np.dtype[Any]) -> tuple[type, type]:
 @functools.cache
 def _load_mover(dtype: np.dtype[Any], number: type) -> int:
     if number is np.int64:
-        return mover(load_indices, dtype.type)
-    return mover(loads, *form(dtype), number)
+        return packer(load_indices, dtype.type)
+    return packer(loads, *form(dtype), number)
 
 
 @functools.cache
 def _store_mover(dtype: np.dtype[Any], number: type) -> int:
-    return mover(stores, *form(dtype), number)
+    return packer(stores, *form(dtype), number)
 
 
 def pack_function(array: np.ndarray, number: type) -> int:

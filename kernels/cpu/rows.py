@@ -1,7 +1,7 @@
 """Softmax rows: the class axis lies close together, one row at a time, strip by strip.
 
 A row is read once, its exponentials wait in scratch (in the cache), the gradient is written once.
-Rows wider than ``plan.width`` do not wait: they are read again.
+Rows wider than ``args.width`` do not wait: they are read again.
 """
 
 import numpy as np
@@ -17,9 +17,9 @@ from fusedce.kernels.cpu.vector_loops import (
     exponentials,
     filled,
     loop,
-    peak,
     put,
     put_bytes,
+    reduce_max,
     scaled,
     set_one,
 )
@@ -30,9 +30,9 @@ from fusedce.kernels.vector import itemsize
 
 
 @loop
-def strips_of(plan):
+def strips_of(args):
     """Strips of a row."""
-    return (plan.classes + STRIP - 1) // STRIP
+    return (args.classes + STRIP - 1) // STRIP
 
 
 @loop
@@ -42,29 +42,29 @@ def shrink(T, top, m):
 
 
 @loop
-def kept(plan):
+def kept(args):
     """Whether the exponentials of a whole row stay in scratch."""
-    return plan.classes <= plan.width
+    return args.classes <= args.width
 
 
 @loop
-def load_rows(T, plan, outer, start, n, u):
+def load_rows(T, args, outer, start, n, u):
     """The logits of n rows into scratch, capped, unless they are read where they lie."""
-    if not plan.direct_logits and kept(plan):
-        here = at(plan.logits, outer, start)
-        call7(plan.load_logits, here, plan.logits.inner, plan.logits.cls, n, plan.classes, u, 0)
-        if plan.softcap > 0.0 or plan.logit_scale != 1.0:
-            capped(T, u, n * plan.classes, T(plan.logit_scale), T(plan.softcap))
+    if not args.direct_logits and kept(args):
+        here = at(args.logits, outer, start)
+        call7(args.load_logits, here, args.logits.inner, args.logits.cls, n, args.classes, u, 0)
+        if args.softcap > 0.0 or args.logit_scale != 1.0:
+            capped(T, u, n * args.classes, T(args.logit_scale), T(args.softcap))
 
 
 @loop
-def strip_at(T, plan, source, start, n, u):
+def strip_at(T, args, source, start, n, u):
     """Where n logits of a row are; ``load_rows`` has been there."""
-    if plan.direct_logits:
+    if args.direct_logits:
         return source + start * itemsize(T)
-    if kept(plan):
+    if kept(args):
         return u + start * itemsize(T)
-    return logits_block(T, plan, source + start * plan.logits.cls, n, u)
+    return logits_block(T, args, source + start * args.logits.cls, n, u)
 
 
 @loop
@@ -74,19 +74,19 @@ def others_of(T, below, ties):
 
 
 @loop
-def fold(T, plan, source, u, w, tops):
+def online_softmax(T, args, source, u, w, tops):
     """(maximum, sum of exponentials - 1) of a row.
 
     w gets exp(z - top) by strips, each with its own maximum in ``tops``, if they are to be kept.
     """
     m = T(-np.finfo(T).max)
     below, ties = 0.0, 0
-    for s in range(strips_of(plan)):
+    for s in range(strips_of(args)):
         start = s * STRIP
-        n = min(STRIP, plan.classes - start)
-        block = strip_at(T, plan, source, start, n, u)
-        top = peak(T, block, n)
-        e = w + start * itemsize(T) if kept(plan) else w
+        n = min(STRIP, args.classes - start)
+        block = strip_at(T, args, source, start, n, u)
+        top = reduce_max(T, block, n)
+        e = w + start * itemsize(T) if kept(args) else w
         b, t = exponentials(T, block, n, top, e, n * itemsize(T))
         if top > m:
             below, ties = (below + ties) * np.float64(shrink(np.float64, m, top)), 0
@@ -101,60 +101,60 @@ def fold(T, plan, source, u, w, tops):
 
 
 @loop
-def settle(T, plan, m, w, tops):
+def settle(T, args, m, w, tops):
     """w <- exp(z - m), where strips have other maxima."""
-    for s in range(strips_of(plan) if kept(plan) else 0):
+    for s in range(strips_of(args) if kept(args) else 0):
         top = peek(tops + s * itemsize(T), T)
         if top != m:
             e = w + s * STRIP * itemsize(T)
-            scaled(T, e, min(STRIP, plan.classes - s * STRIP), shrink(T, top, m), e)
+            scaled(T, e, min(STRIP, args.classes - s * STRIP), shrink(T, top, m), e)
 
 
 @loop
-def recall(T, plan, source, start, n, m, u, w):
+def reload(T, args, source, start, n, m, u, w):
     """(logits, exponentials) of a strip of a settled row; computed again if they were not kept."""
-    block = strip_at(T, plan, source, start, n, u)
-    if kept(plan):
+    block = strip_at(T, args, source, start, n, u)
+    if kept(args):
         return block, w + start * itemsize(T)
     exponentials(T, block, n, m, w, 0)
     return block, w
 
 
 @loop
-def store_strip(T, plan, n, grad, hess, source, u, g, h, v):
+def store_strip(T, args, n, grad, hess, source, u, g, h, v):
     """The chain rule through scale and softcap, then n results home from g and h."""
-    scale, softcap = T(plan.logit_scale), T(plan.softcap)
-    if plan.softcap > 0.0:
-        slopes_block(T, plan, source, n, v)
+    scale, softcap = T(args.logit_scale), T(args.softcap)
+    if args.softcap > 0.0:
+        slopes_block(T, args, source, n, v)
         chained(T, n, g, h if hess != 0 else 0, u, v, scale, softcap)
-    elif plan.logit_scale != 1.0:
+    elif args.logit_scale != 1.0:
         scaled(T, g, n, scale, g)
         if hess != 0:
             scaled(T, h, n, scale * scale, h)
     if grad != 0:
-        if plan.direct_grad:
-            put(T, g, n, grad, T(1), plan.stream != 0)
-        elif plan.stream and grad % 2 == 0:  # half precision: rounded in scratch first
-            call7(plan.store_grad, v, 0, plan.grad.cls, 1, n, g, 0)
-            put_bytes(v, n * plan.grad.cls, grad)
+        if args.direct_grad:
+            put(T, g, n, grad, T(1), args.stream != 0)
+        elif args.stream and grad % 2 == 0:  # half precision: rounded in scratch first
+            call7(args.store_grad, v, 0, args.grad.cls, 1, n, g, 0)
+            put_bytes(v, n * args.grad.cls, grad)
         else:
-            call7(plan.store_grad, grad, 0, plan.grad.cls, 1, n, g, 0)
+            call7(args.store_grad, grad, 0, args.grad.cls, 1, n, g, 0)
     if hess != 0:
-        call7(plan.store_hess, hess, 0, plan.hess.cls, 1, n, h, 0)
+        call7(args.store_hess, hess, 0, args.hess.cls, 1, n, h, 0)
 
 
 @loop
-def zeros(T, plan, grad, hess, g):
+def zeros(T, args, grad, hess, g):
     """An ignored row is written, never skipped."""
-    filled(T, g, min(STRIP, plan.classes), T(0))
-    for start in range(0, plan.classes, STRIP):
-        n = min(STRIP, plan.classes - start)
+    filled(T, g, min(STRIP, args.classes), T(0))
+    for start in range(0, args.classes, STRIP):
+        n = min(STRIP, args.classes - start)
         if grad != 0:
-            step = plan.grad.cls
-            if plan.direct_grad:
+            step = args.grad.cls
+            if args.direct_grad:
                 put(T, g, n, grad + start * step, T(1), False)
             else:
-                call7(plan.store_grad, grad + start * step, 0, step, 1, n, g, 0)
+                call7(args.store_grad, grad + start * step, 0, step, 1, n, g, 0)
         if hess != 0:
-            step = plan.hess.cls
-            call7(plan.store_hess, hess + start * step, 0, step, 1, n, g, 0)
+            step = args.hess.cls
+            call7(args.store_hess, hess + start * step, 0, step, 1, n, g, 0)

@@ -29,7 +29,7 @@ from fusedce.kernels.cache import ours
 from fusedce.kernels.compiling import compiling, njit
 from fusedce.kernels.cpu.compile import _Cache
 from fusedce.kernels.cpu.kernel_args import SLOT, SLOTS
-from fusedce.kernels.inline import BARE
+from fusedce.kernels.inline import IR_ONLY
 from fusedce.kernels.intrinsics import call3, peek, poke, take_number
 
 # Blocks are handed out in so many tasks a thread, to whoever is free: on a shared machine halves
@@ -48,7 +48,7 @@ IGNORING, PLAIN, LOAD = SLOT["may_ignore"], SLOT["plain"], SLOT["load_targets"]
 PLAIN_KEPT, LOAD_KEPT = SLOT["plain_kept"], SLOT["load_targets_kept"]
 HEAD, STAGE = 3 * 8, (3 + SLOTS) * 8  # bytes before the launches of a program, and of each
 
-inner = njit(error_model="numpy", **BARE)
+inner = njit(error_model="numpy", **IR_ONLY)
 _taken = np.zeros(1, np.int64)  # 1: the threads are at work, or are not there (after a fork)
 
 
@@ -105,11 +105,11 @@ def _bind(memory, slot, array):
 
 
 @inner
-def _bound(plan, blocks):
+def _bound(args, blocks):
     """A copy of a plan for this call, with room for what its blocks find and for a counter."""
     memory = np.zeros(SLOTS + 3 * blocks + 1, np.int64)
     for k in range(SLOTS):
-        memory[k] = peek(plan + 8 * k, np.int64)
+        memory[k] = peek(args + 8 * k, np.int64)
     here = np.int64(memory.ctypes.data)
     memory[PARTIAL] = here + 8 * SLOTS
     memory[COUNT] = here + 8 * (SLOTS + blocks)
@@ -138,33 +138,33 @@ def _found(memory, blocks):
     return total + lost if lost - lost == 0.0 else total, count, bad
 
 
-def _spread(kernel, plan, blocks, threads, taken):
-    counter = plan + 8 * (SLOTS + 3 * blocks)  # see _bound
+def _spread(kernel, args, blocks, threads, taken):
+    counter = args + 8 * (SLOTS + 3 * blocks)  # see _bound
     if _swap(taken, 1) == 0:
         tasks = min(blocks, TASKS_PER_THREAD * threads)
         for _ in prange(threads):
             task = take_number(counter)
             while task < tasks:
-                call3(kernel, plan, task * blocks // tasks, (task + 1) * blocks // tasks)
+                call3(kernel, args, task * blocks // tasks, (task + 1) * blocks // tasks)
                 task = take_number(counter)
         # No interrupt comes between the two swaps: Python looks for them between its own steps.
         _swap(taken, 0)
     else:
-        call3(kernel, plan, 0, blocks)
+        call3(kernel, args, 0, blocks)
 
 
 _spread = njit(parallel=True, nogil=True)(_spread)
 
 
 @inner
-def _over(kernel, plan, blocks, parallel, threads, taken):
+def _over(kernel, args, blocks, parallel, threads, taken):
     """All blocks; without threads what spreads them is not even compiled."""
     if threads is None:
-        call3(kernel, plan, 0, blocks)
+        call3(kernel, args, 0, blocks)
     elif parallel:
-        _spread(kernel, plan, blocks, threads, taken)
+        _spread(kernel, args, blocks, threads, taken)
     else:
-        call3(kernel, plan, 0, blocks)
+        call3(kernel, args, 0, blocks)
 
 
 @inner
@@ -184,17 +184,17 @@ def _stage(here):
 
 
 def _call(
-    program, labels, logits, targets, sample_weight, weight, up, down, loss, grad, hess, given,
-    threads, taken,
+    program, labels, logits, targets, sample_weight, weight, pos_factor, neg_factor, loss, grad,
+    hess, given, threads, taken,
 ):  # fmt: skip
-    """(reduced loss, what it is divided by, first bad label or -1); see ``Program``."""
+    """(reduced loss, what it is divided by, first bad label or -1); see ``Plan``."""
     here = _data(program)
     divisor, elements = peek(here, np.float64), peek(here + 8, np.float64)
     kept, bad, rows = 0, -1, 0.0
     # 1. Labels are read, where there is something to find out before anything is written.
-    kernel, blocks, parallel, plan = _stage(here + HEAD)
+    kernel, blocks, parallel, args = _stage(here + HEAD)
     if kernel != 0:
-        memory = _bound(plan, blocks)
+        memory = _bound(args, blocks)
         _bind(memory, TARGETS, labels)
         _bind(memory, WEIGHT, weight)
         _over(kernel, np.int64(memory.ctypes.data), blocks, parallel, threads, taken)
@@ -208,15 +208,15 @@ def _call(
     # 2. Losses and gradients. Where numbers to be ignored are found only now, all once more, with
     #    what the mean divides by then.
     total, again = 0.0, True
-    kernel, blocks, parallel, plan = _stage(here + HEAD + STAGE)
+    kernel, blocks, parallel, args = _stage(here + HEAD + STAGE)
     while again and kernel != 0 and bad < 0 and divisor != 0.0:
-        memory = _bound(plan, blocks)
+        memory = _bound(args, blocks)
         _bind(memory, LOGITS, logits)
         _bind(memory, TARGETS, targets)
         _bind(memory, SAMPLE_WEIGHT, sample_weight)
         _bind(memory, WEIGHT, weight)
-        _bind(memory, UP, up)
-        _bind(memory, DOWN, down)
+        _bind(memory, UP, pos_factor)
+        _bind(memory, DOWN, neg_factor)
         _bind(memory, LOSS, loss)
         _bind(memory, GRAD, grad)
         _bind(memory, HESS, hess)
@@ -252,12 +252,12 @@ class Launch(NamedTuple):
     """A kernel over the blocks of a plan that lacks the addresses of arrays."""
 
     kernel: CFunc
-    plan: bytes  # see plan.packed
+    args: bytes  # see plan.packed
     blocks: int
     parallel: bool
 
 
-class Program:
+class Plan:
     """The one or two launches of a call, for any arrays that fit."""
 
     def __init__(
@@ -305,4 +305,4 @@ def _packed(launch: Launch | None) -> bytes:
     """A launch as ``_stage`` reads it."""
     if launch is None:
         return bytes(STAGE)
-    return struct.pack("qqq", launch.kernel.address, launch.blocks, launch.parallel) + launch.plan
+    return struct.pack("qqq", launch.kernel.address, launch.blocks, launch.parallel) + launch.args

@@ -19,7 +19,7 @@ from fusedce.kernels.cpu.load_store import (
     store,
     stream_store,
 )
-from fusedce.kernels.inline import BARE
+from fusedce.kernels.inline import IR_ONLY
 from fusedce.kernels.intrinsics import peek, poke
 from fusedce.kernels.link import softmax_rest
 from fusedce.kernels.scalar import FASTMATH, exp_down, tanh, where
@@ -41,7 +41,7 @@ FLUSH = 32
 
 def loop(fn: Callable[..., Any]) -> Any:
     """Compile a function with loops, once for all numbers of a type: a literal is one of them."""
-    made = njit(error_model="numpy", fastmath=FASTMATH, **BARE)(fn)
+    made = njit(error_model="numpy", fastmath=FASTMATH, **IR_ONLY)(fn)
     resolve = made.get_call_template
     made.get_call_template = lambda args, kws: resolve([types.unliteral(a) for a in args], kws)
     return made
@@ -54,7 +54,7 @@ def fmax(a, b):
 
 
 @loop
-def peak(T, u, n):
+def reduce_max(T, u, n):
     """The largest number, at least the lowest finite one; NaN is left to the sum."""
     N = lanes(T)
     step = width(N) * itemsize(N)

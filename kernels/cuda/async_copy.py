@@ -34,9 +34,9 @@ def copied(typingctx):
 
 
 @intrinsic
-def get_whole(typingctx, number, form, start, step):
+def get_whole(typingctx, number, dtype, start, step):
     """Chunks of shared memory, all of which are there."""
-    words = words_of(number.instance_type, form.instance_class)
+    words = words_of(number.instance_type, dtype.instance_class)
 
     def codegen(context, builder, sig, args):
         (place,), found = placed(builder, args[2], "shared"), []
@@ -48,17 +48,17 @@ def get_whole(typingctx, number, form, start, step):
             found += [builder.extract_value(loaded, i) for i in range(4)]
         return gathered(builder, found)
 
-    return words(number, form, types.int32, types.int32), codegen
+    return words(number, dtype, types.int32, types.int32), codegen
 
 
 @intrinsic
-def put_lowest(typingctx, form, place):
+def put_lowest(typingctx, dtype, place):
     """Store a chunk of -inf in shared memory."""
-    low = fills(form.instance_class, True)
+    low = fills(dtype.instance_class, True)
 
     def codegen(context, builder, sig, args):
         (there,), words = placed(builder, args[1], "shared"), [constant(w) for w in low * 2]
         store_words(builder, there, ir.Constant(ir.IntType(1), 1), words, "shared")
         return context.get_dummy_value()
 
-    return types.void(form, types.int32), codegen
+    return types.void(dtype, types.int32), codegen

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from fusedce.kernels.cuda.distribution import Tally, curved, tallied
-from fusedce.kernels.cuda.row_cache import Again
+from fusedce.kernels.cuda.distribution import SplitSum, curved, tallied
+from fusedce.kernels.cuda.row_cache import Reload
 from fusedce.kernels.scalar import INLINED, exp_down, expm1, fma, scalar, where
 from fusedce.kernels.vector import sum_of_lanes
 
@@ -36,7 +36,7 @@ class Exponentials(NamedTuple):
 
 
 class Tallies(NamedTuple):
-    """A ``Tally`` whose sums are compensated."""
+    """A ``SplitSum`` whose sums are compensated."""
 
     top: Any
     below: Sum
@@ -116,7 +116,7 @@ def with_tally(row, group):
 @scalar
 def tally_of(row):
     """The tallies as plain numbers."""
-    return Tally(row.top, value_of(row.below), value_of(row.tied), row.many)
+    return SplitSum(row.top, value_of(row.below), value_of(row.tied), row.many)
 
 
 # ------------------------------------------------------------- the terms of a row, visit by visit
@@ -126,8 +126,8 @@ class Terms(NamedTuple):
     """(loss, tallies) of a group, and of the groups before."""
 
     loss: Any
-    first: Tally
-    second: Tally
+    first: SplitSum
+    second: SplitSum
     losses: Sum
     firsts: Tallies
     seconds: Tallies
@@ -147,46 +147,46 @@ def gathered(terms):
     firsts, seconds = with_tally(terms.firsts, terms.first), with_tally(terms.seconds, terms.second)
     return Terms(
         T(0),
-        Tally(firsts.top, T(0), T(0), T(0)),
-        Tally(seconds.top, T(0), T(0), T(0)),
+        SplitSum(firsts.top, T(0), T(0), T(0)),
+        SplitSum(seconds.top, T(0), T(0), T(0)),
         added(terms.losses, terms.loss),
         firsts,
         seconds,
     )
 
 
-def first_terms(way, found):
+def first_terms(residency, found):
     """What a lane's visits go on from: (loss, tallies) of its edge."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(first_terms, jit_options=INLINED)
-def _first_terms(way, found):
-    if way.instance_class is not Again:
-        return lambda way, found: found
+def _first_terms(residency, found):
+    if residency.instance_class is not Reload:
+        return lambda residency, found: found
 
-    def by_groups(way, found):
+    def by_groups(residency, found):
         T = type(found[0])
-        none = Tally(T(0), T(0), T(0), T(0))
+        none = SplitSum(T(0), T(0), T(0), T(0))
         start = Terms(found[0], found[1], found[2], nought(T), tallies_of(none), tallies_of(none))
         return gathered(start)
 
     return by_groups
 
 
-def more_terms(way, extra, terms, visit, f, a, b):
+def more_terms(residency, extra, terms, visit, f, a, b):
     """The terms with those of a visit."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(more_terms, jit_options=INLINED)
-def _more_terms(way, extra, terms, visit, f, a, b):
-    if way.instance_class is not Again:
-        return lambda way, extra, terms, visit, f, a, b: (
+def _more_terms(residency, extra, terms, visit, f, a, b):
+    if residency.instance_class is not Reload:
+        return lambda residency, extra, terms, visit, f, a, b: (
             terms[0] + sum_of_lanes(f), tallied(terms[1], a), curved(extra, terms[2], b)
         )  # fmt: skip
 
-    def by_groups(way, extra, terms, visit, f, a, b):
+    def by_groups(residency, extra, terms, visit, f, a, b):
         if visit & np.int32(VISITS - 1) == np.int32(VISITS - 1):
             terms = gathered(terms)
         return Terms(
@@ -197,17 +197,17 @@ def _more_terms(way, extra, terms, visit, f, a, b):
     return by_groups
 
 
-def all_terms(way, terms):
+def all_terms(residency, terms):
     """(loss, tallies) of a lane."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(all_terms, jit_options=INLINED)
-def _all_terms(way, terms):
-    if way.instance_class is not Again:
-        return lambda way, terms: terms
+def _all_terms(residency, terms):
+    if residency.instance_class is not Reload:
+        return lambda residency, terms: terms
 
-    def by_groups(way, terms):
+    def by_groups(residency, terms):
         last = gathered(terms)
         return value_of(last.losses), tally_of(last.firsts), tally_of(last.seconds)
 

@@ -19,7 +19,7 @@ from numba.core.errors import NumbaError  # the base of numba-cuda's own, which 
 
 from fusedce.kernels.cache import cache_folder, load, ours, save
 from fusedce.kernels.compiling import compiling
-from fusedce.kernels.cuda.kernel_args import Kernel, Plan
+from fusedce.kernels.cuda.kernel_args import Kernel, KernelArgs
 from fusedce.kernels.cuda.toolchain import (
     INSTALL,
     __version__,
@@ -34,7 +34,7 @@ from fusedce.kernels.rule import RULES
 from fusedce.kernels.vector import Single, Wide
 
 ENTRY = "fusedce_kernel"
-SIGNATURE = types.void(types.NamedUniTuple(types.int64, len(Plan._fields), Plan))
+SIGNATURE = types.void(types.NamedUniTuple(types.int64, len(KernelArgs._fields), KernelArgs))
 Capability = tuple[int, int]
 
 

@@ -171,7 +171,7 @@ def cluster_barrier(typingctx):
 
 
 @intrinsic
-def cluster_arrive(typingctx):
+def barrier_cluster_arrive(typingctx):
     """Say that this thread has read what others of the cluster have written; nobody waits."""
 
     def codegen(context, builder, sig, args):
@@ -183,7 +183,7 @@ def cluster_arrive(typingctx):
 
 
 @intrinsic
-def cluster_wait(typingctx):
+def barrier_cluster_wait(typingctx):
     """Wait until every thread of the cluster has said so."""
 
     def codegen(context, builder, sig, args):

@@ -17,7 +17,7 @@ from fusedce.kernels.cuda.activations import (
 )
 from fusedce.kernels.cuda.dispatch_elementwise import element_losses
 from fusedce.kernels.cuda.dispatch_rows import lanes_of, probability_index, softmax
-from fusedce.kernels.cuda.dtypes import form, kind
+from fusedce.kernels.cuda.dtypes import dtype_code, dtype_tag
 from fusedce.kernels.cuda.kernel_args import (
     RECORD,
     Bound,
@@ -25,7 +25,7 @@ from fusedce.kernels.cuda.kernel_args import (
     Fields,
     Kernel,
     Launch,
-    Program,
+    Plan,
     bits,
     common,
     launch,
@@ -41,7 +41,7 @@ from fusedce.kernels.cuda.labels import (
     survey,
     totals,
 )
-from fusedce.kernels.cuda.reduce import EXCHANGE, EXCHANGES
+from fusedce.kernels.cuda.reduce import REDUCTION_SLOT, REDUCTION_SLOTS
 from fusedce.kernels.problem import Problem
 
 
@@ -75,8 +75,8 @@ def _labels(problem: Problem, fields: Fields, bound: Bound) -> tuple[Kernel, int
     if targets.flags.c_contiguous:
         fields |= {"outer": 1, "classes": 1, "inner": targets.size}
         fields["targets_inner"] = targets.itemsize
-    kind = Numbers if problem.real_targets else Integers
-    return Kernel(survey, (problem.compute, form(targets.dtype), kind)), targets.size
+    label_kind = Numbers if problem.real_targets else Integers
+    return Kernel(survey, (problem.compute, dtype_tag(targets.dtype), label_kind)), targets.size
 
 
 def _survey(problem: Problem, given: np.ndarray | None, validate: bool) -> tuple[Launch, ...]:
@@ -85,7 +85,7 @@ def _survey(problem: Problem, given: np.ndarray | None, validate: bool) -> tuple
     bound: Bound = {n: everything[n] for n in ("targets", "weight") if n in everything}
     bound["record"] = "scratch", 0
     if given is not None:
-        bound["given"], fields["given_kind"] = ("given", 0), kind(given.dtype)
+        bound["given"], fields["given_dtype"] = ("given", 0), dtype_code(given.dtype)
     fields["elements"] = 1
     one_each = problem.sparse_targets or not _by_row(problem)
     integers = problem.targets.dtype.kind in "iu" and one_each
@@ -100,13 +100,13 @@ def _survey(problem: Problem, given: np.ndarray | None, validate: bool) -> tuple
         kernel, span, number = Kernel(rows_kept, (problem.compute,)), tuning.GPU_LABELS >> 4, rows
     elif looked_at and problem.real_targets:
         fields["classes"] = 1
-        kernel = Kernel(survey, (problem.compute, form(problem.targets.dtype), Firsts))
+        kernel = Kernel(survey, (problem.compute, dtype_tag(problem.targets.dtype), Firsts))
         span, number = tuning.GPU_LABELS, rows
     blocks = max(1, -(-number // max(1, span)))
     places = {"partial": RECORD, "counts": RECORD + 8 * blocks, "bad": RECORD + 16 * blocks}
     bound |= {name: ("scratch", offset) for name, offset in places.items()}
     threads = tuning.GPU_SURVEY_THREADS
-    shared, fields["span"] = 2 * EXCHANGE + 8 * threads, span
+    shared, fields["span"] = 2 * REDUCTION_SLOT + 8 * threads, span
     first = launch(kernel, blocks, threads, fields, bound, shared=shared)
     if blocks == 1:
         return (first,)
@@ -120,7 +120,7 @@ def _survey(problem: Problem, given: np.ndarray | None, validate: bool) -> tuple
 def program(
     problem: Problem, *, divisor: float | None, given: np.ndarray | None, validate: bool,
     total: np.ndarray | None, facts: Facts,
-) -> Program:  # fmt: skip
+) -> Plan:  # fmt: skip
     """The launches of a call.
 
     ``divisor``: what the mean divides by, None: what ``given`` holds on the device, or what the
@@ -135,26 +135,33 @@ def program(
     fields: Fields = {"scale": bits(1.0 / divisor if divisor else 0.0, problem.compute)}
     bound: Bound = {"record": ("scratch", 0)} if unknown else {}
     if total is None:
-        return Program(ahead, (rebound(main, fields, bound),), behind)
+        return Plan(ahead, (rebound(main, fields, bound),), behind)
     bound["partial"] = "scratch", behind
     main = rebound(main, fields, bound)
-    fields = {"span": sums, "loss_kind": kind(total.dtype), "p0": bits(divisor or 0.0, np.float64)}
+    fields = {
+        "span": sums,
+        "loss_dtype": dtype_code(total.dtype),
+        "p0": bits(divisor or 0.0, np.float64),
+    }
     bound["total"] = "total", 0
     kernel = Kernel(totals, (problem.compute,))
-    last = launch(kernel, 1, tuning.GPU_SURVEY_THREADS, fields, bound, shared=EXCHANGE)
-    return Program(ahead, (main, last), behind + 8 * sums)
+    last = launch(kernel, 1, tuning.GPU_SURVEY_THREADS, fields, bound, shared=REDUCTION_SLOT)
+    return Plan(ahead, (main, last), behind + 8 * sums)
 
 
 def activation(
     name: str, source: np.ndarray, target: np.ndarray, compute: type, facts: Facts
-) -> Program:
+) -> Plan:
     """target <- softmax, log_softmax, sigmoid or log_sigmoid of source, both (outer, C, inner)."""
     fields: Fields = dict(zip(("outer", "classes", "inner"), source.shape, strict=True))
     bound: Bound = {}
     view(fields, bound, "logits", source)
     view(fields, bound, "grad", target)
-    fields["staged"] = EXCHANGES
-    stored, space = form(source.dtype, facts.capability), tiling.room(compute, False, False)
+    fields["staged"] = REDUCTION_SLOTS
+    stored, limits = (
+        dtype_tag(source.dtype, facts.capability),
+        tiling.resource_limits(compute, False, False),
+    )
     what = Logarithm if name.startswith("log") else Itself
     kernel: Kernel
     if name.endswith("sigmoid"):
@@ -162,19 +169,21 @@ def activation(
         kernel = Kernel(sigmoids, (compute, stored, what))
         blocks, threads = -(-source.size // tuning.GPU_SPAN), tuning.GPU_THREADS
         made = launch(kernel, blocks, threads, fields, bound)
-    elif tiling.along(stored, space.classes, source, target) or not tiling.side_by_side(
+    elif tiling.along(stored, limits.classes, source, target) or not tiling.side_by_side(
         source, target
     ):
-        lanes, shared = lanes_of(stored, compute, space, source, target)
+        lanes, shared = lanes_of(stored, compute, limits, source, target)
         registers = tiling.lane_registers(lanes[1], compute, False)
         kernel = Kernel(softmax_columns, (compute, stored, *lanes, what), registers)
         threads = tuning.GPU_LANES_THREADS
         blocks = -(-source.shape[0] * source.shape[2] // threads)
         made = launch(kernel, blocks, threads, fields, bound, shared=shared)
     else:
-        d = tiling.rows(stored, source, facts, space)
+        d = tiling.rows(stored, source, facts, limits)
         alignment = tiling.alignment(source, target)
-        kernel = Kernel(softmax_rows, (compute, stored, d.way, d.team, d.lanes, alignment, what))
-        kernel = kernel._replace(registers=d.registers(space))
+        kernel = Kernel(
+            softmax_rows, (compute, stored, d.residency, d.group, d.lanes, alignment, what)
+        )
+        kernel = kernel._replace(registers=d.registers(limits))
         made = d.launch(kernel, fields | d.fields(), bound)
-    return Program((), (made,), 0)
+    return Plan((), (made,), 0)

@@ -7,7 +7,7 @@ import numpy as np
 
 from fusedce.kernels import tuning
 from fusedce.kernels.cuda import tiling
-from fusedce.kernels.cuda.dtypes import form
+from fusedce.kernels.cuda.dtypes import dtype_tag
 from fusedce.kernels.cuda.element_losses import HalfSigmoid, Soft, Sure, Yes
 from fusedce.kernels.cuda.elementwise import elements
 from fusedce.kernels.cuda.elementwise_flat import Given, Mixed, Reduced, Whole, flat_elements
@@ -16,7 +16,7 @@ from fusedce.kernels.cuda.elementwise_weights import Absent
 from fusedce.kernels.cuda.kernel_args import Facts, Kernel, Launch, common, factors, is_full, launch
 from fusedce.kernels.cuda.labels import Numbers
 from fusedce.kernels.cuda.logit_transform import Full, Plain
-from fusedce.kernels.cuda.reduce import EXCHANGE
+from fusedce.kernels.cuda.reduce import REDUCTION_SLOT
 from fusedce.kernels.link import Identity, Sigmoid
 from fusedce.kernels.problem import Problem
 from fusedce.kernels.rule import RULES
@@ -77,7 +77,7 @@ def _rows(problem: Problem, stored: type) -> bool:
 def element_losses(problem: Problem, facts: Facts) -> Launch:
     """Losses of single elements."""
     fields, bound = common(problem)
-    stored = form(problem.logits.dtype, facts.capability)
+    stored = dtype_tag(problem.logits.dtype, facts.capability)
     T, rule = problem.compute, type(problem.params)
     link: type = Sigmoid if problem.activation == "sigmoid" else Identity
     hard = problem.sparse_targets or problem.targets.dtype.kind in "biu"
@@ -85,14 +85,14 @@ def element_losses(problem: Problem, facts: Facts) -> Launch:
     labels: type = Yes if hard and yes_or_no else Soft
     full = is_full(problem)
     heavy = labels is Soft or RULES[rule].negative is not None  # two functions an element
-    extra, registers = Full if full else Plain, tiling.room(T, full, heavy).registers
+    extra, registers = Full if full else Plain, tiling.resource_limits(T, full, heavy).registers
     threads = tuning.GPU_THREADS
     flat = _flat(problem, stored)
     if not flat and not _rows(problem, stored):
         fields |= tiling.patches(*problem.logits.shape)
         kernel = Kernel(elements, (rule, T, stored, link, labels, extra), 128)
         blocks = -(-problem.logits.size // tuning.GPU_SPAN)
-        return launch(kernel, blocks, threads, fields, bound, shared=EXCHANGE)
+        return launch(kernel, blocks, threads, fields, bound, shared=REDUCTION_SLOT)
     check: type = Indexed if problem.sparse_targets else Whole if problem.may_ignore else Given
     check = Numbers if problem.real_targets else check
     weights = problem.weight, problem.pos_weight, problem.sample_weight
@@ -113,11 +113,11 @@ def element_losses(problem: Problem, facts: Facts) -> Launch:
     many = max(per, words * 4 // np.dtype(T).itemsize)
     lanes = tiling.enough(many)
     chunks = max(1, many // per)
-    fields |= {"span": chunks * threads, "team": tiling.power_above(threads)}
+    fields |= {"span": chunks * threads, "group": tiling.power_above(threads)}
     if link is Sigmoid and problem.logits.itemsize == 2 and not full:
         link = HalfSigmoid
-    out = Reduced if problem.loss is None else form(problem.loss.dtype)
-    targets = form(problem.targets.dtype, facts.capability)
+    out = Reduced if problem.loss is None else dtype_tag(problem.loss.dtype)
+    targets = dtype_tag(problem.targets.dtype, facts.capability)
     types: tuple[type, ...] = (
         rule, T, stored, targets, out, link, lanes, labels, check, extra,
     )  # fmt: skip
@@ -126,9 +126,9 @@ def element_losses(problem: Problem, facts: Facts) -> Launch:
         fields |= {"outer": 1, "classes": problem.logits.size, "inner": 1}
     else:
         factory = row_elements
-        types += tuple(Absent if w is None else form(w.dtype) for w in weights)
+        types += tuple(Absent if w is None else dtype_tag(w.dtype) for w in weights)
         factor, shift = tiling.magic(problem.logits.shape[1] // per)
         fields |= {"magic_classes": factor, "shift_classes": shift}
     kernel = Kernel(factory, (*types, Wide), registers)
     blocks = max(1, -(-(problem.logits.size // per) // (chunks * threads)))
-    return launch(kernel, blocks, threads, fields, bound, shared=EXCHANGE)
+    return launch(kernel, blocks, threads, fields, bound, shared=REDUCTION_SLOT)

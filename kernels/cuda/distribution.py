@@ -11,8 +11,8 @@ import numpy as np
 from numba.extending import overload
 
 from fusedce.kernels.cuda.load_store_scalar import float_of, number_at
-from fusedce.kernels.cuda.logit_transform import Full, through
-from fusedce.kernels.cuda.reduce import both, fmax, maximum, together
+from fusedce.kernels.cuda.logit_transform import Full, chain_transform
+from fusedce.kernels.cuda.reduce import fmax, reduce_max, reduce_sum, reduce_sum2
 from fusedce.kernels.cuda.unroll import unrolled
 from fusedce.kernels.link import softmax_outcome
 from fusedce.kernels.rule import evaluate
@@ -30,24 +30,24 @@ class Target(NamedTuple):
 
 
 @scalar
-def is_ignored(plan, T, stored, address):
+def is_ignored(args, T, target_dtype, address):
     """Whether the row with its first target at an address is one that is ignored."""
-    if plan.real_targets == 0:
+    if args.real_targets == 0:
         return False
-    return number_at(T, stored, address) == float_of(T, plan.ignore_value)
+    return number_at(T, target_dtype, address) == float_of(T, args.ignore_value)
 
 
 @scalar
-def whole_mass(plan, y, mass, ignored):
+def whole_mass(args, y, mass, ignored):
     """The masses of targets y, none in an ignored row; NaN where a row is ignored in part."""
     N = type(y)
-    marked = y == N(float_of(lanes_as(y), plan.ignore_value))
+    marked = y == N(float_of(lanes_as(y), args.ignore_value))
     if ignored:
         return where(marked, N(0), N(np.nan))
     return where(marked, N(np.nan), mass)
 
 
-class Tally(NamedTuple):
+class SplitSum(NamedTuple):
     """A sum with what is largest kept apart: its magnitude, the sums below it and at it.
 
     ``many``: how many terms are at it.
@@ -64,12 +64,12 @@ class Found(NamedTuple):
 
     m: float
     others: float
-    first: Tally
-    second: Tally
+    first: SplitSum
+    second: SplitSum
 
 
 @scalar
-def massive(mass, x):
+def mul_or_zero(mass, x):
     """mass * x; nothing without mass, even where x is infinite."""
     N = type(mass)
     return where(mass != N(0), mass * x, N(0))
@@ -101,7 +101,7 @@ def assessed(tag, params, x, m, others, mass):
     d = x - m
     logp, logq, p, q = softmax_outcome(d, exp_down(d), others, log1p_up(others))
     f, f1, f2 = ruled(tag, logp, logq, p, q, params)
-    return massive(mass, f), massive(mass, f1), massive(mass, f2), p, q
+    return mul_or_zero(mass, f), mul_or_zero(mass, f1), mul_or_zero(mass, f2), p, q
 
 
 @scalar
@@ -113,7 +113,7 @@ def tallied(tally, a):
     below = where(same, tally.below, tally.below + tally.tied)
     tied, many = where(same, tally.tied, T(0)), where(same, tally.many, T(0))
     high = abs(a) >= top
-    return Tally(
+    return SplitSum(
         top,
         below + sum_of_lanes(where(high, N(0), a)),
         tied + sum_of_lanes(where(high, a, N(0))),
@@ -122,15 +122,15 @@ def tallied(tally, a):
 
 
 @scalar
-def joined(team, plan, place, tally):
+def joined(group, args, place, tally):
     """The tally of a row from those of its lanes. Four exchanges."""
     T = type(tally.top)
-    top = maximum(team, plan, place, tally.top, T(0))
+    top = reduce_max(group, args, place, tally.top, T(0))
     same = top == tally.top
     below = where(same, tally.below, tally.below + tally.tied)
-    below, tied = both(team, plan, place + 1, below, where(same, tally.tied, T(0)))
-    many = together(team, plan, place + 3, where(same, tally.many, T(0)))
-    return Tally(top, below, tied, many)
+    below, tied = reduce_sum2(group, args, place + 1, below, where(same, tally.tied, T(0)))
+    many = reduce_sum(group, args, place + 3, where(same, tally.many, T(0)))
+    return SplitSum(top, below, tied, many)
 
 
 @scalar
@@ -146,30 +146,30 @@ def rest_of(x, tally):
     return where(high, below + others, (below + tied) - x)
 
 
-def spread(extra, tag, plan, params, z, x, mass, found, term, ridge, slope):
+def spread(extra, tag, args, params, z, x, mass, found, term, ridge, slope):
     """(gradients, curvatures) of classes; z: stored logits, x: as seen."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(spread, jit_options=INLINED)
-def _spread(extra, tag, plan, params, z, x, mass, found, term, ridge, slope):
+def _spread(extra, tag, args, params, z, x, mass, found, term, ridge, slope):
     if extra.instance_class is not Full:
 
-        def plain(extra, tag, plan, params, z, x, mass, found, term, ridge, slope):
+        def plain(extra, tag, args, params, z, x, mass, found, term, ridge, slope):
             f, a, b, p, q = assessed(tag, params, x, found.m, found.others, mass)
             g = term * (a * q - p * rest_of(a, found.first)) + slope * p
             return g, g
 
         return plain
 
-    def full(extra, tag, plan, params, z, x, mass, found, term, ridge, slope):
+    def full(extra, tag, args, params, z, x, mass, found, term, ridge, slope):
         T = type(found.m)
         f, a, b, p, q = assessed(tag, params, x, found.m, found.others, mass)
         g = term * (a * q - p * rest_of(a, found.first)) + slope * p
         sums = found.first.below + found.first.tied
         h = term * (b * q * q + p * p * rest_of(b, found.second) - sums * p * q)
         h += T(2) * ridge * p * p + slope * p * q
-        return through(plan, z, x, g, h)
+        return chain_transform(args, z, x, g, h)
 
     return full
 
@@ -186,13 +186,13 @@ def _curved(extra, tally, b):
     return lambda extra, tally, b: tally
 
 
-def curved_row(extra, team, plan, place, tally):
+def curved_row(extra, group, args, place, tally):
     """The same over a row."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(curved_row, jit_options=INLINED)
-def _curved_row(extra, team, plan, place, tally):
+def _curved_row(extra, group, args, place, tally):
     if extra.instance_class is Full:
-        return lambda extra, team, plan, place, tally: joined(team, plan, place, tally)
-    return lambda extra, team, plan, place, tally: tally
+        return lambda extra, group, args, place, tally: joined(group, args, place, tally)
+    return lambda extra, group, args, place, tally: tally

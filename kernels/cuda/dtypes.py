@@ -69,7 +69,7 @@ class Uint64(NamedTuple):
 
 
 # What ``any_number`` and its like look up while running: the place in this row.
-KINDS: tuple[type, ...] = (
+DTYPE_CODES: tuple[type, ...] = (
     Float64, Float32, Float16, Bfloat16,
     Int8, Int16, Int32, Int64, Uint8, Uint16, Uint32, Uint64,
 )  # fmt: skip
@@ -81,7 +81,7 @@ _BY_DTYPE: dict[Any, type] = {
     np.dtype(bool): Uint8,
     **{
         np.dtype(f"{letter}{size}"): tag
-        for letter, tags in (("i", KINDS[4:8]), ("u", KINDS[8:12]))
+        for letter, tags in (("i", DTYPE_CODES[4:8]), ("u", DTYPE_CODES[8:12]))
         for size, tag in zip((1, 2, 4, 8), tags, strict=True)
     },
 }
@@ -90,15 +90,15 @@ BYTES[OldBfloat16] = BYTES[OldFloat16] = 2
 OLD: dict[type, type] = {Float16: OldFloat16, Bfloat16: OldBfloat16}  # before sm_80
 
 
-def form(dtype: np.dtype[Any], capability: tuple[int, int] = (9, 0)) -> type:
+def dtype_tag(dtype: np.dtype[Any], capability: tuple[int, int] = (9, 0)) -> type:
     """How a dtype is stored."""
     found = _BY_DTYPE[np.dtype(dtype)]
     return found if capability >= (8, 0) else OLD.get(found, found)
 
 
-def kind(dtype: np.dtype[Any]) -> int:
+def dtype_code(dtype: np.dtype[Any]) -> int:
     """The same as a number."""
-    return KINDS.index(_BY_DTYPE[np.dtype(dtype)])
+    return DTYPE_CODES.index(_BY_DTYPE[np.dtype(dtype)])
 
 
 class _Lanes(NamedTuple):

@@ -6,7 +6,7 @@ from numba.extending import overload
 
 from fusedce.kernels.cuda.elementary import flipped, half_sigmoid
 from fusedce.kernels.cuda.load_store_scalar import float_of
-from fusedce.kernels.cuda.logit_transform import Full, seen, through
+from fusedce.kernels.cuda.logit_transform import Full, chain_transform, transform_logits
 from fusedce.kernels.cuda.unroll import unrolled
 from fusedce.kernels.link import SIGMOIDS, hard_cell, logistic, plain_cell, soft_cell
 from fusedce.kernels.rule import RULES, evaluate_outcome
@@ -143,41 +143,41 @@ def _cells(tag, labels, link, z, y, up, down, params, scale):
     )
 
 
-def chained(extra, plan, z, x, first, second):
+def chained(extra, args, z, x, first, second):
     """Gradient and curvature by the stored logits z, from those by the logits x as seen."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(chained, jit_options=INLINED)
-def _chained(extra, plan, z, x, first, second):
+def _chained(extra, args, z, x, first, second):
     if extra.instance_class is not Full:  # nobody asks for the second: it is not even computed
-        return lambda extra, plan, z, x, first, second: (first, first)
-    return lambda extra, plan, z, x, first, second: through(plan, z, x, first, second)
+        return lambda extra, args, z, x, first, second: (first, first)
+    return lambda extra, args, z, x, first, second: chain_transform(args, z, x, first, second)
 
 
-def outcome(labels, plan, label):
+def outcome(labels, args, label):
     """What a stored label says: yes or no, or a number in [0, 1]."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(outcome, jit_options=INLINED)
-def _outcome(labels, plan, label):
-    def number(labels, plan, label):
+def _outcome(labels, args, label):
+    def number(labels, args, label):
         T = lanes_as(label)
-        return label * float_of(T, plan.label_factor) + float_of(T, plan.label_shift)
+        return label * float_of(T, args.label_factor) + float_of(T, args.label_shift)
 
     if labels.instance_class is Soft:
         return number
     fine = scalar(number)
-    return lambda labels, plan, label: fine(labels, plan, label) > type(label)(0.5)
+    return lambda labels, args, label: fine(labels, args, label) > type(label)(0.5)
 
 
 @scalar
-def evaluated(tag, labels, extra, link, plan, params, z, y, up, down, scale):
+def evaluated(tag, labels, extra, link, args, params, z, y, up, down, scale):
     """(losses, gradients, curvatures) of stored logits and what their labels say."""
-    x = seen(extra, plan, z, True)
+    x = transform_logits(extra, args, z, True)
     loss, first, second = cells(tag, labels, link, x, y, up, down, params, scale)
-    first, second = chained(extra, plan, z, x, first, second)
+    first, second = chained(extra, args, z, x, first, second)
     return loss, first, second
 
 

@@ -54,7 +54,7 @@ class Reduced(NamedTuple):
 class Tags(NamedTuple):
     """What a kernel is made for."""
 
-    form: Any
+    dtype: Any
     targets: Any
     link: Any
     labels: Any
@@ -65,7 +65,7 @@ class Tags(NamedTuple):
 class Evaluation(NamedTuple):
     """What all elements of a kernel have in common."""
 
-    plan: Any
+    args: Any
     params: Any
     pos_factor: float
     neg_factor: float
@@ -74,7 +74,7 @@ class Evaluation(NamedTuple):
 
 
 @scalar
-def unchecked(plan, N, form, label, words, found):
+def unchecked(args, N, dtype, label, words, found):
     """Labels that are used as they are."""
     return found
 
@@ -91,29 +91,29 @@ def counted(N, ignored, fine, found):
 
 
 @scalar
-def checked(plan, N, form, label, words, found):
+def checked(args, N, dtype, label, words, found):
     """Losses and derivatives by labels that are integers."""
-    fine = equal(N, form, words, plan.lowest) | equal(N, form, words, np.int64(1))
-    return counted(N, equal(N, form, words, plan.ignore_index), fine, found)
+    fine = equal(N, dtype, words, args.lowest) | equal(N, dtype, words, np.int64(1))
+    return counted(N, equal(N, dtype, words, args.ignore_index), fine, found)
 
 
 @scalar
-def checked_numbers(plan, N, form, label, words, found):
+def checked_numbers(args, N, dtype, label, words, found):
     """Losses and derivatives by labels that are numbers."""
-    ignored = label == N(float_of(lanes_as(label), plan.ignore_value))
-    return counted(N, ignored, is_label(plan, label), found)
+    ignored = label == N(float_of(lanes_as(label), args.ignore_value))
+    return counted(N, ignored, is_label(args, label), found)
 
 
 @scalar
-def never(plan):
+def never(args):
     """No label is ignored, and 0 and 1 are labels."""
     return False
 
 
 @scalar
-def special(plan):
+def special(args):
     """Whether 0 or 1 may be ignored, or 0 be no label."""
-    return plan.lowest != 0 or plan.ignore_index == 0 or plan.ignore_index == 1
+    return args.lowest != 0 or args.ignore_index == 0 or args.ignore_index == 1
 
 
 @scalar
@@ -125,7 +125,7 @@ def stored(tags, shared, found):
 @scalar
 def summed(tags, shared, found):
     """The sum of losses instead: in each branch, so that a product and its addition are one."""
-    return chunks_total(tags.form, shared.count, found[0]), found[1], found[2]
+    return chunks_total(tags.dtype, shared.count, found[0]), found[1], found[2]
 
 
 def losses_of(Labels: type, Check: type, Out: type | None) -> Any:
@@ -141,21 +141,21 @@ def losses_of(Labels: type, Check: type, Out: type | None) -> Any:
 
     @scalar
     def soft(tags, shared, z, label, words):
-        plan, params, up, down, scale, count = shared
-        y = outcome(SOFT, plan, label)
+        args, params, up, down, scale, count = shared
+        y = outcome(SOFT, args, label)
         found = evaluated(
-            tags.numbers, SOFT, tags.extra, tags.link, plan, params, z, y, up, down, scale
+            tags.numbers, SOFT, tags.extra, tags.link, args, params, z, y, up, down, scale
         )
-        return finished(tags, shared, valid(plan, type(z), tags.targets, label, words, found))
+        return finished(tags, shared, valid(args, type(z), tags.targets, label, words, found))
 
     @scalar
     def hard(tags, shared, z, label, words):
-        plan, params, up, down, scale, count = shared
+        args, params, up, down, scale, count = shared
         y = above_zero(type(z), tags.targets, words)
         found = evaluated(
-            tags.numbers, known, tags.extra, tags.link, plan, params, z, y, up, down, scale
+            tags.numbers, known, tags.extra, tags.link, args, params, z, y, up, down, scale
         )
-        return finished(tags, shared, valid(plan, type(z), tags.targets, label, words, found))
+        return finished(tags, shared, valid(args, type(z), tags.targets, label, words, found))
 
     if Labels is not Mixed:
         return soft if Labels is Soft else hard
@@ -163,7 +163,7 @@ def losses_of(Labels: type, Check: type, Out: type | None) -> Any:
 
     @scalar
     def either(tags, shared, z, label, words):
-        if zeros_or_ones(type(z), tags.targets, words) and not unusual(shared.plan):
+        if zeros_or_ones(type(z), tags.targets, words) and not unusual(shared.args):
             return usual(tags, shared, z, label, words)
         loss, first, second = rare(tags, shared, z, label, words)
         return pinned(loss), first, second  # else LLVM adds up behind the branches
@@ -182,133 +182,133 @@ class ThreadChunks(NamedTuple):
 
 
 @scalar
-def chunks_among(total, plan):
+def chunks_among(total, args):
     """Where they are, of so many chunks."""
-    start = np.int64(block()) * plan.span
-    left = np.int32(min(total - start, plan.span))
-    count = np.int32(np.int32(np.int32(left - 1 - thread()) >> np.int32(plan.team)) + 1)
+    start = np.int64(block()) * args.span
+    left = np.int32(min(total - start, args.span))
+    count = np.int32(np.int32(np.int32(left - 1 - thread()) >> np.int32(args.group)) + 1)
     return ThreadChunks(start + thread(), count)
 
 
 @scalar
-def place_of(form, like, array, first):
+def place_of(dtype, like, array, first):
     """(address of a chunk, bytes to the next one of this thread) of an array beside another."""
-    size = np.int32(per_chunk(like) * itemsize(form))
+    size = np.int32(per_chunk(like) * itemsize(dtype))
     return array + first * np.int64(size), np.int32(size * threads())
 
 
 @scalar
-def put(form, like, array, chunks, x):
+def put(dtype, like, array, chunks, x):
     """Store numbers beside the chunks of another array."""
-    here, step = place_of(form, like, array, chunks.first)
-    write_beside(form, like, here, np.int64(step), chunks.number, x)
+    here, step = place_of(dtype, like, array, chunks.first)
+    write_beside(dtype, like, here, np.int64(step), chunks.number, x)
 
 
-def put_losses(out, form, plan, chunks, loss):
+def put_losses(out, dtype, args, chunks, loss):
     """Store losses, if any are."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(put_losses, jit_options=INLINED)
-def _put_losses(out, form, plan, chunks, loss):
+def _put_losses(out, dtype, args, chunks, loss):
     if out.instance_class is Reduced:
-        return lambda out, form, plan, chunks, loss: None
-    return lambda out, form, plan, chunks, loss: put(out, form, plan.loss, chunks, loss)
+        return lambda out, dtype, args, chunks, loss: None
+    return lambda out, dtype, args, chunks, loss: put(out, dtype, args.loss, chunks, loss)
 
 
-def put_curvatures(extra, form, plan, chunks, hess):
+def put_curvatures(extra, dtype, args, chunks, hess):
     """Store curvatures, if the kernel is one for them and they are wanted."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(put_curvatures, jit_options=INLINED)
-def _put_curvatures(extra, form, plan, chunks, hess):
+def _put_curvatures(extra, dtype, args, chunks, hess):
     if extra.instance_class is not Full:
-        return lambda extra, form, plan, chunks, hess: None
+        return lambda extra, dtype, args, chunks, hess: None
 
-    def put_them(extra, form, plan, chunks, hess):
-        if plan.hess != 0:
-            put(form, form, plan.hess, chunks, hess)
+    def put_them(extra, dtype, args, chunks, hess):
+        if args.hess != 0:
+            put(dtype, dtype, args.hess, chunks, hess)
 
     return put_them
 
 
 @scalar
-def put_all(plan, form, out, extra, chunks, loss, grad, hess):
+def put_all(args, dtype, out, extra, chunks, loss, grad, hess):
     """Store what is wanted of whole chunks."""
-    if plan.grad != 0:
-        put(form, form, plan.grad, chunks, grad)
-    put_curvatures(extra, form, plan, chunks, hess)
-    put_losses(out, form, plan, chunks, loss)
+    if args.grad != 0:
+        put(dtype, dtype, args.grad, chunks, grad)
+    put_curvatures(extra, dtype, args, chunks, hess)
+    put_losses(out, dtype, args, chunks, loss)
 
 
 @scalar
-def put_one(plan, form, e, loss, grad, hess):
+def put_one(args, dtype, e, loss, grad, hess):
     """The same of a number behind the last whole chunk."""
-    item = np.int64(itemsize(form))
-    if plan.grad != 0:
-        put_number(form, plan.grad + e * item, grad)
-    if plan.hess != 0:
-        put_number(form, plan.hess + e * item, hess)
-    if plan.loss != 0:
-        any_put(plan.loss_kind, plan.loss + e * (8 if plan.loss_kind == 0 else 4), loss)
+    item = np.int64(itemsize(dtype))
+    if args.grad != 0:
+        put_number(dtype, args.grad + e * item, grad)
+    if args.hess != 0:
+        put_number(dtype, args.hess + e * item, hess)
+    if args.loss != 0:
+        any_put(args.loss_dtype, args.loss + e * (8 if args.loss_dtype == 0 else 4), loss)
 
 
 @scalar
-def behind(plan, form):
+def behind(args, dtype):
     """The number of this thread behind the last whole chunk, of which block 0 takes all; or -1."""
     if block() != np.int32(0):
         return np.int64(-1)
-    e = plan.classes - plan.classes % np.int64(per_chunk(form)) + thread()
-    return e if e < plan.classes else np.int64(-1)
+    e = args.classes - args.classes % np.int64(per_chunk(dtype)) + thread()
+    return e if e < args.classes else np.int64(-1)
 
 
-def flat_elements(Params: type, T: Any, Form: type, Targets: type, Loss: type, Link: type,
+def flat_elements(Params: type, T: Any, Dtype: type, Targets: type, Loss: type, Link: type,
                   Lanes: type, Labels: type, Check: type, Extra: type,
                   Tag: type) -> Any:  # fmt: skip
     """The kernel."""
     losses = losses_of(Labels, Check, Loss)
 
-    def flat_elements(plan):
-        form, targets, out, extra = Form(), Targets(), Loss(), Extra()
-        tags = Tags(form, targets, Link(), Labels(), extra, Tag())
-        single = Tags(form, targets, Link(), Labels(), extra, SINGLE)
+    def flat_elements(args):
+        dtype, targets, out, extra = Dtype(), Targets(), Loss(), Extra()
+        tags = Tags(dtype, targets, Link(), Labels(), extra, Tag())
+        single = Tags(dtype, targets, Link(), Labels(), extra, SINGLE)
         N = vector_of(T, Lanes())
-        params = params_of(plan, Params, T)
-        scale = scale_of(plan, T)
-        up, down = float_of(T, plan.pos_factor), float_of(T, plan.neg_factor)
+        params = params_of(args, Params, T)
+        scale = scale_of(args, T)
+        up, down = float_of(T, args.pos_factor), float_of(T, args.neg_factor)
         # 1. The chunks of this thread, and its number at the end.
-        whole = plan.classes // np.int64(per_chunk(form))
-        chunks, e = chunks_among(whole, plan), behind(plan, form)
+        whole = args.classes // np.int64(per_chunk(dtype))
+        chunks, e = chunks_among(whole, args), behind(args, dtype)
         if scale == T(0):  # nothing is averaged
-            put_all(plan, form, out, extra, chunks, N(0), N(0), N(0))
+            put_all(args, dtype, out, extra, chunks, N(0), N(0), N(0))
             if e >= 0:
-                put_one(plan, form, e, T(0), T(0), T(0))
-            if plan.partial != 0 and thread() == np.int32(0):
-                poke(plan.partial + np.int64(block()) * 8, T(0))
+                put_one(args, dtype, e, T(0), T(0), T(0))
+            if args.partial != 0 and thread() == np.int32(0):
+                poke(args.partial + np.int64(block()) * 8, T(0))
             return
         # 2. Logits and labels, read all at once.
-        here, step = place_of(form, form, plan.logits, chunks.first)
-        z = decoded(N, form, read_beside(N, form, form, here, np.int64(step), chunks.number))
-        here, step = place_of(targets, form, plan.targets, chunks.first)
-        words = read_beside(N, targets, form, here, np.int64(step), chunks.number)
+        here, step = place_of(dtype, dtype, args.logits, chunks.first)
+        z = decoded(N, dtype, read_beside(N, dtype, dtype, here, np.int64(step), chunks.number))
+        here, step = place_of(targets, dtype, args.targets, chunks.first)
+        words = read_beside(N, targets, dtype, here, np.int64(step), chunks.number)
         # 3. Losses and derivatives.
-        shared = Evaluation(plan, params, up, down, scale, chunks.number)
+        shared = Evaluation(args, params, up, down, scale, chunks.number)
         loss, grad, hess = losses(tags, shared, z, decoded(N, targets, words), words)
-        put_all(plan, form, out, extra, chunks, loss, grad, hess)
-        total = chunks_total(form, chunks.number, loss)
+        put_all(args, dtype, out, extra, chunks, loss, grad, hess)
+        total = chunks_total(dtype, chunks.number, loss)
         # 4. The number at the end.
         if e >= 0:
-            z1 = number_at(T, form, plan.logits + e * itemsize(form))
-            there = plan.targets + e * itemsize(targets)
+            z1 = number_at(T, dtype, args.logits + e * itemsize(dtype))
+            there = args.targets + e * itemsize(targets)
             label, bits = number_at(T, targets, there), bits_at(targets, there)
             loss1, grad1, hess1 = losses(single, shared, z1, label, bits)
-            put_one(plan, form, e, loss1, grad1, hess1)
+            put_one(args, dtype, e, loss1, grad1, hess1)
             total += loss1
         # 5. The sum of the losses of the block.
-        if plan.partial != 0:
+        if args.partial != 0:
             total = block_sum(total, np.int32(0))
             if thread() == np.int32(0):
-                poke(plan.partial + np.int64(block()) * 8, total)
+                poke(args.partial + np.int64(block()) * 8, total)
 
     return flat_elements

@@ -53,16 +53,16 @@ class Indexed(NamedTuple):
 
 
 @intrinsic
-def with_hit(typingctx, form, mask, k, place):
+def with_hit(typingctx, dtype, mask, k, place):
     """The mask, in the k-th chunk yes at a place: of no lane where that is outside."""
-    per = lanes_of(form.instance_class)
+    per = lanes_of(dtype.instance_class)
 
     def codegen(context, builder, sig, args):
         _, found, k, place = args
         hits = [builder.icmp_signed("==", place, constant(i)) for i in range(per)]
         return chunk_replaced(builder, found, k, hits)
 
-    return mask(form, mask, types.int32, types.int32), codegen
+    return mask(dtype, mask, types.int32, types.int32), codegen
 
 
 class Marked(NamedTuple):
@@ -75,17 +75,17 @@ class Marked(NamedTuple):
 
 
 @scalar
-def marked(k, found, seats, form, targets):
+def marked(k, found, seats, dtype, targets):
     """With those of the k-th chunk."""
-    plan = seats.plan
-    row, first = seat_of(seats, form, k)
-    label = integer_at(targets, plan.targets + row * plan.targets_outer)
-    ignored = label == plan.ignore_index
-    bad = np.uint64(label) > np.uint64(plan.classes)
+    args = seats.args
+    row, first = seat_of(seats, dtype, k)
+    label = integer_at(targets, args.targets + row * args.targets_outer)
+    ignored = label == args.ignore_index
+    bad = np.uint64(label) > np.uint64(args.classes)
     return Marked(
-        with_hit(form, found.yes, k, np.int32(np.int32(label) - first)),
-        with_chunk(form, found.ignored, k, ignored),
-        with_chunk(form, found.bad, k, bad),
+        with_hit(dtype, found.yes, k, np.int32(np.int32(label) - first)),
+        with_chunk(dtype, found.ignored, k, ignored),
+        with_chunk(dtype, found.bad, k, bad),
         found.odd or ignored or bad,
     )
 
@@ -96,23 +96,23 @@ def given(Labels: type, Check: type) -> Any:
 
     @scalar
     def losses(N, tags, shared, seats, chunks, z):
-        here, step = place_of(tags.targets, tags.form, shared.plan.targets, chunks.first)
-        words = read_beside(N, tags.targets, tags.form, here, np.int64(step), chunks.number)
+        here, step = place_of(tags.targets, tags.dtype, shared.args.targets, chunks.first)
+        words = read_beside(N, tags.targets, tags.dtype, here, np.int64(step), chunks.number)
         return found(tags, shared, z, decoded(N, tags.targets, words), words)
 
     return losses
 
 
 @scalar
-def yes_or_no(plan, N, yes):
+def yes_or_no(args, N, yes):
     """Labels that say yes or no."""
     return yes
 
 
 @scalar
-def smoothed(plan, N, yes):
+def smoothed(args, N, yes):
     """Labels as numbers in [0, 1]."""
-    return outcome(SOFT, plan, where(yes, N(1), N(0)))
+    return outcome(SOFT, args, where(yes, N(1), N(0)))
 
 
 def indexed(Labels: type, chunks_of_lanes: int) -> Any:
@@ -121,12 +121,12 @@ def indexed(Labels: type, chunks_of_lanes: int) -> Any:
 
     @scalar
     def losses(N, tags, shared, seats, chunks, z):
-        plan, params, up, down, scale, count = shared
+        args, params, up, down, scale, count = shared
         none = first_lanes(N, np.int32(0))
-        found = each(Marked(none, none, none, False), seats, tags.form, tags.targets)
-        y = said(plan, N, found.yes)
+        found = each(Marked(none, none, none, False), seats, tags.dtype, tags.targets)
+        y = said(args, N, found.yes)
         loss, grad, hess = evaluated(
-            tags.numbers, tags.labels, tags.extra, tags.link, plan, params, z, y, up, down, scale
+            tags.numbers, tags.labels, tags.extra, tags.link, args, params, z, y, up, down, scale
         )
         if found.odd:
             bad = where(found.bad, N(np.nan), N(1))
@@ -138,7 +138,7 @@ def indexed(Labels: type, chunks_of_lanes: int) -> Any:
     return losses
 
 
-def row_elements(Params: type, T: Any, Form: type, Targets: type, Loss: type, Link: type,
+def row_elements(Params: type, T: Any, Dtype: type, Targets: type, Loss: type, Link: type,
                  Lanes: Any, Labels: type, Check: type, Extra: type, Weight: type,
                  Positive: type, Samples: type, Tag: type) -> Any:  # fmt: skip
     """The kernel.
@@ -146,42 +146,42 @@ def row_elements(Params: type, T: Any, Form: type, Targets: type, Loss: type, Li
     logits, losses, gradients, curvatures: (N, C); targets: (N,) class indices, or (N, C) labels;
     weight, pos_weight: (C,); sample_weight: (N,).
     """
-    number = Lanes.lanes * BYTES[Form] // CHUNK
-    Piece = LANES[CHUNK // BYTES[Form]]
+    number = Lanes.lanes * BYTES[Dtype] // CHUNK
+    Piece = LANES[CHUNK // BYTES[Dtype]]
     losses = indexed(Labels, number) if Check is Indexed else given(Labels, Check)
     even = (Weight, Positive, Samples) == (Absent,) * 3
     factors = unweighed if even else unrolled(weighed(Weight, Positive, Samples), number)
 
-    def row_elements(plan):
-        form, out = Form(), Loss()
-        tags = Tags(form, Targets(), Link(), Labels(), Extra(), Tag())
+    def row_elements(args):
+        dtype, out = Dtype(), Loss()
+        tags = Tags(dtype, Targets(), Link(), Labels(), Extra(), Tag())
         weights = Weights(Weight(), Positive(), Samples())
         N, P = vector_of(T, Lanes()), vector_of(T, Piece())
-        params = params_of(plan, Params, T)
-        scale = scale_of(plan, T)
-        up, down = float_of(T, plan.pos_factor), float_of(T, plan.neg_factor)
+        params = params_of(args, Params, T)
+        scale = scale_of(args, T)
+        up, down = float_of(T, args.pos_factor), float_of(T, args.neg_factor)
         # 1. The chunks of this thread.
-        whole = plan.outer * plan.classes // np.int64(per_chunk(form))
-        chunks = chunks_among(whole, plan)
-        seats = Seats(plan, np.int32(chunks.first), np.int32(whole - 1))
+        whole = args.outer * args.classes // np.int64(per_chunk(dtype))
+        chunks = chunks_among(whole, args)
+        seats = Seats(args, np.int32(chunks.first), np.int32(whole - 1))
         if scale == T(0):  # nothing is averaged
-            put_all(plan, form, out, tags.extra, chunks, N(0), N(0), N(0))
-            if plan.partial != 0 and thread() == np.int32(0):
-                poke(plan.partial + np.int64(block()) * 8, T(0))
+            put_all(args, dtype, out, tags.extra, chunks, N(0), N(0), N(0))
+            if args.partial != 0 and thread() == np.int32(0):
+                poke(args.partial + np.int64(block()) * 8, T(0))
             return
         # 2. Logits, read all at once.
-        here, step = place_of(form, form, plan.logits, chunks.first)
-        z = decoded(N, form, read_beside(N, form, form, here, np.int64(step), chunks.number))
+        here, step = place_of(dtype, dtype, args.logits, chunks.first)
+        z = decoded(N, dtype, read_beside(N, dtype, dtype, here, np.int64(step), chunks.number))
         # 3. What positive and negative outcomes weigh.
-        ups, downs = factors((N(up), N(down)), seats, form, T, P, weights, up, down)
+        ups, downs = factors((N(up), N(down)), seats, dtype, T, P, weights, up, down)
         # 4. Losses and derivatives.
-        shared = Evaluation(plan, params, ups, downs, scale, chunks.number)
+        shared = Evaluation(args, params, ups, downs, scale, chunks.number)
         loss, grad, hess = losses(N, tags, shared, seats, chunks, z)
-        put_all(plan, form, out, tags.extra, chunks, loss, grad, hess)
+        put_all(args, dtype, out, tags.extra, chunks, loss, grad, hess)
         # 5. The sum of the losses of the block.
-        if plan.partial != 0:
-            total = block_sum(chunks_total(form, chunks.number, loss), np.int32(0))
+        if args.partial != 0:
+            total = block_sum(chunks_total(dtype, chunks.number, loss), np.int32(0))
             if thread() == np.int32(0):
-                poke(plan.partial + np.int64(block()) * 8, total)
+                poke(args.partial + np.int64(block()) * 8, total)
 
     return row_elements

@@ -18,19 +18,19 @@ class Absent(NamedTuple):
 class Seats(NamedTuple):
     """How a thread finds the rows of its chunks."""
 
-    plan: Any
+    args: Any
     first: Any  # number of its first chunk
     last: Any  # of the last one of all
 
 
 @scalar
-def seat_of(seats, form, k):
+def seat_of(seats, dtype, k):
     """(row, first class) of the k-th chunk of a thread; beyond the end, of the last one."""
-    plan, per = seats.plan, np.int32(per_chunk(form))
+    args, per = seats.args, np.int32(per_chunk(dtype))
     n = min(np.int32(seats.first + k * threads()), seats.last)
-    factor = np.uint64(np.uint32(plan.magic_classes))  # both in 32 bits: one multiplication
-    row = np.int64((np.uint64(np.uint32(n)) * factor) >> np.uint64(plan.shift_classes))
-    chunks = np.int32(np.int32(plan.classes) // per)
+    factor = np.uint64(np.uint32(args.magic_classes))  # both in 32 bits: one multiplication
+    row = np.int64((np.uint64(np.uint32(n)) * factor) >> np.uint64(args.shift_classes))
+    chunks = np.int32(np.int32(args.classes) // per)
     return row, np.int32(np.int32(n - np.int32(row) * chunks) * per)
 
 
@@ -43,9 +43,9 @@ def chunk_replaced(builder, found, k, values):
 
 
 @intrinsic
-def with_chunk(typingctx, form, x, k, chunk):
+def with_chunk(typingctx, dtype, x, k, chunk):
     """The same lanes, but those of the k-th chunk: other ones, or one for all."""
-    per = lanes_of(form.instance_class)
+    per = lanes_of(dtype.instance_class)
 
     def codegen(context, builder, sig, args):
         _, found, k, new = args
@@ -53,30 +53,30 @@ def with_chunk(typingctx, form, x, k, chunk):
         values = [new if one else builder.extract_element(new, constant(i)) for i in range(per)]
         return chunk_replaced(builder, found, k, values)
 
-    return x(form, x, types.int32, chunk), codegen
+    return x(dtype, x, types.int32, chunk), codegen
 
 
 @scalar
-def weights_at(tag, P, form, array, first):
+def weights_at(tag, P, dtype, array, first):
     """The weights of a chunk's classes, from the first one on."""
     address = array + np.int64(first) * np.int64(itemsize(tag))
-    return decoded(P, tag, read_beside(P, tag, form, address, np.int64(0), np.int32(1)))
+    return decoded(P, tag, read_beside(P, tag, dtype, address, np.int64(0), np.int32(1)))
 
 
 @scalar
-def ones_at(tag, P, form, array, first):
+def ones_at(tag, P, dtype, array, first):
     """The same where there are none."""
     return P(1)
 
 
 @scalar
-def sample_at(tag, T, plan, row):
+def sample_at(tag, T, args, row):
     """The sample weight of a row."""
-    return number_at(T, tag, plan.sample_weight + row * plan.sample_outer)
+    return number_at(T, tag, args.sample_weight + row * args.sample_outer)
 
 
 @scalar
-def one_at(tag, T, plan, row):
+def one_at(tag, T, args, row):
     """The same where there are none."""
     return T(1)
 
@@ -95,19 +95,19 @@ def weighed(Weight: type, Positive: type, Samples: type) -> Any:
     samples = one_at if Samples is Absent else sample_at
 
     @scalar
-    def with_weights(k, found, seats, form, T, P, weights, up, down):
-        plan = seats.plan
-        row, first = seat_of(seats, form, k)
-        both = classes(weights.classes, P, form, plan.weight, first)
-        both = both * samples(weights.samples, T, plan, row)
-        more = both * up * positive(weights.positive, P, form, plan.pos_weight, first)
+    def with_weights(k, found, seats, dtype, T, P, weights, up, down):
+        args = seats.args
+        row, first = seat_of(seats, dtype, k)
+        both = classes(weights.classes, P, dtype, args.weight, first)
+        both = both * samples(weights.samples, T, args, row)
+        more = both * up * positive(weights.positive, P, dtype, args.pos_weight, first)
         ups, downs = found
-        return with_chunk(form, ups, k, more), with_chunk(form, downs, k, both * down)
+        return with_chunk(dtype, ups, k, more), with_chunk(dtype, downs, k, both * down)
 
     return with_weights
 
 
 @scalar
-def unweighed(found, seats, form, T, P, weights, up, down):
+def unweighed(found, seats, dtype, T, P, weights, up, down):
     """(up, down), the same for all."""
     return up, down

@@ -1,9 +1,9 @@
 """What a launch is: a kernel, its grid, and a plan of whole numbers.
 
-A kernel takes one argument, a ``Plan``: addresses, byte strides, sizes, and floats as the bits they
-are stored in. Each field travels as eight bytes, one that a kernel does not read costs it nothing.
-A launch is drawn up once for all calls of a kind: what changes from call to call, the addresses of
-arrays, is added when it is launched (``ARRAYS``, ``Launch.bound``).
+A kernel takes one argument, a ``KernelArgs``: addresses, byte strides, sizes, and floats as the
+bits they are stored in. Each field takes eight bytes; a field that a kernel does not read
+costs it nothing. A launch is made once for all calls of a kind: what changes from call to call, the
+addresses of arrays, is added when it is launched (``ARRAYS``, ``Launch.bound``).
 """
 
 import struct
@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusedce.kernels.cuda.dtypes import kind
+from fusedce.kernels.cuda.dtypes import dtype_code
 from fusedce.kernels.problem import Problem
 
 
-class Plan(NamedTuple):
+class KernelArgs(NamedTuple):
     """The argument of every kernel. Views have the step in bytes along each of three axes."""
 
     # sizes
@@ -59,14 +59,14 @@ class Plan(NamedTuple):
     counts: int = 0  # (blocks,) int64: labels that are not ignored
     bad: int = 0  # (blocks,) int64: position of the first bad label of a block, or -1
     # how numbers are stored (``memory.KINDS``) where that is looked up while running
-    targets_kind: int = 0
-    sample_kind: int = 0
-    loss_kind: int = 0
-    weight_kind: int = 0
-    pos_weight_kind: int = 0
-    given_kind: int = 0
+    targets_dtype: int = 0
+    sample_dtype: int = 0
+    loss_dtype: int = 0
+    weight_dtype: int = 0
+    pos_weight_dtype: int = 0
+    given_dtype: int = 0
     # how the work is dealt out
-    team: int = 0  # log2 of the lanes that share a row
+    group: int = 0  # log2 of the lanes that share a row
     cluster: int = 0  # log2 of the blocks that share a row
     span: int = 0  # rows, elements or partial sums of a block
     rounds: int = 0  # how often a team comes by to read a row
@@ -104,7 +104,7 @@ class Plan(NamedTuple):
     p7: int = 0
 
 
-SLOT = {name: k for k, name in enumerate(Plan._fields)}
+SLOT = {name: k for k, name in enumerate(KernelArgs._fields)}
 
 # Arrays that each call brings, in this order; scratch holds what one launch leaves for the next.
 ARRAYS = (
@@ -120,7 +120,7 @@ DIVISOR, BAD, SCALE, PER_ROW, RECORD = 0, 8, 16, 24, 32
 class Kernel(NamedTuple):
     """What there is to compile: ``factory(*types)`` is a Python function of one Plan."""
 
-    factory: Callable[..., Callable[[Plan], None]]
+    factory: Callable[..., Callable[[KernelArgs], None]]
     types: tuple[Any, ...]
     registers: int = 64  # a thread may take so many
 
@@ -137,13 +137,13 @@ class Launch(NamedTuple):
     kernel: Kernel
     blocks: int
     threads: int
-    plan: Plan  # addresses are offsets from those of ``bound``
+    args: KernelArgs  # addresses are offsets from those of ``bound``
     bound: tuple[tuple[int, int], ...]  # (slot of the plan, index into ARRAYS)
     shared: int = 0  # bytes of dynamic shared memory a block
     cluster: int = 1  # neighbouring blocks that share a row
 
 
-class Program(NamedTuple):
+class Plan(NamedTuple):
     """The launches of a call, in order, for any arrays that fit."""
 
     survey: tuple[Launch, ...]  # read the labels, write the record
@@ -175,14 +175,16 @@ def launch(
     cluster: int = 1,
 ) -> Launch:  # fmt: skip
     """A launch of a kernel whose plan has these fields."""
-    return rebound(Launch(kernel, blocks, threads, Plan(), (), shared, cluster), fields, bound)
+    return rebound(
+        Launch(kernel, blocks, threads, KernelArgs(), (), shared, cluster), fields, bound
+    )
 
 
 def rebound(made: Launch, fields: Fields, bound: Bound) -> Launch:
     """A launch with some more fields and arrays."""
     offsets = {field: offset for field, (_, offset) in bound.items()}
     slots = tuple((SLOT[field], ARRAYS.index(array)) for field, (array, _) in bound.items())
-    return made._replace(plan=made.plan._replace(**fields, **offsets), bound=made.bound + slots)
+    return made._replace(args=made.args._replace(**fields, **offsets), bound=made.bound + slots)
 
 
 NAMES = {"sample_weight": "sample"}  # of the steps of a view, where not its own
@@ -203,7 +205,7 @@ def vector(fields: Fields, bound: Bound, name: str, array: np.ndarray | None) ->
     if array is not None:
         bound[name] = name, 0
         fields[f"{name}_step"] = array.strides[0] if array.size > 1 else 0
-        fields[f"{name}_kind"] = kind(array.dtype)
+        fields[f"{name}_dtype"] = dtype_code(array.dtype)
 
 
 def factors(problem: Problem) -> tuple[float, float]:
@@ -235,14 +237,14 @@ def common(problem: Problem) -> tuple[Fields, Bound]:
         "real_targets": int(problem.real_targets),
         "lowest": problem.lowest, "highest": problem.highest,
         "forbidden_label": problem.forbidden_label,
-        "targets_kind": kind(problem.targets.dtype),
+        "targets_dtype": dtype_code(problem.targets.dtype),
     }  # fmt: skip
     for name in ("logits", "targets", "sample_weight", "loss", "grad", "hess"):
         view(fields, bound, name, getattr(problem, name))
     if problem.sample_weight is not None:
-        fields["sample_kind"] = kind(problem.sample_weight.dtype)
+        fields["sample_dtype"] = dtype_code(problem.sample_weight.dtype)
     if problem.loss is not None:
-        fields["loss_kind"] = kind(problem.loss.dtype)
+        fields["loss_dtype"] = dtype_code(problem.loss.dtype)
     vector(fields, bound, "weight", problem.weight)
     vector(fields, bound, "pos_weight", problem.pos_weight)
     return fields, bound

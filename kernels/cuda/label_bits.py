@@ -21,23 +21,23 @@ from fusedce.kernels.cuda.toolchain import intrinsic, types
 from fusedce.kernels.vector import Mask, Vector, elementwise, gathered
 
 
-def _unsigned(form):
-    return form.__name__.startswith("U")
+def _unsigned(dtype):
+    return dtype.__name__.startswith("U")
 
 
-def _raw(builder, number, form, words):
+def _raw(builder, number, dtype, words):
     """The bits of each lane's label."""
     width = getattr(number, "width", 1)
     count = words.type.count
-    found = pieces(builder, form, [builder.extract_element(words, constant(k))
+    found = pieces(builder, dtype, [builder.extract_element(words, constant(k))
                                    for k in range(count)])  # fmt: skip
     return found[:width]
 
 
-def _whole_words(builder, form, words):
+def _whole_words(builder, dtype, words):
     """The words of 32 bits, or of 64 where a label has as many."""
     found = [builder.extract_element(words, constant(k)) for k in range(words.type.count)]
-    return pieces(builder, form, found) if BYTES[form] == 8 else found
+    return pieces(builder, dtype, found) if BYTES[dtype] == 8 else found
 
 
 def _mask(number):
@@ -72,13 +72,13 @@ def _odd_halves(kind):
     return odd
 
 
-def _odd_bits(form):
+def _odd_bits(dtype):
     """The same in whole numbers, where -0.0 is none of the two.
 
     1.0 is its lowest bit that is set times a factor.
     """
-    bit, factor = {Float64: (1 << 52, 1023), OldBfloat16: (1 << 7, 127)}.get(form, (1, 1))
-    bits = sum(bit << 8 * BYTES[form] * k for k in range(max(1, 4 // BYTES[form])))
+    bit, factor = {Float64: (1 << 52, 1023), OldBfloat16: (1 << 7, 127)}.get(dtype, (1, 1))
+    bits = sum(bit << 8 * BYTES[dtype] * k for k in range(max(1, 4 // BYTES[dtype])))
 
     def odd(builder, word):
         one = builder.and_(word, ir.Constant(word.type, bits))
@@ -95,9 +95,9 @@ _ODD = {
 
 
 @intrinsic
-def zeros_or_ones(typingctx, number, form, words):
+def zeros_or_ones(typingctx, number, dtype, words):
     """Whether every label is 0 or 1; several of less than 32 bits are looked at together."""
-    tag = form.instance_class
+    tag = dtype.instance_class
     odd = _ODD.get(tag) or _odd_bits(tag)
 
     def codegen(context, builder, sig, args):
@@ -105,13 +105,13 @@ def zeros_or_ones(typingctx, number, form, words):
         found = functools.reduce(builder.or_, each)
         return builder.icmp_unsigned("==", found, ir.Constant(found.type, 0))
 
-    return types.boolean(number, form, words), codegen
+    return types.boolean(number, dtype, words), codegen
 
 
 @intrinsic
-def above_zero(typingctx, number, form, words):
+def above_zero(typingctx, number, dtype, words):
     """Which labels are larger than 0; of floats, which are all 0.0 or 1.0."""
-    N, tag = number.instance_type, form.instance_class
+    N, tag = number.instance_type, dtype.instance_class
     size = BYTES[tag]
 
     def codegen(context, builder, sig, args):
@@ -132,13 +132,13 @@ def above_zero(typingctx, number, form, words):
             builder, N, [builder.icmp_unsigned("!=", b, ir.Constant(b.type, 0)) for b in found]
         )
 
-    return _mask(N)(number, form, words), codegen
+    return _mask(N)(number, dtype, words), codegen
 
 
 @intrinsic
-def equal(typingctx, number, form, words, value):
+def equal(typingctx, number, dtype, words, value):
     """Which labels are a whole number; compared in 32 bits if they are stored in no more."""
-    N, tag = number.instance_type, form.instance_class
+    N, tag = number.instance_type, dtype.instance_class
 
     def codegen(context, builder, sig, args):
         extend = builder.zext if _unsigned(tag) else builder.sext
@@ -156,13 +156,13 @@ def equal(typingctx, number, form, words, value):
             found.append(builder.and_(fits, builder.icmp_signed("==", label, value)))
         return _answer(builder, N, found)
 
-    return _mask(N)(number, form, words, types.int64), codegen
+    return _mask(N)(number, dtype, words, types.int64), codegen
 
 
 @intrinsic
-def bits_at(typingctx, form, address):
+def bits_at(typingctx, dtype, address):
     """The stored number at an address, as words."""
-    size = BYTES[form.instance_class]
+    size = BYTES[dtype.instance_class]
 
     def codegen(context, builder, sig, args):
         whole = ir.IntType(8 * size)
@@ -173,4 +173,4 @@ def bits_at(typingctx, form, address):
         high = builder.trunc(builder.lshr(bits, ir.Constant(I64, 32)), I32)
         return gathered(builder, [builder.trunc(bits, I32), high])
 
-    return Words(max(1, size // 4))(form, types.int64), codegen
+    return Words(max(1, size // 4))(dtype, types.int64), codegen

@@ -32,11 +32,11 @@ def _chain(builder, parts):
 
 
 @intrinsic
-def chunks_total(typingctx, form, count, x):
+def chunks_total(typingctx, dtype, count, x):
     """The sum of the lanes of the first ``count`` chunks; of one number, itself."""
     if not isinstance(x, Vector):
-        return x(form, types.int32, x), lambda context, builder, sig, args: args[2]
-    per = lanes_of(form.instance_class)
+        return x(dtype, types.int32, x), lambda context, builder, sig, args: args[2]
+    per = lanes_of(dtype.instance_class)
 
     def codegen(context, builder, sig, args):
         _, count, value = args
@@ -48,7 +48,7 @@ def chunks_total(typingctx, form, count, x):
             sums.append(builder.select(present, part, ir.Constant(part.type, 0.0)))
         return _tree(builder, sums)
 
-    return lane_of(x)(form, types.int32, x), codegen
+    return lane_of(x)(dtype, types.int32, x), codegen
 
 
 @intrinsic

@@ -44,28 +44,28 @@ class _WordsModel(models.PrimitiveModel):  # type: ignore[misc]
         super().__init__(dmm, fe_type, ir.VectorType(I32, fe_type.width))
 
 
-def words_of(number, form):
+def words_of(number, dtype):
     """Words that hold the lanes of a number."""
-    return Words(max(1, number.width * BYTES[form] // 4))
+    return Words(max(1, number.width * BYTES[dtype] // 4))
 
 
-def lanes_of(form):
+def lanes_of(dtype):
     """Numbers of a chunk."""
-    return CHUNK // BYTES[form]
+    return CHUNK // BYTES[dtype]
 
 
 @intrinsic
-def per_chunk(typingctx, form):
+def per_chunk(typingctx, dtype):
     """Numbers of a chunk."""
-    value = lanes_of(form.instance_class)
-    return types.int32(form), lambda context, builder, sig, args: ir.Constant(I32, value)
+    value = lanes_of(dtype.instance_class)
+    return types.int32(dtype), lambda context, builder, sig, args: ir.Constant(I32, value)
 
 
 @intrinsic
-def chunks_of(typingctx, number, form):
+def chunks_of(typingctx, number, dtype):
     """Chunks that hold the lanes of a number."""
-    value = number.instance_type.width // lanes_of(form.instance_class)
-    return types.int32(number, form), lambda context, builder, sig, args: ir.Constant(I32, value)
+    value = number.instance_type.width // lanes_of(dtype.instance_class)
+    return types.int32(number, dtype), lambda context, builder, sig, args: ir.Constant(I32, value)
 
 
 # The words of -inf, what a row is filled up with: of even and of odd places.
@@ -76,9 +76,9 @@ LOWEST = {
 }  # fmt: skip
 
 
-def fills(form, low):
+def fills(dtype, low):
     """The words of what is not there, of even and of odd places."""
-    return LOWEST[form] if low else (0, 0)
+    return LOWEST[dtype] if low else (0, 0)
 
 
 _VECTOR = {1: "b32", 2: "v2.b32", 4: "v4.b32"}
@@ -159,8 +159,8 @@ def _read_words(words, tag, low, space):
         most = builder.icmp_signed(">=", count, constant(chunks - 1))
         ways = []
         with builder.if_else(most) as (usual, other):
-            for way, there in ((usual, None), (other, count)):
-                with way:
+            for residency, there in ((usual, None), (other, count)):
+                with residency:
                     every = [at(builder, start, step, k, there) for k in range(chunks - 1)]
                     ways.append((every, builder.block))
         found = []
@@ -187,8 +187,8 @@ def _write_words(words, space):
 
 def _reader(low, space):
     @intrinsic
-    def read(typingctx, number, form, start, step, count):
-        tag = form.instance_class
+    def read(typingctx, number, dtype, start, step, count):
+        tag = dtype.instance_class
         words = words_of(number.instance_type, tag)
         code = _read_words(words, tag, low, space)
         address = types.int32 if space == "shared" else types.int64
@@ -196,7 +196,7 @@ def _reader(low, space):
         def codegen(context, builder, sig, args):
             return code(builder, *placed(builder, args[2], space), *args[3:])
 
-        return words(number, form, address, types.int32, types.int32), codegen
+        return words(number, dtype, address, types.int32, types.int32), codegen
 
     return read
 
@@ -231,12 +231,12 @@ put_words = _writer("shared")
 
 
 @intrinsic
-def read_beside(typingctx, number, form, like, start, step, count):
+def read_beside(typingctx, number, dtype, like, start, step, count):
     """Numbers that belong to the chunks of another array, of form ``like``, as words.
 
     Those of chunk k lie side by side from start + k * step; zeros from chunk ``count`` on.
     """
-    N, tag, per = number.instance_type, form.instance_class, lanes_of(like.instance_class)
+    N, tag, per = number.instance_type, dtype.instance_class, lanes_of(like.instance_class)
     words = words_of(N, tag)
     parts, size = _parts(per * BYTES[tag] // 4)
 
@@ -250,13 +250,13 @@ def read_beside(typingctx, number, form, like, start, step, count):
                 found += _load_words(builder, place, present, (0, 0), "global", size)
         return gathered(builder, found)
 
-    return words(number, form, like, types.int64, types.int64, types.int32), codegen
+    return words(number, dtype, like, types.int64, types.int64, types.int32), codegen
 
 
 @intrinsic
-def write_beside(typingctx, form, like, start, step, count, x):
+def write_beside(typingctx, dtype, like, start, step, count, x):
     """Store numbers beside the chunks of another array the same way."""
-    tag, per = form.instance_class, lanes_of(like.instance_class)
+    tag, per = dtype.instance_class, lanes_of(like.instance_class)
     parts, size = _parts(per * BYTES[tag] // 4)
 
     def codegen(context, builder, sig, args):
@@ -270,7 +270,7 @@ def write_beside(typingctx, form, like, start, step, count, x):
                 store_words(builder, place, present, words[first : first + size], "global")
         return context.get_dummy_value()
 
-    return types.void(form, like, types.int64, types.int64, types.int32, x), codegen
+    return types.void(dtype, like, types.int64, types.int64, types.int32, x), codegen
 
 
 def _parts(words):
@@ -280,23 +280,23 @@ def _parts(words):
 
 
 @intrinsic
-def no_words(typingctx, number, form):
+def no_words(typingctx, number, dtype):
     """Words that nobody reads."""
-    words = words_of(number.instance_type, form.instance_class)
+    words = words_of(number.instance_type, dtype.instance_class)
 
     def codegen(context, builder, sig, args):
         return ir.Constant(ir.VectorType(I32, words.width), None)
 
-    return words(number, form), codegen
+    return words(number, dtype), codegen
 
 
 def _halves(builder, word):
     return builder.trunc(word, I16), builder.trunc(builder.lshr(word, constant(16)), I16)
 
 
-def pieces(builder, form, words):
+def pieces(builder, dtype, words):
     """The bits of each stored number."""
-    size = BYTES[form]
+    size = BYTES[dtype]
     if size == 4:
         return words
     if size == 2:
@@ -311,37 +311,37 @@ def pieces(builder, form, words):
 
 
 @intrinsic
-def decoded(typingctx, number, form, words):
+def decoded(typingctx, number, dtype, words):
     """The lanes of a number from its words."""
-    N, tag = number.instance_type, form.instance_class
+    N, tag = number.instance_type, dtype.instance_class
 
     def codegen(context, builder, sig, args):
         raw = [builder.extract_element(args[2], constant(k)) for k in range(words.width)]
         bits = pieces(builder, tag, raw)
         return gathered(builder, [from_bits(builder, tag, N.dtype, b) for b in bits])
 
-    return N(number, form, words), codegen
+    return N(number, dtype, words), codegen
 
 
-def _pairs(builder, form, x):
+def _pairs(builder, dtype, x):
     """Two float32 as the halves of one word, rounded together."""
-    text = f"cvt.rn.{'f16x2' if form is Float16 else 'bf16x2'}.f32 $0, $2, $1;"
+    text = f"cvt.rn.{'f16x2' if dtype is Float16 else 'bf16x2'}.f32 $0, $2, $1;"
     single = FLOAT[types.float32]
     asm = ir.InlineAsm(ir.FunctionType(I32, [single, single]), text, "=r,f,f")
     return [builder.call(asm, pair) for pair in zip(x[::2], x[1::2], strict=True)]
 
 
-def words_from(builder, form, number, x):
+def words_from(builder, dtype, number, x):
     """The words that store the lanes of a number, as a list."""
     lanes = [builder.extract_element(x, constant(k)) for k in range(number.width)]
-    if form in (Float16, Bfloat16):
-        return _pairs(builder, form, [to_float32(builder, v, number.dtype) for v in lanes])
-    bits = [to_bits(builder, form, number.dtype, v) for v in lanes]
-    if form in (OldBfloat16, OldFloat16):
+    if dtype in (Float16, Bfloat16):
+        return _pairs(builder, dtype, [to_float32(builder, v, number.dtype) for v in lanes])
+    bits = [to_bits(builder, dtype, number.dtype, v) for v in lanes]
+    if dtype in (OldBfloat16, OldFloat16):
         wide = [builder.zext(b, I32) for b in bits]
         fmax = [builder.shl(b, constant(16)) for b in wide[1::2]]
         return [builder.or_(a, b) for a, b in zip(wide[::2], fmax, strict=True)]
-    if form is Float64:
+    if dtype is Float64:
         high = [builder.lshr(b, ir.Constant(I64, 32)) for b in bits]
         pairs = zip(bits, high, strict=True)
         return [builder.trunc(part, I32) for pair in pairs for part in pair]
@@ -349,14 +349,14 @@ def words_from(builder, form, number, x):
 
 
 @intrinsic
-def encoded(typingctx, form, x):
+def encoded(typingctx, dtype, x):
     """The words that store the lanes of a number."""
-    tag = form.instance_class
+    tag = dtype.instance_class
 
     def codegen(context, builder, sig, args):
         return gathered(builder, words_from(builder, tag, x, args[1]))
 
-    return words_of(x, tag)(form, x), codegen
+    return words_of(x, tag)(dtype, x), codegen
 
 
 @intrinsic

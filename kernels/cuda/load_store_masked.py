@@ -61,25 +61,25 @@ def _write_grid(builder, number, tag, x, places):
 
 
 @intrinsic
-def read_grid(typingctx, number, form, like, start, step, along, count, fill):
+def read_grid(typingctx, number, dtype, like, start, step, along, count, fill):
     """Numbers that belong to the chunks of another array, of form ``like``.
 
     Number i of chunk k lies at start + k * step + i * along; ``fill`` from chunk ``count`` on.
     """
-    N, tag, per = number.instance_type, form.instance_class, lanes_of(like.instance_class)
+    N, tag, per = number.instance_type, dtype.instance_class, lanes_of(like.instance_class)
 
     def codegen(context, builder, sig, args):
         places = _places(builder, N, per, *args[3:7])
         return _read_grid(builder, N, tag, args[7], places)
 
     sizes = (types.int64, types.int64, types.int64, types.int32)
-    return N(number, form, like, *sizes, lane_of(N)), codegen
+    return N(number, dtype, like, *sizes, lane_of(N)), codegen
 
 
 @intrinsic
-def write_grid(typingctx, form, start, step, along, count, x):
+def write_grid(typingctx, dtype, start, step, along, count, x):
     """Store the numbers of chunks the same way, up to chunk ``count``."""
-    tag = form.instance_class
+    tag = dtype.instance_class
 
     def codegen(context, builder, sig, args):
         places = _places(builder, x, lanes_of(tag), *args[1:5])
@@ -87,26 +87,26 @@ def write_grid(typingctx, form, start, step, along, count, x):
         return context.get_dummy_value()
 
     sizes = (types.int64, types.int64, types.int64, types.int32)
-    return types.void(form, *sizes, x), codegen
+    return types.void(dtype, *sizes, x), codegen
 
 
 @intrinsic
-def read_lanes(typingctx, number, form, start, step, count, fill):
+def read_lanes(typingctx, number, dtype, start, step, count, fill):
     """Numbers ``step`` bytes apart, the first ``count``; ``fill`` in the other lanes."""
-    N, tag = number.instance_type, form.instance_class
+    N, tag = number.instance_type, dtype.instance_class
 
     def codegen(context, builder, sig, args):
         none = ir.Constant(I64, 0)
         places = _places(builder, N, 1, args[2], args[3], none, args[4])
         return _read_grid(builder, N, tag, args[5], places)
 
-    return N(number, form, types.int64, types.int64, types.int32, lane_of(N)), codegen
+    return N(number, dtype, types.int64, types.int64, types.int32, lane_of(N)), codegen
 
 
 @intrinsic
-def write_lanes(typingctx, form, start, step, count, x):
+def write_lanes(typingctx, dtype, start, step, count, x):
     """Store the first ``count`` lanes ``step`` bytes apart."""
-    tag = form.instance_class
+    tag = dtype.instance_class
 
     def codegen(context, builder, sig, args):
         none = ir.Constant(I64, 0)
@@ -114,7 +114,7 @@ def write_lanes(typingctx, form, start, step, count, x):
         _write_grid(builder, x, tag, args[4], places)
         return context.get_dummy_value()
 
-    return types.void(form, types.int64, types.int64, types.int32, x), codegen
+    return types.void(dtype, types.int64, types.int64, types.int32, x), codegen
 
 
 @intrinsic
@@ -164,9 +164,9 @@ def _in_shared(builder, offset):
 
 
 @intrinsic
-def hits(typingctx, number, form, start, step, wanted):
+def hits(typingctx, number, dtype, start, step, wanted):
     """Which lane has a number: those of chunk k are start + k * step and the following."""
-    N, per = number.instance_type, lanes_of(form.instance_class)
+    N, per = number.instance_type, lanes_of(dtype.instance_class)
 
     def codegen(context, builder, sig, args):
         found = []
@@ -175,7 +175,7 @@ def hits(typingctx, number, form, start, step, wanted):
             found += [builder.icmp_signed("==", here, ir.Constant(I64, i)) for i in range(per)]
         return gathered(builder, found)
 
-    return Mask(N.width)(number, form, types.int64, types.int64, types.int64), codegen
+    return Mask(N.width)(number, dtype, types.int64, types.int64, types.int64), codegen
 
 
 @intrinsic

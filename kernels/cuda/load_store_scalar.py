@@ -8,7 +8,7 @@ from llvmlite import ir
 from fusedce.kernels.cuda.device import I32, I64
 from fusedce.kernels.cuda.dtypes import (
     BYTES,
-    KINDS,
+    DTYPE_CODES,
     Bfloat16,
     Float16,
     Float32,
@@ -36,16 +36,16 @@ def _place(builder, address, ty):
 
 
 @intrinsic
-def peek(typingctx, address, dtype):
+def peek(typingctx, address, number):
     """The number of a NumPy type at an address."""
-    T = dtype.instance_type
+    T = number.instance_type
 
     def codegen(context, builder, sig, args):
         return builder.load(
             _place(builder, args[0], context.get_value_type(T)), align=T.bitwidth // 8
         )
 
-    return T(types.int64, dtype), codegen
+    return T(types.int64, number), codegen
 
 
 @intrinsic
@@ -60,15 +60,15 @@ def poke(typingctx, address, x):
 
 
 @intrinsic
-def float_of(typingctx, dtype, bits):
+def float_of(typingctx, number, bits):
     """The float of a type whose bits a field of the plan holds."""
-    T = dtype.instance_type
+    T = number.instance_type
 
     def codegen(context, builder, sig, args):
         word = builder.trunc(args[1], I32) if T.bitwidth == 32 else args[1]
         return builder.bitcast(word, context.get_value_type(T))
 
-    return T(dtype, types.int64), codegen
+    return T(number, types.int64), codegen
 
 
 def _from_float32(builder, x, T):
@@ -103,22 +103,22 @@ def _single_of_double(builder, bits):
     return builder.bitcast(builder.or_(word, sign), FLOAT[types.float32])
 
 
-def from_bits(builder, form, T, bits):
+def from_bits(builder, dtype, T, bits):
     """The float that some bits stand for."""
-    if form is Float64:
+    if dtype is Float64:
         if types.float32 == T:
             return _single_of_double(builder, bits)
         return builder.bitcast(bits, FLOAT[types.float64])
-    if form is Float32:
+    if dtype is Float32:
         return _from_float32(builder, builder.bitcast(bits, FLOAT[types.float32]), T)
-    if form in (Float16, OldFloat16):
+    if dtype in (Float16, OldFloat16):
         text = "cvt.f32.f16 $0, $1;"
         asm = ir.InlineAsm(ir.FunctionType(FLOAT[types.float32], [I16]), text, "=f,h")
         return _from_float32(builder, builder.call(asm, [bits]), T)
-    if form in (Bfloat16, OldBfloat16):
+    if dtype in (Bfloat16, OldBfloat16):
         wide = builder.shl(builder.zext(bits, I32), constant(16))
         return _from_float32(builder, builder.bitcast(wide, FLOAT[types.float32]), T)
-    convert = builder.uitofp if form.__name__.startswith("U") else builder.sitofp
+    convert = builder.uitofp if dtype.__name__.startswith("U") else builder.sitofp
     return convert(bits, FLOAT[T])
 
 
@@ -132,54 +132,54 @@ def _rounded(builder, x):
     return builder.trunc(builder.lshr(chosen, constant(16)), I16)
 
 
-def to_bits(builder, form, T, x):
+def to_bits(builder, dtype, T, x):
     """The bits that store a float."""
-    if form is Float64:
+    if dtype is Float64:
         wide = x if types.float64 == T else builder.fpext(x, FLOAT[types.float64])
         return builder.bitcast(wide, I64)
     x = to_float32(builder, x, T)
-    if form is Float32:
+    if dtype is Float32:
         return builder.bitcast(x, I32)
-    if form is OldBfloat16:
+    if dtype is OldBfloat16:
         return _rounded(builder, x)
-    text = "cvt.rn.f16.f32 $0, $1;" if form in (Float16, OldFloat16) else "cvt.rn.bf16.f32 $0, $1;"
+    text = "cvt.rn.f16.f32 $0, $1;" if dtype in (Float16, OldFloat16) else "cvt.rn.bf16.f32 $0, $1;"
     asm = ir.InlineAsm(ir.FunctionType(I16, [FLOAT[types.float32]]), text, "=h,f")
     return builder.call(asm, [x])
 
 
-def _bits_type(form):
-    return ir.IntType(8 * BYTES[form])
+def _bits_type(dtype):
+    return ir.IntType(8 * BYTES[dtype])
 
 
 @intrinsic
-def number_at(typingctx, dtype, form, address):
+def number_at(typingctx, number, dtype, address):
     """The stored number at an address, as a float."""
-    T, tag = dtype.instance_type, form.instance_class
+    T, tag = number.instance_type, dtype.instance_class
 
     def codegen(context, builder, sig, args):
         bits = builder.load(_place(builder, args[2], _bits_type(tag)), align=BYTES[tag])
         return from_bits(builder, tag, T, bits)
 
-    return T(dtype, form, types.int64), codegen
+    return T(number, dtype, types.int64), codegen
 
 
 @intrinsic
-def put_number(typingctx, form, address, x):
+def put_number(typingctx, dtype, address, x):
     """Store a float."""
-    tag = form.instance_class
+    tag = dtype.instance_class
 
     def codegen(context, builder, sig, args):
         bits = to_bits(builder, tag, x, args[2])
         builder.store(bits, _place(builder, args[1], bits.type), align=BYTES[tag])
         return context.get_dummy_value()
 
-    return types.void(form, types.int64, x), codegen
+    return types.void(dtype, types.int64, x), codegen
 
 
 @intrinsic
-def integer_at(typingctx, form, address):
+def integer_at(typingctx, dtype, address):
     """The stored integer at an address; from 2**63 on, the largest int64."""
-    tag = form.instance_class
+    tag = dtype.instance_class
 
     def codegen(context, builder, sig, args):
         bits = builder.load(_place(builder, args[1], _bits_type(tag)), align=BYTES[tag])
@@ -191,68 +191,68 @@ def integer_at(typingctx, form, address):
         unsigned = tag.__name__.startswith("U")
         return builder.zext(bits, I64) if unsigned else builder.sext(bits, I64)
 
-    return types.int64(form, types.int64), codegen
+    return types.int64(dtype, types.int64), codegen
 
 
 @intrinsic
-def itemsize(typingctx, form):
+def itemsize(typingctx, dtype):
     """Bytes of a stored number."""
-    value = BYTES[form.instance_class]
-    return types.int32(form), lambda context, builder, sig, args: ir.Constant(I32, value)
+    value = BYTES[dtype.instance_class]
+    return types.int32(dtype), lambda context, builder, sig, args: ir.Constant(I32, value)
 
 
-F64, F32, F16, BF16, I8, IN16, IN32, IN64, U8, U16, U32, U64 = (tag() for tag in KINDS)
+F64, F32, F16, BF16, I8, IN16, IN32, IN64, U8, U16, U32, U64 = (tag() for tag in DTYPE_CODES)
 
 
 @scalar
-def any_number(T, kind, address):
+def any_number(T, dtype_code, address):
     """The same where the form is looked up."""
-    if kind == 0:
+    if dtype_code == 0:
         return number_at(T, F64, address)
-    if kind == 1:
+    if dtype_code == 1:
         return number_at(T, F32, address)
-    if kind == 2:
+    if dtype_code == 2:
         return number_at(T, F16, address)
-    if kind == 3:
+    if dtype_code == 3:
         return number_at(T, BF16, address)
-    if kind == 11:
+    if dtype_code == 11:
         return number_at(T, U64, address)
-    return T(any_integer(kind, address))
+    return T(any_integer(dtype_code, address))
 
 
 @scalar
-def any_integer(kind, address):
+def any_integer(dtype_code, address):
     """The same of integers."""
-    if kind == 4:
+    if dtype_code == 4:
         return integer_at(I8, address)
-    if kind == 5:
+    if dtype_code == 5:
         return integer_at(IN16, address)
-    if kind == 6:
+    if dtype_code == 6:
         return integer_at(IN32, address)
-    if kind == 7:
+    if dtype_code == 7:
         return integer_at(IN64, address)
-    if kind == 8:
+    if dtype_code == 8:
         return integer_at(U8, address)
-    if kind == 9:
+    if dtype_code == 9:
         return integer_at(U16, address)
-    if kind == 10:
+    if dtype_code == 10:
         return integer_at(U32, address)
     return integer_at(U64, address)
 
 
 @scalar
-def any_put(kind, address, x):
+def any_put(dtype_code, address, x):
     """Store a float as float64 or float32, as a number says."""
-    if kind == 0:
+    if dtype_code == 0:
         put_number(F64, address, x)
     else:
         put_number(F32, address, x)
 
 
 @intrinsic
-def params_of(typingctx, plan, cls, dtype):
+def params_of(typingctx, args, cls, number):
     """The NamedTuple of floats that selects the rule."""
-    T = dtype.instance_type
+    T = number.instance_type
     names = cls.instance_class._fields
     params = types.BaseTuple.from_types((T,) * len(names), cls.instance_class)
 
@@ -266,4 +266,4 @@ def params_of(typingctx, plan, cls, dtype):
             values.append(builder.bitcast(bits, context.get_value_type(T)))
         return context.make_tuple(builder, sig.return_type, values)
 
-    return params(plan, cls, dtype), codegen
+    return params(args, cls, number), codegen

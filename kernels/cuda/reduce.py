@@ -11,11 +11,11 @@ from numba.extending import overload
 
 from fusedce.kernels.cuda.device import (
     barrier,
+    barrier_cluster_arrive,
+    barrier_cluster_wait,
     block,
-    cluster_arrive,
     cluster_barrier,
     cluster_rank,
-    cluster_wait,
     get,
     get_remote,
     put,
@@ -28,8 +28,8 @@ from fusedce.kernels.cuda.elementary import largest_of
 from fusedce.kernels.scalar import INLINED, scalar, where
 
 # One exchange: a number of each of 32 warps, and one of the block for its cluster.
-EXCHANGE = 33 * 8
-EXCHANGES = 14 * EXCHANGE  # of a kernel; a multiple of 16
+REDUCTION_SLOT = 33 * 8
+REDUCTION_SLOTS = 14 * REDUCTION_SLOT  # of a kernel; a multiple of 16
 SHOWN = np.int32(32 * 8)  # where the block's number is
 
 
@@ -58,54 +58,54 @@ def fmax(a, b):
     return where(b > a, b, a)
 
 
-def seat(team, plan):
+def rank(group, args):
     """(row, lane) of this thread: the lane is its number among those that share the row."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(seat, jit_options=INLINED)
-def _seat(team, plan):
-    if issubclass(team.instance_class, Warp):
-        bits = team.instance_class.bits
+@overload(rank, jit_options=INLINED)
+def _seat(group, args):
+    if issubclass(group.instance_class, Warp):
+        bits = group.instance_class.bits
 
-        def of_warp(team, plan):
-            row = np.int64(block()) * plan.span + (thread() >> np.int32(bits))
+        def of_warp(group, args):
+            row = np.int64(block()) * args.span + (thread() >> np.int32(bits))
             return row, np.int32(thread() & np.int32((1 << bits) - 1))
 
         return of_warp
-    if team.instance_class is Block:
-        return lambda team, plan: (np.int64(block()), thread())
+    if group.instance_class is Block:
+        return lambda group, args: (np.int64(block()), thread())
 
-    def of_cluster(team, plan):
+    def of_cluster(group, args):
         rank = cluster_rank()
-        return np.int64(block()) >> plan.cluster, np.int32(rank * threads() + thread())
+        return np.int64(block()) >> args.cluster, np.int32(rank * threads() + thread())
 
     return of_cluster
 
 
-def inside_of(team, plan, row):
+def inside_of(group, args, row):
     """Whether there is a row of this number: to teams of blocks no other is given."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(inside_of, jit_options=INLINED)
-def _inside_of(team, plan, row):
-    if issubclass(team.instance_class, Warp):
-        return lambda team, plan, row: row < plan.outer * plan.inner
-    return lambda team, plan, row: True
+def _inside_of(group, args, row):
+    if issubclass(group.instance_class, Warp):
+        return lambda group, args, row: row < args.outer * args.inner
+    return lambda group, args, row: True
 
 
-def size_bits(team, plan):
+def size_bits(group, args):
     """log2 of the lanes that share a row."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(size_bits, jit_options=INLINED)
-def _size_bits(team, plan):
-    if issubclass(team.instance_class, Warp):
-        bits = team.instance_class.bits
-        return lambda team, plan: np.int32(bits)
-    return lambda team, plan: np.int32(plan.team)
+def _size_bits(group, args):
+    if issubclass(group.instance_class, Warp):
+        bits = group.instance_class.bits
+        return lambda group, args: np.int32(bits)
+    return lambda group, args: np.int32(args.group)
 
 
 @scalar
@@ -201,7 +201,7 @@ def block_sum(x, place):
 @scalar
 def block_both(a, b, place):
     """The sums of a and of b over a block."""
-    T, size, apart = type(a), np.int32(8), np.int32(EXCHANGE)
+    T, size, apart = type(a), np.int32(8), np.int32(REDUCTION_SLOT)
     a, b = warp_sum(a), warp_sum(b)
     lane = np.int32(thread() & np.int32(31))
     if lane == np.int32(0):
@@ -250,7 +250,7 @@ def cluster_sum(x, place, size):
 @scalar
 def cluster_both(a, b, place, size):
     """The sums of what they show at two places."""
-    T, apart = type(a), np.int32(EXCHANGE)
+    T, apart = type(a), np.int32(REDUCTION_SLOT)
     here = np.int32(place + SHOWN)
     if thread() == np.int32(0):
         put(here, a)
@@ -262,107 +262,107 @@ def cluster_both(a, b, place, size):
     return sum_of_8(a), sum_of_8(b)
 
 
-def maximum(team, plan, place, x, neutral):
+def reduce_max(group, args, place, x, neutral):
     """The largest x of a row; every lane of the team gets it. ``place``: number of the exchange."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(maximum, jit_options=INLINED)
-def _maximum(team, plan, place, x, neutral):
-    if issubclass(team.instance_class, Warp):
-        fold = MAXIMA[team.instance_class.bits]
-        return lambda team, plan, place, x, neutral: fold(x)
-    if team.instance_class is Block:
-        return lambda team, plan, place, x, neutral: block_max(
-            x, np.int32(place * EXCHANGE), neutral
+@overload(reduce_max, jit_options=INLINED)
+def _maximum(group, args, place, x, neutral):
+    if issubclass(group.instance_class, Warp):
+        fold = MAXIMA[group.instance_class.bits]
+        return lambda group, args, place, x, neutral: fold(x)
+    if group.instance_class is Block:
+        return lambda group, args, place, x, neutral: block_max(
+            x, np.int32(place * REDUCTION_SLOT), neutral
         )
 
-    def of_cluster(team, plan, place, x, neutral):
-        top = block_max(x, np.int32(place * EXCHANGE), neutral)
-        size = np.int32(1 << plan.cluster)
-        return cluster_max(top, np.int32(place * EXCHANGE), size, neutral)
+    def of_cluster(group, args, place, x, neutral):
+        top = block_max(x, np.int32(place * REDUCTION_SLOT), neutral)
+        size = np.int32(1 << args.cluster)
+        return cluster_max(top, np.int32(place * REDUCTION_SLOT), size, neutral)
 
     return of_cluster
 
 
-def both(team, plan, place, a, b):
+def reduce_sum2(group, args, place, a, b):
     """The sums of a and b over a row, with one wait in a block. Two exchanges."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(both, jit_options=INLINED)
-def _both(team, plan, place, a, b):
-    if issubclass(team.instance_class, Warp):
-        fold = SUMS[team.instance_class.bits]
-        return lambda team, plan, place, a, b: (fold(a), fold(b))
-    if team.instance_class is Block:
-        return lambda team, plan, place, a, b: block_both(a, b, np.int32(place * EXCHANGE))
+@overload(reduce_sum2, jit_options=INLINED)
+def _both(group, args, place, a, b):
+    if issubclass(group.instance_class, Warp):
+        fold = SUMS[group.instance_class.bits]
+        return lambda group, args, place, a, b: (fold(a), fold(b))
+    if group.instance_class is Block:
+        return lambda group, args, place, a, b: block_both(a, b, np.int32(place * REDUCTION_SLOT))
 
-    def of_cluster(team, plan, place, a, b):
-        here = np.int32(place * EXCHANGE)
+    def of_cluster(group, args, place, a, b):
+        here = np.int32(place * REDUCTION_SLOT)
         a, b = block_both(a, b, here)
-        return cluster_both(a, b, here, np.int32(1 << plan.cluster))
+        return cluster_both(a, b, here, np.int32(1 << args.cluster))
 
     return of_cluster
 
 
-def together(team, plan, place, x):
+def reduce_sum(group, args, place, x):
     """The sum of x over a row, for every lane of the team. ``place``: number of the exchange."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(together, jit_options=INLINED)
-def _together(team, plan, place, x):
-    if issubclass(team.instance_class, Warp):
-        fold = SUMS[team.instance_class.bits]
-        return lambda team, plan, place, x: fold(x)
-    if team.instance_class is Block:
-        return lambda team, plan, place, x: block_sum(x, np.int32(place * EXCHANGE))
+@overload(reduce_sum, jit_options=INLINED)
+def _together(group, args, place, x):
+    if issubclass(group.instance_class, Warp):
+        fold = SUMS[group.instance_class.bits]
+        return lambda group, args, place, x: fold(x)
+    if group.instance_class is Block:
+        return lambda group, args, place, x: block_sum(x, np.int32(place * REDUCTION_SLOT))
 
-    def of_cluster(team, plan, place, x):
-        part = block_sum(x, np.int32(place * EXCHANGE))
-        return cluster_sum(part, np.int32(place * EXCHANGE), np.int32(1 << plan.cluster))
+    def of_cluster(group, args, place, x):
+        part = block_sum(x, np.int32(place * REDUCTION_SLOT))
+        return cluster_sum(part, np.int32(place * REDUCTION_SLOT), np.int32(1 << args.cluster))
 
     return of_cluster
 
 
-def have_read(team):
+def sync_before_overwrite(group):
     """Before a lane writes what others of its team have read: a shuffle orders no memory."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(have_read, jit_options=INLINED)
-def _have_read(team):
-    if issubclass(team.instance_class, Warp):
-        return lambda team: warp_barrier()
-    return lambda team: None  # there was an exchange in between
+@overload(sync_before_overwrite, jit_options=INLINED)
+def _have_read(group):
+    if issubclass(group.instance_class, Warp):
+        return lambda group: warp_barrier()
+    return lambda group: None  # there was an exchange in between
 
 
-def depart(team):
+def cluster_arrive(group):
     """After a row's last exchange: a block of a cluster has read what it wants of the others."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(depart, jit_options=INLINED)
-def _depart(team):
-    if team.instance_class is Cluster:
-        return lambda team: cluster_arrive()
-    return lambda team: None
+@overload(cluster_arrive, jit_options=INLINED)
+def _depart(group):
+    if group.instance_class is Cluster:
+        return lambda group: barrier_cluster_arrive()
+    return lambda group: None
 
 
-def leave(team):
+def cluster_wait(group):
     """Before a block ends: its shared memory must stay while others of its cluster read it."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(leave, jit_options=INLINED)
-def _leave(team):
-    if team.instance_class is Cluster:
-        return lambda team: cluster_wait()
-    return lambda team: None
+@overload(cluster_wait, jit_options=INLINED)
+def _leave(group):
+    if group.instance_class is Cluster:
+        return lambda group: barrier_cluster_wait()
+    return lambda group: None
 
 
-def block_total(team, place, x, first):
+def block_total(group, place, x, first):
     """(sum of a block's losses, whether this thread is to store it); ``first``: lane 0 of a row."""
     raise NotImplementedError("compiled code only")
 
@@ -384,12 +384,12 @@ def rows_total(x, place):
 
 
 @overload(block_total, jit_options=INLINED)
-def _block_total(team, place, x, first):
-    if issubclass(team.instance_class, Warp):
+def _block_total(group, place, x, first):
+    if issubclass(group.instance_class, Warp):
 
-        def of_rows(team, place, x, first):
+        def of_rows(group, place, x, first):
             mine = warp_sum(where(first, x, type(x)(0)))
-            return rows_total(mine, np.int32(place * EXCHANGE)), thread() == np.int32(0)
+            return rows_total(mine, np.int32(place * REDUCTION_SLOT)), thread() == np.int32(0)
 
         return of_rows
-    return lambda team, place, x, first: (x, first)
+    return lambda group, place, x, first: (x, first)

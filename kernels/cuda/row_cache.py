@@ -1,7 +1,8 @@
-"""Where a row waits between the reduction and the gradient.
+"""Where a row's logits stay between the softmax reduction and the gradient pass.
 
-In registers (``Held``: one visit; ``Kept``: its exponentials), in shared memory (``Staged``,
-``Fetched``), or where it came from (``Again``). Each lane finds there what it has put there itself.
+In registers (``Registers``: one visit; ``RegisterExps``: its exponentials), in shared memory
+(``Smem``, ``SmemAsync``), or in global memory, from where they are loaded again (``Reload``). Each
+lane reads back only what it wrote.
 """
 
 from typing import NamedTuple
@@ -21,45 +22,45 @@ from fusedce.kernels.cuda.load_store import (
 from fusedce.kernels.scalar import INLINED, scalar
 
 
-class Held(NamedTuple):
+class Registers(NamedTuple):
     """Type tag: the row waits in registers."""
 
 
-class Kept(NamedTuple):
+class RegisterExps(NamedTuple):
     """Type tag: the exponentials wait in registers, each lane's below its own maximum."""
 
 
-class Staged(NamedTuple):
+class Smem(NamedTuple):
     """Type tag: the row waits in shared memory."""
 
 
-class Fetched(NamedTuple):
+class SmemAsync(NamedTuple):
     """Type tag: the same, brought there past the registers, all at once."""
 
 
-class Again(NamedTuple):
+class Reload(NamedTuple):
     """Type tag: the row is read again."""
 
 
-def visits(way, count, per_visit):
+def visits(residency, count, per_visit):
     """Chunks that the visits of a lane go through; a row that is held takes one visit."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(visits, jit_options=INLINED)
-def _visits(way, count, per_visit):
-    if way.instance_class in (Held, Kept):
-        return lambda way, count, per_visit: per_visit
-    return lambda way, count, per_visit: count
+def _visits(residency, count, per_visit):
+    if residency.instance_class in (Registers, RegisterExps):
+        return lambda residency, count, per_visit: per_visit
+    return lambda residency, count, per_visit: count
 
 
 @scalar
-def place_of(plan, k):
+def place_of(args, k):
     """Where a lane's k-th chunk waits in shared memory."""
-    return np.int32(plan.staged + (np.int64(k) * threads() + thread()) * 16)
+    return np.int32(args.staged + (np.int64(k) * threads() + thread()) * 16)
 
 
-def fetch(way, plan, N, form, address, span, many):
+def fetch(residency, args, N, dtype, address, span, many):
     """Bring a row to where it waits, before the first visit.
 
     Behind its chunks lies -inf, as far as visits to ``many`` chunks read: they ask no more whether
@@ -69,80 +70,80 @@ def fetch(way, plan, N, form, address, span, many):
 
 
 @overload(fetch, jit_options=INLINED)
-def _fetch(way, plan, N, form, address, span, many):
-    if way.instance_class is not Fetched:
-        return lambda way, plan, N, form, address, span, many: None
+def _fetch(residency, args, N, dtype, address, span, many):
+    if residency.instance_class is not SmemAsync:
+        return lambda residency, args, N, dtype, address, span, many: None
 
-    def fetched(way, plan, N, form, address, span, many):
+    def fetched(residency, args, N, dtype, address, span, many):
         k, here = np.int32(0), address + span.first
         while k < span.chunks:
-            copy_chunk(place_of(plan, k), here)
+            copy_chunk(place_of(args, k), here)
             here += span.step
             k = np.int32(k + 1)
-        visit = chunks_of(N, form)
+        visit = chunks_of(N, dtype)
         end = np.int32(np.int32(np.int32(many + visit - 1) // visit) * visit)
         while k < end:
-            put_lowest(form, place_of(plan, k))
+            put_lowest(dtype, place_of(args, k))
             k = np.int32(k + 1)
         copied()
 
     return fetched
 
 
-def waiting(way, words, e):
+def waiting(residency, words, e):
     """What waits of a visit: its words or its exponentials."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(waiting, jit_options=INLINED)
-def _waiting(way, words, e):
-    if way.instance_class is Kept:
-        return lambda way, words, e: e
-    return lambda way, words, e: words
+def _waiting(residency, words, e):
+    if residency.instance_class is RegisterExps:
+        return lambda residency, words, e: e
+    return lambda residency, words, e: words
 
 
-def read(way, plan, N, form, address, span, k):
+def read(residency, args, N, dtype, address, span, k):
     """The chunks from the k-th on, which go to where they wait."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(read, jit_options=INLINED)
-def _read(way, plan, N, form, address, span, k):
-    if way.instance_class is Fetched:
-        return lambda way, plan, N, form, address, span, k: get_whole(
-            N, form, place_of(plan, k), np.int32(threads() * 16)
+def _read(residency, args, N, dtype, address, span, k):
+    if residency.instance_class is SmemAsync:
+        return lambda residency, args, N, dtype, address, span, k: get_whole(
+            N, dtype, place_of(args, k), np.int32(threads() * 16)
         )
-    if way.instance_class is not Staged:
-        return lambda way, plan, N, form, address, span, k: read_logits(
-            N, form, address + span.first + np.int64(k) * span.step, span.step, span.chunks - k
+    if residency.instance_class is not Smem:
+        return lambda residency, args, N, dtype, address, span, k: read_logits(
+            N, dtype, address + span.first + np.int64(k) * span.step, span.step, span.chunks - k
         )
 
-    def staged(way, plan, N, form, address, span, k):
+    def staged(residency, args, N, dtype, address, span, k):
         here = address + span.first + np.int64(k) * span.step
-        words = read_logits(N, form, here, span.step, span.chunks - k)
-        put_words(place_of(plan, k), np.int32(threads() * 16), span.chunks - k, words)
+        words = read_logits(N, dtype, here, span.step, span.chunks - k)
+        put_words(place_of(args, k), np.int32(threads() * 16), span.chunks - k, words)
         return words
 
     return staged
 
 
-def recall(way, plan, N, form, address, span, k, words):
+def recall(residency, args, N, dtype, address, span, k, words):
     """The same chunks once more; ``words``: of the last visit."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(recall, jit_options=INLINED)
-def _recall(way, plan, N, form, address, span, k, words):
-    if way.instance_class is Held:
-        return lambda way, plan, N, form, address, span, k, words: renewed(words)
-    if way.instance_class is Fetched:
-        return lambda way, plan, N, form, address, span, k, words: get_whole(
-            N, form, place_of(plan, k), np.int32(threads() * 16)
+def _recall(residency, args, N, dtype, address, span, k, words):
+    if residency.instance_class is Registers:
+        return lambda residency, args, N, dtype, address, span, k, words: renewed(words)
+    if residency.instance_class is SmemAsync:
+        return lambda residency, args, N, dtype, address, span, k, words: get_whole(
+            N, dtype, place_of(args, k), np.int32(threads() * 16)
         )
-    if way.instance_class is Staged:
-        return lambda way, plan, N, form, address, span, k, words: get_words(
-            N, form, place_of(plan, k), np.int32(threads() * 16), span.chunks - k
+    if residency.instance_class is Smem:
+        return lambda residency, args, N, dtype, address, span, k, words: get_words(
+            N, dtype, place_of(args, k), np.int32(threads() * 16), span.chunks - k
         )
-    return lambda way, plan, N, form, address, span, k, words: read_logits(
-        N, form, address + span.first + np.int64(k) * span.step, span.step, span.chunks - k
+    return lambda residency, args, N, dtype, address, span, k, words: read_logits(
+        N, dtype, address + span.first + np.int64(k) * span.step, span.step, span.chunks - k
     )

@@ -34,11 +34,11 @@ from fusedce.kernels.link import softmax_rest
 from fusedce.kernels.scalar import INLINED, scalar
 
 
-class Chunks(NamedTuple):
+class Vectorized(NamedTuple):
     """Type tag: gradients are stored in the chunks that the logits came in."""
 
 
-class Loose(NamedTuple):
+class Misaligned(NamedTuple):
     """Type tag: gradients lie otherwise in their chunks than logits."""
 
 
@@ -56,18 +56,18 @@ class Span(NamedTuple):
 
 
 @scalar
-def row_of(plan, row):
+def row_of(args, row):
     """(outer, inner) of a row by number."""
-    if plan.inner == 1:
+    if args.inner == 1:
         return row, np.int64(0)
-    return row // plan.inner, row % plan.inner
+    return row // args.inner, row % args.inner
 
 
 @scalar
-def span_of(team, plan, form, address, lane, inside):
+def span_of(group, args, dtype, address, lane, inside):
     """The part of a row at an address that is a lane's."""
-    item, per = np.int32(itemsize(form)), np.int32(per_chunk(form))
-    classes, bits = np.int32(plan.classes), size_bits(team, plan)
+    item, per = np.int32(itemsize(dtype)), np.int32(per_chunk(dtype))
+    classes, bits = np.int32(args.classes), size_bits(group, args)
     head = min(np.int32(np.int32((-address) & 15) // item), classes)
     whole = np.int32(np.int64(np.int32(classes - head)) * item >> 4)  # item * per is 16
     body = np.int32(whole * per)
@@ -93,107 +93,107 @@ def unread(span, live):
 
 
 @scalar
-def owner_of(team, plan, form, span, label):
+def owner_of(group, args, dtype, span, label):
     """The lane that stores the gradient of a class."""
     place = np.int32(np.int32(label) - span.head)
     if place < 0:
         return np.int32(label)
     if place < span.body:
-        chunk = np.int32(place // np.int32(per_chunk(form)))
-        return np.int32(chunk & np.int32((np.int32(1) << size_bits(team, plan)) - 1))
+        chunk = np.int32(place // np.int32(per_chunk(dtype)))
+        return np.int32(chunk & np.int32((np.int32(1) << size_bits(group, args)) - 1))
     return np.int32(span.head + place - span.body)
 
 
 @scalar
-def scale_of(plan, T):
+def scale_of(args, T):
     """1 / denominator; 0 where there is nothing to divide by."""
-    if plan.record != 0:
-        return peek(plan.record + SCALE, T)
-    return float_of(T, plan.scale)
+    if args.record != 0:
+        return peek(args.record + SCALE, T)
+    return float_of(T, args.scale)
 
 
 @scalar
-def z_loss_of(plan, T):
+def z_loss_of(args, T):
     """The factor of the squared logsumexp, whose mean is over rows, not over class weights."""
-    factor = float_of(T, plan.z_loss)
-    if factor != T(0) and plan.record != 0:
-        factor *= peek(plan.record + PER_ROW, T)
+    factor = float_of(T, args.z_loss)
+    if factor != T(0) and args.record != 0:
+        factor *= peek(args.record + PER_ROW, T)
     return factor
 
 
 @scalar
-def sample_of(plan, T, outer, inner):
+def sample_of(args, T, outer, inner):
     """The sample weight of a row."""
-    if plan.sample_weight == 0:
+    if args.sample_weight == 0:
         return T(1)
-    here = plan.sample_weight + outer * plan.sample_outer + inner * plan.sample_inner
-    return any_number(T, plan.sample_kind, here)
+    here = args.sample_weight + outer * args.sample_outer + inner * args.sample_inner
+    return any_number(T, args.sample_dtype, here)
 
 
 @scalar
-def label_at(plan, labels, outer, inner):
+def label_at(args, labels, outer, inner):
     """The class index of a row, stored in a form that is known."""
-    here = plan.targets + outer * plan.targets_outer + inner * plan.targets_inner
+    here = args.targets + outer * args.targets_outer + inner * args.targets_inner
     return integer_at(labels, here)
 
 
 @scalar
-def label_of(plan, outer, inner):
+def label_of(args, outer, inner):
     """The class index of a row."""
-    here = plan.targets + outer * plan.targets_outer + inner * plan.targets_inner
-    return any_integer(plan.targets_kind, here)
+    here = args.targets + outer * args.targets_outer + inner * args.targets_inner
+    return any_integer(args.targets_dtype, here)
 
 
 @scalar
-def weight_of(plan, T, label):
+def weight_of(args, T, label):
     """The weight of a class."""
-    if plan.weight == 0:
+    if args.weight == 0:
         return T(1)
-    return any_number(T, plan.weight_kind, plan.weight + label * plan.weight_step)
+    return any_number(T, args.weight_dtype, args.weight + label * args.weight_step)
 
 
 @scalar
-def finish(team, plan, outer, inner, lane, inside, loss):
+def finish(group, args, outer, inner, lane, inside, loss):
     """The loss of a row where it is wanted, and the sum of a block's."""
-    if inside and plan.loss != 0 and lane == 0:
-        here = plan.loss + outer * plan.loss_outer + inner * plan.loss_inner
-        any_put(plan.loss_kind, here, loss)
-    if plan.partial != 0:
+    if inside and args.loss != 0 and lane == 0:
+        here = args.loss + outer * args.loss_outer + inner * args.loss_inner
+        any_put(args.loss_dtype, here, loss)
+    if args.partial != 0:
         first = inside and lane == 0
-        total, mine = block_total(team, np.int32(3), loss, first)
+        total, mine = block_total(group, np.int32(3), loss, first)
         if mine:
-            poke(plan.partial + (np.int64(block()) >> plan.cluster) * 8, total)
+            poke(args.partial + (np.int64(block()) >> args.cluster) * 8, total)
 
 
-def store(alignment, form, address, span, k, x):
+def store(alignment, dtype, address, span, k, x):
     """Gradients of the chunks from the k-th on, which lies at an address."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(store, jit_options=INLINED)
-def _store(alignment, form, address, span, k, x):
-    if alignment.instance_class is Chunks:
-        return lambda alignment, form, address, span, k, x: write_words(
-            address, span.step, span.chunks - k, encoded(form, x)
+def _store(alignment, dtype, address, span, k, x):
+    if alignment.instance_class is Vectorized:
+        return lambda alignment, dtype, address, span, k, x: write_words(
+            address, span.step, span.chunks - k, encoded(dtype, x)
         )  # fmt: skip
-    return lambda alignment, form, address, span, k, x: write_grid(
-        form, address, span.step, itemsize(form), span.chunks - k, x
+    return lambda alignment, dtype, address, span, k, x: write_grid(
+        dtype, address, span.step, itemsize(dtype), span.chunks - k, x
     )  # fmt: skip
 
 
 @scalar
-def edge_of(T, form, address, span):
+def edge_of(T, dtype, address, span):
     """A lane's number at an end of the row, or -inf."""
-    return read_lanes(T, form, address + span.edge, np.int64(0), span.edges, T(-np.inf))
+    return read_lanes(T, dtype, address + span.edge, np.int64(0), span.edges, T(-np.inf))
 
 
 @scalar
-def put_edge(form, address, span, x):
+def put_edge(dtype, address, span, x):
     """Its gradient."""
-    write_lanes(form, address + span.edge, np.int64(0), span.edges, x)
+    write_lanes(dtype, address + span.edge, np.int64(0), span.edges, x)
 
 
-def put_chunks(extra, alignment, plan, form, grad, hess, span, k, first, second):
+def put_chunks(extra, alignment, args, dtype, grad, hess, span, k, first, second):
     """Gradients, and curvatures if they are wanted, of the chunks from the k-th on.
 
     ``grad`` and ``hess`` are the addresses of that chunk.
@@ -202,38 +202,38 @@ def put_chunks(extra, alignment, plan, form, grad, hess, span, k, first, second)
 
 
 @overload(put_chunks, jit_options=INLINED)
-def _put_chunks(extra, alignment, plan, form, grad, hess, span, k, first, second):
+def _put_chunks(extra, alignment, args, dtype, grad, hess, span, k, first, second):
     if extra.instance_class is not Full:
-        return lambda extra, alignment, plan, form, grad, hess, span, k, first, second: store(
-            alignment, form, grad, span, k, first
+        return lambda extra, alignment, args, dtype, grad, hess, span, k, first, second: store(
+            alignment, dtype, grad, span, k, first
         )
 
-    def full(extra, alignment, plan, form, grad, hess, span, k, first, second):
-        if plan.grad != 0:
-            store(alignment, form, grad, span, k, first)
-        if plan.hess != 0:
-            store(alignment, form, hess, span, k, second)
+    def full(extra, alignment, args, dtype, grad, hess, span, k, first, second):
+        if args.grad != 0:
+            store(alignment, dtype, grad, span, k, first)
+        if args.hess != 0:
+            store(alignment, dtype, hess, span, k, second)
 
     return full
 
 
-def put_ends(extra, plan, form, grad, hess, span, first, second):
+def put_ends(extra, args, dtype, grad, hess, span, first, second):
     """The same of numbers at the ends of the row."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(put_ends, jit_options=INLINED)
-def _put_ends(extra, plan, form, grad, hess, span, first, second):
+def _put_ends(extra, args, dtype, grad, hess, span, first, second):
     if extra.instance_class is not Full:
-        return lambda extra, plan, form, grad, hess, span, first, second: put_edge(
-            form, grad, span, first
+        return lambda extra, args, dtype, grad, hess, span, first, second: put_edge(
+            dtype, grad, span, first
         )
 
-    def full(extra, plan, form, grad, hess, span, first, second):
-        if plan.grad != 0:
-            put_edge(form, grad, span, first)
-        if plan.hess != 0:
-            put_edge(form, hess, span, second)
+    def full(extra, args, dtype, grad, hess, span, first, second):
+        if args.grad != 0:
+            put_edge(dtype, grad, span, first)
+        if args.hess != 0:
+            put_edge(dtype, hess, span, second)
 
     return full
 

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from fusedce.kernels.cuda.compile import ENTRY, cubin
-from fusedce.kernels.cuda.kernel_args import Facts, Kernel, Launch, Plan
+from fusedce.kernels.cuda.kernel_args import Facts, Kernel, KernelArgs, Launch
 from fusedce.kernels.cuda.toolchain import INSTALL, driver, nvjitlink
 
 Attribute = driver.CUdevice_attribute
-FIELDS = len(Plan._fields)
+FIELDS = len(KernelArgs._fields)
 SHARED = 48 << 10  # what a block may have of dynamic shared memory without being asked for
 BUFFER_POINTER, BUFFER_SIZE, END = 1, 2, 0  # CU_LAUNCH_PARAM_...
 READY_KEPT = 1024
@@ -129,7 +129,7 @@ class _Ready:
         self.launch = launch
         self.function = _function(launch, device)
         self.bound = launch.bound
-        words = [*launch.plan, BUFFER_POINTER, 0, BUFFER_SIZE, 0, END, 8 * FIELDS]
+        words = [*launch.args, BUFFER_POINTER, 0, BUFFER_SIZE, 0, END, 8 * FIELDS]
         self.template = array("q", words)
         self.grid = launch.blocks, 1, 1, launch.threads, 1, 1, launch.shared
         self.configs: dict[int, Any] | None = {} if launch.cluster > 1 else None
@@ -180,7 +180,7 @@ class Ready:
             self.steps = [_Ready(launch, device) for launch in launches if launch.blocks]
 
     def __call__(self, addresses: Sequence[int], stream: int) -> None:
-        """Launch all, in order; addresses stand in the order of ``plan.ARRAYS``."""
+        """Launch all, in order; addresses stand in the order of ``kernel_args.ARRAYS``."""
         pushed = _enter(self.context)
         try:
             for step in self.steps:
@@ -205,7 +205,7 @@ def ready(launches: Sequence[Launch], device: int) -> Ready:
 def run(launches: Sequence[Launch], addresses: Sequence[int], device: int, stream: int) -> bool:
     """Launch all, in order; the first time they are compiled and loaded.
 
-    ``addresses`` stand in the order of ``plan.ARRAYS``. A stream is the driver's handle as a
+    ``addresses`` stand in the order of ``kernel_args.ARRAYS``. A stream is the driver's handle as a
     number: 0 and 1 are the default one, 2 is that of the thread. True if a graph has captured the
     launches, and so will use their scratch again.
     """

@@ -8,12 +8,12 @@ from fusedce.kernels import tuning
 from fusedce.kernels.cuda.dtypes import BYTES, CHUNK, LANES
 from fusedce.kernels.cuda.kernel_args import Bound, Facts, Fields, Kernel, Launch
 from fusedce.kernels.cuda.kernel_args import launch as made_launch
-from fusedce.kernels.cuda.reduce import EXCHANGES, WARPS, Block, Cluster, Warp
-from fusedce.kernels.cuda.row_cache import Again, Fetched, Held, Staged
-from fusedce.kernels.cuda.rows import Chunks, Loose
+from fusedce.kernels.cuda.reduce import REDUCTION_SLOTS, WARPS, Block, Cluster, Warp
+from fusedce.kernels.cuda.row_cache import Registers, Reload, Smem, SmemAsync
+from fusedce.kernels.cuda.rows import Misaligned, Vectorized
 
 
-class Room(NamedTuple):
+class ResourceLimits(NamedTuple):
     """What a kernel over rows has room for."""
 
     lanes: int  # logits of a thread
@@ -21,21 +21,21 @@ class Room(NamedTuple):
     registers: int  # a thread may take so many, that a processor has work for many threads
 
 
-def room(compute: type, full: bool, spread: bool) -> Room:
+def resource_limits(compute: type, full: bool, spread: bool) -> ResourceLimits:
     """By the type of all arithmetic; ``full``: not plain, ``spread``: every class has mass."""
     size = np.dtype(compute).itemsize // 4
     heavy = full or spread
     lanes_ = tuning.GPU_FULL_LANES if heavy else tuning.GPU_HELD_LANES
     classes = tuning.GPU_LANE_CLASSES // size // (2 if heavy else 1)
     registers = 255 if size > 1 or (full and spread) else 128 if heavy else 96
-    return Room(lanes_ // size, classes, registers)
+    return ResourceLimits(lanes_ // size, classes, registers)
 
 
-class Deal(NamedTuple):
+class Tiling(NamedTuple):
     """How rows are dealt out."""
 
-    way: type
-    team: type
+    residency: type
+    group: type
     lanes: type
     team_bits: int
     cluster_bits: int
@@ -46,19 +46,19 @@ class Deal(NamedTuple):
     def fields(self) -> Fields:
         """What a plan says of it."""
         return {
-            "team": self.team_bits, "cluster": self.cluster_bits, "staged": EXCHANGES,
+            "group": self.team_bits, "cluster": self.cluster_bits, "staged": REDUCTION_SLOTS,
             "span": self.threads >> self.team_bits,
         }  # fmt: skip
 
-    def registers(self, space: Room) -> int:
+    def registers(self, limits: ResourceLimits) -> int:
         """Registers a thread may take; rows within a warp need some more.
 
         Three blocks with rows in shared memory fit on a processor if 80 registers do; allowed 96,
         the assembler takes 88 to 104 for float32.
         """
-        if self.way in (Fetched, Staged):
-            return 80 if space.registers == 96 else space.registers
-        return max(space.registers, 128) if issubclass(self.team, Warp) else space.registers
+        if self.residency in (SmemAsync, Smem):
+            return 80 if limits.registers == 96 else limits.registers
+        return max(limits.registers, 128) if issubclass(self.group, Warp) else limits.registers
 
     def launch(self, kernel: Kernel, fields: Fields, bound: Bound) -> Launch:
         """A kernel over these rows."""
@@ -73,9 +73,9 @@ def power_above(n: int) -> int:
     return max(0, (n - 1).bit_length())
 
 
-def per_chunk(form: type) -> int:
+def per_chunk(dtype: type) -> int:
     """Numbers of a chunk."""
-    return CHUNK // BYTES[form]
+    return CHUNK // BYTES[dtype]
 
 
 def lanes(number: int) -> Any:
@@ -83,9 +83,9 @@ def lanes(number: int) -> Any:
     return LANES[number]
 
 
-def whole(form: type, logits: np.ndarray) -> bool:
+def whole(dtype: type, logits: np.ndarray) -> bool:
     """Whether every row is whole chunks."""
-    return logits.shape[1] % per_chunk(form) == 0 and aligned(logits)
+    return logits.shape[1] % per_chunk(dtype) == 0 and aligned(logits)
 
 
 def side_by_side(*arrays: np.ndarray | None) -> bool:
@@ -121,7 +121,7 @@ def alike(a: np.ndarray, b: np.ndarray | None) -> bool:
 
 def alignment(logits: np.ndarray, *outputs: np.ndarray | None) -> type:
     """How gradients are stored."""
-    return Chunks if all(alike(logits, out) for out in outputs) else Loose
+    return Vectorized if all(alike(logits, out) for out in outputs) else Misaligned
 
 
 def tight(*arrays: np.ndarray | None) -> bool:
@@ -133,49 +133,55 @@ def tight(*arrays: np.ndarray | None) -> bool:
     )
 
 
-def along(form: type, classes: int, logits: np.ndarray, *outputs: np.ndarray | None) -> bool:
+def along(dtype: type, classes: int, logits: np.ndarray, *outputs: np.ndarray | None) -> bool:
     """Whether a block's rows are one piece of memory, and too short for chunks of their own."""
-    few = logits.shape[1] <= classes and not whole(form, logits)
+    few = logits.shape[1] <= classes and not whole(dtype, logits)
     return few and side_by_side(logits, *outputs) and tight(logits, *outputs)
 
 
-def rows(form: type, logits: np.ndarray, facts: Facts, space: Room, held: type = Held) -> Deal:
+def rows(
+    dtype: type, logits: np.ndarray, facts: Facts, limits: ResourceLimits, held: type = Registers
+) -> Tiling:
     """Rows whose classes lie side by side; ``held``: how a row waits in registers."""
     outer, classes, inner = logits.shape
-    per = per_chunk(form)
-    ends = 0 if whole(form, logits) else 2 * (per - 1)
+    per = per_chunk(dtype)
+    ends = 0 if whole(dtype, logits) else 2 * (per - 1)
     chunks = max(1, classes // per)
-    most = max(1, space.lanes // per)  # chunks of a lane
+    most = max(1, limits.lanes // per)  # chunks of a lane
     bits = max(power_above(-(-chunks // most)), power_above(ends))
     if 1 << bits > tuning.GPU_HELD_THREADS:
-        return _wide(form, outer * inner, chunks, facts, space)
+        return _wide(dtype, outer * inner, chunks, facts, limits)
     chunks = -(-chunks >> bits)  # of a lane
     if bits <= 5:
         threads = tuning.GPU_THREADS
         blocks = -(-outer * inner // (threads >> bits))
-        return Deal(held, WARPS[bits], lanes(chunks * per), bits, 0, threads, EXCHANGES, blocks)
-    return Deal(held, Block, lanes(chunks * per), bits, 0, 1 << bits, EXCHANGES, outer * inner)
+        return Tiling(
+            held, WARPS[bits], lanes(chunks * per), bits, 0, threads, REDUCTION_SLOTS, blocks
+        )
+    return Tiling(
+        held, Block, lanes(chunks * per), bits, 0, 1 << bits, REDUCTION_SLOTS, outer * inner
+    )
 
 
-def _wide(form: type, rows_: int, chunks: int, facts: Facts, space: Room) -> Deal:
+def _wide(dtype: type, rows_: int, chunks: int, facts: Facts, limits: ResourceLimits) -> Tiling:
     """Rows that do not fit in registers: in shared memory, or read again."""
     threads, parts = tuning.GPU_STAGED_THREADS, 0
     # Half the lanes: 16 bits are decoded from shared memory again and again.
-    visit = max(1, space.lanes // per_chunk(form) // 2)  # chunks
-    tag = lanes(visit * per_chunk(form))
+    visit = max(1, limits.lanes // per_chunk(dtype) // 2)  # chunks
+    tag = lanes(visit * per_chunk(dtype))
     if facts.capability >= (9, 0):
         parts = power_above(-(-chunks * CHUNK // tuning.GPU_STAGED_BYTES))
         parts = min(parts, power_above(tuning.GPU_CLUSTER_MAX))
     mine = visit * -(-chunks // (visit * threads << parts))  # chunks of a thread, whole visits
     each = mine * threads * CHUNK  # bytes of a block
-    way: type = Fetched if facts.capability >= (8, 0) else Staged
-    shared = EXCHANGES + each
+    residency: type = SmemAsync if facts.capability >= (8, 0) else Smem
+    shared = REDUCTION_SLOTS + each
     if shared > facts.shared:  # so much is asked for that one block fits on a processor
-        way, shared = Again, facts.shared // 2 + 1024
-        threads = tuning.GPU_AGAIN_THREADS if space.registers < 128 else threads
-    team = Cluster if parts else Block
+        residency, shared = Reload, facts.shared // 2 + 1024
+        threads = tuning.GPU_AGAIN_THREADS if limits.registers < 128 else threads
+    group = Cluster if parts else Block
     bits = power_above(threads) + parts
-    return Deal(way, team, tag, bits, parts, threads, shared, rows_ << parts)
+    return Tiling(residency, group, tag, bits, parts, threads, shared, rows_ << parts)
 
 
 def enough(classes: int) -> type:
@@ -183,17 +189,17 @@ def enough(classes: int) -> type:
     return LANES[classes if classes <= 8 else -(-classes // 4) * 4]
 
 
-def lane_registers(way: type, compute: type, full: bool) -> int:
+def lane_registers(residency: type, compute: type, full: bool) -> int:
     """Registers a thread may take whose lane has a row to itself.
 
     A row that is read again is waited for, so that many threads count: eight blocks fit on a
     processor, and float32 has enough with that.
     """
-    return 64 if way is Again and not full and compute is np.float32 else 255
+    return 64 if residency is Reload and not full and compute is np.float32 else 255
 
 
 def patches(outer: int, classes: int, inner: int) -> dict[str, int]:
-    """How blocks of neighbours find their classes, see ``Plan``."""
+    """How blocks of neighbours find their classes, see ``KernelArgs``."""
     span = tuning.GPU_SPAN
     magic = {"magic_classes": classes, "magic_inner": inner}
     limit = (1 << 20) - span

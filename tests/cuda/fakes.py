@@ -12,7 +12,7 @@ import pytest
 from fusedce.backends import array_libraries, cpu_replay
 from fusedce.backends.array_libraries import Layout
 from fusedce.kernels import cuda
-from fusedce.kernels.cuda.kernel_args import ARRAYS, BAD, Facts, Program
+from fusedce.kernels.cuda.kernel_args import ARRAYS, BAD, Facts, Plan
 
 
 class Array:
@@ -91,11 +91,11 @@ class Gpu:
         self.problems.append(problem)
         self.options.append(options)
         survey = ("survey",) if options["divisor"] is None or options["validate"] else ()
-        return Program(survey, ("losses",), 64 * bool(survey))
+        return Plan(survey, ("losses",), 64 * bool(survey))
 
     def activation(self, name, source, target, compute, facts):
         self.problems.append((name, source, target, compute))
-        return Program((), (name,), 0)
+        return Plan((), (name,), 0)
 
     def launch(self, library, launches, addresses, device, stream):
         assert len(addresses) == len(ARRAYS)

@@ -32,7 +32,7 @@ import numpy as np
 from fusedce.kernels.cuda import compile as compiler
 from fusedce.kernels.cuda.dtypes import BYTES, CHUNK
 from fusedce.kernels.cuda.kernel_args import SLOT, Launch
-from fusedce.kernels.cuda.row_cache import Again, Fetched, Staged
+from fusedce.kernels.cuda.row_cache import Reload, Smem, SmemAsync
 from fusedce.kernels.rule import RULES
 from fusedce.kernels.tuning import GPU_SPAN
 from tests.cuda import machine_code
@@ -110,7 +110,7 @@ class Work(NamedTuple):
 
 
 def _work(one: Launch) -> Work:
-    types, name, plan = one.kernel.types, one.kernel.factory.__name__, one.plan
+    types, name, args = one.kernel.types, one.kernel.factory.__name__, one.args
     stored = types[2] if types[0] in RULES else types[1]
     per = CHUNK // BYTES[stored]
     visit = next((t.lanes // per for t in types if hasattr(t, "lanes")), 0)
@@ -122,11 +122,11 @@ def _work(one: Launch) -> Work:
         return Work("", each, (2 + weights) * each, 0, each, each)
     if name not in PASSES:
         return Work("128", visit * per, visit, 0, visit * per, visit)
-    lanes = 1 << plan.team
-    chunks = -(-plan.classes // per // lanes)
+    lanes = 1 << args.group
+    chunks = -(-args.classes // per // lanes)
     chunks = visit * -(-chunks // visit)
-    again = PASSES[name] if Again in types else 1
-    waits = PASSES[name] if Fetched in types else PASSES[name] - 1 if Staged in types else 0
+    again = PASSES[name] if Reload in types else 1
+    waits = PASSES[name] if SmemAsync in types else PASSES[name] - 1 if Smem in types else 0
     logits = chunks * per
     return Work("128", logits, chunks * again, chunks * waits, logits, chunks)
 

@@ -21,13 +21,13 @@ from tests.cuda import calls, slots
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 from fusedce.kernels.cuda import compile as compiler
-from fusedce.kernels.cuda.dtypes import BYTES, CHUNK, form
+from fusedce.kernels.cuda.dtypes import BYTES, CHUNK, dtype_tag
 from fusedce.kernels.cuda.elementwise_flat import flat_elements
 from fusedce.kernels.cuda.elementwise_rows import row_elements
 from fusedce.kernels.cuda.logit_transform import Full
 from fusedce.kernels.cuda.reduce import Block, Cluster
-from fusedce.kernels.cuda.row_cache import Again
-from fusedce.kernels.cuda.rows import Chunks
+from fusedce.kernels.cuda.row_cache import Reload
+from fusedce.kernels.cuda.rows import Vectorized
 from fusedce.kernels.rule import RULES
 from fusedce.kernels.vector import Wide
 from tests.cpu.test_threads import ROOT
@@ -94,9 +94,9 @@ def chunks(kernel):
     if name not in ("index_rows", "distribution_rows", "softmax_rows"):
         return 0, 0
     passes = 3 if name == "distribution_rows" else 2
-    again = Again in kernel.types
+    again = Reload in kernel.types
     written = 2 if Full in kernel.types else 1
-    return visit * (passes if again else 1), visit * written if Chunks in kernel.types else 0
+    return visit * (passes if again else 1), visit * written if Vectorized in kernel.types else 0
 
 
 def wide(instructions, what):
@@ -205,7 +205,7 @@ def test_nothing_is_left_out(names):
     found = kernels(names)
     print(len(found), "kernels")
     assert {kernel.factory.__name__ for kernel in found} == set(factories())
-    forms = {form(np.dtype(kind)) for kind in calls.DTYPES.values()}
+    forms = {dtype_tag(np.dtype(kind)) for kind in calls.DTYPES.values()}
     assert forms <= {t for kernel in found for t in kernel.types}
 
 

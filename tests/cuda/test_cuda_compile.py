@@ -32,7 +32,7 @@ from llvmlite import ir
 
 from fusedce.kernels.cuda import compile as compiler
 from fusedce.kernels.cuda.compile import cubin
-from fusedce.kernels.cuda.kernel_args import SLOT, Kernel, Plan
+from fusedce.kernels.cuda.kernel_args import SLOT, Kernel, KernelArgs
 from fusedce.kernels.cuda.toolchain import dispatcher, intrinsic, types
 
 FLOAT32 = (np.float32,)
@@ -50,8 +50,8 @@ def put(typingctx, address, value):
 
 
 def tiny(T):
-    def kernel(plan):
-        put(plan.logits, plan.p7 + plan.outer)
+    def kernel(args):
+        put(args.logits, args.p7 + args.outer)
 
     return kernel
 
@@ -59,7 +59,7 @@ def tiny(T):
 def test_one_word_a_field():
     """The launcher writes the fields in a row: a parameter of eight bytes each, in their order."""
     ptx = compiler._ptx(Kernel(tiny, FLOAT32), 96, (9, 0))
-    assert ptx.count(".param .u64") == len(Plan._fields)
+    assert ptx.count(".param .u64") == len(KernelArgs._fields)
     assert ptx.count(".param ") == ptx.count(".param .u64")
     read = {int(k) for k in re.findall(r"ld\.param\.u64.*_param_(\d+)\]", ptx)}
     assert read == {SLOT[name] for name in ("logits", "p7", "outer")}
@@ -137,11 +137,11 @@ def smooth(logp, logq, p, q, params):
 
 
 def ruled(rule, T, lanes):
-    def kernel(plan):
+    def kernel(args):
         N = numbers(lanes, T)
-        p = N(T(plan.p0))
-        f, _, _ = evaluate(p, p, p, p, rule(T(plan.p1)))
-        put(plan.loss, types.int64(sum_of_lanes(f)))
+        p = N(T(args.p0))
+        f, _, _ = evaluate(p, p, p, p, rule(T(args.p1)))
+        put(args.loss, types.int64(sum_of_lanes(f)))
 
     return kernel
 
@@ -164,8 +164,8 @@ def broken(T, lanes):
     if T is np.float32 and lanes is Single:
         return tiny(T)
 
-    def kernel(plan):
-        put(plan.loss, "not a number")
+    def kernel(args):
+        put(args.loss, "not a number")
 
     return kernel
 

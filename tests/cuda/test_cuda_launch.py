@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fusedce.kernels.cuda.kernel_args import ARRAYS, SLOT, Plan
+from fusedce.kernels.cuda.kernel_args import ARRAYS, SLOT, KernelArgs
 from tests.cpu.test_threads import LIMIT, ROOT
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
@@ -83,14 +83,14 @@ def words(launch):
 
 def test_a_launch(driver):
     """Grid, block, stream, device; each field in its place, addresses added to offsets."""
-    _, calls = run(driver, "launcher.run(simple, ADDRESSES, 0, 1234)")
+    _, calls = run(driver, "runtime.run(simple, ADDRESSES, 0, 1234)")
     (launch,) = named(calls, "cuLaunchKernel")
     assert (launch.grid, launch.block, launch.shared) == ("7,1,1", "96,1,1", "0")
     assert (launch.device, launch.stream) == ("0", "1234")
-    want = dict.fromkeys(Plan._fields, 0)
+    want = dict.fromkeys(KernelArgs._fields, 0)
     scratch = 1000 + 1000 * ARRAYS.index("scratch")
     want |= {"classes": 5, "p7": -2, "logits": 1000, "record": scratch, "partial": scratch + 64}
-    assert dict(zip(Plan._fields, words(launch), strict=True)) == want
+    assert dict(zip(KernelArgs._fields, words(launch), strict=True)) == want
     (function,) = named(calls, "cuKernelGetFunction")
     assert launch.function == function.function
     assert [c.name for c in calls if "Library" in c.name] == [

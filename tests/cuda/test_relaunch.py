@@ -78,9 +78,9 @@ def test_the_same_tuple_of_launches(gpu, monkeypatch):
 
 
 def relaunch_program():
-    from fusedce.kernels.cuda.kernel_args import Program
+    from fusedce.kernels.cuda.kernel_args import Plan
 
-    return Program(("survey",), ("losses",), 64)
+    return Plan(("survey",), ("losses",), 64)
 
 
 def variants(gpu):

@@ -154,13 +154,13 @@ class Grid(NamedTuple):
 
 
 def run(launches, addresses, memory: Memory, facts: Facts, turns: Turns) -> None:
-    """Run all, in order; ``addresses`` stand in the order of ``plan.ARRAYS``."""
+    """Run all, in order; ``addresses`` stand in the order of ``kernel_args.ARRAYS``."""
     with LOCK:
         watch = sum(r.end - r.start for r in memory.regions) <= WATCHED
         marks = [marks_of(r) if watch else None for r in memory.regions]
         for launch in launches:
             check(launch, facts)
-            fields = list(launch.plan)
+            fields = list(launch.args)
             for slot, k in launch.bound:
                 fields[slot] += addresses[k]
             parameters = np.array([f & (2**64 - 1) for f in fields], np.uint64)

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("numba_cuda")
 
 from fusedce.kernels.cuda.kernel_args import Facts
-from fusedce.kernels.cuda.reduce import EXCHANGES
+from fusedce.kernels.cuda.reduce import REDUCTION_SLOTS
 from tests.core import test_losses as suite
 from tests.core.test_losses import DTYPES, calls, check, make
 from tests.emulator import machine
@@ -20,7 +20,7 @@ from tests.emulator.device import Emulated
 from tests.emulator.extent import part, rest
 
 OLD = (7, 5)  # neither clusters nor an instruction that rounds to bfloat16
-SMALL = 2 * EXCHANGES - 2000  # bytes of shared memory, in which no row can wait
+SMALL = 2 * REDUCTION_SLOTS - 2000  # bytes of shared memory, in which no row can wait
 
 
 def deal(lanes=16, held=1024, staged=64, per_block=1 << 16, **facts):
@@ -197,7 +197,7 @@ def traffic(device, z, t, **options):
 
 # Besides, every lane of a row looks at the target's logit: the same for all of them, one request.
 def shared_look(device, z):
-    lanes = max((1 << one.plan.team for one in device.launched if one.plan.team), default=1)
+    lanes = max((1 << one.args.group for one in device.launched if one.args.group), default=1)
     return lanes * z.itemsize / (z.shape[1] * z.itemsize)
 
 
