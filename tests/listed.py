@@ -48,6 +48,7 @@ def competing(cases):
     return [name for name in cases if of(name).any_activation]
 
 
-def inexact_power(name, own):
-    """Whether a rule raises to a power that is no whole number, for which float32 has more room."""
-    return any(float(own[k]) % 1 for k in of(name).exponents if k in own)
+def inexact_power(own):
+    """Whether an exponent is no whole number: float32 results may have a larger error then."""
+    exponents = {name for loss in LOSSES.values() for name in loss.exponents}
+    return any(float(v) % 1 for k, v in own.items() if k in exponents)

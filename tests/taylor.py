@@ -141,7 +141,10 @@ class Terms:
 
     def __add__(self, b):
         if isinstance(b, Terms):
-            pairs = [zip(self.values, b.values, strict=True), zip(self.scales, b.scales, strict=True)]
+            pairs = [
+                zip(self.values, b.values, strict=True),
+                zip(self.scales, b.scales, strict=True),
+            ]
             return Terms(*([x + y for x, y in pair] for pair in pairs))
         if not np.any(b):
             return self
@@ -154,7 +157,9 @@ class Terms:
 
     def __mul__(self, b):
         if not isinstance(b, Terms):
-            return Terms([times(a, b) for a in self.values], [times(a, abs(b)) for a in self.scales])
+            return Terms(
+                [times(a, b) for a in self.values], [times(a, abs(b)) for a in self.scales]
+            )
         orders = ((0, 0),), ((1, 0), (0, 1)), ((2, 0), (1, 1), (1, 1), (0, 2))
         values = [sum(times(self.values[i], b.values[j]) for i, j in pairs) for pairs in orders]
         scales = [sum(self._scale_of_product(b, i, j) for i, j in pairs) for pairs in orders]

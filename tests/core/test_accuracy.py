@@ -9,8 +9,9 @@ terms that may cancel it is relative to the sum of their magnitudes (`tests.refe
 * where terms of the loss's own definition cancel: p - clip of the asymmetric loss, and with
   epsilon = -1 the loss -log p - (1 - p) of poly1.
 
-`tests.reference` gives those sums, from the definition of each loss; the true values come from `tests.exact`. An error below the
-smallest normal number passes there: probabilities underflow gradually, -gamma p log p after them.
+`tests.reference` gives those sums, from the definition of each loss; the true values come from
+`tests.exact`. An error below the smallest normal number passes there: probabilities underflow
+gradually, -gamma p log p after them.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ WHAT = ("loss", "grad", "hess")
 def bar(name, activation, dtype):
     if dtype == "float64":
         return 2e-13
-    if inexact_power(name, RULES[name]):
+    if inexact_power(RULES[name]):
         return 2e-5
     return 1e-5 if activation == "softmax" else 4e-6
 

@@ -34,11 +34,11 @@ FORMS = {
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
 
 
-def bar(dtype, activation, name, own):
+def bar(dtype, activation, own):
     """The contract's relative error: of the float32 arithmetic also for the half types."""
     if dtype == "float64":
         return 2e-13
-    if inexact_power(name, own):
+    if inexact_power(own):
         return 2e-5
     return 1e-5 if activation == "softmax" else 4e-6
 
@@ -100,7 +100,7 @@ def check(name, logits, targets, dtype="float64", *, activation, slack=1.0, **op
     want, scales = reference(
         (public, own), logits, targets, activation=activation, scales=True, **options
     )
-    rtol = slack * bar(dtype, activation, name, own)
+    rtol = slack * bar(dtype, activation, own)
     for what, ours, true, scale in zip(("loss", "grad", "hess"), got, want, scales, strict=True):
         agree(what, ours, true, scale, dtype, rtol, f"{name} {options}")
     return got
@@ -166,7 +166,9 @@ GRID = [
     for name in RULES
     for activation, forms in FORMS.items()
     for form in forms
-    if of(name).any_activation or activation == "sigmoid" or (activation is None and form != "index")
+    if of(name).any_activation
+    or activation == "sigmoid"
+    or (activation is None and form != "index")
 ]
 
 
@@ -243,7 +245,9 @@ def test_masked_classes(C, name, dtype):
             assert np.all(hess[~open_] == 0)
     loss, _, _ = check(name, z, 0 * last, dtype, activation="softmax", reduction="none")
     with np.errstate(divide="ignore"):
-        assert np.isinf(loss[0]) == np.isinf(definition((name.split()[0], RULES[name]), REAL(0), np))
+        assert np.isinf(loss[0]) == np.isinf(
+            definition((name.split()[0], RULES[name]), REAL(0), np)
+        )
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -264,7 +268,7 @@ def test_large_logits(name, activation, dtype):
     check(name, z, np.full(z.shape, 0.25), dtype, activation="softmax", reduction="none")
 
 
-@pytest.mark.parametrize("name", competing(RULES))
+@pytest.mark.parametrize("name", ["cross_entropy", "focal", "poly1"])
 def test_certain_probabilities(name):
     """p = 0 and p = 1: what is right costs nothing, what is wrong costs infinity; no clamp."""
     p, y = np.array([0.0, 1.0, 0.0, 1.0, 0.5]), np.array([0, 1, 1, 0, 1])

@@ -62,9 +62,7 @@ def derivatives(f, z, h):
     return slope, curve
 
 
-@pytest.mark.parametrize(
-    ("name", "activation"), [*BOTH, *[(n, None) for n in COMPETING]]
-)
+@pytest.mark.parametrize(("name", "activation"), [*BOTH, *[(n, None) for n in COMPETING]])
 @pytest.mark.parametrize("hard", [True, False])
 @few(6)
 @given(seeds)

@@ -123,8 +123,7 @@ OPTIONS = [
 CALLS = [
     (EVERY[name], options)
     for name, options in itertools.product(LOSSES, OPTIONS)
-    if LOSSES[name].any_activation
-    or (options["activation"] != "softmax" and options.get("dense"))
+    if LOSSES[name].any_activation or (options["activation"] != "softmax" and options.get("dense"))
 ]
 
 
