@@ -228,8 +228,8 @@ def _listed() -> dict[str, tuple[Loss, str]]:
 
 def _of_list(name: str, loss: Loss, targets: str) -> Case:
     arrays = Arrays(IMAGENET) if targets == "index" else Arrays(DENSE, targets)
-    reads = 1 if targets == "index" else 2
-    return Case(name.replace("_", "-"), name[:28], arrays, loss, reads=reads, group="losses")
+    words, reads = name.split("_"), 1 if targets == "index" else 2
+    return Case("-".join(words), " ".join(words)[:28], arrays, loss, reads=reads, group="losses")
 
 
 LISTED = _listed()

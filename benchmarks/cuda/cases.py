@@ -93,11 +93,12 @@ def _all(dtype: str) -> list[Question]:
 
 
 def _listed() -> list[Question]:
-    """Loss and gradient of the listed losses that no other question is about."""
+    """Questions about the listed losses that no other question is about."""
     found = []
     for name, (loss, targets) in cases.LISTED.items():
         shape = (65_536, 1000) if targets == "index" else (100_000_000,)
-        found += _questions(name.replace("_", "-"), name[:20], Arrays(shape, targets), loss)[:1]
+        title = name.replace("_", " ")[:20]
+        found += _questions(name.replace("_", "-"), title, Arrays(shape, targets), loss)
     return found
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import __main__ as program
 from benchmarks import oracle
+from benchmarks.cases import LISTED
 from benchmarks.cuda import cases, data, device, measure, rivals
 from benchmarks.measure import OURS, Effort
 
@@ -90,14 +91,14 @@ def small(name):
 
 def test_cases():
     names = [c.name for c in cases.CASES]
-    assert len(set(names)) == len(names) == 8 * 3 * 3
+    assert len(set(names)) == len(names) == (8 * 3 + len(LISTED)) * 3
     assert all(len(c.title) <= 28 for c in cases.CASES)
     assert [c.name for c in cases.chosen(1, ["focal-float32-loss"])] == ["focal-float32-loss"]
     quick = cases.chosen(0, [])
     assert {c.arrays.dtype for c in quick} == {"bfloat16"}
     assert {c.group for c in quick} == {"gradient"}
     groups = cases.by_problem(cases.chosen(1, []))
-    assert len(groups) == 24
+    assert len(groups) == 24 + len(LISTED)
     assert all([c.group for c in group] == list(cases.MODES) for group in groups)
 
 
