@@ -105,11 +105,11 @@ def _bind(memory, slot, array):
 
 
 @inner
-def _bound(args, blocks):
+def _bound(kernel_args, blocks):
     """A copy of a plan for this call, with room for what its blocks find and for a counter."""
     memory = np.zeros(SLOTS + 3 * blocks + 1, np.int64)
     for k in range(SLOTS):
-        memory[k] = peek(args + 8 * k, np.int64)
+        memory[k] = peek(kernel_args + 8 * k, np.int64)
     here = np.int64(memory.ctypes.data)
     memory[PARTIAL] = here + 8 * SLOTS
     memory[COUNT] = here + 8 * (SLOTS + blocks)
@@ -138,33 +138,33 @@ def _found(memory, blocks):
     return total + lost if lost - lost == 0.0 else total, count, bad
 
 
-def _spread(kernel, args, blocks, threads, taken):
-    counter = args + 8 * (SLOTS + 3 * blocks)  # see _bound
+def _spread(kernel, kernel_args, blocks, threads, taken):
+    counter = kernel_args + 8 * (SLOTS + 3 * blocks)  # see _bound
     if _swap(taken, 1) == 0:
         tasks = min(blocks, TASKS_PER_THREAD * threads)
         for _ in prange(threads):
             task = take_number(counter)
             while task < tasks:
-                call3(kernel, args, task * blocks // tasks, (task + 1) * blocks // tasks)
+                call3(kernel, kernel_args, task * blocks // tasks, (task + 1) * blocks // tasks)
                 task = take_number(counter)
         # No interrupt comes between the two swaps: Python looks for them between its own steps.
         _swap(taken, 0)
     else:
-        call3(kernel, args, 0, blocks)
+        call3(kernel, kernel_args, 0, blocks)
 
 
 _spread = njit(parallel=True, nogil=True)(_spread)
 
 
 @inner
-def _over(kernel, args, blocks, parallel, threads, taken):
+def _over(kernel, kernel_args, blocks, parallel, threads, taken):
     """All blocks; without threads what spreads them is not even compiled."""
     if threads is None:
-        call3(kernel, args, 0, blocks)
+        call3(kernel, kernel_args, 0, blocks)
     elif parallel:
-        _spread(kernel, args, blocks, threads, taken)
+        _spread(kernel, kernel_args, blocks, threads, taken)
     else:
-        call3(kernel, args, 0, blocks)
+        call3(kernel, kernel_args, 0, blocks)
 
 
 @inner
@@ -192,9 +192,9 @@ def _call(
     divisor, elements = peek(here, np.float64), peek(here + 8, np.float64)
     kept, bad, rows = 0, -1, 0.0
     # 1. Labels are read, where there is something to find out before anything is written.
-    kernel, blocks, parallel, args = _stage(here + HEAD)
+    kernel, blocks, parallel, kernel_args = _stage(here + HEAD)
     if kernel != 0:
-        memory = _bound(args, blocks)
+        memory = _bound(kernel_args, blocks)
         _bind(memory, TARGETS, labels)
         _bind(memory, WEIGHT, weight)
         _over(kernel, np.int64(memory.ctypes.data), blocks, parallel, threads, taken)
@@ -208,9 +208,9 @@ def _call(
     # 2. Losses and gradients. Where numbers to be ignored are found only now, all once more, with
     #    what the mean divides by then.
     total, again = 0.0, True
-    kernel, blocks, parallel, args = _stage(here + HEAD + STAGE)
+    kernel, blocks, parallel, kernel_args = _stage(here + HEAD + STAGE)
     while again and kernel != 0 and bad < 0 and divisor != 0.0:
-        memory = _bound(args, blocks)
+        memory = _bound(kernel_args, blocks)
         _bind(memory, LOGITS, logits)
         _bind(memory, TARGETS, targets)
         _bind(memory, SAMPLE_WEIGHT, sample_weight)
@@ -252,7 +252,7 @@ class Launch(NamedTuple):
     """A kernel over the blocks of a plan that lacks the addresses of arrays."""
 
     kernel: CFunc
-    args: bytes  # see plan.packed
+    kernel_args: bytes  # see ``kernel_args.packed``
     blocks: int
     parallel: bool
 
@@ -305,4 +305,7 @@ def _packed(launch: Launch | None) -> bytes:
     """A launch as ``_stage`` reads it."""
     if launch is None:
         return bytes(STAGE)
-    return struct.pack("qqq", launch.kernel.address, launch.blocks, launch.parallel) + launch.args
+    return (
+        struct.pack("qqq", launch.kernel.address, launch.blocks, launch.parallel)
+        + launch.kernel_args
+    )
