@@ -1,4 +1,4 @@
-"""The engine itself, for any rule."""
+"""``apply``: any registered rule, also one that is not part of the package."""
 
 from typing import Any
 
@@ -29,47 +29,51 @@ def apply(rule: Any, logits: Any, targets: Any, **options: Any) -> Any:
     sample_weight : array (N,) or of the shape of the unreduced loss, optional
         Any finite numbers; never part of the mean's denominator.
     ignore_index : int, default -100
-        Label that counts for nothing: a class index; a label of an element, also a float; or a
-        distribution of which every target is this number. Given where it cannot occur, or found
-        beside other numbers in a distribution, it is a ValueError.
+        Rows or elements with this label have loss and gradient 0 and are not counted by the mean.
+        It is a class index; a label of an element, also a float; or every number of a distribution.
+        ValueError if it is given where no label can have it, or if some but not all numbers of a
+        distribution are equal to it.
     label_smoothing : float in [0, 1], default 0
         softmax: (1 - eps) y + eps / C; sigmoid: (1 - eps) y + eps / 2.
     normalize_targets : bool, default False
         Divide a distribution by its number of nonzero entries (softmax).
     neg_label : {0, -1}
-        What stands for "no" in labels of single elements.
+        The negative label, where each element has a label.
     z_loss : float, default 0
-        Adds z_loss * logsumexp(z)**2 (softmax). Its mean is over the rows that count, whatever
-        their class weights; ``denominator`` replaces that too.
+        Adds z_loss * logsumexp(z)**2 (softmax). Its mean is over the rows that are not ignored,
+        without class weights, or is divided by ``denominator`` too.
     softcap : float > 0, optional
         logits <- softcap * tanh(logit_scale * z / softcap).
     logit_scale : float, default 1
         Multiplies the logits first.
     reduction : {"mean", "sum", "none"}
-        "none": the unreduced loss, and each gradient that of its own loss.
+        "none": the unreduced loss; each gradient is the derivative of its own row or element.
     denominator : float > 0, optional
-        What the mean divides by, instead of torch's choice; also a GPU array of one number.
+        The divisor of the mean, in place of torch's; also a GPU array of one number.
     axis : int, default -1
-        The class axis.
+        The axis of the classes.
     return_grad, return_hessian : bool
-        What to return besides the loss; the Hessian is the exact diagonal.
+        Whether to return them with the loss; the Hessian is its exact diagonal.
     loss_out, grad_out, hess_out : arrays, optional
-        Filled and returned. ``grad_out=logits`` computes in place. After an error they are as they
-        were; after that of a float label they hold numbers of no meaning, logits excepted.
+        Arrays for the results, which are returned. ``grad_out=logits`` computes in place. An error
+        leaves them unchanged, except that of a float label out of range: it leaves undefined numbers
+        in outputs other than the logits.
     validate : bool, optional
-        On the CPU labels are always checked. On a GPU only with True, which waits for it;
-        otherwise rows or elements with a label out of range have NaN for loss and gradient.
+        On the CPU labels are always checked. On a GPU they are checked only with True, for which the
+        call waits for the GPU; otherwise a label out of range gives NaN for the loss and gradient of
+        its row or element.
 
     Returns
     -------
     loss, grad[, hess]
-        ``grad`` and ``hess`` have the shape and dtype of the logits. For logits on a GPU all are
-        arrays of their library on their device, the reduced loss too, and nothing waits.
+        ``grad`` and ``hess`` have the shape and dtype of the logits. For logits on a GPU all results
+        are arrays of the same library on the same device, also the reduced loss, and the call returns
+        before they are computed.
 
     Raises
     ------
     TypeError, ValueError
-        Before any work, naming the argument, its value and what is allowed.
+        Before any computation, naming the argument, its value and what is allowed.
     IndexError
         An integer label out of range, with its position.
     ValueError

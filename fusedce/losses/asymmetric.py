@@ -12,7 +12,7 @@ from fusedce.options import Activation, Traits, with_options
 
 
 class WholeAsymmetric(NamedTuple):
-    """Focusing by whole numbers below 8, and the shift of negative labels."""
+    """Exponents that are integers below 8, and the shift of the probability of negative labels."""
 
     gamma_pos: float
     gamma_neg: float
@@ -20,7 +20,7 @@ class WholeAsymmetric(NamedTuple):
 
 
 class RealAsymmetric(NamedTuple):
-    """Focusing by any numbers."""
+    """Any exponents, and the shift."""
 
     gamma_pos: float
     gamma_neg: float
@@ -31,8 +31,8 @@ class RealAsymmetric(NamedTuple):
 def _shifted(power, log_u, u, v, p, gamma, clip):  # type: ignore[no-untyped-def]
     """f, f', f'' of -v**gamma log u by l = log p, given v**gamma; u = p + clip and v = 1 - u.
 
-    With r = log u / v: f' = v**gamma (gamma p r - p / u), and in f'' = f' + p**2 d2f/du2 the terms
-    -p/u + (p/u)**2 are put together as -(p/u) clip/u, which does not cancel.
+    With r = log u / v: f' = v**gamma (gamma p r - p / u). In f'' = f' + p**2 d2f/du2 the terms
+    -p/u + (p/u)**2 are computed as -(p/u) clip/u, without cancellation.
     """
     T = type(p)
     ratio = where(v <= tiny(v), T(-1), log_u / v)
@@ -49,10 +49,10 @@ def _shifted(power, log_u, u, v, p, gamma, clip):  # type: ignore[no-untyped-def
 
 @scalar
 def _unshifted(p, q, logp, logq, clip):  # type: ignore[no-untyped-def]
-    """(u, v, log u, log v, whether any loss is left) of the shifted probability."""
+    """(u, v, log u, log v, whether v > 0) of the shifted probability; the loss is 0 elsewhere."""
     T = type(p)
     none = clip == T(0)
-    left = ~(q <= clip)  # NaN is not shifted out
+    left = ~(q <= clip)  # True for NaN, so that the loss is NaN
     v = where(left, q - clip, T(0.5))
     u = where(left, p + clip, T(0.5))
     log_u = where(none, logp, where(v < T(0.5), log1p(-v), log(u)))
@@ -60,7 +60,7 @@ def _unshifted(p, q, logp, logq, clip):  # type: ignore[no-untyped-def]
 
 
 def _whole_negative(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
-    """f = -v**gamma log u for the outcome "no" of probability p."""
+    """f = -v**gamma log u for the negative outcome, which has probability p."""
     T = type(p)
     u, v, log_u, _log_v, left = _unshifted(p, q, logp, logq, params.clip)
     gamma = params.gamma_neg
@@ -69,7 +69,7 @@ def _whole_negative(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
 
 
 def _real_negative(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
-    """f = -v**gamma log u for the outcome "no" of probability p."""
+    """f = -v**gamma log u for the negative outcome, which has probability p."""
     T = type(p)
     gamma = params.gamma_neg
     u, v, log_u, log_v, left = _unshifted(p, q, logp, logq, params.clip)
@@ -80,7 +80,7 @@ def _real_negative(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
 
 @scalar
 def _positive(gamma, logp, focal):  # type: ignore[no-untyped-def]
-    """The focal rule; cross-entropy where gamma is 0. Chosen without a branch, for vectors."""
+    """The focal rule; cross-entropy for gamma 0. Selected without a branch, for vectors."""
     T = type(logp)
     none = gamma == type(gamma)(0)
     f, f1, f2 = focal
@@ -120,9 +120,9 @@ def asymmetric(
     logits, targets
         As in ``binary_cross_entropy``; ``activation`` is "sigmoid" or None.
     gamma_pos, gamma_neg : float >= 0
-        Focusing of positive and of negative labels.
+        Focusing exponents of positive and of negative labels.
     clip : float in [0, 1)
-        Negative labels with a probability below it cost nothing.
+        Negative labels with a probability below it have no loss.
     **options
         As in ``fusedce.apply``.
 
@@ -159,11 +159,11 @@ def asymmetric(
     return run(params, traits, logits, targets, activation=activation, **options)
 
 
-def _reference(p, xp, gamma_pos):  # type: ignore[no-untyped-def]
+def _reference(p: Any, xp: Any, gamma_pos: Any) -> Any:
     return -((1 - p) ** gamma_pos) * xp.log(p)
 
 
-def _negative_reference(p, xp, gamma_neg, clip):  # type: ignore[no-untyped-def]
+def _negative_reference(p: Any, xp: Any, gamma_neg: Any, clip: Any) -> Any:
     shifted = xp.maximum(1 - p - clip, 0)
     return -(shifted**gamma_neg) * xp.log(1 - shifted)
 

@@ -29,8 +29,8 @@ def generalized_cross_entropy(logits: Any, targets: Any, *, q: float = 0.7, **op
     """Generalized cross-entropy of logits, with its gradient.
 
     loss = (1 - p**q) / q with p the probability of the true outcome: between cross-entropy (q to 0)
-    and the mean absolute error (q = 1), to forgive wrong labels. Gradient by the true class's logit
-    (softmax): -p**q (1 - p).
+    and the mean absolute error (q = 1), to be robust to wrong labels. Gradient by the true class's
+    logit (softmax): -p**q (1 - p).
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def generalized_cross_entropy(logits: Any, targets: Any, *, q: float = 0.7, **op
     return run(GeneralizedCrossEntropy(q), traits, logits, targets, **options)
 
 
-def _reference(p, xp, q):  # type: ignore[no-untyped-def]
+def _reference(p: Any, xp: Any, q: Any) -> Any:
     return (1 - p**q) / q
 
 

@@ -63,7 +63,7 @@ def poly1(logits: Any, targets: Any, *, epsilon: float = 1.0, **options: Any) ->
     return run(Poly1(epsilon, 1.0 + epsilon), Traits("poly1"), logits, targets, **options)
 
 
-def _reference(p, xp, epsilon):  # type: ignore[no-untyped-def]
+def _reference(p: Any, xp: Any, epsilon: Any) -> Any:
     return -xp.log(p) + epsilon * (1 - p)
 
 
