@@ -55,20 +55,20 @@ def apply(rule: Any, logits: Any, targets: Any, **options: Any) -> Any:
     return_grad, return_hessian : bool
         Whether to return them with the loss; the Hessian is its exact diagonal.
     loss_out, grad_out, hess_out : arrays, optional
-        Arrays for the results, which are returned. ``grad_out=logits`` computes in place. An error
-        leaves them unchanged, except that of a float label out of range: it leaves undefined numbers
-        in outputs other than the logits.
+        Arrays for the results, which are returned. ``grad_out=logits`` computes in place. Errors
+        leave them unchanged; only that of a float label out of range leaves undefined numbers in
+        outputs other than the logits.
     validate : bool, optional
-        On the CPU labels are always checked. On a GPU they are checked only with True, for which the
-        call waits for the GPU; otherwise a label out of range gives NaN for the loss and gradient of
-        its row or element.
+        On the CPU labels are always checked. On a GPU they are checked only with True, for which
+        the call waits for the GPU; otherwise a label out of range gives NaN for the loss and
+        gradient of its row or element.
 
     Returns
     -------
     loss, grad[, hess]
-        ``grad`` and ``hess`` have the shape and dtype of the logits. For logits on a GPU all results
-        are arrays of the same library on the same device, also the reduced loss, and the call returns
-        before they are computed.
+        ``grad`` and ``hess`` have the shape and dtype of the logits. For logits on a GPU all
+        results, also the reduced loss, are arrays of the same library on the same device, and the
+        call returns before they are computed.
 
     Raises
     ------
