@@ -225,8 +225,7 @@ def common(problem: Problem) -> tuple[Fields, Bound]:
     floats = {
         "label_factor": problem.label_factor, "label_shift": problem.label_shift,
         "ignore_value": problem.ignore_value,
-        "z_loss": problem.z_loss, "softcap": problem.softcap,
-        "logit_scale": problem.logit_scale, "pos_factor": up, "neg_factor": down,
+        "pos_factor": up, "neg_factor": down, **problem.scalars,
     }  # fmt: skip
     floats |= {f"p{k}": p for k, p in enumerate(problem.params)}
     fields |= {name: bits(value, T) for name, value in floats.items()}
@@ -252,4 +251,4 @@ def common(problem: Problem) -> tuple[Fields, Bound]:
 
 def is_full(problem: Problem) -> bool:
     """Whether a kernel for more than plain logits and gradients is needed."""
-    return problem.hess is not None or problem.softcap != 0.0 or problem.logit_scale != 1.0
+    return problem.hess is not None or problem.transforms_logits

@@ -16,7 +16,7 @@ from typing import Any
 import fusedce
 from fusedce.losses import LOSSES
 from fusedce.losses.declaration import Loss
-from fusedce.options import Activation, Options, Reduction
+from fusedce.options import TYPES, Activation, Reduction
 
 PATH = Path(fusedce.__file__).with_name("__init__.pyi")
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -48,7 +48,7 @@ ALIASES = {Activation: "Activation", Reduction: "Reduction"}
 WORDS = {"float": "_Float", "int": "_Int", "bool": "_Bool"}  # NumPy's numbers are taken as well
 # Options that each function names itself: their defaults differ, or they say what comes back.
 OWN = ("activation", "return_grad", "return_hessian")
-SHARED = [name for name in Options._fields if name not in OWN]
+SHARED = [name for name in TYPES if name not in OWN]
 TRUE, FALSE = "Literal[True]", "Literal[False]"
 # return_grad, return_hessian, what comes back; at last for arrays of other libraries, or for flags
 # that are known only when the call runs.
@@ -108,14 +108,14 @@ def declared(name: str) -> str:
 
 def stubs() -> str:
     """The whole file."""
-    options = "".join(f"    {n}: {taken(Options.__annotations__[n])}\n" for n in SHARED)
+    options = "".join(f"    {n}: {taken(TYPES[n])}\n" for n in SHARED)
     return HEAD + options + "\n" + "".join(map(declared, sorted(fusedce.__all__)))
 
 
 def row(loss: Loss) -> str:
     """A loss in the table of README.md: call with own options, activations, what it is, source."""
-    shared = set(Options._fields) | {"logits", "targets"}
-    own = [p for p in inspect.signature(loss.function).parameters.values() if p.name not in shared]
+    own = [p for p in inspect.signature(loss.function).parameters.values()
+           if p.name not in {*TYPES, "logits", "targets"}]  # fmt: skip
     words = ["z", "y", *(f"{p.name}={p.default!r}".replace("'", '"') for p in own)]
     usual = " or ".join(str(activation) for activation in loss.activations)
     return f"| `{loss.name}({', '.join(words)})` | {usual} | {loss.summary} | {loss.source} |\n"
