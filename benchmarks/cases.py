@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 
 import fusedce
+from fusedce import losses as listed
 
 Item = TypeVar("Item", bound=Any)  # with a name
 AnyCase = TypeVar("AnyCase", bound="Case")
@@ -28,7 +29,8 @@ DTYPES: dict[str, Any] = {
 class Loss:
     """The mean of a loss, with the gradient by every logit unless ``grad`` is False.
 
-    ``gamma`` 0 is cross-entropy, any other value focal loss.
+    ``gamma`` 0 is cross-entropy, any other value focal loss, unless ``function`` names another
+    listed loss, with ``own`` options.
     """
 
     activation: str = "softmax"
@@ -37,6 +39,8 @@ class Loss:
     smoothing: float = 0.0
     weighted: bool = False  # one weight for each class
     grad: bool = True
+    function: str | None = None
+    own: tuple[tuple[str, Any], ...] = ()
 
     def __call__(self, logits: Any, targets: Any, weight: Any, axis: int, **more: Any) -> Any:
         """Call fusedce."""
@@ -50,6 +54,8 @@ class Loss:
             options["weight"] = weight
         if self.smoothing:
             options["label_smoothing"] = self.smoothing
+        if self.function is not None:
+            return getattr(fusedce, self.function)(logits, targets, **dict(self.own), **options)
         if self.gamma:
             return fusedce.focal(logits, targets, gamma=self.gamma, alpha=self.alpha, **options)
         return fusedce.cross_entropy(logits, targets, **options)
@@ -156,7 +162,7 @@ class Case:
     @property
     def alone(self) -> bool:
         """Whether it compares fusedce with itself only."""
-        return self.group in ("layout", "threads")
+        return self.group in ("layout", "threads") or self.loss.function is not None
 
     def divided(self, by: int) -> "Case":
         """The same on fewer rows; small cases and shapes of the command line stay as they are."""
@@ -213,6 +219,25 @@ def _rows(rows: int) -> Case:
     return Case(name, title, Arrays((rows, 100)), reads=2, group="rows", level=USUAL)
 
 
+def _listed() -> dict[str, tuple[Loss, str]]:
+    """The listed losses that no case below is about: the loss, and its targets."""
+    found = {}
+    for name, loss in listed.LOSSES.items():
+        if name not in ("cross_entropy", "binary_cross_entropy", "focal"):
+            activation = loss.activations[0]
+            own = tuple(loss.options[0].items())
+            targets = "index" if activation == "softmax" else "float32"
+            found[name] = Loss(str(activation), function=name, own=own), targets
+    return found
+
+
+def _of_list(name: str, loss: Loss, targets: str) -> Case:
+    arrays = Arrays(IMAGENET) if targets == "index" else Arrays(DENSE, targets)
+    words, reads = name.split("_"), 1 if targets == "index" else 2
+    return Case("-".join(words), " ".join(words)[:28], arrays, loss, reads=reads, group="losses")
+
+
+LISTED = _listed()
 TWO = Bar(2.0)
 MIXED = Bar(1.3)
 THREADS = Bar(1 / 1.7, "1 thread")
@@ -265,6 +290,7 @@ CASES: tuple[Case, ...] = (
     *(_small(*shape) for shape in ((1, 2), (32, 10), (256, 1000))),
     *map(_classes, (2, 10, 32, 100, 1000, 10_000, 100_000)),
     *map(_rows, (1, 10, 100, 1000, 10_000, 100_000, 1_000_000)),
+    *(_of_list(name, *loss) for name, loss in LISTED.items()),
 )  # fmt: skip
 
 
@@ -298,6 +324,7 @@ LOSSES = {
     "binary_cross_entropy": (BCE, "float32"),
     "focal": (FOCAL, "float32"),
     "softmax_focal": (SOFT_FOCAL, "index"),
+    **LISTED,
 }
 
 

@@ -1,9 +1,10 @@
 """Loss and gradient in float64 from their definitions; a result that differs is not timed.
 
 No code is shared with fusedce or a rival. The loss of one outcome of log-probability l is
-f(l) = -(1 - p)^gamma l with p = exp(l).
+f(l) = -(1 - p)^gamma l with p = exp(l), or what a listed loss states as its reference.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 
 from benchmarks.cases import Loss
 from benchmarks.data import Array, Problem, last
+from fusedce.losses import LOSSES
 
 # (relative to the component, relative to the largest): half precision rounds, and 1 - p by
 # subtraction, as rivals do it, loses digits.
@@ -36,8 +38,23 @@ class Answer:
     grad: Array
 
 
-def outcome(loss: Loss, logp: Array, q: Array) -> tuple[Array, Array]:
-    """f and f' of log p, q = 1 - p."""
+STEP = 1e-20  # along the imaginary axis, of log p
+
+
+def stated(loss: Loss, logp: Array, negative: bool) -> tuple[Array, Array]:
+    """f and f' of log p from the reference of a listed loss, by a complex step."""
+    declared, own = LOSSES[str(loss.function)], dict(loss.own)
+    function: Any = (declared.negative if negative else None) or declared.reference
+    named = inspect.signature(function).parameters
+    p = np.exp(logp + 1j * STEP)
+    f = function(p, np, **{k: v for k, v in own.items() if k in named})
+    return f.real, f.imag / STEP
+
+
+def outcome(loss: Loss, logp: Array, q: Array, negative: bool = False) -> tuple[Array, Array]:
+    """f and f' of log p, q = 1 - p; ``negative``: of the outcome 0 of a label."""
+    if loss.function is not None:
+        return stated(loss, logp, negative)
     if not loss.gamma:
         return -logp, -np.ones_like(logp)
     power = q**loss.gamma
@@ -61,7 +78,7 @@ def sigmoid_elements(loss: Loss, z: Array, labels: Array) -> tuple[Array, Array]
     logp, logq = -np.logaddexp(0, -z), -np.logaddexp(0, z)
     p, q = np.exp(logp), np.exp(logq)
     f1, slope1 = outcome(loss, logp, q)
-    f0, slope0 = outcome(loss, logq, p)
+    f0, slope0 = outcome(loss, logq, p, negative=True)
     pos, neg = yes * labels, no * (1 - labels)
     return pos * f1 + neg * f0, pos * slope1 * q - neg * slope0 * p
 

@@ -58,6 +58,8 @@ def prepare_numpy(problem: Problem, threads: int) -> tuple[Call, Read]:
 
 def refused_by_numpy(case: Case) -> str | None:
     """NumPy has no fast arithmetic in half precision."""
+    if case.loss.function is not None:
+        return "has no such loss"
     return "half precision" if case.arrays.dtype.endswith("float16") else None
 
 

@@ -45,7 +45,7 @@ class Question(Case):
 
 def bars(case: Question) -> dict[str, float]:
     """The least share of the copy's bandwidth, and by rival how many times faster."""
-    if case.own:
+    if case.own or case.alone:
         return {}
     found = {"torch": 1.0}
     if case.group == ALONE:
@@ -91,7 +91,20 @@ def _all(dtype: str) -> list[Question]:
     return found + _questions("bce", "sigmoid BCE 100 M", dense, BCE, 2)
 
 
-CASES = tuple(case for dtype in ("bfloat16", "float32", "float16") for case in _all(dtype))
+def _listed() -> list[Question]:
+    """Questions about the listed losses that no other question is about."""
+    found = []
+    for name, (loss, targets) in cases.LISTED.items():
+        shape = (65_536, 1000) if targets == "index" else (100_000_000,)
+        title = name.replace("_", " ")[:20]
+        found += _questions(name.replace("_", "-"), title, Arrays(shape, targets), loss)
+    return found
+
+
+CASES = (
+    *(case for dtype in ("bfloat16", "float32", "float16") for case in _all(dtype)),
+    *_listed(),
+)
 
 
 def own(shapes: list[tuple[int, ...]], dtypes: list[str], losses: list[str]) -> list[Question]:

@@ -99,7 +99,7 @@ def prepared(
     found: dict[str, Entries] = {}
     skipped: dict[str, str] = {}
     case, room = setting.problem.case, setting.device.free()
-    for rival in rivals:
+    for rival in () if case.alone else rivals:
         needed = rival.memory(case) * case.arrays.logits_bytes
         why = rival.refuses(case)
         if why is None and needed > room:

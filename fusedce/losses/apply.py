@@ -1,4 +1,4 @@
-"""The engine itself, for any rule."""
+"""``apply``: any registered rule, also one that is not part of the package."""
 
 from typing import Any
 
@@ -25,13 +25,14 @@ def apply(rule: Any, logits: Any, targets: Any, **options: Any) -> Any:
     Returns
     -------
     loss, grad[, hess]
-        ``grad`` and ``hess`` have the shape and dtype of the logits. For logits on a GPU all are
-        arrays of their library on their device, the reduced loss too, and nothing waits.
+        ``grad`` and ``hess`` have the shape and dtype of the logits. For logits on a GPU all
+        results, also the reduced loss, are arrays of the same library on the same device, and the
+        call returns before they are computed.
 
     Raises
     ------
     TypeError, ValueError
-        Before any work, naming the argument, its value and what is allowed.
+        Before any computation, naming the argument, its value and what is allowed.
     IndexError
         An integer label out of range, with its position.
     ValueError

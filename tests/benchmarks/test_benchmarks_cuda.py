@@ -12,6 +12,7 @@ import pytest
 from benchmarks import __main__ as program
 from benchmarks import cases as shared
 from benchmarks import oracle
+from benchmarks.cases import LISTED
 from benchmarks.cuda import cases, data, device, measure, rivals
 from benchmarks.measure import OURS, Effort
 
@@ -91,7 +92,7 @@ def small(name):
 
 def test_cases():
     names = [c.name for c in cases.CASES]
-    assert len(set(names)) == len(names) == 8 * 3 * 3
+    assert len(set(names)) == len(names) == (8 * 3 + len(LISTED)) * 3
     assert all(len(c.title) <= 28 for c in cases.CASES)
     assert [c.name for c in shared.chosen(1, ["focal-float32-loss"], cases.CASES)] == [
         "focal-float32-loss"
@@ -100,7 +101,7 @@ def test_cases():
     assert {c.arrays.dtype for c in quick} == {"bfloat16"}
     assert {c.group for c in quick} == {"gradient"}
     groups = cases.by_problem(shared.chosen(1, [], cases.CASES))
-    assert len(groups) == 24
+    assert len(groups) == 24 + len(LISTED)
     assert all([c.group for c in group] == list(cases.MODES) for group in groups)
 
 

@@ -81,7 +81,7 @@ def calls() -> list[Call]:
     found += [_sigmoid("focal", "float32", "int64"), _sigmoid("focal", "bfloat16", "float32")]
     found += [_sigmoid(loss, d, "bool") for loss in ("cross_entropy", "asymmetric")
               for d in ("float32", "bfloat16")]  # fmt: skip
-    found += [_sigmoid("real_focal", "float32", "bool")]
+    found += [_sigmoid("focal 3.7", "float32", "bool")]
     found += [_sigmoid("focal", d, "index") for d in three]
     weights = {"weight": Array((80,), np.float32)}
     samples = {"sample_weight": Array((4096, 1), np.float32)}
