@@ -12,7 +12,7 @@ from fusedce import arrays, checks
 from fusedce.backends import array_libraries, cuda_replay
 from fusedce.backends.array_libraries import Shadow
 from fusedce.backends.cpu import HOST, Host
-from fusedce.kernels.cuda.kernel_args import ARRAYS, BAD
+from fusedce.kernels.cuda.kernel_args import ARRAYS, STATS_BAD_LABEL
 from fusedce.kernels.problem import Problem
 from fusedce.options import Call
 
@@ -226,8 +226,8 @@ class Gpu:
                 self._fill("loss_out", math.nan if empty_mean else 0.0)
             return tuple(results) if len(results) > 1 else results[0]
         divisor, there = _divisor(call)
-        program = dispatch.program(
-            problem, divisor=divisor, given=there, validate=validate, total=total,
+        program = dispatch.plan(
+            problem, divisor=divisor, user_denominator=there, validate=validate, total=total,
             facts=array_libraries.facts(self.device),
         )  # fmt: skip
         inputs = [problem.logits, problem.targets, problem.sample_weight, problem.weight]
@@ -249,14 +249,14 @@ class Gpu:
             scratch = self.library.empty((program.scratch,), np.uint8, None, self.device)
             addresses[-1] = self.library.layout(scratch).address
         where = self.device, self.stream
-        if checked is not None and program.survey:
-            array_libraries.launch(self.library, program.survey, addresses, *where)
-            bad = array_libraries.read(addresses[-1] + BAD, np.int64, *where)
+        if checked is not None and program.label_pass:
+            array_libraries.launch(self.library, program.label_pass, addresses, *where)
+            bad = array_libraries.read(addresses[-1] + STATS_BAD_LABEL, np.int64, *where)
             if bad >= 0:
                 raise self._bad_label(checked, int(bad))
             launches: tuple[Any, ...] = program.losses
         else:
-            launches = program.survey + program.losses
+            launches = program.label_pass + program.losses
         if array_libraries.launch(self.library, launches, addresses, *where):
             array_libraries.CAPTURED.append(scratch)
         return launches

@@ -55,8 +55,8 @@ def largest_of(typingctx, a, b):
 
 
 @intrinsic
-def flipped(typingctx, x, sign):
-    """-x where ``sign`` is negative, else x."""
+def mul_sign(typingctx, x, sign):
+    """x times the sign of ``sign``: -x where that is negative, else x."""
 
     def codegen(context, builder, sig, args):
         def flip(a, b):
