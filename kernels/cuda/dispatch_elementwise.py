@@ -163,12 +163,15 @@ def _contiguous_launch(problem: Problem, dtype: type, flat: bool, facts: Facts) 
     link: type = Sigmoid if problem.activation == "sigmoid" else Identity
     if link is Sigmoid and problem.logits.itemsize == 2 and not full:
         link = HalfSigmoid
+    weight_tags = [NoWeight if w is None else dtype_tag(w.dtype) for w in weights]
     types = ElementTypes(
         params=type(problem.params), compute=T, dtype=dtype,
         targets=dtype_tag(problem.targets.dtype, facts.capability),
         loss=SumOnly if problem.loss is None else dtype_tag(problem.loss.dtype),
         link=link, lanes=tiling.enough(many), labels=labels, check=check,
-        extra=Full if full else Plain, numbers=Wide,
+        extra=Full if full else Plain,
+        weight=weight_tags[0], pos_weight=weight_tags[1], sample_weight=weight_tags[2],
+        numbers=Wide,
     )  # fmt: skip
     # 4. What differs between the two kernels.
     factory: Callable[..., Any] = elementwise_flat
@@ -176,8 +179,6 @@ def _contiguous_launch(problem: Problem, dtype: type, flat: bool, facts: Facts) 
         fields |= {"outer": 1, "classes": problem.logits.size, "inner": 1}
     else:
         factory = elementwise_rows
-        arrays = (NoWeight if w is None else dtype_tag(w.dtype) for w in weights)
-        types = ElementTypes(*types[: -len(weights)], *arrays)
         factor, shift = tiling.magic(problem.logits.shape[1] // per)
         fields |= {"magic_classes": factor, "shift_classes": shift}
     kernel = Kernel(factory, types, registers)

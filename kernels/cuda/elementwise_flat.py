@@ -80,10 +80,10 @@ class ElementTypes(NamedTuple):
     labels: type  # HardLabels, HardLabelsNoHess, SoftLabels or MostlyHardLabels
     check: type  # UncheckedLabels, IntegerLabels, FloatLabels or ClassIndices
     extra: type  # Plain or Full, see logit_transform.py
+    weight: type  # dtype of each weight array, or NoWeight
+    pos_weight: type
+    sample_weight: type
     numbers: type  # Wide, or Single for a rule that takes no vectors
-    weight: type = NoWeight  # dtype of each weight array
-    pos_weight: type = NoWeight
-    sample_weight: type = NoWeight
 
 
 # ------------------------------------------------------------------------- labels that do not count
