@@ -128,9 +128,9 @@ def fake_gpu(monkeypatch):
     for name in ("launch", "read", "wait"):
         monkeypatch.setattr(array_libraries, name, getattr(gpu, name))
     monkeypatch.setattr(array_libraries, "facts", lambda device: Facts())
-    execute = SimpleNamespace(plan=gpu.plan, activation=gpu.activation)
-    monkeypatch.setitem(sys.modules, "fusedce.kernels.cuda.dispatch", execute)
-    monkeypatch.setattr(cuda, "execute", execute, raising=False)
+    dispatch = SimpleNamespace(plan=gpu.plan, activation=gpu.activation)
+    monkeypatch.setitem(sys.modules, "fusedce.kernels.cuda.dispatch", dispatch)
+    monkeypatch.setattr(cuda, "dispatch", dispatch, raising=False)
     monkeypatch.setattr(cpu_replay, "_KEPT", {})
     monkeypatch.setattr(cpu_replay, "recall", cpu_replay._KEPT.get)
     return gpu
