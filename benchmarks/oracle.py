@@ -1,7 +1,7 @@
-"""Loss and gradient in float64 from their definitions: who disagrees is not timed.
+"""Loss and gradient in float64 from their definitions; a result that differs is not timed.
 
-Shares no code with the engine or a rival. One outcome of log-probability l costs
-f(l) = -(1 - p)^gamma l, p = exp(l).
+No code is shared with fusedce or a rival. The loss of one outcome of log-probability l is
+f(l) = -(1 - p)^gamma l with p = exp(l).
 """
 
 from collections.abc import Callable
@@ -19,18 +19,18 @@ TOLERANCE = {
     "float64": (1e-6, 1e-9), "float32": (1e-3, 1e-6), "float16": (1e-2, 1e-3),
     "bfloat16": (5e-2, 1e-2),
 }  # fmt: skip
-TINIEST = {"float16": 6.0e-8}  # its smallest number: means over many rows end there
-Fetch = Callable[[Any], Array]  # an array of whatever kind, as the answer's
-PLACES = 6  # blocks of a gradient that are looked at
+TINIEST = {"float16": 6.0e-8}  # its smallest number; gradients of means over many rows underflow
+Fetch = Callable[[Any], Array]  # converts an array of any library to one like the answer's
+PLACES = 6  # blocks of a gradient that are compared
 
 
 class Disagreement(Exception):
-    """A contender computes something else."""
+    """A contender computes a wrong loss or gradient."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The mean loss of the whole problem, and the gradient of its first block."""
+    """The mean loss of the whole problem; its gradient in the first block times upstream."""
 
     loss: float
     grad: Array
@@ -67,7 +67,7 @@ def sigmoid_elements(loss: Loss, z: Array, labels: Array) -> tuple[Array, Array]
 
 
 def answer(problem: Problem) -> Answer:
-    """What is right, from one block and how often each of its rows occurs."""
+    """The right answer, from one block and how often each of its rows occurs."""
     loss, (logits, targets) = problem.case.loss, problem.block
     z, classes = logits.astype(np.float64), logits.shape[-1]
     indices = problem.case.arrays.targets == "index"
@@ -86,30 +86,32 @@ def answer(problem: Problem) -> Answer:
         values, grad = softmax_rows(loss, z, mass)
         values = values.reshape(len(z), -1).sum(axis=1)
         count = float(times @ weights.reshape(len(z), -1).sum(axis=1))
-    return Answer(float(times @ values) / count, grad / count)
+    return Answer(float(times @ values) / count, grad / count * problem.case.upstream)
 
 
-def check(right: Answer, problem: Problem, loss: Any, grad: Any, fetch: Fetch = np.asarray) -> None:
-    """Raise Disagreement unless the loss and some blocks of the gradient, fetched, are right."""
+def check(
+    expected: Answer, problem: Problem, loss: Any, grad: Any, fetch: Fetch = np.asarray
+) -> None:
+    """Raise Disagreement unless the loss and some blocks of the gradient are right."""
     dtype = problem.case.arrays.dtype
     relative, absolute = TOLERANCE[dtype]
-    error = abs(float(loss) - right.loss)
-    if not error <= relative * abs(right.loss):
-        raise Disagreement(f"loss {float(loss):.6g} instead of {right.loss:.6g}")
+    error = abs(float(loss) - expected.loss)
+    if not error <= relative * abs(expected.loss):
+        raise Disagreement(f"loss {float(loss):.6g} instead of {expected.loss:.6g}")
     if not problem.case.loss.grad:
         return
     if grad.shape != problem.logits.shape:
         raise Disagreement(f"gradient of shape {grad.shape} instead of {problem.logits.shape}")
-    rows, length = last(grad, problem.axis), len(right.grad)
-    size = np.abs(right.grad)
+    rows, length = last(grad, problem.axis), len(expected.grad)
+    size = np.abs(expected.grad)
     allowed = relative * size + absolute * float(size.max()) + TINIEST.get(dtype, 0.0)
     starts = range(0, problem.rows, length)
     for start in {starts[k * (len(starts) - 1) // (PLACES - 1)] for k in range(PLACES)}:
         part = fetch(rows[start : start + length]).astype(np.float64)
-        wrong = ~(np.abs(part - right.grad[: len(part)]) <= allowed[: len(part)])  # NaN is wrong
+        wrong = ~(np.abs(part - expected.grad[: len(part)]) <= allowed[: len(part)])  # NaN is wrong
         if wrong.any():
             where = tuple(int(i[0]) for i in np.nonzero(wrong))
-            expected, row = float(right.grad[where]), (start + where[0], *where[1:])
+            wanted, row = float(expected.grad[where]), (start + where[0], *where[1:])
             raise Disagreement(
-                f"gradient {float(part[where]):.6g} instead of {expected:.6g} at {row}"
+                f"gradient {float(part[where]):.6g} instead of {wanted:.6g} at {row}"
             )

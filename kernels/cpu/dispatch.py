@@ -84,9 +84,7 @@ def _options(args: KernelArgs, problem: Problem) -> None:
         label_factor=problem.label_factor,
         label_shift=problem.label_shift,
         normalize=problem.normalize,
-        z_loss=problem.z_loss,
-        softcap=problem.softcap,
-        logit_scale=problem.logit_scale,
+        **problem.scalars,
         params=tuple(problem.params),
     )
 
@@ -147,7 +145,7 @@ def softmax(problem: Problem) -> Launch:
     spread = not problem.sparse_targets or problem.label_shift != 0.0
     few = tuning.few_classes(problem.logits)
     number = np.int64 if problem.sparse_targets and not few else T
-    options = problem.softcap != 0.0 or problem.logit_scale != 1.0
+    options = problem.transforms_logits
     by_row = problem.logits.shape[2] == 1
     # Of rows in lanes a class at a time is stored, of all rows: these lie along axis 2.
     direct_grad = _plain(problem.grad, problem, 2 if few else 1) and not (few and by_row)
@@ -178,7 +176,7 @@ def softmax(problem: Problem) -> Launch:
     else:
         block = min(inner, tuning.rows_of_block(classes, args.record["direct_logits"]))
         factory = index_rows.index_rows
-        whole = tight and problem.z_loss == 0.0 and classes <= tuning.WIDTH
+        whole = tight and problem.scalars["z_loss"] == 0.0 and classes <= tuning.WIDTH
         whole = whole and (direct_grad or _half(problem.grad))
         nothing = problem.grad is None and problem.hess is None
         plain = not options and (whole or nothing)
@@ -279,7 +277,7 @@ def element_losses(problem: Problem) -> Launch:
     if problem.sample_weight is not None:
         args.set(load_sample_weight=pack_function(problem.sample_weight, T))
     whole_labels = problem.sparse_targets or problem.targets.dtype.kind in "iu"
-    untouched = problem.softcap == 0.0 and problem.logit_scale == 1.0
+    untouched = not problem.transforms_logits
     direct_logits = untouched and patches.direct("logits", T)
     direct_targets = not problem.sparse_targets and patches.direct("targets", T)
     yes_or_no = (problem.label_factor, problem.label_shift) in _YES_OR_NO

@@ -226,8 +226,7 @@ def common(problem: Problem) -> tuple[Fields, Bound]:
     floats = {
         "label_factor": problem.label_factor, "label_shift": problem.label_shift,
         "ignore_value": problem.ignore_value,
-        "z_loss": problem.z_loss, "softcap": problem.softcap,
-        "logit_scale": problem.logit_scale, "pos_factor": pos_factor, "neg_factor": neg_factor,
+        "pos_factor": pos_factor, "neg_factor": neg_factor, **problem.scalars,
     }  # fmt: skip
     floats |= {f"p{k}": p for k, p in enumerate(problem.params)}
     fields |= {name: bits(value, T) for name, value in floats.items()}
@@ -253,4 +252,4 @@ def common(problem: Problem) -> tuple[Fields, Bound]:
 
 def is_full(problem: Problem) -> bool:
     """Whether the kernel computes Hessians, or a softcap or scale of logits (``Full``)."""
-    return problem.hess is not None or problem.softcap != 0.0 or problem.logit_scale != 1.0
+    return problem.hess is not None or problem.transforms_logits

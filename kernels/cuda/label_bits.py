@@ -10,7 +10,7 @@ from llvmlite import ir
 from fusedce.kernels.cuda.device import I32, I64
 from fusedce.kernels.cuda.dtypes import INFO, SIZE, Uint64
 from fusedce.kernels.cuda.load_store import Words, stored_bits
-from fusedce.kernels.cuda.load_store_scalar import GLOBAL, constant
+from fusedce.kernels.cuda.load_store_scalar import GLOBAL_SPACE, constant
 from fusedce.kernels.cuda.toolchain import intrinsic, types
 from fusedce.kernels.vector import Mask, Vector, elementwise, gathered
 
@@ -156,7 +156,7 @@ def bits_at(typingctx, dtype, address):
 
     def codegen(context, builder, sig, args):
         whole = ir.IntType(8 * size)
-        pointer = builder.inttoptr(args[1], whole.as_pointer(GLOBAL))
+        pointer = builder.inttoptr(args[1], whole.as_pointer(GLOBAL_SPACE))
         bits = builder.load(pointer, align=size)
         if size < 8:
             return gathered(builder, [bits if size == 4 else builder.zext(bits, I32)])

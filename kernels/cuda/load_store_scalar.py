@@ -28,7 +28,7 @@ from fusedce.kernels.cuda.toolchain import cgutils, intrinsic, types
 from fusedce.kernels.scalar import scalar
 from fusedce.kernels.vector import FLOAT
 
-GLOBAL = 1  # NVVM's number of the address space
+GLOBAL_SPACE = 1  # NVVM's number of the address space
 I16 = ir.IntType(16)
 
 
@@ -38,7 +38,7 @@ def constant(value):
 
 
 def _pointer(builder, address, ty):
-    return builder.inttoptr(address, ty.as_pointer(GLOBAL))
+    return builder.inttoptr(address, ty.as_pointer(GLOBAL_SPACE))
 
 
 @intrinsic

@@ -74,7 +74,7 @@ def launched(call, capability=(9, 0)):
     }  # fmt: skip
     with (
         mock.patch.multiple(array_libraries, **instead),
-        mock.patch.object(cuda_replay, "keep"),
+        mock.patch.object(cuda_replay, "store"),
     ):
         call()
     return found

@@ -131,6 +131,6 @@ def fake_gpu(monkeypatch):
     dispatch = SimpleNamespace(plan=gpu.plan, activation=gpu.activation)
     monkeypatch.setitem(sys.modules, "fusedce.kernels.cuda.dispatch", dispatch)
     monkeypatch.setattr(cuda, "dispatch", dispatch, raising=False)
-    monkeypatch.setattr(cpu_replay, "_KEPT", {})
-    monkeypatch.setattr(cpu_replay, "recall", cpu_replay._KEPT.get)
+    monkeypatch.setattr(cpu_replay, "_PREPARED", {})
+    monkeypatch.setattr(cpu_replay, "lookup", cpu_replay._PREPARED.get)
     return gpu

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import fusedce
-from fusedce.options import Activation, Options, Reduction
+from fusedce.options import TYPES, Activation, Reduction
 
 PATH = Path(fusedce.__file__).with_name("__init__.pyi")
 HEAD = """# Written by ``python -m tests.house.stubs``.
@@ -39,7 +39,7 @@ ALIASES = {Activation: "Activation", Reduction: "Reduction"}
 WORDS = {"float": "_Float", "int": "_Int", "bool": "_Bool"}  # NumPy's numbers are taken as well
 # Options that each function names itself: their defaults differ, or they say what comes back.
 OWN = ("activation", "return_grad", "return_hessian")
-SHARED = [name for name in Options._fields if name not in OWN]
+SHARED = [name for name in TYPES if name not in OWN]
 TRUE, FALSE = "Literal[True]", "Literal[False]"
 # return_grad, return_hessian, what comes back; at last for arrays of other libraries, or for flags
 # that are known only when the call runs.
@@ -99,7 +99,7 @@ def declared(name: str) -> str:
 
 def stubs() -> str:
     """The whole file."""
-    options = "".join(f"    {n}: {taken(Options.__annotations__[n])}\n" for n in SHARED)
+    options = "".join(f"    {n}: {taken(TYPES[n])}\n" for n in SHARED)
     return HEAD + options + "\n" + "".join(map(declared, fusedce.__all__))
 
 
