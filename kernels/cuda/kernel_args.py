@@ -73,7 +73,7 @@ class KernelArgs(NamedTuple):
     staged: int = 0  # offset in bytes of the staged row in shared memory
     magic_classes: int = 0  # n // classes == (n * magic) >> 40 for n < 2**20
     magic_inner: int = 0
-    shift_classes: int = 0  # in elementwise_rows: of the division by the chunks of a row
+    shift_classes: int = 0  # in elementwise_rows: the shift of its magic division
     # labels
     sparse_targets: int = 0
     normalize: int = 0
