@@ -12,7 +12,7 @@ from fusedce import arrays, checks, errors
 from fusedce.backends import array_libraries, cuda_replay
 from fusedce.backends.array_libraries import DeviceView
 from fusedce.backends.cpu import CPU, CpuBackend
-from fusedce.kernels.cuda.kernel_args import ARRAYS, BAD
+from fusedce.kernels.cuda.kernel_args import ARRAYS, STATS_BAD_LABEL
 from fusedce.kernels.problem import Problem
 from fusedce.options import Call
 
@@ -228,8 +228,8 @@ class CudaBackend:
                 self._fill("loss_out", math.nan if empty_mean else 0.0)
             return tuple(results) if len(results) > 1 else results[0]
         divisor, on_device = _divisor(call)
-        plan = dispatch.program(
-            problem, divisor=divisor, given=on_device, validate=validate, total=total,
+        plan = dispatch.plan(
+            problem, divisor=divisor, user_denominator=on_device, validate=validate, total=total,
             facts=array_libraries.facts(self.device),
         )  # fmt: skip
         inputs = [problem.logits, problem.targets, problem.sample_weight, problem.weight]
@@ -253,14 +253,14 @@ class CudaBackend:
             scratch = self.library.empty((plan.scratch,), np.uint8, None, self.device)
             addresses[-1] = self.library.layout(scratch).address
         where = self.device, self.stream
-        if checked is not None and plan.survey:
-            array_libraries.launch(self.library, plan.survey, addresses, *where)
-            bad = array_libraries.read(addresses[-1] + BAD, np.int64, *where)
+        if checked is not None and plan.label_pass:
+            array_libraries.launch(self.library, plan.label_pass, addresses, *where)
+            bad = array_libraries.read(addresses[-1] + STATS_BAD_LABEL, np.int64, *where)
             if bad >= 0:
                 raise self._bad_label(checked, int(bad))
             launches: tuple[Any, ...] = plan.losses
         else:
-            launches = plan.survey + plan.losses
+            launches = plan.label_pass + plan.losses
         if array_libraries.launch(self.library, launches, addresses, *where):
             array_libraries.CAPTURED.append(scratch)
         return launches

@@ -14,8 +14,8 @@ from fusedce.kernels.cuda.kernel_args import ARRAYS
 
 SLOTS = {
     "logits": "logits", "targets": "targets", "sample_weight": "sample_weight",
-    "weight": "weight", "pos_weight": "pos_weight", "denominator": "given", "loss_out": "loss",
-    "grad_out": "grad", "hess_out": "hess", "out": "grad",
+    "weight": "weight", "pos_weight": "pos_weight", "denominator": "user_denominator",
+    "loss_out": "loss", "grad_out": "grad", "hess_out": "hess", "out": "grad",
 }  # fmt: skip
 SLOT = {name: ARRAYS.index(array) for name, array in SLOTS.items()}
 LOGITS, GRAD = ARRAYS.index("logits"), ARRAYS.index("grad")

@@ -30,7 +30,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fusedce.kernels.cuda import compile as compiler
-from fusedce.kernels.cuda.dtypes import BYTES, CHUNK
+from fusedce.kernels.cuda.dtypes import CHUNK, SIZE
 from fusedce.kernels.cuda.kernel_args import SLOT, Launch
 from fusedce.kernels.cuda.row_cache import Reload, Smem, SmemAsync
 from fusedce.kernels.rule import RULES
@@ -94,7 +94,7 @@ def calls() -> list[Call]:
 
 def main_launch(call: Call) -> Launch:
     """The launch that writes the gradients."""
-    first = ("flat_elements", "row_elements", "elements", "index_elements", *PASSES)
+    first = ("elementwise_flat", "elementwise_rows", "elementwise_strided", *PASSES)
     return next(one for one in launched(call) if one.kernel.factory.__name__ in first)
 
 
@@ -112,7 +112,7 @@ class Work(NamedTuple):
 def _work(one: Launch) -> Work:
     types, name, args = one.kernel.types, one.kernel.factory.__name__, one.args
     stored = types[2] if types[0] in RULES else types[1]
-    per = CHUNK // BYTES[stored]
+    per = CHUNK // SIZE[stored]
     visit = next((t.lanes // per for t in types if hasattr(t, "lanes")), 0)
     if not visit:
         each = GPU_SPAN // one.threads

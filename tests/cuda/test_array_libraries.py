@@ -332,8 +332,8 @@ cupy.cuda.get_current_stream = lambda device: SimpleNamespace(ptr=7)
 seen = []
 array_libraries.launch = lambda *launch: seen.append(launch)
 array_libraries.facts = lambda device: Facts()
-execute = SimpleNamespace(program=lambda problem, **_: Plan(("survey",), ("losses",), 64))
-sys.modules["fusedce.kernels.cuda.dispatch"] = cuda.execute = execute
+dispatch = SimpleNamespace(plan=lambda problem, **_: Plan(("label_pass",), ("losses",), 64))
+sys.modules["fusedce.kernels.cuda.dispatch"] = cuda.dispatch = dispatch
 for a in (np.zeros((64, 10), np.float32), np.zeros((10, 64), array_libraries.BFLOAT16).T):
     z, t = wrap(a), wrap(np.zeros(64, np.int64))
     loss, grad = fusedce.cross_entropy(z, t)
@@ -372,8 +372,8 @@ from fusedce.kernels.cuda.kernel_args import Facts, Plan
 from tests.cuda.fake_libraries import fake_torch
 torch = sys.modules["torch"] = fake_torch()
 array_libraries.launch, array_libraries.facts = lambda *launch: None, lambda device: Facts()
-execute = SimpleNamespace(program=lambda problem, **_: Plan((), ("losses",), 64))
-sys.modules["fusedce.kernels.cuda.dispatch"] = cuda.execute = execute
+dispatch = SimpleNamespace(plan=lambda problem, **_: Plan((), ("losses",), 64))
+sys.modules["fusedce.kernels.cuda.dispatch"] = cuda.dispatch = dispatch
 z, t = torch.Tensor(np.zeros((4, 3), np.float32)), torch.Tensor(np.zeros(4, np.int64))
 assert type(fusedce.cross_entropy(z, t)[1]) is torch.Tensor
 found = {name.split(".")[0] for name in sys.modules} & {"cupy", "numba_cuda", "jax", "cuda"}

@@ -51,7 +51,7 @@ def test_the_same_launches(options, gpu):
             assert getattr(where, name) == (at(more[name]) if hasattr(more.get(name), "memory")
                                             else 0)  # fmt: skip
         if hasattr(more.get("denominator"), "memory"):
-            assert where.given == at(more["denominator"])
+            assert where.user_denominator == at(more["denominator"])
         placed = [where.loss or where.total, where.grad, where.hess]
         assert [at(r) for r in results] == [p for p in placed if p]
         assert len(gpu.problems) == 1
@@ -69,7 +69,7 @@ def test_the_same_tuple_of_launches(gpu, monkeypatch):
     monkeypatch.setattr(
         array_libraries, "launch", lambda library, launches, *_: seen.append(launches)
     )
-    monkeypatch.setattr(gpu, "program", lambda *_, **__: program_of_one_launch())
+    monkeypatch.setattr(gpu, "plan", lambda *_, **__: program_of_one_launch())
     for _ in range(3):
         fusedce.cross_entropy(gpu.array(Z()), gpu.array(K()))
         fusedce.softmax(gpu.array(Z()))
@@ -80,7 +80,7 @@ def test_the_same_tuple_of_launches(gpu, monkeypatch):
 def program_of_one_launch():
     from fusedce.kernels.cuda.kernel_args import Plan
 
-    return Plan(("survey",), ("losses",), 64)
+    return Plan(("label_pass",), ("losses",), 64)
 
 
 def variants(gpu):

@@ -60,7 +60,7 @@ def test_every_kernel_is_in_the_smoke_test():
 
 @pytest.mark.skipif(bool(programs.missing()), reason=programs.missing() or "")
 @pytest.mark.parametrize("name", ["index rows", "distribution columns", "elements, weighted",
-                                  "survey of distributions", "log_softmax"])  # fmt: skip
+                                  "label pass: distributions", "log_softmax"])  # fmt: skip
 def test_smoke_is_right(name, monkeypatch):
     """The smallest call of a family on the emulator beside the oracle; a spoilt result is seen."""
     case = min((c for c in cases(name) if c.dtype == "float32"), key=lambda c: np.prod(c.shape))
