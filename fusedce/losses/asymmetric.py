@@ -6,7 +6,7 @@ from fusedce import checks
 from fusedce.call import run
 from fusedce.kernels.rule import rule
 from fusedce.kernels.scalar import log, log1p, real_power, scalar, tiny, where, whole_power
-from fusedce.losses.declaration import declare
+from fusedce.losses.declaration import Loss, declare
 from fusedce.losses.focal import real_focal, whole_focal
 from fusedce.options import Activation, Traits, with_options
 
@@ -169,19 +169,21 @@ def _negative_reference(p: Any, xp: Any, gamma_neg: Any, clip: Any) -> Any:
 
 
 declare(
-    asymmetric,
-    reference=_reference,
-    negative=_negative_reference,
-    activations=("sigmoid",),
-    options=(
-        {"gamma_pos": 1.0, "gamma_neg": 4.0, "clip": 0.05},
-        {"gamma_pos": 0.0, "gamma_neg": 2.5, "clip": 0.0},
-    ),
-    more_options=(
-        {"gamma_pos": 1.0, "gamma_neg": 0.5, "clip": 0.2},
-        {"gamma_pos": 0.5, "gamma_neg": 2.0, "clip": 0.0},
-    ),
-    exponents=("gamma_pos", "gamma_neg"),
-    summary="asymmetric loss: focal loss of labels with few positives",
-    source="Ridnik et al., ICCV 2021, arXiv:2009.14119",
+    Loss(
+        asymmetric,
+        reference=_reference,
+        negative=_negative_reference,
+        activations=("sigmoid",),
+        options=(
+            {"gamma_pos": 1.0, "gamma_neg": 4.0, "clip": 0.05},
+            {"gamma_pos": 0.0, "gamma_neg": 2.5, "clip": 0.0},
+        ),
+        more_options=(
+            {"gamma_pos": 1.0, "gamma_neg": 0.5, "clip": 0.2},
+            {"gamma_pos": 0.5, "gamma_neg": 2.0, "clip": 0.0},
+        ),
+        exponents=("gamma_pos", "gamma_neg"),
+        summary="asymmetric loss: focal loss of labels with few positives",
+        source="Ridnik et al., ICCV 2021, arXiv:2009.14119",
+    )
 )

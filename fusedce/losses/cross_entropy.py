@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from fusedce.call import run
 from fusedce.kernels.rule import rule
-from fusedce.losses.declaration import declare
+from fusedce.losses.declaration import Loss, declare
 from fusedce.options import Activation, Traits, with_options
 
 
@@ -101,16 +101,20 @@ def _reference(p: Any, xp: Any) -> Any:
 
 
 declare(
-    cross_entropy,
-    reference=_reference,
-    activations=("softmax", "sigmoid", None),
-    summary="cross-entropy; softmax loss, multinomial logistic loss",
-    source="torch.nn.CrossEntropyLoss",
+    Loss(
+        cross_entropy,
+        reference=_reference,
+        activations=("softmax", "sigmoid", None),
+        summary="cross-entropy; softmax loss, multinomial logistic loss",
+        source="torch.nn.CrossEntropyLoss",
+    )
 )
 declare(
-    binary_cross_entropy,
-    alias_of="cross_entropy",
-    activations=("sigmoid",),
-    summary="the same with sigmoid: binary cross-entropy, logistic loss",
-    source="torch.nn.BCEWithLogitsLoss",
+    Loss(
+        binary_cross_entropy,
+        alias_of="cross_entropy",
+        activations=("sigmoid",),
+        summary="the same with sigmoid: binary cross-entropy, logistic loss",
+        source="torch.nn.BCEWithLogitsLoss",
+    )
 )

@@ -8,7 +8,7 @@ from fusedce.call import run
 from fusedce.kernels.rule import by_logit, rule
 from fusedce.kernels.scalar import log, real_power, scalar, tiny, where, whole_power
 from fusedce.losses.cross_entropy import CrossEntropy
-from fusedce.losses.declaration import declare
+from fusedce.losses.declaration import Loss, declare
 from fusedce.options import Activation, Traits, with_options
 
 
@@ -253,13 +253,15 @@ def _soft_reference(p: Any, y: Any, xp: Any, gamma: Any) -> Any:
 
 
 declare(
-    focal,
-    reference=_reference,
-    soft=_soft_reference,
-    activations=("sigmoid", "softmax"),
-    options=({"gamma": 2.0}, {"gamma": 3.7}, {"gamma": 0.5}),
-    more_options=({"gamma": 0.0}, {"gamma": 1.0}, {"gamma": 5.0}),
-    exponents=("gamma",),
-    summary="focal loss: cross-entropy in which confident predictions count less",
-    source="Lin et al., ICCV 2017, arXiv:1708.02002",
+    Loss(
+        focal,
+        reference=_reference,
+        soft=_soft_reference,
+        activations=("sigmoid", "softmax"),
+        options=({"gamma": 2.0}, {"gamma": 3.7}, {"gamma": 0.5}),
+        more_options=({"gamma": 0.0}, {"gamma": 1.0}, {"gamma": 5.0}),
+        exponents=("gamma",),
+        summary="focal loss: cross-entropy in which confident predictions count less",
+        source="Lin et al., ICCV 2017, arXiv:1708.02002",
+    )
 )

@@ -6,7 +6,7 @@ from fusedce import checks
 from fusedce.call import run
 from fusedce.kernels.rule import rule
 from fusedce.kernels.scalar import exp, expm1
-from fusedce.losses.declaration import declare
+from fusedce.losses.declaration import Loss, declare
 from fusedce.options import Traits, with_options
 
 
@@ -72,11 +72,13 @@ def _reference(p: Any, xp: Any, q: Any) -> Any:
 
 
 declare(
-    generalized_cross_entropy,
-    reference=_reference,
-    activations=("softmax",),
-    options=({"q": 0.7},),
-    more_options=({"q": 0.3}, {"q": 1.0}),
-    summary="generalized cross-entropy, for labels of which some are wrong",
-    source="Zhang and Sabuncu, NeurIPS 2018, arXiv:1805.07836",
+    Loss(
+        generalized_cross_entropy,
+        reference=_reference,
+        activations=("softmax",),
+        options=({"q": 0.7},),
+        more_options=({"q": 0.3}, {"q": 1.0}),
+        summary="generalized cross-entropy, for labels of which some are wrong",
+        source="Zhang and Sabuncu, NeurIPS 2018, arXiv:1805.07836",
+    )
 )

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from fusedce import checks
 from fusedce.call import run
 from fusedce.kernels.rule import rule
-from fusedce.losses.declaration import declare
+from fusedce.losses.declaration import Loss, declare
 from fusedce.options import Traits, with_options
 
 
@@ -68,11 +68,13 @@ def _reference(p: Any, xp: Any, epsilon: Any) -> Any:
 
 
 declare(
-    poly1,
-    reference=_reference,
-    activations=("softmax",),
-    options=({"epsilon": 1.0},),
-    more_options=({"epsilon": -1.0}, {"epsilon": 4.0}),
-    summary="Poly-1: cross-entropy with another first coefficient of its polynomial expansion",
-    source="Leng et al., ICLR 2022, arXiv:2204.12511",
+    Loss(
+        poly1,
+        reference=_reference,
+        activations=("softmax",),
+        options=({"epsilon": 1.0},),
+        more_options=({"epsilon": -1.0}, {"epsilon": 4.0}),
+        summary="Poly-1: cross-entropy with another first coefficient of its polynomial expansion",
+        source="Leng et al., ICLR 2022, arXiv:2204.12511",
+    )
 )

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from fusedce.call import run
 from fusedce.kernels.rule import rule
-from fusedce.losses.declaration import declare
+from fusedce.losses.declaration import Loss, declare
 from fusedce.options import Traits, with_options
 
 
@@ -43,7 +43,7 @@ def _reference(p, xp):
     return 1 - p
 
 
-declare({name}, {reference}activations=("softmax", "sigmoid"), summary="", source="")
+declare(Loss({name}, {reference}activations=("softmax", "sigmoid")))
 '''
 STATED = "reference=_reference, "
 
@@ -53,7 +53,7 @@ def test_a_listed_loss_states_its_definition(name):
     loss = LOSSES[name]
     assert loss.reference is not None or loss.alias_of is not None, (
         f"{name} is listed in fusedce/losses/__init__.py without a definition to test it against: "
-        f"give declare({name}, ...) its reference="
+        f"give Loss({name}, ...) its reference="
     )
 
 
@@ -127,5 +127,5 @@ def test_a_loss_without_a_definition_is_one_failure(verdicts):
     assert len(failed) == 1
     assert (
         "mae_unstated is listed in fusedce/losses/__init__.py without a definition to test it "
-        "against: give declare(mae_unstated, ...) its reference="
+        "against: give Loss(mae_unstated, ...) its reference="
     ) in verdicts
