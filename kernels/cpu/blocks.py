@@ -1,16 +1,26 @@
-"""What the kernels share: addresses, blocks of rows, moved logits, scratch."""
+"""What the kernels share: addresses of arrays and rows, blocks of rows, strips of logits."""
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import carray
 
-from fusedce.kernels.cpu.vector_loops import cap_slopes, capped, loop
+from fusedce.kernels.cpu.vector_loops import loop, transform_logits, transform_slopes
 from fusedce.kernels.intrinsics import call7, peek, pointer, poke
 from fusedce.kernels.vector import BYTES
 
 
+class RowRange(NamedTuple):
+    """Rows ``start`` to ``start + n`` along the inner axis, at one index of the outer axis."""
+
+    outer: int
+    start: int
+    n: int
+
+
 @loop
 def address_of(array):
-    """The address of a scratch array."""
+    """The address of the first element of an array that the kernel has allocated."""
     return np.int64(array.ctypes.data)
 
 
@@ -18,83 +28,87 @@ def address_of(array):
 def array_at(address, n, dtype):
     """The array of n elements at an address.
 
-    It owns nothing, so slicing it costs nothing: each slice of an array that Numba counts
-    references to is two atomic instructions, 1 us a row in all for 80 classes.
+    It owns nothing, so slicing it costs nothing: a slice of an array whose references Numba counts
+    takes two atomic instructions, in all 1 us a row for 80 classes.
     """
     return carray(pointer(address, dtype), (n,))
 
 
 @loop
 def align_line(memory):
-    """The first cache line of a piece of scratch, so that no vector lies across two."""
+    """The address of the first cache line within ``memory``: vectors then cross no cache line."""
     return (address_of(memory) + (BYTES - 1)) // BYTES * BYTES
 
 
 @loop
 def padded(n):
-    """Elements of scratch for n: whole vectors, and one more to overrun.
+    """The elements to allocate for n: whole vectors, and one more that may be overwritten.
 
-    An odd number of them, so that pieces of scratch do not lie a multiple of 4096 bytes apart:
-    loads and stores that agree in their lowest bits are taken for one another, and where the tiles
-    of 10 classes lay 16 KB apart a call took 17 ms or 107.
+    The number of vectors is odd, so that buffers do not lie a multiple of 4096 bytes apart: a load
+    whose address agrees with an earlier store in the lowest 12 bits waits for that store, and where
+    the tiles of 10 classes lay 16 KB apart a call took 17 ms or 107.
     """
     return ((n + 15) // 16 + 1 | 1) * 16
 
 
 @loop
-def at(view, outer, inner):
-    """The address of row (outer, inner) of a view."""
+def row_address(view, outer, inner):
+    """The address of row (outer, inner) of an array, given by a VIEW of the kernel's arguments."""
     return view.address + outer * view.outer + inner * view.inner
 
 
 @loop
-def logits_block(T, args, address, n, u):
-    """Where n logits along the class axis are to be read: where they lie, or in u, capped."""
+def load_strip(T, args, address, n, scratch):
+    """The address of n transformed logits along the class axis, the first stored at ``address``.
+
+    They are read in place if ``direct_logits``, else packed into scratch: (n,) T.
+    """
     if args.direct_logits:
         return address
-    call7(args.load_logits, address, 0, args.logits.cls, 1, n, u, 0)
+    call7(args.load_logits, address, 0, args.logits.cls, 1, n, scratch, 0)
     if args.softcap > 0.0 or args.logit_scale != 1.0:
-        capped(T, u, n, T(args.logit_scale), T(args.softcap))
-    return u
+        transform_logits(T, scratch, n, T(args.logit_scale), T(args.softcap))
+    return scratch
 
 
 @loop
-def slopes_block(T, args, address, n, v):
-    """d(capped logit)/d(logit) of n logits, for a plan with softcap."""
-    call7(args.load_logits, address, 0, args.logits.cls, 1, n, v, 0)
-    cap_slopes(T, v, n, T(args.logit_scale), T(args.softcap))
+def load_strip_slopes(T, args, address, n, slopes):
+    """slopes <- d(transformed logit)/d(logit) of n logits, where there is a softcap."""
+    call7(args.load_logits, address, 0, args.logits.cls, 1, n, slopes, 0)
+    transform_slopes(T, slopes, n, T(args.logit_scale), T(args.softcap))
 
 
 @loop
-def one_number(T, loader, address, scratch):
-    """A single element of any dtype."""
-    call7(loader, address, 0, 0, 1, 1, scratch, 0)
+def load_one(T, packer, address, scratch):
+    """The element at an address, converted to T by a packing function."""
+    call7(packer, address, 0, 0, 1, 1, scratch, 0)
     return peek(scratch, T)
 
 
 @loop
-def load_labels(args, outer, start, n, labels):
-    """The class indices of n rows."""
-    source = at(args.targets, outer, start)
-    call7(args.load_targets, source, 0, args.targets.inner, 1, n, address_of(labels), 0)
+def load_class_indices(args, rows, labels):
+    """labels[:n] <- the class indices of a range of n rows; labels: int64 array."""
+    source = row_address(args.targets, rows.outer, rows.start)
+    call7(args.load_targets, source, 0, args.targets.inner, 1, rows.n, address_of(labels), 0)
 
 
 @loop
-def rows_of(args, b):
-    """(outer, first, last) rows of block b: a block lies within one outer slice."""
+def rows_of_block(args, block):
+    """(outer, start, stop): the rows of a block, all at one index of the outer axis."""
     per_slice = (args.inner + args.block - 1) // args.block
-    start = (b % per_slice) * args.block
-    return b // per_slice, start, min(args.inner, start + args.block)
+    start = (block % per_slice) * args.block
+    return block // per_slice, start, min(args.inner, start + args.block)
 
 
 @loop
-def put_losses(args, outer, start, n, losses):
-    """Store the losses of n rows, where the caller wants them."""
+def store_losses(args, rows, losses):
+    """Store the losses of a range of n rows if the caller wants them; losses: address of (n,) T."""
     if args.loss.address != 0:
-        call7(args.store_loss, at(args.loss, outer, start), 0, args.loss.inner, 1, n, losses, 0)
+        there = row_address(args.loss, rows.outer, rows.start)
+        call7(args.store_loss, there, 0, args.loss.inner, 1, rows.n, losses, 0)
 
 
 @loop
-def put_partial(args, block, losses):
-    """The sum of a block's losses, at its own place: the total does not depend on threads."""
-    poke(args.partial + 8 * block, losses)
+def store_partial_sum(args, block, loss):
+    """partial[block] <- the sum of a block's losses, so that no sum depends on the threads."""
+    poke(args.partial + 8 * block, loss)

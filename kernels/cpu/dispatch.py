@@ -22,8 +22,9 @@ from fusedce.kernels.cpu import (
     probabilities,
 )
 from fusedce.kernels.cpu.compile import kernel, packer, rule_kernel
+from fusedce.kernels.cpu.dtypes import storage
 from fusedce.kernels.cpu.kernel_args import PRESENT, packed
-from fusedce.kernels.cpu.packing import form, pack_function, unpack_function, view
+from fusedce.kernels.cpu.packing import pack_function, unpack_function, view
 from fusedce.kernels.cpu.runtime import Launch, Plan
 from fusedce.kernels.link import Curvature, Identity, Sigmoid, Slope
 from fusedce.kernels.problem import Problem
@@ -84,9 +85,7 @@ def _options(args: KernelArgs, problem: Problem) -> None:
         label_factor=problem.label_factor,
         label_shift=problem.label_shift,
         normalize=problem.normalize,
-        z_loss=problem.z_loss,
-        softcap=problem.softcap,
-        logit_scale=problem.logit_scale,
+        **problem.scalars,
         params=tuple(problem.params),
     )
 
@@ -147,7 +146,7 @@ def softmax(problem: Problem) -> Launch:
     spread = not problem.sparse_targets or problem.label_shift != 0.0
     few = tuning.few_classes(problem.logits)
     number = np.int64 if problem.sparse_targets and not few else T
-    options = problem.softcap != 0.0 or problem.logit_scale != 1.0
+    options = problem.transforms_logits
     by_row = problem.logits.shape[2] == 1
     # Of rows in lanes a class at a time is stored, of all rows: these lie along axis 2.
     direct_grad = _plain(problem.grad, problem, 2 if few else 1) and not (few and by_row)
@@ -178,11 +177,11 @@ def softmax(problem: Problem) -> Launch:
     else:
         block = min(inner, tuning.rows_of_block(classes, args.record["direct_logits"]))
         factory = index_rows.index_rows
-        whole = tight and problem.z_loss == 0.0 and classes <= tuning.WIDTH
+        whole = tight and problem.scalars["z_loss"] == 0.0 and classes <= tuning.WIDTH
         whole = whole and (direct_grad or _half(problem.grad))
         nothing = problem.grad is None and problem.hess is None
         plain = not options and (whole or nothing)
-        extra = (index_rows.Whole if plain else index_rows.Pieces,)
+        extra = (index_rows.ContiguousGrad if plain else index_rows.AnyOutputs,)
     args.set(block=block)
     made = rule_kernel(factory, type(problem.params), T, *extra)
     return args.launch(made, _slices(outer, inner, block), problem.logits.size)
@@ -204,7 +203,7 @@ def _tight(array: np.ndarray | None) -> bool:
 def _deal(args: KernelArgs, problem: Problem) -> None:
     """Movers for rows of very few classes."""
     marks, grad = (0,) * problem.logits.shape[1], problem.grad
-    deal = (*form(problem.logits.dtype), problem.compute, marks)
+    deal = (*storage(problem.logits.dtype), problem.compute, marks)
     args.record["load_logits"] = packer(packing.load_few, *deal)
     if grad is not None and _interleaved(grad):
         args.record["store_grad"] = packer(packing.store_few, *deal)
@@ -279,7 +278,7 @@ def element_losses(problem: Problem) -> Launch:
     if problem.sample_weight is not None:
         args.set(load_sample_weight=pack_function(problem.sample_weight, T))
     whole_labels = problem.sparse_targets or problem.targets.dtype.kind in "iu"
-    untouched = problem.softcap == 0.0 and problem.logit_scale == 1.0
+    untouched = not problem.transforms_logits
     direct_logits = untouched and patches.direct("logits", T)
     direct_targets = not problem.sparse_targets and patches.direct("targets", T)
     yes_or_no = (problem.label_factor, problem.label_shift) in _YES_OR_NO
@@ -288,12 +287,12 @@ def element_losses(problem: Problem) -> Launch:
     counted = not problem.may_ignore and problem.ignore_value not in (problem.lowest, 1)
     args.set(
         outer=patches.outer, classes=patches.along, inner=patches.inner, block=tuning.ELEMENTS,
-        class_outer=patches.cls[0], class_line=patches.cls[1], class_along=patches.cls[2],
+        class_outer=patches.cls[0], class_line=patches.cls[1], class_column=patches.cls[2],
         direct_logits=direct_logits, direct_targets=direct_targets,
         direct_grad=patches.direct("grad", T),
-        plain=yes_or_no and uniform and counted, plain_kept=yes_or_no and uniform,
-        hard=whole_labels or problem.targets.dtype == bool, yes_or_no=yes_or_no,
-        steady=problem.sample_weight is None
+        uniform=yes_or_no and uniform and counted, uniform_if_none_ignored=yes_or_no and uniform,
+        binary=whole_labels or problem.targets.dtype == bool, unsmoothed=yes_or_no,
+        constant_factors=problem.sample_weight is None
         and patches.steady("pos_factor") and patches.steady("neg_factor"),
         stream=problem.grad is not None and problem.grad.nbytes > tuning.STREAM_ABOVE,
     )  # fmt: skip
@@ -303,12 +302,12 @@ def element_losses(problem: Problem) -> Launch:
         args.set(load_factor=pack_function(up, T))
     if not direct_targets:
         kept = pack_function(problem.targets, np.int64 if problem.sparse_targets else T)
-        args.set(load_targets=kept, load_targets_kept=kept)
+        args.set(load_targets=kept, load_targets_if_none_ignored=kept)
     if problem.may_ignore and not problem.sparse_targets:
         args.set(load_targets=packer(packing.load_labels, problem.targets.dtype.type, T))
     link = Sigmoid if problem.activation == "sigmoid" else Identity
     order = Slope if problem.hess is None else Curvature
-    made = rule_kernel(elementwise.elements, type(problem.params), T, link, order)
+    made = rule_kernel(elementwise.elementwise, type(problem.params), T, link, order)
     return args.launch(made, patches.blocks, problem.logits.size)
 
 
@@ -333,7 +332,7 @@ def survey(problem: Problem) -> tuple[Launch, np.ndarray]:
         args.set(bytes=rows.itemsize)
     if problem.weight is not None and problem.sparse_targets:
         args.set(weight=PRESENT)
-    made = kernel(labels.numbers_kept if problem.real_targets else labels.labels, problem.compute)
+    made = kernel(labels.number_labels if problem.real_targets else labels.labels, problem.compute)
     return args.launch(made, _slices(outer, inner, block), rows.size // 16), rows
 
 
@@ -347,7 +346,7 @@ def rows_kept(problem: Problem) -> Launch:
     args, (outer, classes, inner), _ = _row_plan(problem, problem.compute)
     block = min(tuning.rows_of_block(classes), inner)
     args.set(block=block)
-    made = kernel(labels.rows_kept, problem.compute)
+    made = kernel(labels.distribution_labels, problem.compute)
     return args.launch(made, _slices(outer, inner, block), problem.targets.size)
 
 

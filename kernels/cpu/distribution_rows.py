@@ -1,37 +1,45 @@
-"""Softmax rows with a distribution for a target: every class has mass, every class its rule.
+"""Losses of softmax rows whose target is a distribution over the classes.
 
-With a_j = mass_j f'(l_j) and S their sum: grad_j = a_j (1 - p_j) - p_j (S - a_j). The rest S - a_j
-is made with the largest a kept apart from the sum of the others, so a one-hot or nearly one-hot
-target keeps its small components right. Label smoothing of class indices is a distribution too.
+The rule is evaluated for every class, times the target mass of the class. With
+a_j = mass_j f'(log p_j) and S the sum of all a_j, the gradient is
+grad_j = a_j (1 - p_j) - p_j (S - a_j). In S - a_j the largest |a| is kept apart from the sum of the
+others, so that small components keep their precision where the target is one-hot or nearly so.
+Label smoothing of class indices makes a distribution too.
 """
+
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fusedce.kernels.cpu.blocks import (
+    RowRange,
     align_line,
-    at,
-    load_labels,
-    one_number,
+    load_class_indices,
+    load_one,
     padded,
-    put_losses,
-    put_partial,
-    rows_of,
+    row_address,
+    rows_of_block,
+    store_losses,
+    store_partial_sum,
 )
 from fusedce.kernels.cpu.kernel_args import args_at, params_at
-from fusedce.kernels.cpu.labels import marked, put_odd
+from fusedce.kernels.cpu.labels import count_ignored, store_counts
 from fusedce.kernels.cpu.load_store import load, masked_load, prefetch, store
 from fusedce.kernels.cpu.rows import (
-    kept,
+    StripScratch,
     load_rows,
     online_softmax,
-    reload,
-    settle,
+    outputs_from,
+    rescale_exps,
+    row_fits,
+    row_outputs,
     store_strip,
-    strip_at,
-    strips_of,
-    zeros,
+    store_zeros,
+    strip_logits,
+    strip_logits_and_exps,
+    strips_per_row,
 )
-from fusedce.kernels.cpu.vector_loops import FLUSH, filled, fmax, loop, set_one
+from fusedce.kernels.cpu.vector_loops import FLUSH, fill, fmax, loop, set_at
 from fusedce.kernels.intrinsics import call7
 from fusedce.kernels.link import softmax_outcome, softmax_rest
 from fusedce.kernels.rule import evaluate
@@ -49,9 +57,61 @@ from fusedce.kernels.vector import (
 )
 
 
+class RowInputs(NamedTuple):
+    """Addresses of a row in the caller's arrays."""
+
+    logits: int
+    targets: int
+
+
+class ReducedRow(NamedTuple):
+    """The target of a row and its softmax."""
+
+    label: int  # class index, where targets are class indices
+    factor: Any  # of each target, type T
+    max: Any  # of the logits, type T
+    sum_exp_minus_1: Any
+
+
+class DistributionScratch(NamedTuple):
+    """Addresses of the buffers of a row: (C,) T each, or (STRIP,) where a row does not fit."""
+
+    logits: int
+    exps: int  # exp(z - max)
+    mass: int  # (STRIP,) T: targets of a strip, then their masses
+    first: int  # mass f'(log p)
+    second: int  # mass f''(log p); 0: no Hessian
+    strip: StripScratch
+    strip_maxima: int  # (strips,) T
+
+
+class StripInputs(NamedTuple):
+    """Addresses of the logits, exponentials and masses of a strip, (n,) T each."""
+
+    logits: int
+    exps: int
+    mass: int
+
+
+class SplitSum(NamedTuple):
+    """A sum in two parts: of the elements below the largest magnitude, and of those at it."""
+
+    max: Any  # the largest magnitude
+    below: Any
+    at_max: Any
+
+
+class RowFactors(NamedTuple):
+    """What the derivatives of a row are multiplied by, with s = sample weight / denominator."""
+
+    weight: Any  # s
+    z_square: Any  # s * z_loss
+    z_slope: Any  # 2 s z_loss log(sum of exp(z)): the gradient of the z-loss is z_slope * p
+
+
 @loop
-def nonzero(T, y, n):
-    """The number of nonzero labels (NaN counts)."""
+def count_nonzero(T, y, n):
+    """The number of elements of y, (n,) T, that are not 0 (NaN counts)."""
     N = lanes(T)
     found = 0
     for j in range(0, n, width(N)):
@@ -60,26 +120,26 @@ def nonzero(T, y, n):
 
 
 @loop
-def load_masses(args, address, start, n, y):
-    """The caller's targets of classes start to start + n."""
+def load_distribution(args, address, start, n, y):
+    """y <- n targets of the row at ``address``, from class ``start`` on."""
     step = args.targets.cls
     call7(args.load_targets, address + start * step, 0, step, 1, n, y, 0)
 
 
 @loop
-def count_labels(T, args, address, y):
-    """M, the number of nonzero labels of a row."""
+def count_positive_labels(T, args, address, y):
+    """The number of nonzero targets of a row; y: scratch memory, (STRIP,) T."""
     found = 0
     for start in range(0, args.classes, STRIP):
         n = min(STRIP, args.classes - start)
-        load_masses(args, address, start, n, y)
-        found += nonzero(T, y, n)
+        load_distribution(args, address, start, n, y)
+        found += count_nonzero(T, y, n)
     return found
 
 
 @loop
-def weighed(T, y, n, factor, shift, weight):
-    """y <- weight (factor y + shift); weight is 0 where there are none."""
+def weigh_targets(T, y, n, factor, shift, weight):
+    """y <- weight * (factor * y + shift); weight: address of (n,) T class weights, 0: none."""
     N = lanes(T)
     for j in range(0, n, width(N)):
         here, left = j * itemsize(N), n - j
@@ -90,268 +150,320 @@ def weighed(T, y, n, factor, shift, weight):
 
 
 @loop
-def masses(T, args, address, label, start, n, factor, y):
-    """Where the masses weight_j (factor target_j + shift) lie, or the same of a one-hot row.
+def load_masses(T, args, address, label, start, n, factor, y):
+    """(address of n masses weight_j (factor target_j + shift) from class start on, n_ignored).
 
-    And how many of the targets are marked as ignored.
+    The target of a row with a class index is one-hot. ``n_ignored`` targets equal ignore_index.
+    y: scratch memory, (STRIP,) T; the masses are read in place where they are the targets.
     """
     shift = T(args.label_shift)
     weight = args.weight + start * itemsize(T) if args.weight != 0 else 0
-    plain = factor == T(1) and shift == T(0) and weight == 0
-    ignored = 0
+    unchanged = factor == T(1) and shift == T(0) and weight == 0
+    n_ignored = 0
     if args.sparse_targets:
-        filled(T, y, n, T(0))
+        fill(T, y, n, T(0))
         if start <= label < start + n:
-            set_one(T, y, label - start, T(1))
-    elif plain and args.direct_targets:
+            set_at(T, y, label - start, T(1))
+    elif unchanged and args.direct_targets:
         y = address + start * args.targets.cls
     else:
-        load_masses(args, address, start, n, y)
+        load_distribution(args, address, start, n, y)
     if args.real_targets:
-        ignored = marked(T, y, n, T(args.ignore_value))
-    if not plain:
-        weighed(T, y, n, factor, shift, weight)
-    return y, ignored
+        n_ignored = count_ignored(T, y, n, T(args.ignore_value))
+    if not unchanged:
+        weigh_targets(T, y, n, factor, shift, weight)
+    return y, n_ignored
 
 
 @scalar
 def mul_or_zero(mass, x):
-    """mass * x; nothing without mass, even where x is infinite."""
+    """mass * x, and 0 for a mass of 0, even where x is infinite."""
     T = type(mass)
     return where(mass != T(0), mass * x, T(0))
 
 
 @loop
-def evaluated(N, T, params, n, u, w, y, m, others, a, b):
-    """Sum of mass f(l); a <- mass f'(l); b <- mass f''(l) if wanted; the largest |a| and |b|."""
-    log_total = log1p_up(others)
+def evaluate_strip(N, T, params, n, inputs, row_max, sum_exp_minus_1, first, second):
+    """(sum of mass f(log p), the largest |first|, the largest |second|) of n classes.
+
+    first <- mass f'(log p), second <- mass f''(log p) unless it is 0: addresses of (n,) T.
+    """
+    logits, exps, masses = inputs
+    log_total = log1p_up(sum_exp_minus_1)
     losses = to_float64(N(0))
-    top, top2 = N(0), N(0)
+    max_first, max_second = N(0), N(0)
     for start in range(0, n, FLUSH * width(N)):
         loss = N(0)
         for j in range(start, min(n, start + FLUSH * width(N)), width(N)):
             here, left = j * itemsize(N), n - j
-            prefetch(y + n * itemsize(N) + here)  # the next strip's, most likely
-            d, e = masked_load(u + here, left, N(m)) - m, load(N, w + here)
-            mass = masked_load(y + here, left, N(0))
-            logp, logq, p, q = softmax_outcome(d, e, others, log_total)
+            prefetch(masses + n * itemsize(N) + here)  # most likely those of the next strip
+            d, e = masked_load(logits + here, left, N(row_max)) - row_max, load(N, exps + here)
+            mass = masked_load(masses + here, left, N(0))
+            logp, logq, p, q = softmax_outcome(d, e, sum_exp_minus_1, log_total)
             f, f1, f2 = evaluate(logp, logq, p, q, params)
             loss = loss + mul_or_zero(mass, f)
-            first = mul_or_zero(mass, f1)
-            store(a + here, first)
-            top = fmax(top, abs(first))
-            if b != 0:
-                second = mul_or_zero(mass, f2)
-                store(b + here, second)
-                top2 = fmax(top2, abs(second))
+            a = mul_or_zero(mass, f1)
+            store(first + here, a)
+            max_first = fmax(max_first, abs(a))
+            if second != 0:
+                b = mul_or_zero(mass, f2)
+                store(second + here, b)
+                max_second = fmax(max_second, abs(b))
         losses = losses + to_float64(loss)
-    return sum_of_lanes(losses), max_of_lanes(top), max_of_lanes(top2)
+    return sum_of_lanes(losses), max_of_lanes(max_first), max_of_lanes(max_second)
 
 
 @scalar
 def split_at(x, top):
-    """(x, 0) below a magnitude, (0, x) at it."""
+    """(x, 0) for |x| below ``top``, else (0, x)."""
     T = type(x)
     high = abs(x) >= top
     return where(high, T(0), x), where(high, x, T(0))
 
 
 @loop
-def split_sums(T, a, n, top):
-    """Sums of the elements below a magnitude and of those at it, in float64."""
+def sums_below_and_at(T, a, n, top):
+    """Float64 sums of the elements of a, (n,) T, below the magnitude ``top`` and of the others."""
     N = lanes(T)
-    below, tied = to_float64(N(0)), to_float64(N(0))
+    below, at_max = to_float64(N(0)), to_float64(N(0))
     for start in range(0, n, FLUSH * width(N)):
         s, t = N(0), N(0)
         for j in range(start, min(n, start + FLUSH * width(N)), width(N)):
             low, high = split_at(masked_load(a + j * itemsize(N), n - j, N(0)), top)
             s, t = s + low, t + high
-        below, tied = below + to_float64(s), tied + to_float64(t)
-    return sum_of_lanes(below), sum_of_lanes(tied)
+        below, at_max = below + to_float64(s), at_max + to_float64(t)
+    return sum_of_lanes(below), sum_of_lanes(at_max)
 
 
 @scalar
-def rest_of(x, top, below, tied):
-    """The sum of all other elements: what stands at the top leaves by itself, exactly."""
-    return where(abs(x) >= top, below + (tied - x), (below + tied) - x)
+def sum_of_others(x, top, below, at_max):
+    """The sum of all elements but x, from their ``SplitSum``.
+
+    An element at the largest magnitude is subtracted from the part it belongs to, without error
+    where it is the only one.
+    """
+    return where(abs(x) >= top, below + (at_max - x), (below + at_max) - x)
 
 
 @loop
-def spread(T, w, a, n, sums, others, term, slope, g):
-    """g <- term (a q - p (S - a)) + slope p."""
+def distribution_gradient(T, exps, first, n, total, sum_exp_minus_1, weight, z_slope, grad):
+    """grad <- weight (a q - p (S - a)) + z_slope p, with a = ``first`` and S its sum ``total``.
+
+    exps, first, grad: addresses of (n,) T.
+    """
     N = lanes(T)
-    top, below, tied = sums
-    whole = T(1) + others
+    top, below, at_max = total
+    whole = T(1) + sum_exp_minus_1
     inverse = T(1) / whole
     for j in range(0, n, width(N)):
         here = j * itemsize(N)
-        e, x = load(N, w + here), load(N, a + here)
-        p, q = e * inverse, softmax_rest(e, others, whole) * inverse
-        store(g + here, term * (x * q - p * rest_of(x, top, below, tied)) + slope * p)
+        e, x = load(N, exps + here), load(N, first + here)
+        p, q = e * inverse, softmax_rest(e, sum_exp_minus_1, whole) * inverse
+        g = weight * (x * q - p * sum_of_others(x, top, below, at_max)) + z_slope * p
+        store(grad + here, g)
+
+
+class HessianFactors(NamedTuple):
+    """``RowFactors``, and the sum of mass f'(log p) over the classes; type T each."""
+
+    weight: Any
+    sum_first: Any
+    z_square: Any
+    z_slope: Any
 
 
 @loop
-def spread_curvature(T, w, b, n, sums, others, term, s1, ridge, slope, h):
-    """h <- term (b q**2 + p**2 (S2 - b) - S p q) + the z-loss's own."""
+def distribution_hessian(T, exps, second, n, total, sum_exp_minus_1, factors, hess):
+    """hess <- weight (b q**2 + p**2 (S2 - b) - S p q) + 2 z_square p**2 + z_slope p q.
+
+    b is ``second``, S2 its sum ``total``, S is ``sum_first``.
+    """
     N = lanes(T)
-    top, below, tied = sums
-    whole = T(1) + others
+    top, below, at_max = total
+    weight, sum_first, z_square, z_slope = factors
+    whole = T(1) + sum_exp_minus_1
     inverse = T(1) / whole
     for j in range(0, n, width(N)):
         here = j * itemsize(N)
-        e, x = load(N, w + here), load(N, b + here)
-        p, q = e * inverse, softmax_rest(e, others, whole) * inverse
-        own = x * q * q + p * p * rest_of(x, top, below, tied) - s1 * p * q
-        store(h + here, term * own + T(2) * ridge * p * p + slope * p * q)
+        e, x = load(N, exps + here), load(N, second + here)
+        p, q = e * inverse, softmax_rest(e, sum_exp_minus_1, whole) * inverse
+        rule = x * q * q + p * p * sum_of_others(x, top, below, at_max) - sum_first * p * q
+        store(hess + here, weight * rule + T(2) * z_square * p * p + z_slope * p * q)
 
 
 @loop
-def joined(T, sums, a, n, top):
-    """(top, below, tied) of a row so far, with one more piece of it."""
-    before, below, tied = sums
+def add_strip(T, total, a, n, top):
+    """The ``SplitSum`` of a row with one more strip: n elements at a, the largest of them top."""
+    before, below, at_max = total
     new = max(before, top)
     if new > before:
-        below, tied = below + tied, 0.0
-    b, t = split_sums(T, a, n, new)
-    return new, below + b, tied + t
+        below, at_max = below + at_max, 0.0
+    strip_below, strip_at_max = sums_below_and_at(T, a, n, new)
+    return SplitSum(new, below + strip_below, at_max + strip_at_max)
 
 
 @loop
-def strip_rule(N, T, args, params, source, target, label, factor, m, others, start, n, s):
-    """The rule on a strip of a settled row: what ``evaluated`` gives; where e, a and b lie.
+def strip_rule(N, T, args, params, inputs, row, start, n, scratch):
+    """The rule on n classes of a row from class ``start`` on.
 
-    Last how many targets are marked as ignored.
+    Returns what ``evaluate_strip`` does, the addresses of the strip's logits, exponentials and
+    derivatives by log p, and the number of its targets that equal ignore_index.
     """
-    u, w, y, a, b = s[:5]
-    block, e = reload(T, args, source, start, n, m, u, w)
-    past = start * itemsize(T) if kept(args) else 0
-    mass, ignored = masses(T, args, target, label, start, n, factor, y)
-    curve = b + past if b != 0 else 0
-    found = evaluated(N, T, params, n, block, e, mass, m, others, a + past, curve)
-    return found, block, e, a + past, curve, ignored
+    block, e = strip_logits_and_exps(
+        T, args, inputs.logits, start, n, row.max, scratch.logits, scratch.exps
+    )
+    offset = start * itemsize(T) if row_fits(args) else 0
+    mass, n_ignored = load_masses(
+        T, args, inputs.targets, row.label, start, n, row.factor, scratch.mass
+    )
+    second = scratch.second + offset if scratch.second != 0 else 0
+    found = evaluate_strip(
+        N, T, params, n, StripInputs(block, e, mass), row.max, row.sum_exp_minus_1,
+        scratch.first + offset, second,
+    )  # fmt: skip
+    return found, block, e, scratch.first + offset, second, n_ignored
 
 
 @loop
-def row_sums(N, T, args, params, source, target, label, factor, m, others, s):
-    """(loss, (top, below, tied) of a, the same of b): all that the derivatives of a row need.
-
-    And how many targets are marked as ignored.
-    """
-    loss, first, second, ignored = 0.0, (T(0), 0.0, 0.0), (T(0), 0.0, 0.0), 0
+def row_sums(N, T, args, params, inputs, row, scratch):
+    """(loss, SplitSum of mass f'(log p), that of mass f''(log p), ignored targets) of a row."""
+    loss, first, second, n_ignored = (
+        0.0, SplitSum(T(0), 0.0, 0.0), SplitSum(T(0), 0.0, 0.0), 0,
+    )  # fmt: skip
     for start in range(0, args.classes, STRIP):
         n = min(STRIP, args.classes - start)
-        (f, top, top2), block, e, a, b, marks = strip_rule(
-            N, T, args, params, source, target, label, factor, m, others, start, n, s
+        (f, max_a, max_b), block, e, a, b, count = strip_rule(
+            N, T, args, params, inputs, row, start, n, scratch
         )
         loss += f
-        ignored += marks
-        first = joined(T, first, a, n, top)
+        n_ignored += count
+        first = add_strip(T, first, a, n, max_a)
         if b != 0:
-            second = joined(T, second, b, n, top2)
-    return loss, first, second, ignored
+            second = add_strip(T, second, b, n, max_b)
+    return loss, first, second, n_ignored
 
 
 @loop
-def write_distribution(
-    N, T, args, params, source, target, grad, hess, label, factor, m, others,
-    term, ridge, slope, first, second, s,
-):  # fmt: skip
-    """Gradient and Hessian of a row."""
-    u, w, y, a, b, (g, h, v), tops = s
-    sums, sums2 = (first[0], T(first[1]), T(first[2])), (second[0], T(second[1]), T(second[2]))
+def write_distribution(N, T, args, params, inputs, out, row, factors, sums, scratch):
+    """Gradient and Hessian of a row; sums: the ``SplitSum`` of its first and second derivatives."""
+    sum_a, sum_b = sums
+    weight, z_square, z_slope = factors
+    first = SplitSum(sum_a.max, T(sum_a.below), T(sum_a.at_max))
+    second = SplitSum(sum_b.max, T(sum_b.below), T(sum_b.at_max))
     for start in range(0, args.classes, STRIP):
         n = min(STRIP, args.classes - start)
-        block, e, one, two = strip_at(T, args, source, start, n, u), w, a, b
-        if kept(args):
-            past = start * itemsize(T)
-            e, one, two = w + past, a + past, b + past
+        block = strip_logits(T, args, inputs.logits, start, n, scratch.logits)
+        e, a, b = scratch.exps, scratch.first, scratch.second
+        if row_fits(args):
+            offset = start * itemsize(T)
+            e, a, b = e + offset, a + offset, b + offset
         else:
-            found, block, e, one, two, marks = strip_rule(
-                N, T, args, params, source, target, label, factor, m, others, start, n, s
+            found, block, e, a, b, count = strip_rule(
+                N, T, args, params, inputs, row, start, n, scratch
             )
-        spread(T, e, one, n, sums, others, term, slope, g)
-        if hess != 0:
-            total = sums[1] + sums[2]
-            spread_curvature(T, e, two, n, sums2, others, term, total, ridge, slope, h)
+        strip = scratch.strip
+        distribution_gradient(T, e, a, n, first, row.sum_exp_minus_1, weight, z_slope, strip.grad)
+        if out.hess != 0:
+            both = HessianFactors(weight, first.below + first.at_max, z_square, z_slope)
+            distribution_hessian(T, e, b, n, second, row.sum_exp_minus_1, both, strip.hess)
         store_strip(
-            T, args, n,
-            grad + start * args.grad.cls if grad != 0 else 0,
-            hess + start * args.hess.cls if hess != 0 else 0,
-            source + start * args.logits.cls, block, g, h, v,
+            T, args, n, outputs_from(args, out, start),
+            inputs.logits + start * args.logits.cls, block, strip,
         )  # fmt: skip
 
 
 @loop
-def distribution_row(N, T, args, params, outer, inner, label, s):
-    """(loss, targets marked as ignored) of one row; its gradient and Hessian are written."""
-    u, w, y, a, b, strips, tops = s
-    source, target = at(args.logits, outer, inner), at(args.targets, outer, inner)
-    grad = at(args.grad, outer, inner) if args.grad.address != 0 else 0
-    hess = at(args.hess, outer, inner) if args.hess.address != 0 else 0
+def distribution_row(N, T, args, params, outer, inner, label, scratch):
+    """(loss, number of ignored targets) of a row; its gradient and Hessian are written.
+
+    label: its class index, where targets are class indices; scratch: ``DistributionScratch``.
+    """
+    source = row_address(args.logits, outer, inner)
+    target = row_address(args.targets, outer, inner)
+    out = row_outputs(args, outer, inner)
+    # 1. The factor of the targets; with normalize_targets 1 / (number of nonzero targets).
     factor = T(args.label_factor)
     ignored = args.sparse_targets != 0 and label == args.ignore_index
     if args.normalize:
-        found = count_labels(T, args, target, y)
+        found = count_positive_labels(T, args, target, scratch.mass)
         ignored = found == 0
         factor = T(args.label_factor / found)
     if ignored:
-        zeros(T, args, grad, hess, strips[0])
+        store_zeros(T, args, out, scratch.strip.grad)
         return T(0), 0
+    # 2. The sample weight.
     sample = T(1)
     if args.sample_weight.address != 0:
-        sample = one_number(T, args.load_sample_weight, at(args.sample_weight, outer, inner), y)
-    load_rows(T, args, outer, inner, 1, u)
-    m, others = online_softmax(T, args, source, u, w, tops)
-    settle(T, args, m, w, tops)
-    loss, first, second, marks = row_sums(
-        N, T, args, params, source, target, label, factor, m, others, s
+        here = row_address(args.sample_weight, outer, inner)
+        sample = load_one(T, args.load_sample_weight, here, scratch.mass)
+    # 3. Softmax: maximum and sum of exponentials.
+    load_rows(T, args, outer, inner, 1, scratch.logits)
+    row_max, sum_exp_minus_1 = online_softmax(
+        T, args, source, scratch.logits, scratch.exps, scratch.strip_maxima
     )
-    if marks == args.classes:
-        zeros(T, args, grad, hess, strips[0])
-        return T(0), marks
-    lse = m + log1p_up(others)
-    zeta = sample * T(args.z_loss)
-    if grad != 0 or hess != 0:
-        ridge = zeta * T(args.scale)
-        write_distribution(
-            N, T, args, params, source, target, grad, hess, label, factor, m, others,
-            sample * T(args.scale), ridge, T(2) * ridge * lse, first, second, s,
-        )  # fmt: skip
-    return sample * T(loss) + zeta * lse * lse, marks
+    rescale_exps(T, args, row_max, scratch.exps, scratch.strip_maxima)
+    # 4. The rule on every class: the loss, and the sums that the derivatives need.
+    inputs = RowInputs(source, target)
+    row = ReducedRow(label, factor, row_max, sum_exp_minus_1)
+    loss, first, second, n_ignored = row_sums(N, T, args, params, inputs, row, scratch)
+    if n_ignored == args.classes:
+        store_zeros(T, args, out, scratch.strip.grad)
+        return T(0), n_ignored
+    # 5. Gradient and Hessian, with the z-loss.
+    log_sum_exp = row_max + log1p_up(sum_exp_minus_1)
+    z_weight = sample * T(args.z_loss)
+    if out.grad != 0 or out.hess != 0:
+        z_square = z_weight * T(args.scale)
+        factors = RowFactors(sample * T(args.scale), z_square, T(2) * z_square * log_sum_exp)
+        write_distribution(N, T, args, params, inputs, out, row, factors, (first, second), scratch)
+    return sample * T(loss) + z_weight * log_sum_exp * log_sum_exp, n_ignored
 
 
 def distribution_rows(Params, T, Lanes):
-    """The kernel for distributions, and for class indices with label smoothing."""
+    """The kernel for distributions, and for class indices with label smoothing, row by row.
+
+    Params: the rule's NamedTuple; T: the compute dtype; Lanes: ``Wide`` or ``Single``.
+    """
     item = np.dtype(T).itemsize
 
     def distribution_rows(address, first, last):
         args = args_at(address)
         params = params_at(address, Params, T)
         N = numbers(Lanes, T)
+        # 1. Allocate the scratch memory, used for one row after the other.
         row, strip = padded(max(STRIP, args.width)) * item, padded(STRIP) * item
-        losses, tops = padded(args.block) * item, padded(strips_of(args)) * item
-        memory = np.empty(5 * row + 3 * strip + losses + tops + 64, np.uint8)
+        loss_bytes, max_bytes = padded(args.block) * item, padded(strips_per_row(args)) * item
+        memory = np.empty(5 * row + 3 * strip + loss_bytes + max_bytes + 64, np.uint8)
         u = align_line(memory)
         g = u + 5 * row
-        tops = g + 3 * strip + losses
+        strip_maxima = g + 3 * strip + loss_bytes
         losses = g + 3 * strip
-        bends = u + 4 * row if args.hess.address != 0 else 0
-        s = u, u + row, u + 2 * row, u + 3 * row, bends, (g, g + strip, g + 2 * strip), tops
+        second = u + 4 * row if args.hess.address != 0 else 0
+        scratch = DistributionScratch(
+            u, u + row, u + 2 * row, u + 3 * row, second,
+            StripScratch(g, g + strip, g + 2 * strip), strip_maxima,
+        )  # fmt: skip
         labels = np.zeros(args.block, np.int64)
-        for k in range(first, last):
-            outer, start, stop = rows_of(args, k)
+        for b in range(first, last):
+            # 2. Load the labels of the block, where they are class indices.
+            outer, start, stop = rows_of_block(args, b)
+            rows = RowRange(outer, start, stop - start)
             if args.sparse_targets:
-                load_labels(args, outer, start, stop - start, labels)
-            sums, ignored, wrong = 0.0, 0, 0
-            for r in range(stop - start):
-                loss, marks = distribution_row(N, T, args, params, outer, start + r, labels[r], s)
-                ignored += marks == args.classes
-                wrong += 0 < marks < args.classes
-                sums += np.float64(loss)
-                set_one(T, losses, r, loss)
-            put_losses(args, outer, start, stop - start, losses)
-            put_partial(args, k, sums)
-            put_odd(args, k, ignored, wrong)
-        memory[0] = 0  # a last use: addresses do not keep it alive
+                load_class_indices(args, rows, labels)
+            # 3. Each row: loss, gradient and Hessian; count the ignored rows, and those in part.
+            total, ignored, wrong = 0.0, 0, 0
+            for r in range(rows.n):
+                loss, n_ignored = distribution_row(
+                    N, T, args, params, rows.outer, rows.start + r, labels[r], scratch
+                )
+                ignored += n_ignored == args.classes
+                wrong += 0 < n_ignored < args.classes
+                total += np.float64(loss)
+                set_at(T, losses, r, loss)
+            # 4. Losses of the rows, the block's part of the reduced loss, and its counts.
+            store_losses(args, rows, losses)
+            store_partial_sum(args, b, total)
+            store_counts(args, b, ignored, wrong)
+        memory[0] = 0  # the last use of memory: addresses alone do not keep it allocated
 
     return distribution_rows

@@ -1,11 +1,15 @@
-"""How numbers are stored: loads and stores of lanes of any dtype, as vectors of T.
+"""How the CPU stores each dtype: loads and stores of vectors of numbers of any dtype.
 
-float16 and bfloat16 travel as the bits they are stored in: int16 stands for float16, uint16 for
-bfloat16 (``_FORMS`` in packing.py). Bytes and integers become floats, exactly where they fit.
+``storage`` says how a NumPy dtype is stored: by a type tag, and the type of its bits in memory,
+which is an integer for floats that Numba has no type for (float16 as int16, bfloat16 as uint16).
+``CODECS`` holds the conversions of these to float32 and back. Loads give vectors of T, float32 or
+float64, and convert integers to the nearest T.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -22,25 +26,99 @@ from fusedce.kernels.scalar import INLINED
 from fusedce.kernels.vector import FLOAT, I32, I64
 
 
-class Plain(NamedTuple):
-    """Type tag: a number stored as itself."""
+class Native(NamedTuple):
+    """Type tag: bool, integers, float32 and float64, whose bits have a type of Numba's."""
 
 
-class Half(NamedTuple):
-    """Type tag: float16 in the bits of an int16."""
+class Float16(NamedTuple):
+    """Type tag: float16, in the bits of an int16."""
 
 
-class Bfloat(NamedTuple):
-    """Type tag: bfloat16 in the bits of a uint16."""
+class Bfloat16(NamedTuple):
+    """Type tag: bfloat16, in the bits of a uint16."""
 
 
-def _spread(element, count, value):
+class Storage(NamedTuple):
+    """How a dtype is stored."""
+
+    tag: type
+    bits_type: type  # the NumPy type of its bits
+
+
+_STORAGE: dict[Any, Storage] = {
+    np.dtype(np.float16): Storage(Float16, np.int16),
+    np.dtype(ml_dtypes.bfloat16): Storage(Bfloat16, np.uint16),
+    np.dtype(bool): Storage(Native, np.uint8),
+}
+
+
+def storage(dtype: np.dtype[Any]) -> Storage:
+    """How a NumPy dtype is stored."""
+    return _STORAGE.get(dtype) or Storage(Native, dtype.type)
+
+
+class Lines(NamedTuple):
+    """Rows of an array: the address of the first, and the bytes from one to the next."""
+
+    address: int
+    stride: int
+
+
+def _constant_vector(element, count, value):
     return ir.Constant(ir.VectorType(element, count), [ir.Constant(element, value)] * count)
 
 
-def _element(stored):
+def _decode_half(builder, bits):
+    n = bits.type.count
+    half = builder.bitcast(bits, ir.VectorType(ir.HalfType(), n))
+    return builder.fpext(half, ir.VectorType(ir.FloatType(), n))
+
+
+def _encode_half(builder, x):
+    n = x.type.count
+    half = builder.fptrunc(x, ir.VectorType(ir.HalfType(), n))
+    return builder.bitcast(half, ir.VectorType(ir.IntType(16), n))
+
+
+def _decode_bfloat(builder, bits):
+    n = bits.type.count
+    wide = builder.zext(bits, ir.VectorType(I32, n))
+    shifted = builder.shl(wide, _constant_vector(I32, n, 16))
+    return builder.bitcast(shifted, ir.VectorType(ir.FloatType(), n))
+
+
+def _encode_bfloat(builder, x):
+    """The bits of the nearest bfloat16, ties to even; NaN stays NaN."""
+    n = x.type.count
+    bits = builder.bitcast(x, ir.VectorType(I32, n))
+    odd = builder.and_(
+        builder.lshr(bits, _constant_vector(I32, n, 16)), _constant_vector(I32, n, 1)
+    )
+    rounded = builder.add(bits, builder.add(odd, _constant_vector(I32, n, 0x7FFF)))
+    quiet = builder.or_(bits, _constant_vector(I32, n, 0x400000))
+    chosen = builder.select(builder.fcmp_unordered("uno", x, x), quiet, rounded)
+    upper = builder.lshr(chosen, _constant_vector(I32, n, 16))
+    return builder.trunc(upper, ir.VectorType(ir.IntType(16), n))
+
+
+class Codec(NamedTuple):
+    """The conversions of a dtype to float32 and back."""
+
+    decode: Callable[..., Any]  # (builder, vector of bits) -> vector of float32, in LLVM
+    encode: Callable[..., Any]  # (builder, vector of float32) -> vector of bits, in LLVM
+    decode_one: Any  # bits -> float32, compiled
+    encode_one: Any  # float32 -> bits, compiled
+
+
+CODECS: dict[type, Codec] = {
+    Float16: Codec(_decode_half, _encode_half, half_to_single, single_to_half),
+    Bfloat16: Codec(_decode_bfloat, _encode_bfloat, bfloat_to_single, single_to_bfloat),
+}
+
+
+def _element(bits_type):
     """The LLVM type of a stored value."""
-    return FLOAT.get(stored) or ir.IntType(stored.bitwidth)
+    return FLOAT.get(bits_type) or ir.IntType(bits_type.bitwidth)
 
 
 def _resized(builder, x, number):
@@ -51,70 +129,48 @@ def _resized(builder, x, number):
     return (builder.fpext if number.dtype == types.float64 else builder.fptrunc)(x, wide)
 
 
-def _decode(builder, form, stored, number, bits):
-    """Vectors of stored values as numbers."""
-    n = number.width
-    if form is Half:
-        return _resized(
-            builder, builder.fpext(builder.bitcast(bits, ir.VectorType(ir.HalfType(), n)),
-                                   ir.VectorType(ir.FloatType(), n)), number)  # fmt: skip
-    if form is Bfloat:
-        wide = builder.shl(builder.zext(bits, ir.VectorType(I32, n)), _spread(I32, n, 16))
-        return _resized(builder, builder.bitcast(wide, ir.VectorType(ir.FloatType(), n)), number)
-    if isinstance(stored, types.Float):
+def _decode(builder, tag, bits_type, number, bits):
+    """Stored values as a vector of numbers."""
+    if tag in CODECS:
+        return _resized(builder, CODECS[tag].decode(builder, bits), number)
+    if isinstance(bits_type, types.Float):
         return _resized(builder, bits, number)
-    convert = builder.sitofp if stored.signed else builder.uitofp
-    return convert(bits, ir.VectorType(FLOAT[number.dtype], n))
+    convert = builder.sitofp if bits_type.signed else builder.uitofp
+    return convert(bits, ir.VectorType(FLOAT[number.dtype], number.width))
 
 
-def _round_bfloat(builder, x):
-    """The bits of the nearest bfloat16, ties to even; NaN stays NaN."""
-    n = x.type.count
-    bits = builder.bitcast(x, ir.VectorType(I32, n))
-    odd = builder.and_(builder.lshr(bits, _spread(I32, n, 16)), _spread(I32, n, 1))
-    rounded = builder.add(bits, builder.add(odd, _spread(I32, n, 0x7FFF)))
-    quiet = builder.or_(bits, _spread(I32, n, 0x400000))
-    chosen = builder.select(builder.fcmp_unordered("uno", x, x), quiet, rounded)
-    fmax = builder.lshr(chosen, _spread(I32, n, 16))
-    return builder.trunc(fmax, ir.VectorType(ir.IntType(16), n))
-
-
-def _encode(builder, form, stored, number, x):
-    """Vectors of numbers as stored values."""
-    n = number.width
-    if form is not Plain and number.dtype == types.float64:
-        x = builder.fptrunc(x, ir.VectorType(ir.FloatType(), n))
-    if form is Half:
-        half = builder.fptrunc(x, ir.VectorType(ir.HalfType(), n))
-        return builder.bitcast(half, ir.VectorType(ir.IntType(16), n))
-    if form is Bfloat:
-        return _round_bfloat(builder, x)
-    wide = ir.VectorType(FLOAT[stored], n)
+def _encode(builder, tag, bits_type, number, x):
+    """A vector of numbers as stored values."""
+    if tag in CODECS:
+        if number.dtype == types.float64:
+            x = builder.fptrunc(x, ir.VectorType(ir.FloatType(), number.width))
+        return CODECS[tag].encode(builder, x)
+    wide = ir.VectorType(FLOAT[bits_type], number.width)
     if x.type == wide:
         return x
-    return (builder.fpext if stored == types.float64 else builder.fptrunc)(x, wide)
+    return (builder.fpext if bits_type == types.float64 else builder.fptrunc)(x, wide)
 
 
-def read_lanes(builder, form, stored, number, address, count):
-    """The first ``count`` stored values from an address as numbers, zeros in the other lanes.
+def read_lanes(builder, tag, bits_type, number, address, count):
+    """The first ``count`` stored values at an address as numbers, zeros in the other lanes.
 
-    All of them, and no mask, if ``count`` is None.
+    All lanes, without a mask, if ``count`` is None.
     """
-    vector = ir.VectorType(_element(stored), number.width)
+    vector = ir.VectorType(_element(bits_type), number.width)
     place = builder.inttoptr(address, vector.as_pointer())
-    align = stored.bitwidth // 8
+    align = bits_type.bitwidth // 8
     if count is None:
-        return _decode(builder, form, stored, number, builder.load(place, align=align))
+        return _decode(builder, tag, bits_type, number, builder.load(place, align=align))
     mask = first_lanes(builder, count, number.width)
     bits = llvm_masked_load(builder, place, mask, ir.Constant(vector, None), align)
-    return _decode(builder, form, stored, number, bits)
+    return _decode(builder, tag, bits_type, number, bits)
 
 
-def write_lanes(builder, form, stored, number, address, count, x):
+def write_lanes(builder, tag, bits_type, number, address, count, x):
     """Store the first ``count`` lanes of numbers, or all."""
-    bits = _encode(builder, form, stored, number, x)
+    bits = _encode(builder, tag, bits_type, number, x)
     place = builder.inttoptr(address, bits.type.as_pointer())
-    align = stored.bitwidth // 8
+    align = bits_type.bitwidth // 8
     if count is None:
         builder.store(bits, place, align=align)
     else:
@@ -122,35 +178,33 @@ def write_lanes(builder, form, stored, number, address, count, x):
         llvm_masked_store(builder, bits, place, mask, align)
 
 
-def widen(form, x):
+def decode_one(tag, x):
     """The number of a stored value."""
     raise NotImplementedError("compiled code only")
 
 
-def narrow(form, x):
+def encode_one(tag, x):
     """The stored value of a number."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(widen, jit_options=INLINED)
-def _widen(form, x):
-    if form.instance_class is Half:
-        return lambda form, x: half_to_single(x)
-    if form.instance_class is Bfloat:
-        return lambda form, x: bfloat_to_single(x)
-    return lambda form, x: x
+@overload(decode_one, jit_options=INLINED)
+def _decode_one(tag, x):
+    if tag.instance_class in CODECS:
+        convert = CODECS[tag.instance_class].decode_one
+        return lambda tag, x: convert(x)
+    return lambda tag, x: x
 
 
-@overload(narrow, jit_options=INLINED)
-def _narrow(form, x):
-    if form.instance_class is Half:
-        return lambda form, x: single_to_half(np.float32(x))
-    if form.instance_class is Bfloat:
-        return lambda form, x: single_to_bfloat(np.float32(x))
-    return lambda form, x: x
+@overload(encode_one, jit_options=INLINED)
+def _encode_one(tag, x):
+    if tag.instance_class in CODECS:
+        convert = CODECS[tag.instance_class].encode_one
+        return lambda tag, x: convert(np.float32(x))
+    return lambda tag, x: x
 
 
-def _stored(ty):
+def _bits(ty):
     return ty.dtype if hasattr(ty, "dtype") else ty.instance_type
 
 
@@ -160,26 +214,26 @@ def _count(ty, value):
 
 
 @intrinsic
-def load_as(typingctx, form, stored, number, address, count):
+def load_as(typingctx, tag, bits_type, number, address, count):
     """The first ``count`` stored values from an address as numbers; None: all."""
-    kind, element, N = form.instance_class, _stored(stored), number.instance_type
+    Tag, element, N = tag.instance_class, _bits(bits_type), number.instance_type
 
     def codegen(context, builder, sig, args):
-        return read_lanes(builder, kind, element, N, args[3], _count(count, args[4]))
+        return read_lanes(builder, Tag, element, N, args[3], _count(count, args[4]))
 
-    return N(form, stored, number, types.int64, _whole_or(count)), codegen
+    return N(tag, bits_type, number, types.int64, _whole_or(count)), codegen
 
 
 @intrinsic
-def store_as(typingctx, form, stored, address, count, x):
+def store_as(typingctx, tag, bits_type, address, count, x):
     """Store the first ``count`` lanes; None: all."""
-    kind, element = form.instance_class, _stored(stored)
+    Tag, element = tag.instance_class, _bits(bits_type)
 
     def codegen(context, builder, sig, args):
-        write_lanes(builder, kind, element, x, args[2], _count(count, args[3]), args[4])
+        write_lanes(builder, Tag, element, x, args[2], _count(count, args[3]), args[4])
         return context.get_dummy_value()
 
-    return types.void(form, stored, types.int64, _whole_or(count), x), codegen
+    return types.void(tag, bits_type, types.int64, _whole_or(count), x), codegen
 
 
 def _whole_or(count):
@@ -192,7 +246,7 @@ def _shuffle(builder, a, b, picks):
 
 
 def _transposed(builder, rows):
-    """The columns of a square of vectors: at each step blocks of half the size change places."""
+    """The columns of a square of vectors: each step exchanges blocks of half the size."""
     n, half = len(rows), len(rows) // 2
     while half:
         out = list(rows)
@@ -207,7 +261,7 @@ def _transposed(builder, rows):
 
 
 def _limit(builder, index, limit, count):
-    """``count`` for the rows there are, 0 for the others."""
+    """``count`` for an index below ``limit``, else 0."""
     there = builder.icmp_signed("<", ir.Constant(I64, index), limit)
     return builder.select(there, count, ir.Constant(I64, 0))
 
@@ -216,95 +270,104 @@ def _strided(builder, address, step, k):
     return builder.add(address, builder.mul(step, ir.Constant(I64, k)))
 
 
+def _unpacked(builder, *lines):
+    """(address, stride) of each of some ``Lines``."""
+    return [tuple(builder.extract_value(x, k) for k in range(2)) for x in lines]
+
+
 @intrinsic
-def load_square(typingctx, form, stored, number, source, step, rows, columns, target, pitch):
+def load_square(typingctx, tag, bits_type, number, source, rows, columns, target):
     """target[j, i] <- source[i, j] for up to as many rows and columns as a vector has lanes.
 
-    ``step`` and ``pitch`` are the bytes between rows of the source and of the target.
+    source: ``Lines`` of stored values; target: ``Lines`` of numbers.
     """
-    kind, element, N = form.instance_class, _stored(stored), number.instance_type
+    Tag, element, N = tag.instance_class, _bits(bits_type), number.instance_type
 
     def codegen(context, builder, sig, args):
-        source, step, rows, columns, target, pitch = args[3:]
-        lines = [
-            read_lanes(builder, kind, element, N, _strided(builder, source, step, k),
+        lines, rows, columns, out = args[3:]
+        (source, step), (target, pitch) = _unpacked(builder, lines, out)
+        vectors = [
+            read_lanes(builder, Tag, element, N, _strided(builder, source, step, k),
                        _limit(builder, k, rows, columns))
             for k in range(N.width)
         ]  # fmt: skip
-        for k, x in enumerate(_transposed(builder, lines)):
+        for k, x in enumerate(_transposed(builder, vectors)):
             count = _limit(builder, k, columns, rows)
-            write_lanes(builder, Plain, N.dtype, N, _strided(builder, target, pitch, k), count, x)
+            write_lanes(builder, Native, N.dtype, N, _strided(builder, target, pitch, k), count, x)
         return context.get_dummy_value()
 
-    return types.void(form, stored, number, *[types.int64] * 6), codegen
+    return types.void(tag, bits_type, number, source, types.int64, types.int64, target), codegen
 
 
 @intrinsic
-def store_square(typingctx, form, stored, number, source, pitch, rows, columns, target, step):
-    """target[j, i] <- source[i, j], the other way round: numbers become stored values."""
-    kind, element, N = form.instance_class, _stored(stored), number.instance_type
+def store_square(typingctx, tag, bits_type, number, source, rows, columns, target):
+    """target[j, i] <- source[i, j]: numbers are stored, the reverse of ``load_square``."""
+    Tag, element, N = tag.instance_class, _bits(bits_type), number.instance_type
 
     def codegen(context, builder, sig, args):
-        source, pitch, rows, columns, target, step = args[3:]
-        lines = [
-            read_lanes(builder, Plain, N.dtype, N, _strided(builder, source, pitch, k),
+        lines, rows, columns, out = args[3:]
+        (source, pitch), (target, step) = _unpacked(builder, lines, out)
+        vectors = [
+            read_lanes(builder, Native, N.dtype, N, _strided(builder, source, pitch, k),
                        _limit(builder, k, rows, columns))
             for k in range(N.width)
         ]  # fmt: skip
-        for k, x in enumerate(_transposed(builder, lines)):
+        for k, x in enumerate(_transposed(builder, vectors)):
             count = _limit(builder, k, columns, rows)
-            write_lanes(builder, kind, element, N, _strided(builder, target, step, k), count, x)
+            write_lanes(builder, Tag, element, N, _strided(builder, target, step, k), count, x)
         return context.get_dummy_value()
 
-    return types.void(form, stored, number, *[types.int64] * 6), codegen
+    return types.void(tag, bits_type, number, source, types.int64, types.int64, target), codegen
 
 
 @intrinsic
-def load_full_square(typingctx, form, stored, number, source, step, columns, target, pitch):
-    """The same without masks: whole vectors are read, ``columns`` of them written.
+def load_full_square(typingctx, tag, bits_type, number, source, columns, target):
+    """``load_square`` without masks: whole vectors are read, ``columns`` of them written.
 
-    Reads beyond ``columns`` where that is less than a vector: the next row must be there.
+    Reads beyond ``columns`` where that is less than a vector: there must be a next row.
     """
-    kind, element, N = form.instance_class, _stored(stored), number.instance_type
+    Tag, element, N = tag.instance_class, _bits(bits_type), number.instance_type
 
     def codegen(context, builder, sig, args):
-        source, step, columns, target, pitch = args[3:]
-        lines = [
-            read_lanes(builder, kind, element, N, _strided(builder, source, step, k), None)
+        lines, columns, out = args[3:]
+        (source, step), (target, pitch) = _unpacked(builder, lines, out)
+        vectors = [
+            read_lanes(builder, Tag, element, N, _strided(builder, source, step, k), None)
             for k in range(N.width)
         ]
-        for k, x in enumerate(_transposed(builder, lines)):
+        for k, x in enumerate(_transposed(builder, vectors)):
             with builder.if_then(builder.icmp_signed("<", ir.Constant(I64, k), columns)):
                 place = _strided(builder, target, pitch, k)
-                write_lanes(builder, Plain, N.dtype, N, place, None, x)
+                write_lanes(builder, Native, N.dtype, N, place, None, x)
         return context.get_dummy_value()
 
-    return types.void(form, stored, number, *[types.int64] * 5), codegen
+    return types.void(tag, bits_type, number, source, types.int64, target), codegen
 
 
 @intrinsic
-def store_full_square(typingctx, form, stored, number, source, pitch, rows, target, step):
-    """The same without masks: whole vectors are written, in rising order.
+def store_full_square(typingctx, tag, bits_type, number, source, rows, target):
+    """``store_square`` without masks: whole vectors are written, in rising order of addresses.
 
     Writes beyond ``rows`` where that is less than a vector: what is there must be written later.
-    A masked store would be slower by far: it waits for its line to come from memory.
+    A masked store is much slower: it first reads its cache line from memory.
     """
-    kind, element, N = form.instance_class, _stored(stored), number.instance_type
+    Tag, element, N = tag.instance_class, _bits(bits_type), number.instance_type
 
     def codegen(context, builder, sig, args):
-        source, pitch, rows, target, step = args[3:]
+        lines, rows, out = args[3:]
+        (source, pitch), (target, step) = _unpacked(builder, lines, out)
         last = builder.sub(rows, ir.Constant(I64, 1))
-        lines = []
+        vectors = []
         for k in range(N.width):
             index = ir.Constant(I64, k)
             index = builder.select(builder.icmp_signed("<", index, last), index, last)
             place = builder.add(source, builder.mul(pitch, index))
-            lines.append(read_lanes(builder, Plain, N.dtype, N, place, None))
-        for k, x in enumerate(_transposed(builder, lines)):
-            write_lanes(builder, kind, element, N, _strided(builder, target, step, k), None, x)
+            vectors.append(read_lanes(builder, Native, N.dtype, N, place, None))
+        for k, x in enumerate(_transposed(builder, vectors)):
+            write_lanes(builder, Tag, element, N, _strided(builder, target, step, k), None, x)
         return context.get_dummy_value()
 
-    return types.void(form, stored, number, *[types.int64] * 5), codegen
+    return types.void(tag, bits_type, number, source, types.int64, target), codegen
 
 
 def _picked(builder, vectors, n, place):
@@ -320,40 +383,40 @@ def _picked(builder, vectors, n, place):
 
 
 @intrinsic
-def load_interleaved(typingctx, form, stored, number, classes, source, target, pitch):
-    """target[j, r] <- source[r, j] for a vector of rows of a few classes, known beforehand."""
-    kind, element, N, C = (
-        form.instance_class, _stored(stored), number.instance_type, len(classes.types),
+def load_interleaved(typingctx, tag, bits_type, number, classes, source, target, pitch):
+    """target[j, r] <- source[r, j] for a vector of rows of len(classes) contiguous classes."""
+    Tag, element, N, C = (
+        tag.instance_class, _bits(bits_type), number.instance_type, len(classes.types),
     )  # fmt: skip
     size = element.bitwidth // 8 * N.width
 
     def codegen(context, builder, sig, args):
         source, target, pitch = args[4:]
         vectors = [
-            read_lanes(builder, kind, element, N, builder.add(source, ir.Constant(I64, k * size)),
+            read_lanes(builder, Tag, element, N, builder.add(source, ir.Constant(I64, k * size)),
                        None)
             for k in range(C)
         ]  # fmt: skip
         for j in range(C):
             x = _picked(builder, vectors, N.width, lambda r, j=j: r * C + j)
-            write_lanes(builder, Plain, N.dtype, N, _strided(builder, target, pitch, j), None, x)
+            write_lanes(builder, Native, N.dtype, N, _strided(builder, target, pitch, j), None, x)
         return context.get_dummy_value()
 
-    return types.void(form, stored, number, classes, *[types.int64] * 3), codegen
+    return types.void(tag, bits_type, number, classes, *[types.int64] * 3), codegen
 
 
 @intrinsic
-def store_interleaved(typingctx, form, stored, number, classes, source, pitch, target):
+def store_interleaved(typingctx, tag, bits_type, number, classes, source, pitch, target):
     """target[r, j] <- source[j, r], the other way round."""
-    kind, element, N, C = (
-        form.instance_class, _stored(stored), number.instance_type, len(classes.types),
+    Tag, element, N, C = (
+        tag.instance_class, _bits(bits_type), number.instance_type, len(classes.types),
     )  # fmt: skip
     size = element.bitwidth // 8 * N.width
 
     def codegen(context, builder, sig, args):
         source, pitch, target = args[4:]
         vectors = [
-            read_lanes(builder, Plain, N.dtype, N, _strided(builder, source, pitch, j), None)
+            read_lanes(builder, Native, N.dtype, N, _strided(builder, source, pitch, j), None)
             for j in range(C)
         ]
         for k in range(C):
@@ -364,7 +427,7 @@ def store_interleaved(typingctx, form, stored, number, classes, source, pitch, t
 
             x = _picked(builder, vectors, N.width, place)
             there = builder.add(target, ir.Constant(I64, k * size))
-            write_lanes(builder, kind, element, N, there, None, x)
+            write_lanes(builder, Tag, element, N, there, None, x)
         return context.get_dummy_value()
 
-    return types.void(form, stored, number, classes, *[types.int64] * 3), codegen
+    return types.void(tag, bits_type, number, classes, *[types.int64] * 3), codegen

@@ -1,29 +1,32 @@
-"""Elements: every logit has a loss of its own (sigmoid, and binary probabilities).
+"""Losses of single elements: every logit has a label (sigmoid, and binary probabilities).
 
-The array is seen as (outer, lines, along), in the plan's fields (outer, inner, classes). A block is
-a patch of whole lines, or a part of one long line, and lies contiguous: in place or in scratch.
+The arrays are (outer, lines, columns) after merging axes, in the fields outer, inner and classes of
+the kernel's arguments. A block is a patch of lines, or a part of one long line. The arrays of a
+patch are contiguous: read in place, or packed into scratch memory.
 """
+
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba.extending import overload
 
-from fusedce.kernels.cpu.blocks import address_of, align_line, padded
+from fusedce.kernels.cpu.blocks import address_of, align_line, padded, store_partial_sum
 from fusedce.kernels.cpu.kernel_args import args_at, params_at
-from fusedce.kernels.cpu.labels import is_odd, odd_numbers, put_odd
+from fusedce.kernels.cpu.labels import count_numbers, is_not_binary, store_counts
 from fusedce.kernels.cpu.load_store import load, masked_load, store
 from fusedce.kernels.cpu.vector_loops import (
     FLUSH,
-    cap_slopes,
-    capped,
-    chained,
-    copied,
-    filled,
+    chain_transform,
+    copy,
+    fill,
     loop,
-    put,
-    scaled,
-    set_one,
+    multiply,
+    set_at,
+    store_scaled,
+    transform_logits,
+    transform_slopes,
 )
-from fusedce.kernels.intrinsics import call7, peek, poke
+from fusedce.kernels.intrinsics import call7, peek
 from fusedce.kernels.link import Slope, hard_cell, plain_cell, soft_cell
 from fusedce.kernels.scalar import INLINED, where
 from fusedce.kernels.vector import (
@@ -37,39 +40,108 @@ from fusedce.kernels.vector import (
 )
 
 
-@loop
-def move(packer, view, spot, scratch, extra):
-    """Move a patch of a view into or out of scratch."""
-    outer, line, along, lines, columns = spot
-    here = view.address + outer * view.outer + line * view.inner + along * view.cls
-    call7(packer, here, view.inner, view.cls, lines, columns, scratch, extra)
+class Patch(NamedTuple):
+    """Where a patch begins, and its shape (lines, columns)."""
+
+    outer: int
+    line: int
+    column: int
+    lines: int
+    columns: int
+
+
+class PatchArrays(NamedTuple):
+    """The n elements of a patch: addresses of (n,) T each."""
+
+    n: int
+    logits: int
+    labels: int
+    pos_factor: int
+    neg_factor: int
+
+
+class PatchOutputs(NamedTuple):
+    """Addresses of the results of a patch: (n,) T each."""
+
+    loss: int
+    grad: int
+    hess: int  # 0: none
+
+
+class PatchScratch(NamedTuple):
+    """Addresses of the buffers of a patch: (block,) T each."""
+
+    logits: int
+    labels: int
+    pos_factor: int
+    neg_factor: int
+    loss: int
+    grad: int
+    hess: int
+    slopes: int
+    sample_weight: int
+
+
+class LabelScalars(NamedTuple):
+    """Numbers of type T: y = label * factor + shift, a label that is ignored, 1 / denominator."""
+
+    factor: Any
+    shift: Any
+    ignore_value: Any
+    scale: Any
+
+
+class UniformScalars(NamedTuple):
+    """Numbers of type T: the smaller of the two labels, both factors, 1 / denominator."""
+
+    lowest: Any
+    pos_factor: Any
+    neg_factor: Any
+    scale: Any
 
 
 @loop
-def place(view, direct, spot, scratch):
-    """A patch of a view where it lies, or scratch."""
-    outer, line, along, _, _ = spot
+def patch_address(view, patch):
+    """The address of the first element of a patch."""
+    return (
+        view.address + patch.outer * view.outer + patch.line * view.inner + patch.column * view.cls
+    )
+
+
+@loop
+def call_packer(packer, view, patch, scratch, extra):
+    """Pack a patch of an array into scratch memory, or unpack it from there."""
+    here = patch_address(view, patch)
+    call7(packer, here, view.inner, view.cls, patch.lines, patch.columns, scratch, extra)
+
+
+@loop
+def patch_or_scratch(view, direct, patch, scratch):
+    """The address of a patch that is used in place, else that of its copy in scratch memory."""
     if direct:
-        return view.address + outer * view.outer + line * view.inner + along * view.cls
+        return patch_address(view, patch)
     return scratch
 
 
 @loop
-def one_hot(T, args, spot, labels, y):
-    """y <- label == class; +inf where the label is ignored."""
-    outer, line, along, lines, columns = spot
+def one_hot(T, args, patch, labels, y):
+    """y <- label == class, for class indices; +inf where the label is ignored.
+
+    labels: int64 array, scratch memory; y: address of (lines, columns) T.
+    """
+    outer, line, column, lines, columns = patch
     item, view = itemsize(T), args.targets
     here = address_of(labels)
-    source = view.address + outer * view.outer + line * view.inner + along * view.cls
-    if args.class_along:
+    source = view.address + outer * view.outer + line * view.inner + column * view.cls
+    if args.class_column:  # classes lie along the columns: one label a line
         call7(args.load_targets, source, 0, view.inner, 1, lines, here, 0)
-        filled(T, y, lines * columns, T(0))
+        fill(T, y, lines * columns, T(0))
         for i in range(lines):
-            k = labels[i] - along
+            k = labels[i] - column
             if labels[i] == args.ignore_index:
-                filled(T, y + i * columns * item, columns, T(np.inf))
+                fill(T, y + i * columns * item, columns, T(np.inf))
             elif 0 <= k < columns:
-                set_one(T, y, i * columns + k, T(1))
+                set_at(T, y, i * columns + k, T(1))
     else:
         for i in range(lines):
             call7(args.load_targets, source + i * view.inner, 0, view.cls, 1, columns, here, 0)
@@ -77,263 +149,306 @@ def one_hot(T, args, spot, labels, y):
             for j in range(columns):
                 hit = where(labels[j] == cls, T(1), T(0))
                 label = where(labels[j] == args.ignore_index, T(np.inf), hit)
-                set_one(T, y, i * columns + j, label)
+                set_at(T, y, i * columns + j, label)
 
 
 @loop
-def plain(N, T, link, params, n, z, y, low, up, down, scale, loss, g):
-    """Loss and gradient of whole vectors of labels, each 1 or ``low``; how many are neither."""
+def uniform_losses(N, T, link, params, n, logits, labels, scalars, out):
+    """(sum of the losses, labels that are neither 1 nor ``lowest``) of n elements.
+
+    For labels of 0 and 1, or -1 and 1, none of them ignored, with the same factors everywhere. n is
+    a multiple of a vector's lanes; out: addresses of losses (0: not wanted) and gradients.
+    """
+    lowest, pos_factor, neg_factor, scale = scalars
+    losses_out, grad_out = out
     losses = to_float64(N(0))
-    odd = 0
+    not_binary = 0
     for start in range(0, n, FLUSH * width(N)):
-        sums = N(0)
+        total = N(0)
         for j in range(start, min(n, start + FLUSH * width(N)), width(N)):
             here = j * itemsize(N)
-            label = load(N, y + here)
-            odd += count_true(is_odd(label, low))
-            f, first = plain_cell(link, load(N, z + here), label > T(0), up, down, params, scale)
-            sums = sums + f
-            if loss != 0:
-                store(loss + here, f)
-            store(g + here, first)
-        losses = losses + to_float64(sums)
-    return sum_of_lanes(losses), odd
+            label = load(N, labels + here)
+            not_binary += count_true(is_not_binary(label, lowest))
+            loss, grad = plain_cell(
+                link, load(N, logits + here), label > T(0), pos_factor, neg_factor, params, scale
+            )
+            total = total + loss
+            if losses_out != 0:
+                store(losses_out + here, loss)
+            store(grad_out + here, grad)
+        losses = losses + to_float64(total)
+    return sum_of_lanes(losses), not_binary
 
 
 @loop
-def hard(N, T, link, params, n, z, y, up, down, factor, shift, ignored, scale, loss, g):
-    """Loss and gradient of a patch of yes/no labels."""
+def binary_losses(N, T, link, params, arrays, scalars, out):
+    """The sum of the losses of a patch of labels that are 0 and 1, or -1 and 1."""
+    n, logits, labels, pos_factor, neg_factor = arrays
+    factor, shift, ignore_value, scale = scalars
+    losses_out, grad_out = out
     losses = to_float64(N(0))
     for j in range(0, n, width(N)):
         here, left = j * itemsize(N), n - j
-        label = masked_load(y + here, left, N(0))
-        f, first, second = hard_cell(
-            link, masked_load(z + here, left, N(0)), label * factor + shift > T(0.5),
-            masked_load(up + here, left, N(0)), masked_load(down + here, left, N(0)), params,
+        label = masked_load(labels + here, left, N(0))
+        loss, first, second = hard_cell(
+            link, masked_load(logits + here, left, N(0)), label * factor + shift > T(0.5),
+            masked_load(pos_factor + here, left, N(0)), masked_load(neg_factor + here, left, N(0)),
+            params,
         )  # fmt: skip
-        keep = label != ignored
-        f = where(keep, f, N(0))
-        losses = losses + to_float64(f)
-        store(loss + here, f)
-        store(g + here, where(keep, first * scale, N(0)))
+        keep = label != ignore_value
+        loss = where(keep, loss, N(0))
+        losses = losses + to_float64(loss)
+        store(losses_out + here, loss)
+        store(grad_out + here, where(keep, first * scale, N(0)))
     return sum_of_lanes(losses)
 
 
 @loop
-def soft(N, T, link, params, n, z, y, up, down, factor, shift, ignored, scale, loss, g):
-    """Loss and gradient of a patch of labels in [0, 1]."""
+def soft_losses(N, T, link, params, arrays, scalars, out):
+    """The sum of the losses of a patch of labels y = label * factor + shift in [0, 1]."""
+    n, logits, labels, pos_factor, neg_factor = arrays
+    factor, shift, ignore_value, scale = scalars
+    losses_out, grad_out = out
     losses = to_float64(N(0))
     for j in range(0, n, width(N)):
         here, left = j * itemsize(N), n - j
-        label = masked_load(y + here, left, N(0))
-        f, first, second = soft_cell(
-            link, masked_load(z + here, left, N(0)), label * factor + shift,
-            masked_load(up + here, left, N(0)), masked_load(down + here, left, N(0)), params,
+        label = masked_load(labels + here, left, N(0))
+        loss, first, second = soft_cell(
+            link, masked_load(logits + here, left, N(0)), label * factor + shift,
+            masked_load(pos_factor + here, left, N(0)), masked_load(neg_factor + here, left, N(0)),
+            params,
         )  # fmt: skip
-        keep = label != ignored
-        f = where(keep, f, N(0))
-        losses = losses + to_float64(f)
-        store(loss + here, f)
-        store(g + here, where(keep, first * scale, N(0)))
+        keep = label != ignore_value
+        loss = where(keep, loss, N(0))
+        losses = losses + to_float64(loss)
+        store(losses_out + here, loss)
+        store(grad_out + here, where(keep, first * scale, N(0)))
     return sum_of_lanes(losses)
 
 
-def curvature(order, N, T, link, params, n, z, y, up, down, factor, shift, ignored, scale, h):
-    """The second derivatives of a patch of labels, if the kernel is one for them."""
+def write_hessian(order, N, T, link, params, arrays, scalars, hess):
+    """hess <- the second derivatives of a patch, in kernels for ``Curvature``; else nothing."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(curvature, jit_options=INLINED)
-def _curvature(order, N, T, link, params, n, z, y, up, down, factor, shift, ignored, scale, h):
+@overload(write_hessian, jit_options=INLINED)
+def _write_hessian(order, N, T, link, params, arrays, scalars, hess):
     if order.instance_class is Slope:
-        return (
-            lambda order, N, T, link, params, n, z, y, up, down, factor, shift, ignored, scale, h: (
-                None
-            )
-        )
-    return lambda order, N, T, link, params, n, z, y, up, down, factor, shift, ignored, scale, h: (
-        bends(N, T, link, params, n, z, y, up, down, factor, shift, ignored, scale, h)
+        return lambda order, N, T, link, params, arrays, scalars, hess: None
+    return lambda order, N, T, link, params, arrays, scalars, hess: soft_hessian(
+        N, T, link, params, arrays, scalars, hess
     )
 
 
 @loop
-def bends(N, T, link, params, n, z, y, up, down, factor, shift, ignored, scale, h):
-    """The second derivatives of a patch of labels."""
+def soft_hessian(N, T, link, params, arrays, scalars, hess):
+    """hess <- the second derivatives of a patch of labels; address of (n,) T."""
+    n, logits, labels, pos_factor, neg_factor = arrays
+    factor, shift, ignore_value, scale = scalars
     for j in range(0, n, width(N)):
         here, left = j * itemsize(N), n - j
-        label = masked_load(y + here, left, N(0))
-        f, first, second = soft_cell(
-            link, masked_load(z + here, left, N(0)), label * factor + shift,
-            masked_load(up + here, left, N(0)), masked_load(down + here, left, N(0)), params,
+        label = masked_load(labels + here, left, N(0))
+        loss, first, second = soft_cell(
+            link, masked_load(logits + here, left, N(0)), label * factor + shift,
+            masked_load(pos_factor + here, left, N(0)), masked_load(neg_factor + here, left, N(0)),
+            params,
         )  # fmt: skip
-        store(h + here, where(label != ignored, second * scale, N(0)))
+        store(hess + here, where(label != ignore_value, second * scale, N(0)))
 
 
 @loop
-def weighed(T, n, up, down, s):
-    """Both factors times the sample weights."""
+def multiply_factors(T, n, pos_factor, neg_factor, sample_weight):
+    """Both factors <- themselves times the sample weights; addresses of (n,) T."""
     N = lanes(T)
     for j in range(0, n, width(N)):
         here = j * itemsize(N)
-        sample = load(N, s + here)
-        store(up + here, load(N, up + here) * sample)
-        store(down + here, load(N, down + here) * sample)
+        sample = load(N, sample_weight + here)
+        store(pos_factor + here, load(N, pos_factor + here) * sample)
+        store(neg_factor + here, load(N, neg_factor + here) * sample)
 
 
 @loop
-def factor(T, args, view, spot, target):
-    """One factor of a patch: moved, or the same number everywhere."""
+def load_factor(T, args, view, patch, target):
+    """target <- one factor of a patch: packed, or the same number for every element."""
     if args.load_factor != 0:
-        move(args.load_factor, view, spot, target, 0)
+        call_packer(args.load_factor, view, patch, target, 0)
     else:
-        filled(T, target, spot[3] * spot[4], peek(view.address, T))
+        fill(T, target, patch.lines * patch.columns, peek(view.address, T))
 
 
 @loop
-def factors(T, args, spot, up, down, s):
-    """Masses of the two outcomes of a patch, sample weights included."""
-    if not args.steady:
-        factor(T, args, args.pos_factor, spot, up)
-        factor(T, args, args.neg_factor, spot, down)
+def load_factors(T, args, patch, pos_factor, neg_factor, sample_weight):
+    """The factors of positive and negative outcomes of a patch, times the sample weights."""
+    if not args.constant_factors:
+        load_factor(T, args, args.pos_factor, patch, pos_factor)
+        load_factor(T, args, args.neg_factor, patch, neg_factor)
     if args.sample_weight.address != 0:
-        move(args.load_sample_weight, args.sample_weight, spot, s, 0)
-        weighed(T, spot[3] * spot[4], up, down, s)
+        call_packer(args.load_sample_weight, args.sample_weight, patch, sample_weight, 0)
+        n = patch.lines * patch.columns
+        multiply_factors(T, n, pos_factor, neg_factor, sample_weight)
 
 
 @loop
-def labels_of(T, args, spot, labels, scratch):
-    """Where the labels of a patch are, as numbers."""
+def load_labels(T, args, patch, indices, scratch):
+    """The address of the labels of a patch as numbers of type T.
+
+    indices: int64 array, scratch memory for class indices.
+    """
     if args.sparse_targets:
-        one_hot(T, args, spot, labels, scratch)
+        one_hot(T, args, patch, indices, scratch)
     elif not args.direct_targets:
-        move(args.load_targets, args.targets, spot, scratch, args.ignore_index * args.may_ignore)
-    return place(args.targets, args.direct_targets, spot, scratch)
+        ignore_index = args.ignore_index * args.may_ignore
+        call_packer(args.load_targets, args.targets, patch, scratch, ignore_index)
+    return patch_or_scratch(args.targets, args.direct_targets, patch, scratch)
 
 
 @loop
-def logits_of(T, args, spot, scratch, v):
-    """Where the logits of a patch are, capped; with a softcap their slopes in v."""
-    n = spot[3] * spot[4]
+def load_logits_of_patch(T, args, patch, scratch, slopes):
+    """The address of the transformed logits of a patch; slopes <- d(transformed)/d(logit)."""
+    n = patch.lines * patch.columns
     if not args.direct_logits:
-        move(args.load_logits, args.logits, spot, scratch, 0)
+        call_packer(args.load_logits, args.logits, patch, scratch, 0)
         scale, softcap = T(args.logit_scale), T(args.softcap)
         if softcap > T(0):
-            copied(T, scratch, n, v)
-            cap_slopes(T, v, n, scale, softcap)
+            copy(T, scratch, n, slopes)
+            transform_slopes(T, slopes, n, scale, softcap)
         if softcap > T(0) or scale != T(1):
-            capped(T, scratch, n, scale, softcap)
-    return place(args.logits, args.direct_logits, spot, scratch)
+            transform_logits(T, scratch, n, scale, softcap)
+    return patch_or_scratch(args.logits, args.direct_logits, patch, scratch)
 
 
 @loop
-def through_cap(T, args, n, z, v, g, h):
-    """The chain rule through scale and softcap."""
+def chain_patch(T, args, n, logits, slopes, grad, hess):
+    """The chain rule through scale and softcap, for n elements."""
     scale = T(args.logit_scale)
     if args.softcap > 0.0:
-        chained(T, n, g, h, z, v, scale, T(args.softcap))
+        chain_transform(T, n, grad, hess, logits, slopes, scale, T(args.softcap))
     elif args.logit_scale != 1.0:
-        scaled(T, g, n, scale, g)
-        if h != 0:
-            scaled(T, h, n, scale * scale, h)
+        multiply(T, grad, n, scale, grad)
+        if hess != 0:
+            multiply(T, hess, n, scale * scale, hess)
 
 
 @loop
-def element_losses(N, T, args, order, link, params, n, z, y, up, down, loss, g, h):
-    """The sum of the losses of a patch; how many labels are ignored, how many are wrong.
-
-    Its losses and gradients are written, and if h is not 0 its curvatures.
-    """
-    item, low = itemsize(T), T(args.lowest)
+def patch_losses(N, T, args, order, link, params, arrays, out):
+    """(sum of the losses, ignored labels, invalid labels) of a patch; derivatives go to ``out``."""
+    n, logits, labels, pos_factor, neg_factor = arrays
+    loss, grad, hess = out
+    item, lowest = itemsize(T), T(args.lowest)
     factor, shift, scale = T(args.label_factor), T(args.label_shift), T(args.scale)
-    ignored = T(np.inf) if args.may_ignore else T(args.ignore_value)
-    omitted, wrong = 0, 0
-    if h != 0:
-        curvature(order, N, T, link, params, n, z, y, up, down, factor, shift, ignored, scale, h)
+    ignore_value = T(np.inf) if args.may_ignore else T(args.ignore_value)
+    scalars = LabelScalars(factor, shift, ignore_value, scale)
+    n_ignored, n_invalid = 0, 0
+    # 1. Second derivatives.
+    if hess != 0:
+        write_hessian(order, N, T, link, params, arrays, scalars, hess)
     done, losses = 0, 0.0
-    if args.plain:
+    # 2. The fastest loop, over whole vectors; its results count if every label was binary.
+    if args.uniform:
         whole = n // width(N) * width(N)
-        losses, odd = plain(
-            N, T, link, params, whole, z, y, low, peek(up, T), peek(down, T),
-            scale, loss if args.loss.address != 0 else 0, g,
+        uniform = UniformScalars(lowest, peek(pos_factor, T), peek(neg_factor, T), scale)
+        losses, not_binary = uniform_losses(
+            N, T, link, params, whole, logits, labels, uniform,
+            (loss if args.loss.address != 0 else 0, grad),
         )  # fmt: skip
-        done = whole if odd == 0 else 0
-        losses = losses if odd == 0 else 0.0
+        done = whole if not_binary == 0 else 0
+        losses = losses if not_binary == 0 else 0.0
+    # 3. The remaining elements: one evaluation of the rule for binary labels, else two.
     if done < n:
         past, left = done * item, n - done
-        z, y, up, down = z + past, y + past, up + past, down + past
-        odd = 0
-        if not args.hard:
-            odd, omitted, wrong = odd_numbers(T, y, left, low, ignored)
-        if odd == 0 and args.yes_or_no:
-            losses += hard(
-                N, T, link, params, left, z, y, up, down, factor, shift, ignored, scale,
-                loss + past, g + past,
-            )  # fmt: skip
+        rest = PatchArrays(left, logits + past, labels + past, pos_factor + past, neg_factor + past)
+        not_binary = 0
+        if not args.binary:
+            not_binary, n_ignored, n_invalid = count_numbers(
+                T, rest.labels, left, lowest, ignore_value
+            )
+        if not_binary == 0 and args.unsmoothed:
+            losses += binary_losses(N, T, link, params, rest, scalars, (loss + past, grad + past))
         else:
-            losses += soft(
-                N, T, link, params, left, z, y, up, down, factor, shift, ignored, scale,
-                loss + past, g + past,
-            )  # fmt: skip
-    return losses, omitted * args.real_targets, wrong * args.real_targets
+            losses += soft_losses(N, T, link, params, rest, scalars, (loss + past, grad + past))
+    return losses, n_ignored * args.real_targets, n_invalid * args.real_targets
 
 
 @loop
-def element_block(N, T, args, order, link, params, spot, labels, s):
-    """What ``element_losses`` gives of a patch; what is asked for of it is written."""
-    zs, ys, up, down, loss, g, hs, v, weights = s
-    n = spot[3] * spot[4]
-    h = hs if args.hess.address != 0 else 0
-    z = logits_of(T, args, spot, zs, v)
-    y = labels_of(T, args, spot, labels, ys)
-    factors(T, args, spot, up, down, weights)
-    found = element_losses(N, T, args, order, link, params, n, z, y, up, down, loss, g, h)
-    through_cap(T, args, n, z, v, g, h)
+def element_block(N, T, args, order, link, params, patch, indices, scratch):
+    """(sum of the losses, ignored labels, invalid labels) of a patch; results are stored.
+
+    indices: int64 array, scratch memory for class indices; scratch: ``PatchScratch``.
+    """
+    n = patch.lines * patch.columns
+    grad, loss = scratch.grad, scratch.loss
+    hess = scratch.hess if args.hess.address != 0 else 0
+    # 1. Load logits, labels and factors, unless they are read in place.
+    logits = load_logits_of_patch(T, args, patch, scratch.logits, scratch.slopes)
+    labels = load_labels(T, args, patch, indices, scratch.labels)
+    pos_factor, neg_factor = scratch.pos_factor, scratch.neg_factor
+    load_factors(T, args, patch, pos_factor, neg_factor, scratch.sample_weight)
+    # 2. Losses and derivatives by the transformed logits.
+    found = patch_losses(
+        N, T, args, order, link, params, PatchArrays(n, logits, labels, pos_factor, neg_factor),
+        PatchOutputs(loss, grad, hess),
+    )  # fmt: skip
+    # 3. Derivatives by the logits as the caller has them.
+    chain_patch(T, args, n, logits, scratch.slopes, grad, hess)
+    # 4. Store what is wanted.
     if args.grad.address != 0:
         if args.direct_grad:
-            put(T, g, n, place(args.grad, True, spot, g), T(1), args.stream != 0)
+            there = patch_or_scratch(args.grad, True, patch, grad)
+            store_scaled(T, grad, n, there, T(1), args.stream != 0)
         else:
-            move(args.store_grad, args.grad, spot, g, 0)
+            call_packer(args.store_grad, args.grad, patch, grad, 0)
     if args.hess.address != 0:
-        move(args.store_hess, args.hess, spot, h, 0)
+        call_packer(args.store_hess, args.hess, patch, hess, 0)
     if args.loss.address != 0:
-        move(args.store_loss, args.loss, spot, loss, 0)
+        call_packer(args.store_loss, args.loss, patch, loss, 0)
     return found
 
 
-def elements(Params, T, Lanes, Link, Order):
-    """The kernel for labels of single elements."""
+def elementwise(Params, T, Lanes, Link, Order):
+    """The kernel for labels of single elements.
+
+    Params: the rule's NamedTuple; T: the compute dtype; Lanes: ``Wide`` or ``Single``; Link:
+    ``Sigmoid`` or ``Identity``; Order: ``Slope`` or ``Curvature``.
+    """
     item = np.dtype(T).itemsize
 
-    def elements(address, first, last):
+    def elementwise(address, first, last):
         args = args_at(address)
         params = params_at(address, Params, T)
         N, link, order = numbers(Lanes, T), Link(), Order()
-        piece = padded(args.block) * item
-        memory = np.empty(9 * piece + 64, np.uint8)
-        labels = np.empty(args.block, np.int64)
+        # 1. Allocate the scratch memory, used for one patch after the other.
+        size = padded(args.block) * item
+        memory = np.empty(9 * size + 64, np.uint8)
+        indices = np.empty(args.block, np.int64)
         a = align_line(memory)
-        up, down = a + 2 * piece, a + 3 * piece
-        s = (
-            a, a + piece, up, down, a + 4 * piece, a + 5 * piece, a + 6 * piece, a + 7 * piece,
-            a + 8 * piece,
+        pos_factor, neg_factor = a + 2 * size, a + 3 * size
+        scratch = PatchScratch(
+            a, a + size, pos_factor, neg_factor, a + 4 * size, a + 5 * size, a + 6 * size,
+            a + 7 * size, a + 8 * size,
         )  # fmt: skip
-        lines = min(args.inner, max(1, args.block // args.classes))  # of a patch
+        # 2. The shape of a patch, and how many there are along each axis.
+        lines = min(args.inner, max(1, args.block // args.classes))
         columns = min(args.block, args.classes)
         parts = (args.classes + columns - 1) // columns
         strips = (args.inner + lines - 1) // lines
-        if args.steady:  # the factors of every patch are those of the first
-            factor(T, args, args.pos_factor, (0, 0, 0, lines, columns), up)
-            factor(T, args, args.neg_factor, (0, 0, 0, lines, columns), down)
+        # 3. Factors that are the same in every patch.
+        if args.constant_factors:
+            load_factor(T, args, args.pos_factor, Patch(0, 0, 0, lines, columns), pos_factor)
+            load_factor(T, args, args.neg_factor, Patch(0, 0, 0, lines, columns), neg_factor)
         for b in range(first, last):
-            along = (b % parts) * columns
+            # 4. Everything of a patch but the sum of its losses.
+            column = (b % parts) * columns
             line = (b // parts % strips) * lines
-            spot = (
-                b // parts // strips, line, along,
-                min(lines, args.inner - line), min(columns, args.classes - along),
+            patch = Patch(
+                b // parts // strips, line, column,
+                min(lines, args.inner - line), min(columns, args.classes - column),
             )  # fmt: skip
-            loss, omitted, wrong = element_block(N, T, args, order, link, params, spot, labels, s)
-            poke(args.partial + 8 * b, loss)
-            put_odd(args, b, omitted, wrong)
-        memory[0] = 0  # a last use: addresses do not keep it alive
+            loss, ignored, invalid = element_block(
+                N, T, args, order, link, params, patch, indices, scratch
+            )
+            # 5. The block's part of the reduced loss, and its counts.
+            store_partial_sum(args, b, loss)
+            store_counts(args, b, ignored, invalid)
+        memory[0] = 0  # the last use of memory: addresses alone do not keep it allocated
 
-    return elements
+    return elementwise

@@ -46,16 +46,16 @@ KERNEL_ARGS = np.dtype(
         ("stream", "i8"),  # gradients are stored past the caches
         ("sparse_targets", "i8"),  # targets are class indices
         ("normalize", "i8"),
-        ("class_along", "i8"), ("class_line", "i8"), ("class_outer", "i8"),  # the class axis
-        ("steady", "i8"),  # up and down are the same in every patch
-        ("plain", "i8"),  # yes/no labels, none ignored; up and down the same everywhere, not 0
-        ("hard", "i8"),  # every label is known to be yes or no
-        ("yes_or_no", "i8"),  # such labels are not smoothed
+        ("class_column", "i8"), ("class_line", "i8"), ("class_outer", "i8"),  # the class axis
+        ("constant_factors", "i8"),  # up and down are the same in every patch
+        ("uniform", "i8"),  # yes/no labels, none ignored; up and down the same everywhere, not 0
+        ("binary", "i8"),  # every label is known to be yes or no
+        ("unsmoothed", "i8"),  # such labels are not smoothed
         ("may_ignore", "i8"),  # a label of +inf stands for ignore_index
         ("real_targets", "i8"),  # targets that are numbers are looked at, see Problem
         ("ignore_index", "i8"),
         # what takes the place of these, with ignoring = 0, once no label has been found ignored
-        ("plain_kept", "i8"), ("load_targets_kept", "i8"),
+        ("uniform_if_none_ignored", "i8"), ("load_targets_if_none_ignored", "i8"),
         ("bytes", "i8"),  # of a label where labels lie one behind the other, else 0
         # lowest <= label < highest, and label != forbidden_label
         ("lowest", "i8"), ("highest", "i8"), ("forbidden_label", "i8"),

@@ -1,12 +1,12 @@
-"""Labels are read once ahead of the logits: range, number not ignored, sum of their weights.
+"""Kernels that read labels ahead of the logits: valid range, number not ignored, sum of weights.
 
-So an error is found before anything is written, also when the gradient replaces the logits, and
-the mean's denominator is known when the first gradient is.
+An invalid label is then found before anything is written, also where the gradient overwrites the
+logits, and the denominator of the mean is known when the first gradient is written.
 """
 
 import numpy as np
 
-from fusedce.kernels.cpu.blocks import address_of, array_at, at, rows_of
+from fusedce.kernels.cpu.blocks import address_of, array_at, row_address, rows_of_block
 from fusedce.kernels.cpu.kernel_args import args_at
 from fusedce.kernels.cpu.load_store import masked_load
 from fusedce.kernels.cpu.vector_loops import loop
@@ -16,8 +16,11 @@ from fusedce.kernels.vector import count_true, itemsize, lanes, width
 
 
 @loop
-def survey(args, labels):
-    """(labels not ignored, position of the first bad one or -1) of a block."""
+def check_labels(args, labels):
+    """(labels that are not ignored, position of the first invalid one or -1) of an int64 array.
+
+    Valid: lowest <= label < highest and label != forbidden_label.
+    """
     kept, bad = 0, 0
     for i in range(labels.size):
         label = labels[i]
@@ -36,8 +39,11 @@ def survey(args, labels):
 
 
 @loop
-def all_yes_or_no(args, address, n):
-    """Whether labels are 0 and 1 at a glance: none of their other bits is set."""
+def all_zero_or_one(args, address, n):
+    """Whether n integer labels are all 0 or 1 and all count, tested eight bytes at a time.
+
+    They are if none of their bits but the lowest is set. False also where this test does not apply.
+    """
     if args.weight != 0 or args.bytes == 0 or address % 8 != 0 or n * args.bytes % 8 != 0:
         return False
     if args.lowest != 0 or args.highest != 2 or 0 <= args.ignore_index < 2:
@@ -53,7 +59,7 @@ def all_yes_or_no(args, address, n):
 
 
 @loop
-def weigh(args, labels, T):
+def sum_weights(args, labels, T):
     """The sum of weight[label] over the labels that are not ignored."""
     total = np.float64(0)
     for label in labels:
@@ -63,143 +69,158 @@ def weigh(args, labels, T):
 
 
 @scalar
-def is_odd(label, low):
-    """Whether a label is neither 1 nor ``low``, which is 0 or -1."""
-    return label * (label - (type(low)(1) + low)) + low != type(low)(0)
+def is_not_binary(label, lowest):
+    """Whether a label is neither 1 nor ``lowest``, which is 0 or -1."""
+    return label * (label - (type(lowest)(1) + lowest)) + lowest != type(lowest)(0)
 
 
 @loop
-def odd_numbers(T, y, n, low, mark):
-    """(numbers that are neither 1 nor ``low``, those ignored, those that are no label) of labels.
+def count_numbers(T, y, n, lowest, ignore_value):
+    """(numbers that are neither 1 nor ``lowest``, ignored numbers, invalid numbers) of n labels.
 
-    Labels lie in [0, 1] where ``low`` is 0, and are -1 or 1 where it is -1. What equals ``mark`` is
-    ignored, and counts among neither of the others.
+    y: address of (n,) T. Valid labels are those in [0, 1] if ``lowest`` is 0, and -1 and 1 if it is
+    -1. A label equal to ``ignore_value`` is ignored and counts as neither of the others.
     """
-    if mark != T(1) and mark != low and odd_labels(T, y, n, low) == 0:
-        return 0, 0, 0  # the usual case, found out in half the time
+    if ignore_value != T(1) and ignore_value != lowest and count_not_binary(T, y, n, lowest) == 0:
+        return 0, 0, 0  # the usual case, decided in half the time
     N = lanes(T)
-    odd, ignored, wrong = 0, 0, 0
-    fine = low if mark == T(1) else T(1)  # a label that is not counted, behind the last one
-    least = T(0) if low == T(0) else T(2)  # of labels in [least, 1]: none where low is -1
+    not_binary, ignored, wrong = 0, 0, 0
+    fine = lowest if ignore_value == T(1) else T(1)  # for the lanes behind the last label
+    least = T(0) if lowest == T(0) else T(2)  # of labels in [least, 1]: none if lowest is -1
     for j in range(0, n, width(N)):
         label = masked_load(y + j * itemsize(N), n - j, N(fine))
-        kept = label != N(mark)
-        other = kept & is_odd(label, low)
+        kept = label != N(ignore_value)
+        other = kept & is_not_binary(label, lowest)
         inside = (label >= least) & (label <= T(1))
-        odd += count_true(other)
+        not_binary += count_true(other)
         ignored += count_true(~kept)
         wrong += count_true(other & ~inside)
-    return odd, ignored, wrong
+    return not_binary, ignored, wrong
 
 
 @loop
-def odd_labels(T, y, n, low):
-    """The numbers that are neither 1 nor ``low``, all of them being labels."""
-    N = lanes(T)
-    odd = 0
-    for j in range(0, n, width(N)):
-        odd += count_true(is_odd(masked_load(y + j * itemsize(N), n - j, N(1)), low))
-    return odd
-
-
-@loop
-def marked(T, y, n, mark):
-    """How many numbers equal the one that stands for an ignored target."""
+def count_not_binary(T, y, n, lowest):
+    """How many of n labels, none of them ignored, are neither 1 nor ``lowest``."""
     N = lanes(T)
     found = 0
     for j in range(0, n, width(N)):
-        found += count_true(masked_load(y + j * itemsize(N), n - j, N(np.nan)) == N(mark))
+        found += count_true(is_not_binary(masked_load(y + j * itemsize(N), n - j, N(1)), lowest))
     return found
 
 
 @loop
-def put_odd(args, b, count, wrong):
-    """What a block has found among numbers: a count (see the plan), and whether any is wrong."""
-    poke(args.count + 8 * b, np.int64(count))
-    poke(args.bad + 8 * b, np.int64(0 if wrong > 0 else -1))
+def count_ignored(T, y, n, ignore_value):
+    """How many of n numbers, y: (n,) T, equal the one that marks an ignored target."""
+    N = lanes(T)
+    found = 0
+    for j in range(0, n, width(N)):
+        found += count_true(masked_load(y + j * itemsize(N), n - j, N(np.nan)) == N(ignore_value))
+    return found
+
+
+@loop
+def store_counts(args, block, count, wrong):
+    """count[block] <- count; bad[block] <- 0 if any number of the block is invalid, else -1."""
+    poke(args.count + 8 * block, np.int64(count))
+    poke(args.bad + 8 * block, np.int64(0 if wrong > 0 else -1))
 
 
 def labels(T):
-    """The kernel over integer labels; ``partial`` gets the sum of weight[label]."""
+    """The kernel over integer labels; T: the dtype of the class weights.
+
+    For each block: partial <- sum of weight[label], count <- labels that are not ignored, bad <-
+    position of the first invalid label or -1.
+    """
 
     def labels(address, first, last):
         args = args_at(address)
         scratch = np.empty(args.block, np.int64)
         for b in range(first, last):
-            outer, start, stop = rows_of(args, b)
+            outer, start, stop = rows_of_block(args, b)
             n, step = stop - start, args.targets.inner
-            here = at(args.targets, outer, start)
+            here = row_address(args.targets, outer, start)
             kept, bad, weights = n, -1, np.float64(n)
-            if not all_yes_or_no(args, here, n):
+            # 1. The fast test, for labels of 0 and 1.
+            if not all_zero_or_one(args, here, n):
+                # 2. Load the labels of the block as int64, unless they are.
                 found = array_at(here if args.bytes == 8 else address_of(scratch), n, np.int64)
                 if args.bytes != 8:
                     call7(args.load_targets, here, 0, step, 1, n, address_of(scratch), 0)
-                kept, bad = survey(args, found)
+                # 3. Check and count them, and sum their weights.
+                kept, bad = check_labels(args, found)
                 weights = np.float64(kept)
                 if args.weight != 0 and bad < 0:
-                    weights = weigh(args, found, T)
+                    weights = sum_weights(args, found, T)
+            # 4. The results of the block.
             poke(args.partial + 8 * b, weights)
             poke(args.count + 8 * b, np.int64(kept))
             poke(args.bad + 8 * b, np.int64(outer * args.inner + start + bad if bad >= 0 else -1))
-        scratch[0] = 0  # a last use: addresses do not keep it alive
+        scratch[0] = 0  # the last use of scratch: addresses alone do not keep it allocated
 
     return labels
 
 
-def numbers_kept(T):
-    """The kernel over labels that are numbers: how many are not ignored, whether any is wrong."""
+def number_labels(T):
+    """The kernel over labels that are numbers; T: the compute dtype.
 
-    def numbers_kept(address, first, last):
+    For each block: count <- labels that are not ignored, bad <- 0 if any is invalid, else -1.
+    """
+
+    def number_labels(address, first, last):
         args = args_at(address)
         y = np.empty(args.block, T)
         for b in range(first, last):
-            outer, start, stop = rows_of(args, b)
+            outer, start, stop = rows_of_block(args, b)
             n, step = stop - start, args.targets.inner
-            low, mark = T(args.lowest), T(args.ignore_value)
-            here = at(args.targets, outer, start)
+            lowest, ignore_value = T(args.lowest), T(args.ignore_value)
+            here = row_address(args.targets, outer, start)
+            # 1. Load the labels of the block, unless they are read in place.
             if not args.direct_targets:
                 call7(args.load_targets, here, 0, step, 1, n, address_of(y), 0)
                 here = address_of(y)
-            odd, ignored, wrong = odd_numbers(T, here, n, low, mark)
-            put_odd(args, b, n - ignored, wrong)
-        y[0] = T(0)  # a last use: addresses do not keep it alive
+            # 2. Count them.
+            not_binary, ignored, wrong = count_numbers(T, here, n, lowest, ignore_value)
+            store_counts(args, b, n - ignored, wrong)
+        y[0] = T(0)  # the last use of y: addresses alone do not keep it allocated
 
-    return numbers_kept
+    return number_labels
 
 
 @loop
-def row_marks(T, args, here, y):
-    """(targets of a row that are not 0, those that equal the mark)."""
+def count_targets_of_row(T, args, row, y):
+    """(nonzero targets, ignored targets) of the row at an address; y: scratch, (width,) T."""
     N = lanes(T)
-    occupied, ignored = 0, 0
+    nonzero, ignored = 0, 0
     for j in range(0, args.classes, args.width):
         n, step = min(args.width, args.classes - j), args.targets.cls
-        call7(args.load_targets, here + j * step, 0, step, 1, n, y, 0)
+        call7(args.load_targets, row + j * step, 0, step, 1, n, y, 0)
         for k in range(0, n, width(N)):
-            occupied += count_true(masked_load(y + k * itemsize(N), n - k, N(0)) != N(0))
-        ignored += marked(T, y, n, T(args.ignore_value))
-    return occupied, ignored
+            nonzero += count_true(masked_load(y + k * itemsize(N), n - k, N(0)) != N(0))
+        ignored += count_ignored(T, y, n, T(args.ignore_value))
+    return nonzero, ignored
 
 
-def rows_kept(T):
-    """The kernel over distributions: how many rows count, whether any is ignored in part.
+def distribution_labels(T):
+    """The kernel over distributions; T: the compute dtype.
 
-    With normalize_targets a row without a target that is not 0 does not count either.
+    For each block: count <- rows that count, bad <- 0 if any row is ignored in part, else -1. With
+    normalize_targets, a row without a nonzero target does not count either.
     """
 
-    def rows_kept(address, first, last):
+    def distribution_labels(address, first, last):
         args = args_at(address)
         y = np.empty(args.width, T)
         for b in range(first, last):
-            outer, start, stop = rows_of(args, b)
-            rows, wrong = 0, 0
+            outer, start, stop = rows_of_block(args, b)
+            kept, wrong = 0, 0
+            # 1. Count the targets of each row.
             for inner in range(start, stop):
-                occupied, ignored = row_marks(
-                    T, args, at(args.targets, outer, inner), address_of(y)
-                )
+                here = row_address(args.targets, outer, inner)
+                nonzero, ignored = count_targets_of_row(T, args, here, address_of(y))
                 wrong += 0 < ignored < args.classes
-                rows += ignored == 0 and (occupied > 0 or not args.normalize)
-            put_odd(args, b, rows, wrong)
-        y[0] = T(0)  # a last use: addresses do not keep it alive
+                kept += ignored == 0 and (nonzero > 0 or not args.normalize)
+            # 2. The results of the block.
+            store_counts(args, b, kept, wrong)
+        y[0] = T(0)  # the last use of y: addresses alone do not keep it allocated
 
-    return rows_kept
+    return distribution_labels

@@ -8,25 +8,25 @@ a kernel. ``pitch`` is the length of a row of scratch, 0 for ``columns``.
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
-import ml_dtypes
 import numpy as np
 
-from fusedce.kernels.cpu import dtypes
 from fusedce.kernels.cpu.blocks import array_at
 from fusedce.kernels.cpu.compile import packer
 from fusedce.kernels.cpu.dtypes import (
+    Lines,
+    decode_one,
+    encode_one,
     load_as,
     load_full_square,
     load_interleaved,
     load_square,
-    narrow,
+    storage,
     store_as,
     store_full_square,
     store_interleaved,
     store_square,
-    widen,
 )
 from fusedce.kernels.cpu.kernel_args import PRESENT
 from fusedce.kernels.cpu.load_store import load, masked_store, prefetch, store
@@ -34,6 +34,16 @@ from fusedce.kernels.cpu.vector_loops import loop
 from fusedce.kernels.intrinsics import peek, poke
 from fusedce.kernels.scalar import where
 from fusedce.kernels.vector import itemsize, lanes, width
+
+
+class PatchView(NamedTuple):
+    """A (rows, columns) part of an array: its address, and the bytes between rows and columns."""
+
+    address: int
+    row_stride: int
+    column_stride: int
+    rows: int
+    columns: int
 
 
 @loop
@@ -51,9 +61,9 @@ def inside(N, size, j, step, rows, columns):
 
 
 @loop
-def load_squares(form, stored, T, address, step, rows, columns, scratch, pitch):
+def load_squares(tag, bits_type, T, address, step, rows, columns, scratch, pitch):
     """scratch <- patch whose columns lie close together, in squares of vectors."""
-    N, size, item = lanes(T), itemsize(stored), itemsize(T)
+    N, size, item = lanes(T), itemsize(bits_type), itemsize(T)
     for j in range(0, columns, width(N)):
         source, target = address + j * step, scratch + j * item
         fetch(source + columns * step, width(N) * step)
@@ -61,20 +71,21 @@ def load_squares(form, stored, T, address, step, rows, columns, scratch, pitch):
             for i in range(0, rows, width(N)):
                 k = max(0, min(i, rows - width(N)))  # the last square may overlap
                 load_full_square(
-                    form, stored, N, source + k * size, step, rows, target + k * pitch, pitch
-                )
+                    tag, bits_type, N, Lines(source + k * size, step), rows,
+                    Lines(target + k * pitch, pitch),
+                )  # fmt: skip
         else:
             for i in range(0, rows, width(N)):
                 load_square(
-                    form, stored, N, source + i * size, step, columns - j, rows - i,
-                    target + i * pitch, pitch,
+                    tag, bits_type, N, Lines(source + i * size, step), columns - j, rows - i,
+                    Lines(target + i * pitch, pitch),
                 )  # fmt: skip
 
 
 @loop
-def store_squares(form, stored, T, address, step, rows, columns, scratch, pitch):
+def store_squares(tag, bits_type, T, address, step, rows, columns, scratch, pitch):
     """Patch whose columns lie close together <- scratch."""
-    N, size, item = lanes(T), itemsize(stored), itemsize(T)
+    N, size, item = lanes(T), itemsize(bits_type), itemsize(T)
     for j in range(0, columns, width(N)):
         target, source = address + j * step, scratch + j * item
         tight = rows >= width(N) or step == rows * size  # what spills over is written later
@@ -82,20 +93,22 @@ def store_squares(form, stored, T, address, step, rows, columns, scratch, pitch)
             for i in range(0, rows, width(N)):
                 k = max(0, min(i, rows - width(N)))
                 store_full_square(
-                    form, stored, N, source + k * pitch, pitch, rows, target + k * size, step
-                )
+                    tag, bits_type, N, Lines(source + k * pitch, pitch), rows,
+                    Lines(target + k * size, step),
+                )  # fmt: skip
         else:
             for i in range(0, rows, width(N)):
                 store_square(
-                    form, stored, N, source + i * pitch, pitch, rows - i, columns - j,
-                    target + i * size, step,
+                    tag, bits_type, N, Lines(source + i * pitch, pitch), rows - i, columns - j,
+                    Lines(target + i * size, step),
                 )  # fmt: skip
 
 
 @loop
-def load_patch(form, stored, T, address, row_stride, column_stride, rows, columns, scratch, pitch):
+def load_patch(tag, bits_type, T, patch, scratch, pitch):
     """scratch <- patch: line by line, in squares of vectors, or one by one."""
-    N, size, item = lanes(T), itemsize(stored), itemsize(T)
+    address, row_stride, column_stride, rows, columns = patch
+    N, size, item = lanes(T), itemsize(bits_type), itemsize(T)
     if column_stride == size or columns == 1:
         # The next patch, most likely.
         ahead = columns * size * (rows if row_stride == columns * size else 1)
@@ -104,168 +117,155 @@ def load_patch(form, stored, T, address, row_stride, column_stride, rows, column
             whole = columns // width(N) * width(N)
             for j in range(0, whole, width(N)):
                 prefetch(source + ahead + j * size)
-                store(target + j * item, load_as(form, stored, N, source + j * size, None))
+                store(target + j * item, load_as(tag, bits_type, N, source + j * size, None))
             if whole < columns:
                 rest = columns - whole
-                x = load_as(form, stored, N, source + whole * size, rest)
+                x = load_as(tag, bits_type, N, source + whole * size, rest)
                 masked_store(target + whole * item, rest, x)
     elif row_stride == size:
-        load_squares(form, stored, T, address, column_stride, rows, columns, scratch, pitch)
+        load_squares(tag, bits_type, T, address, column_stride, rows, columns, scratch, pitch)
     else:
         for i in range(rows):
             source, target = address + i * row_stride, scratch + i * pitch
             for j in range(columns):
-                x = T(widen(form, peek(source + j * column_stride, stored)))
+                x = T(decode_one(tag, peek(source + j * column_stride, bits_type)))
                 poke(target + j * item, x)
 
 
 @loop
-def store_patch(form, stored, T, address, row_stride, column_stride, rows, columns, scratch, pitch):
+def store_patch(tag, bits_type, T, patch, scratch, pitch):
     """Patch <- scratch."""
-    N, size, item = lanes(T), itemsize(stored), itemsize(T)
+    address, row_stride, column_stride, rows, columns = patch
+    N, size, item = lanes(T), itemsize(bits_type), itemsize(T)
     if column_stride == size or columns == 1:
         for i in range(rows):
             target, source = address + i * row_stride, scratch + i * pitch
             whole = columns // width(N) * width(N)
             for j in range(0, whole, width(N)):
-                store_as(form, stored, target + j * size, None, load(N, source + j * item))
+                store_as(tag, bits_type, target + j * size, None, load(N, source + j * item))
             for j in range(whole, columns):
-                poke(target + j * size, stored(narrow(form, peek(source + j * item, T))))
+                poke(target + j * size, bits_type(encode_one(tag, peek(source + j * item, T))))
     elif row_stride == size:
-        store_squares(form, stored, T, address, column_stride, rows, columns, scratch, pitch)
+        store_squares(tag, bits_type, T, address, column_stride, rows, columns, scratch, pitch)
     else:
         for i in range(rows):
             target, source = address + i * row_stride, scratch + i * pitch
             for j in range(columns):
-                x = narrow(form, peek(source + j * item, T))
-                poke(target + j * column_stride, stored(x))
+                x = encode_one(tag, peek(source + j * item, T))
+                poke(target + j * column_stride, bits_type(x))
 
 
-def loads(Form, stored, T):
+def loads(Tag, bits_type, T):
     """The mover from stored values to numbers of type T."""
     item = np.dtype(T).itemsize
 
     def loads(address, row_stride, column_stride, rows, columns, scratch, pitch):
         step = (pitch if pitch > 0 else columns) * item
-        load_patch(
-            Form(), stored, T, address, row_stride, column_stride, rows, columns, scratch, step
-        )
+        patch = PatchView(address, row_stride, column_stride, rows, columns)
+        load_patch(Tag(), bits_type, T, patch, scratch, step)
 
     return loads
 
 
-def stores(Form, stored, T):
+def stores(Tag, bits_type, T):
     """The mover from numbers of type T to stored values."""
     item = np.dtype(T).itemsize
 
     def stores(address, row_stride, column_stride, rows, columns, scratch, pitch):
         step = (pitch if pitch > 0 else columns) * item
-        store_patch(
-            Form(), stored, T, address, row_stride, column_stride, rows, columns, scratch, step
-        )
+        patch = PatchView(address, row_stride, column_stride, rows, columns)
+        store_patch(Tag(), bits_type, T, patch, scratch, step)
 
     return stores
 
 
-def load_few(Form, stored, T, classes):
+def load_few(Tag, bits_type, T, classes):
     """The same for rows of so few classes, one behind the other: vectors are dealt out."""
     item = np.dtype(T).itemsize
 
     def load_few(address, row_stride, column_stride, rows, columns, scratch, pitch):
-        N, form = lanes(T), Form()
+        N, tag = lanes(T), Tag()
         step = (pitch if pitch > 0 else columns) * item
         whole = columns // width(N) * width(N)
         for j in range(0, whole, width(N)):
             here = address + j * column_stride
             fetch(here + columns * column_stride, width(N) * column_stride)
-            load_interleaved(form, stored, N, classes, here, scratch + j * item, step)
-        load_patch(
-            form, stored, T, address + whole * column_stride, row_stride, column_stride, rows,
-            columns - whole, scratch + whole * item, step,
-        )  # fmt: skip
+            load_interleaved(tag, bits_type, N, classes, here, scratch + j * item, step)
+        rest = PatchView(
+            address + whole * column_stride, row_stride, column_stride, rows, columns - whole
+        )
+        load_patch(tag, bits_type, T, rest, scratch + whole * item, step)
 
     return load_few
 
 
-def store_few(Form, stored, T, classes):
+def store_few(Tag, bits_type, T, classes):
     """The same the other way round."""
     item = np.dtype(T).itemsize
 
     def store_few(address, row_stride, column_stride, rows, columns, scratch, pitch):
-        N, form = lanes(T), Form()
+        N, tag = lanes(T), Tag()
         step = (pitch if pitch > 0 else columns) * item
         whole = columns // width(N) * width(N)
         for j in range(0, whole, width(N)):
             there = address + j * column_stride
-            store_interleaved(form, stored, N, classes, scratch + j * item, step, there)
-        store_patch(
-            form, stored, T, address + whole * column_stride, row_stride, column_stride, rows,
-            columns - whole, scratch + whole * item, step,
-        )  # fmt: skip
+            store_interleaved(tag, bits_type, N, classes, scratch + j * item, step, there)
+        rest = PatchView(
+            address + whole * column_stride, row_stride, column_stride, rows, columns - whole
+        )
+        store_patch(tag, bits_type, T, rest, scratch + whole * item, step)
 
     return store_few
 
 
-def load_labels(stored, T):
+def load_labels(bits_type, T):
     """The mover from integer yes/no labels to numbers; ``ignored`` becomes +inf."""
-    nothing, size, item = math.inf, np.dtype(stored).itemsize, np.dtype(T).itemsize
+    nothing, size, item = math.inf, np.dtype(bits_type).itemsize, np.dtype(T).itemsize
 
     def load_labels(address, row_stride, column_stride, rows, columns, scratch, ignored):
         for i in range(rows):
             place, target = address + i * row_stride, scratch + i * columns * item
             if column_stride == size:
-                line = array_at(place, columns, stored)
+                line = array_at(place, columns, bits_type)
                 out = array_at(target, columns, T)
                 for j in range(columns):
                     out[j] = where(np.int64(line[j]) == ignored, T(nothing), T(line[j]))
             else:
                 for j in range(columns):
-                    label = peek(place + j * column_stride, stored)
+                    label = peek(place + j * column_stride, bits_type)
                     x = where(np.int64(label) == ignored, T(nothing), T(label))
                     poke(target + j * item, x)
 
     return load_labels
 
 
-def load_indices(stored):
+def load_indices(bits_type):
     """The mover from integers of any width to int64."""
-    size = np.dtype(stored).itemsize
+    size = np.dtype(bits_type).itemsize
 
     def load_indices(address, row_stride, column_stride, rows, columns, scratch, pitch):
         out = array_at(scratch, columns, np.int64)
         if column_stride == size:
-            line = array_at(address, columns, stored)
+            line = array_at(address, columns, bits_type)
             for j in range(columns):
                 out[j] = np.int64(line[j])
         else:
             for j in range(columns):
-                out[j] = np.int64(peek(address + j * column_stride, stored))
+                out[j] = np.int64(peek(address + j * column_stride, bits_type))
 
     return load_indices
-
-
-_FORMS: dict[Any, tuple[type, type]] = {
-    np.dtype(np.float16): (dtypes.Half, np.int16),
-    np.dtype(ml_dtypes.bfloat16): (dtypes.Bfloat, np.uint16),
-    np.dtype(bool): (dtypes.Plain, np.uint8),
-}
-
-
-def form(dtype: np.dtype[Any]) -> tuple[type, type]:
-    """(how a dtype is stored, the NumPy type of its bits)."""
-    return _FORMS.get(dtype) or (dtypes.Plain, dtype.type)
 
 
 @functools.cache
 def _load_mover(dtype: np.dtype[Any], number: type) -> int:
     if number is np.int64:
         return packer(load_indices, dtype.type)
-    return packer(loads, *form(dtype), number)
+    return packer(loads, *storage(dtype), number)
 
 
 @functools.cache
 def _store_mover(dtype: np.dtype[Any], number: type) -> int:
-    return packer(stores, *form(dtype), number)
+    return packer(stores, *storage(dtype), number)
 
 
 def pack_function(array: np.ndarray, number: type) -> int:

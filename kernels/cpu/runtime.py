@@ -44,8 +44,8 @@ GRAD, HESS, SAMPLE_WEIGHT = SLOT["grad"], SLOT["hess"], SLOT["sample_weight"]
 WEIGHT, UP, DOWN = SLOT["weight"], SLOT["pos_factor"], SLOT["neg_factor"]
 SCALE, PARTIAL, COUNT, BAD = SLOT["scale"], SLOT["partial"], SLOT["count"], SLOT["bad"]
 Z_LOSS = SLOT["z_loss"]
-IGNORING, PLAIN, LOAD = SLOT["may_ignore"], SLOT["plain"], SLOT["load_targets"]
-PLAIN_KEPT, LOAD_KEPT = SLOT["plain_kept"], SLOT["load_targets_kept"]
+IGNORING, PLAIN, LOAD = SLOT["may_ignore"], SLOT["uniform"], SLOT["load_targets"]
+PLAIN_KEPT, LOAD_KEPT = SLOT["uniform_if_none_ignored"], SLOT["load_targets_if_none_ignored"]
 HEAD, STAGE = 3 * 8, (3 + SLOTS) * 8  # bytes before the launches of a program, and of each
 
 inner = njit(error_model="numpy", **IR_ONLY)

@@ -1,7 +1,7 @@
-"""Loops over contiguous numbers from an address, a vector at a time: what the kernels are made of.
+"""Loops over n contiguous numbers of type T at an address, one vector at a time.
 
-``n`` counts numbers, ``T`` is their type. A last vector that is not full is loaded and stored in
-part, so that no loop needs room behind its numbers, nor a second form for what is left over.
+The kernels are made of these loops. A last vector that is not full is loaded and stored with a
+mask, so that arrays need no padding and no loop needs a scalar remainder.
 """
 
 from collections.abc import Callable
@@ -34,13 +34,16 @@ from fusedce.kernels.vector import (
     width,
 )
 
-# Vectors added up lane by lane before the sums go on in float64: 32 additions in a row have an
-# error below 2e-6 for the worst data.
+# Vectors that are summed lane by lane before the sum goes on in float64: 32 additions in float32 in
+# a row have a relative error below 2e-6 for the worst data.
 FLUSH = 32
 
 
 def loop(fn: Callable[..., Any]) -> Any:
-    """Compile a function with loops, once for all numbers of a type: a literal is one of them."""
+    """Compile a helper function of the kernels; literal arguments are passed as their types.
+
+    Each function is compiled once for each set of types, whatever literals it is called with.
+    """
     made = njit(error_model="numpy", fastmath=FASTMATH, **IR_ONLY)(fn)
     resolve = made.get_call_template
     made.get_call_template = lambda args, kws: resolve([types.unliteral(a) for a in args], kws)
@@ -49,118 +52,130 @@ def loop(fn: Callable[..., Any]) -> Any:
 
 @loop
 def fmax(a, b):
-    """The larger in each lane; a where b is NaN."""
+    """The larger value in each lane; a where b is NaN."""
     return where(b > a, b, a)
 
 
 @loop
-def reduce_max(T, u, n):
-    """The largest number, at least the lowest finite one; NaN is left to the sum."""
+def reduce_max(T, logits, n):
+    """The largest of n logits, at least the lowest finite number; NaN does not enter it.
+
+    logits: address of (n,) T.
+    """
     N = lanes(T)
     step = width(N) * itemsize(N)
     low = N(-np.finfo(T).max)
     a, b, c, d = low, low, low, low
     whole = n // width(N)
     fours = whole // 4 * 4
-    for k in range(0, fours, 4):  # four at a time: one alone waits for the one before
-        here = u + k * step
+    for k in range(0, fours, 4):  # four independent maxima: one alone is bound by latency
+        here = logits + k * step
         a = fmax(a, load(N, here))
         b = fmax(b, load(N, here + step))
         c = fmax(c, load(N, here + 2 * step))
         d = fmax(d, load(N, here + 3 * step))
     for k in range(fours, whole):
-        a = fmax(a, load(N, u + k * step))
+        a = fmax(a, load(N, logits + k * step))
     rest = n - whole * width(N)
     if rest > 0:
-        b = fmax(b, masked_load(u + whole * step, rest, low))
+        b = fmax(b, masked_load(logits + whole * step, rest, low))
     return max_of_lanes(fmax(fmax(a, b), fmax(c, d)))
 
 
 @loop
-def exponential(x, m, below):
-    """(exp(x - m), below + that where x < m, lanes where not); a NaN is added to the sum."""
-    d = x - m
+def exp_lanes(x, row_max, sum_below_max):
+    """(exp(x - row_max), sum_below_max plus it where x < row_max, the number of other lanes).
+
+    A NaN is added to the sum.
+    """
+    d = x - row_max
     e = exp_down(d)
-    top = d >= type(d)(0)
-    return e, where(top, below, below + e), count_true(top)
+    at_max = d >= type(d)(0)
+    return e, where(at_max, sum_below_max, sum_below_max + e), count_true(at_max)
 
 
 @loop
-def exponentials(T, u, n, m, w, ahead):
-    """w <- exp(u - m); the sum of those below the maximum m, and the count of the others.
+def exp_and_sum(T, logits, n, row_max, exps, ahead):
+    """exps <- exp(logits - row_max); returns (sum_below_max, n_at_max).
 
-    Apart, because 1 + sum loses what a confident row is about: 1 - p of the largest class is the
-    sum of the others over the total. Whole vectors are stored: w needs room for one more. What is
-    needed next lies ``ahead`` bytes from u; it comes from memory meanwhile.
+    logits: address of (n,) T; exps: address of (n,) T with space for one more vector, since whole
+    vectors are stored. ``sum_below_max`` is the float64 sum of the exponentials of logits below the
+    maximum, ``n_at_max`` the number of the others, each of which has the exponential 1. They are
+    kept apart because 1 + sum would round away what a confident row is about: 1 - p of the largest
+    class is the sum of the other exponentials over the total. The data ``ahead`` bytes behind the
+    logits are prefetched.
     """
     N = lanes(T)
     step = width(N) * itemsize(N)
-    sums = to_float64(N(0))
-    ties = 0
+    total = to_float64(N(0))
+    n_at_max = 0
     whole = n // width(N)
     for start in range(0, whole, FLUSH):
-        below = N(0)
+        sum_below_max = N(0)
         for k in range(start, min(whole, start + FLUSH)):
-            prefetch(u + ahead + k * step)
-            e, below, tied = exponential(load(N, u + k * step), m, below)
-            store(w + k * step, e)
-            ties += tied
-        sums = sums + to_float64(below)
+            prefetch(logits + ahead + k * step)
+            e, sum_below_max, count = exp_lanes(load(N, logits + k * step), row_max, sum_below_max)
+            store(exps + k * step, e)
+            n_at_max += count
+        total = total + to_float64(sum_below_max)
     rest = n - whole * width(N)
     if rest > 0:
-        x = masked_load(u + whole * step, rest, N(-np.inf))
-        e, below, tied = exponential(x, m, N(0))
-        store(w + whole * step, e)
-        ties += tied
-        sums = sums + to_float64(below)
-    return sum_of_lanes(sums), ties
+        x = masked_load(logits + whole * step, rest, N(-np.inf))
+        e, sum_below_max, count = exp_lanes(x, row_max, N(0))
+        store(exps + whole * step, e)
+        n_at_max += count
+        total = total + to_float64(sum_below_max)
+    return sum_of_lanes(total), n_at_max
 
 
 @loop
-def filled(T, g, n, x):
-    """g <- x in every place."""
+def fill(T, target, n, x):
+    """target[:n] <- x; target: address of (n,) T."""
     N = lanes(T)
     step = width(N) * itemsize(N)
     whole = n // width(N)
     for j in range(whole):
-        store(g + j * step, N(x))
-    masked_store(g + whole * step, n - whole * width(N), N(x))
+        store(target + j * step, N(x))
+    masked_store(target + whole * step, n - whole * width(N), N(x))
 
 
 @loop
-def put_few(T, source, n, target, k):
-    """target <- k source, for less than a vector.
+def store_few_scaled(T, source, n, target, factor):
+    """target <- factor * source, one element at a time: for less than a vector.
 
-    Not by a masked store: that waits for its line to come from memory, 100 ns.
+    A masked store would first read its cache line from memory, which takes 100 ns.
     """
     for j in range(n):
         here = j * itemsize(T)
-        store(target + here, load(T, source + here) * k)
+        store(target + here, load(T, source + here) * factor)
 
 
 @loop
-def put(T, source, n, target, k, past):
-    """target <- k source, past the caches if so wished."""
+def store_scaled(T, source, n, target, factor, streaming):
+    """target <- factor * source, with non-temporal stores if ``streaming``.
+
+    source, target: addresses of (n,) T.
+    """
     N = lanes(T)
     step = width(N) * itemsize(N)
-    past = past and target % itemsize(N) == 0  # else no element begins a line
-    head = min(n, (-target % BYTES) // itemsize(N)) if past else 0
-    put_few(T, source, head, target, k)
+    streaming = streaming and target % itemsize(N) == 0  # else no element begins a cache line
+    head = min(n, (-target % BYTES) // itemsize(N)) if streaming else 0
+    store_few_scaled(T, source, head, target, factor)
     here, there = source + head * itemsize(N), target + head * itemsize(N)
     whole = (n - head) // width(N)
-    if past:
+    if streaming:
         for j in range(whole):
-            stream_store(there + j * step, load(N, here + j * step) * k)
+            stream_store(there + j * step, load(N, here + j * step) * factor)
     else:
         for j in range(whole):
-            store(there + j * step, load(N, here + j * step) * k)
+            store(there + j * step, load(N, here + j * step) * factor)
     rest = n - head - whole * width(N)
-    put_few(T, here + whole * step, rest, there + whole * step, k)
+    store_few_scaled(T, here + whole * step, rest, there + whole * step, factor)
 
 
 @loop
-def put_bytes(source, n, target):
-    """target <- source past the caches, for n bytes of 16-bit numbers."""
+def stream_bytes(source, n, target):
+    """target <- source with non-temporal stores, for n bytes of 16-bit numbers."""
     N = lanes(np.float32)
     head = min(n, -target % BYTES)
     for j in range(0, head, 2):
@@ -173,75 +188,85 @@ def put_bytes(source, n, target):
 
 
 @loop
-def scaled(T, w, n, k, g):
-    """g <- k w."""
-    put(T, w, n, g, k, False)
+def multiply(T, source, n, factor, target):
+    """target <- factor * source; source, target: addresses of (n,) T."""
+    store_scaled(T, source, n, target, factor, False)
 
 
 @loop
-def capped(T, u, n, scale, softcap):
-    """u <- softcap * tanh(scale * u / softcap), or scale * u."""
+def transform_logits(T, logits, n, scale, softcap):
+    """logits <- softcap * tanh(scale * logits / softcap), or scale * logits if softcap is 0."""
     N = lanes(T)
     if softcap > T(0):
         for j in range(0, n, width(N)):
-            here = u + j * itemsize(N)
+            here = logits + j * itemsize(N)
             x = softcap * tanh(scale * masked_load(here, n - j, N(0)) / softcap)
             masked_store(here, n - j, x)
     else:
-        scaled(T, u, n, scale, u)
+        multiply(T, logits, n, scale, logits)
 
 
 @loop
-def cap_slopes(T, v, n, scale, softcap):
-    """v <- d/dv of the above: scale * sech**2, by 4 e / (1 + e)**2 with e = exp(-2|a|)."""
+def transform_slopes(T, slopes, n, scale, softcap):
+    """slopes <- the derivative of ``transform_logits`` at n logits, which are in ``slopes``.
+
+    It is scale * sech(a)**2 = scale * 4 e / (1 + e)**2 with e = exp(-2 |a|), a = scale z / softcap.
+    """
     N = lanes(T)
     for j in range(0, n, width(N)):
-        here = v + j * itemsize(N)
+        here = slopes + j * itemsize(N)
         a = abs(scale * masked_load(here, n - j, N(0)) / softcap)
         e = exp_down(T(-2) * a)
         masked_store(here, n - j, scale * (T(4) * e / ((T(1) + e) * (T(1) + e))))
 
 
 @loop
-def chained(T, n, g, h, u, v, scale, softcap):
-    """Through the softcap: g <- g v, h <- h v**2 + g dv/dz; u capped logits, v their slopes.
+def chain_transform(T, n, grad, hess, logits, slopes, scale, softcap):
+    """The chain rule through the softcap: hess <- hess s**2 + grad ds/dz, grad <- grad s.
 
-    What is 0 stays 0, also where a logit is NaN: it is ignored then.
+    grad, hess, logits (transformed), slopes s: addresses of (n,) T; hess 0: none. A derivative of 0
+    stays 0, also where a logit is NaN: such a logit is ignored.
     """
     N = lanes(T)
     for j in range(0, n, width(N)):
         at, left = j * itemsize(N), n - j
-        x, slope = masked_load(u + at, left, N(0)), masked_load(v + at, left, N(0))
-        first = masked_load(g + at, left, N(0))
-        if h != 0:
+        x, slope = masked_load(logits + at, left, N(0)), masked_load(slopes + at, left, N(0))
+        first = masked_load(grad + at, left, N(0))
+        if hess != 0:
             bend = T(-2) * (x / softcap) / softcap * scale * slope
-            second = masked_load(h + at, left, N(0))
+            second = masked_load(hess + at, left, N(0))
             bent = where(second == N(0), N(0), second * slope * slope)
             bent = bent + where(first == N(0), N(0), first * bend)
-            masked_store(h + at, left, bent)
-        masked_store(g + at, left, where(first == N(0), N(0), first * slope))
+            masked_store(hess + at, left, bent)
+        masked_store(grad + at, left, where(first == N(0), N(0), first * slope))
 
 
 @loop
-def curved(T, w, n, others, square, product, h):
-    """h <- square p**2 + product p (1 - p)."""
+def softmax_hessian(T, exps, n, sum_exp_minus_1, square, product, hess):
+    """hess <- square p**2 + product p (1 - p); exps, hess: addresses of (n,) T."""
     N = lanes(T)
-    total = T(1) + others
+    total = T(1) + sum_exp_minus_1
     inverse = T(1) / total
     for j in range(0, n, width(N)):
-        e = masked_load(w + j * itemsize(N), n - j, N(0))
+        e = masked_load(exps + j * itemsize(N), n - j, N(0))
         p = e * inverse
-        q = softmax_rest(e, others, total) * inverse
-        masked_store(h + j * itemsize(N), n - j, square * p * p + product * p * q)
+        q = softmax_rest(e, sum_exp_minus_1, total) * inverse
+        masked_store(hess + j * itemsize(N), n - j, square * p * p + product * p * q)
 
 
 @loop
-def copied(T, source, n, target):
-    """target <- source."""
-    put(T, source, n, target, T(1), False)
+def copy(T, source, n, target):
+    """target <- source; addresses of (n,) T."""
+    store_scaled(T, source, n, target, T(1), False)
 
 
 @loop
-def set_one(T, address, index, x):
+def get_at(T, address, index):
+    """address[index]."""
+    return peek(address + index * itemsize(T), T)
+
+
+@loop
+def set_at(T, address, index, x):
     """address[index] <- x."""
     poke(address + index * itemsize(T), T(x))

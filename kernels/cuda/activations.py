@@ -15,8 +15,8 @@ from fusedce.kernels.cuda.columns import (
     store_class_results,
 )
 from fusedce.kernels.cuda.device import block, thread, threads
-from fusedce.kernels.cuda.elementwise import divided
-from fusedce.kernels.cuda.load_store import chunks_of, decoded, no_words
+from fusedce.kernels.cuda.elementwise import divmod_by_magic
+from fusedce.kernels.cuda.load_store import chunks_of, decode, no_words
 from fusedce.kernels.cuda.load_store_scalar import number_at, put_number
 from fusedce.kernels.cuda.logit_transform import Plain
 from fusedce.kernels.cuda.online_softmax import (
@@ -80,7 +80,7 @@ def _sigmoid_value(output, z):
 
 
 def softmax_rows(T: Any, Dtype: type, Residency: type, Group: type, Lanes: type, Alignment: type,
-                 What: type) -> Any:  # fmt: skip
+                 Output: type) -> Any:  # fmt: skip
     """The kernel of softmax for rows with contiguous classes, a group of threads a row.
 
     Reads logits and writes grad (the result), both (outer, classes, inner) of Dtype; all
@@ -88,7 +88,7 @@ def softmax_rows(T: Any, Dtype: type, Residency: type, Group: type, Lanes: type,
     """
 
     def softmax_rows(args):
-        tags, output = RowTags(Dtype(), Residency(), Group(), Alignment(), Plain()), What()
+        tags, output = RowTags(Dtype(), Residency(), Group(), Alignment(), Plain()), Output()
         dtype, group = tags.dtype, tags.group
         N = vector_of(T, Lanes())
         # 1. Which row, and which part of it.
@@ -107,7 +107,7 @@ def softmax_rows(T: Any, Dtype: type, Residency: type, Group: type, Lanes: type,
         end = chunk_loop_end(tags, part.chunks, per)
         while k < end:
             words = load_chunks(tags, args, N, source, part, k)
-            v = decoded(N, dtype, words)
+            v = decode(N, dtype, words)
             state, _ = online_softmax_iteration(tags.residency, dtype, state, v)
             k = np.int32(k + per)
         # 4. Combine the threads' states to the row's maximum and sum.
@@ -116,7 +116,7 @@ def softmax_rows(T: Any, Dtype: type, Residency: type, Group: type, Lanes: type,
         # 5. Second pass: the results, from logits in the row cache.
         k, at = np.int32(0), result + part.first
         while k < end:
-            v = decoded(N, dtype, reload_chunks(tags, args, N, source, part, k, words))
+            v = decode(N, dtype, reload_chunks(tags, args, N, source, part, k, words))
             store_chunks(tags, at, part, k, softmax_value(output, v, maximum, sum_exp_minus_1))
             k, at = np.int32(k + per), at + per * part.step
         store_remainder(dtype, result, part, softmax_value(output, z, maximum, sum_exp_minus_1))
@@ -126,7 +126,7 @@ def softmax_rows(T: Any, Dtype: type, Residency: type, Group: type, Lanes: type,
 
 
 def softmax_columns(
-    T: Any, Dtype: type, Layout: type, Residency: type, Lanes: type, What: type
+    T: Any, Dtype: type, Layout: type, Residency: type, Lanes: type, Output: type
 ) -> Any:
     """The kernel of softmax with a row for each thread.
 
@@ -135,7 +135,7 @@ def softmax_columns(
     """
 
     def softmax_columns(args):
-        tags, output = ColumnTags(Dtype(), Layout(), Residency(), Plain()), What()
+        tags, output = ColumnTags(Dtype(), Layout(), Residency(), Plain()), Output()
         N = vector_of(T, Lanes())
         # 1. Which row; SmemStaged: the block's rows are copied to shared memory.
         row = row_of_thread(args)
@@ -154,7 +154,7 @@ def softmax_columns(
     return softmax_columns
 
 
-def sigmoids(T: Any, Dtype: type, What: type) -> Any:
+def sigmoids(T: Any, Dtype: type, Output: type) -> Any:
     """The kernel of sigmoid for arrays of any strides: a block takes ``args.span`` neighbours.
 
     Reads logits and writes grad (the result), both (outer, classes, inner) of Dtype; all
@@ -162,7 +162,7 @@ def sigmoids(T: Any, Dtype: type, What: type) -> Any:
     """
 
     def sigmoids(args):
-        dtype, output = Dtype(), What()
+        dtype, output = Dtype(), Output()
         # 1. The block's first element, with 64-bit divisions once.
         start = np.int64(block()) * args.span
         n = min(args.span, args.outer * args.classes * args.inner - start)
@@ -171,8 +171,8 @@ def sigmoids(T: Any, Dtype: type, What: type) -> Any:
         i = np.int64(thread())
         while i < n:
             # 2. The indices of element i from there, by multiplication and shift.
-            rows, h = divided(inner + i, args.inner, args.magic_inner)
-            over, c = divided(cls + rows, args.classes, args.magic_classes)
+            rows, h = divmod_by_magic(inner + i, args.inner, args.magic_inner)
+            over, c = divmod_by_magic(cls + rows, args.classes, args.magic_classes)
             o = outer + over
             # 3. Load, compute, store.
             z = number_at(

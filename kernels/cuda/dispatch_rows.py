@@ -1,4 +1,4 @@
-"""The launches over rows of classes."""
+"""The launches of losses over rows of classes: which kernel, with which types."""
 
 from typing import Any
 
@@ -24,15 +24,15 @@ from fusedce.kernels.vector import Wide
 
 
 def softmax_launch(problem: Problem, facts: Facts) -> Launch:
-    """Losses over softmax rows."""
-    stored = dtype_tag(problem.logits.dtype, facts.capability)
+    """The launch of a loss over softmax rows: a row for each thread, or for a group of threads."""
+    dtype = dtype_tag(problem.logits.dtype, facts.capability)
     arrays = problem.logits, problem.grad, problem.hess
     limits = tiling.resource_limits(problem.compute, is_full(problem), _has_dense_mass(problem))
-    if tiling.rows_can_be_staged(stored, limits.classes, *arrays) or not tiling.classes_contiguous(
+    if tiling.rows_can_be_staged(dtype, limits.classes, *arrays) or not tiling.classes_contiguous(
         *arrays
     ):
-        return _column_launch(problem, stored, limits)
-    return _row_launch(problem, stored, facts, limits)
+        return _column_launch(problem, dtype, limits)
+    return _row_launch(problem, dtype, facts, limits)
 
 
 def _has_dense_mass(problem: Problem) -> bool:
@@ -40,93 +40,107 @@ def _has_dense_mass(problem: Problem) -> bool:
     return not problem.sparse_targets or problem.label_shift != 0.0
 
 
-def _distribution_types(problem: Problem, stored: type) -> tuple[type, type, type]:
-    """(form of the labels, where they are, form of the weights) of a distribution."""
+def _distribution_types(problem: Problem, dtype: type) -> tuple[type, type, type]:
+    """(target dtype, target layout, weight dtype) of a distribution: type tags."""
     weights: type = Unweighted if problem.weight is None else dtype_tag(problem.weight.dtype)
     if problem.sparse_targets:
-        return stored, OneHot, weights
+        return dtype, OneHot, weights
     targets = problem.targets
-    piece = min(16, tiling.elements_per_chunk(stored) * targets.itemsize)
+    size = min(16, tiling.elements_per_chunk(dtype) * targets.itemsize)
     whole = (
-        tiling.rows_are_whole_chunks(stored, problem.logits)
-        and piece >= 4
-        and tiling.rows_aligned(targets, piece)
+        tiling.rows_are_whole_chunks(dtype, problem.logits)
+        and size >= 4
+        and tiling.rows_aligned(targets, size)
     )
-    beside = tiling.same_chunk_offsets(problem.logits, targets) or whole
-    place = SameLayout if beside and tiling.classes_contiguous(targets) else OwnLayout
-    return dtype_tag(targets.dtype), place, weights
+    same = tiling.same_chunk_offsets(problem.logits, targets) or whole
+    layout = SameLayout if same and tiling.classes_contiguous(targets) else OwnLayout
+    return dtype_tag(targets.dtype), layout, weights
 
 
 def _row_launch(
-    problem: Problem, stored: type, facts: Facts, limits: tiling.ResourceLimits
+    problem: Problem, dtype: type, facts: Facts, limits: tiling.ResourceLimits
 ) -> Launch:
-    """A team a row."""
+    """The launch of a kernel in which a group of threads shares a row."""
     fields, bound = common(problem)
     full, spread = is_full(problem), _has_dense_mass(problem)
     kept = Registers if full or spread else RegisterExps
-    d = tiling.tile_rows(stored, problem.logits, facts, limits, kept)
-    fields |= d.fields()
+    tiled = tiling.tile_rows(dtype, problem.logits, facts, limits, kept)
+    fields |= tiled.fields()
     alignment = tiling.output_alignment(problem.logits, problem.grad, problem.hess)
-    types: tuple[Any, ...] = type(problem.params), problem.compute, stored
+    types: tuple[Any, ...] = type(problem.params), problem.compute, dtype
     outs = alignment, Full if full else Plain
     if spread:
-        types += (*_distribution_types(problem, stored), d.residency, d.group, d.lanes, *outs, Wide)
+        types += (
+            *_distribution_types(problem, dtype),
+            tiled.residency,
+            tiled.group,
+            tiled.lanes,
+            *outs,
+            Wide,
+        )
         kernel = Kernel(distribution_rows, types)
     else:
         kernel = Kernel(
             index_rows,
-            (*types, dtype_tag(problem.targets.dtype), d.residency, d.group, d.lanes, *outs),
+            (
+                *types,
+                dtype_tag(problem.targets.dtype),
+                tiled.residency,
+                tiled.group,
+                tiled.lanes,
+                *outs,
+            ),
         )
-    return d.launch(kernel._replace(registers=d.registers(limits)), fields, bound)
+    return tiled.launch(kernel._replace(registers=tiled.registers(limits)), fields, bound)
 
 
 def column_types(
-    stored: type,
+    dtype: type,
     compute: type,
     limits: tiling.ResourceLimits,
     logits: np.ndarray,
     *outputs: np.ndarray | None,
 ) -> tuple[tuple[type, type, type], int]:
-    """((layout, way, lanes), shared memory) of rows in lanes."""
+    """((layout, residency, lanes), bytes of shared memory) for a row for each thread."""
     classes = logits.shape[1]
     if classes > limits.classes:
-        visit = tuning.GPU_LANE_VISIT * 4 // np.dtype(compute).itemsize
-        return (Strided, Reload, tiling.lanes_tag(visit)), REDUCTION_BYTES
+        per_iteration = tuning.GPU_LANE_VISIT * 4 // np.dtype(compute).itemsize
+        return (Strided, Reload, tiling.lanes_tag(per_iteration)), REDUCTION_BYTES
     lanes = tiling.lanes_at_least(classes)
-    if tiling.rows_can_be_staged(stored, limits.classes, logits, *outputs):
-        resource_limits = tuning.GPU_LANES_THREADS * classes * np.dtype(compute).itemsize
-        return (SmemStaged, Registers, lanes), REDUCTION_BYTES + resource_limits
+    if tiling.rows_can_be_staged(dtype, limits.classes, logits, *outputs):
+        staged = tuning.GPU_LANES_THREADS * classes * np.dtype(compute).itemsize
+        return (SmemStaged, Registers, lanes), REDUCTION_BYTES + staged
     return (Strided, Registers, lanes), REDUCTION_BYTES
 
 
-def _column_launch(problem: Problem, stored: type, limits: tiling.ResourceLimits) -> Launch:
-    """A lane a row."""
+def _column_launch(problem: Problem, dtype: type, limits: tiling.ResourceLimits) -> Launch:
+    """The launch of a kernel with a row for each thread."""
     fields, bound = common(problem)
     full, spread = is_full(problem), _has_dense_mass(problem)
     arrays = problem.logits, problem.grad, problem.hess
-    lanes, shared = column_types(stored, problem.compute, limits, *arrays)
+    lanes, shared = column_types(dtype, problem.compute, limits, *arrays)
     fields["staged"] = REDUCTION_BYTES
-    types: tuple[Any, ...] = type(problem.params), problem.compute, stored
-    extra = Full if full else Plain
+    types: tuple[Any, ...] = type(problem.params), problem.compute, dtype
+    features = Full if full else Plain
     if spread:
-        targets, place, weights = _distribution_types(problem, stored)
-        place = OneHot if place is OneHot else OwnLayout
-        types += (targets, place, weights, *lanes, extra, Wide)
+        targets, layout, weights = _distribution_types(problem, dtype)
+        layout = OneHot if layout is OneHot else OwnLayout
+        types += (targets, layout, weights, *lanes, features, Wide)
         kernel = Kernel(distribution_columns, types, 255)
     else:
         registers = tiling.column_registers(lanes[1], problem.compute, full)
-        kernel = Kernel(index_columns, (*types, *lanes, extra), registers)
+        kernel = Kernel(index_columns, (*types, *lanes, features), registers)
     threads = tuning.GPU_LANES_THREADS
     outer, _, inner = problem.logits.shape
     return launch(kernel, -(-outer * inner // threads), threads, fields, bound, shared=shared)
 
 
 def probability_launch(problem: Problem, facts: Facts) -> Launch:
-    """Losses over rows of probabilities with class indices."""
+    """The launch of a loss over rows of probabilities with class indices."""
     fields, bound = common(problem)
     threads = tuning.GPU_LANES_THREADS
     outer, _, inner = problem.logits.shape
-    stored = dtype_tag(problem.logits.dtype, facts.capability)
-    kernel = Kernel(probability_rows, (type(problem.params), problem.compute, stored), 128)
+    dtype = dtype_tag(problem.logits.dtype, facts.capability)
+    kernel = Kernel(probability_rows, (type(problem.params), problem.compute, dtype), 128)
     blocks = -(-outer * inner // (threads // 32))
     return launch(kernel, blocks, threads, fields, bound, shared=REDUCTION_BYTES)

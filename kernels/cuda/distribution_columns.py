@@ -45,7 +45,7 @@ from fusedce.kernels.cuda.distribution import (
     z_loss_terms,
 )
 from fusedce.kernels.cuda.load_store import first_lanes
-from fusedce.kernels.cuda.load_store_masked import numbered, read_lanes
+from fusedce.kernels.cuda.load_store_masked import lane_equals, read_lanes
 from fusedce.kernels.cuda.load_store_scalar import float_of, params_of
 from fusedce.kernels.cuda.logit_transform import transform_logits
 from fusedce.kernels.cuda.row_cache import Registers
@@ -73,7 +73,9 @@ def column_labels(tags, N, args, row, label, j, count):
 @overload(column_labels, jit_options=INLINED)
 def _column_labels(tags, N, args, row, label, j, count):
     if tag_class(tags, "target_layout") is OneHot:
-        return lambda tags, N, args, row, label, j, count: where(numbered(N, j, label), N(1), N(0))
+        return lambda tags, N, args, row, label, j, count: where(
+            lane_equals(N, j, label), N(1), N(0)
+        )
 
     def dense(tags, N, args, row, label, j, count):
         T = lanes_as(N(0))
@@ -199,21 +201,21 @@ def distribution_gradients(tags, N, args, params, reduced, sums, factors):
 
 
 def distribution_columns(Params: type, T: Any, Dtype: type, TargetDtype: type, TargetLayout: type,
-                         Weights: type, Layout: type, Residency: type, Lanes: type, Extra: type,
-                         Tag: type) -> Any:  # fmt: skip
+                         WeightDtype: type, Layout: type, Residency: type, Lanes: type,
+                         Features: type, Evaluation: type) -> Any:  # fmt: skip
     """The kernel of distributions, and of smoothed class indices, with a row for each thread.
 
     Reads logits (outer, classes, inner) of Dtype, targets (outer, classes, inner) of TargetDtype or
     class indices (outer, inner) of any integer dtype, and if given sample_weight (outer, inner),
-    weight (classes,) of Weights and the label record (1 / denominator). Writes, if wanted, loss
+    weight (classes,) of WeightDtype and label_stats (1 / denominator). Writes, if wanted, loss
     (outer, inner), the blocks' sums of it ``partial`` (blocks,) of T, and grad and hess (outer,
     classes, inner) of Dtype. All arithmetic is of T.
     """
 
     def distribution_columns(args):
         tags = DistributionColumnTags(
-            Dtype(), TargetDtype(), TargetLayout(), Weights(), Layout(), Residency(), Extra(),
-            Tag(),
+            Dtype(), TargetDtype(), TargetLayout(), WeightDtype(), Layout(), Residency(),
+            Features(), Evaluation(),
         )  # fmt: skip
         N = vector_of(T, Lanes())
         params = params_of(args, Params, T)

@@ -13,14 +13,14 @@ from numba.extending import overload
 from fusedce.kernels.cuda.distribution import OneHot, Unweighted, masked_mass
 from fusedce.kernels.cuda.load_store import (
     chunks_of,
-    decoded,
+    decode,
     first_lanes,
     no_words,
+    optimization_barrier,
     per_chunk,
-    read_beside,
-    renewed,
+    read_like,
 )
-from fusedce.kernels.cuda.load_store_masked import hits, read_grid, read_lanes
+from fusedce.kernels.cuda.load_store_masked import chunk_lane_equals, read_grid, read_lanes
 from fusedce.kernels.cuda.load_store_scalar import float_of, itemsize
 from fusedce.kernels.cuda.row_cache import Registers
 from fusedce.kernels.cuda.tags import tag_class
@@ -54,7 +54,7 @@ def _load_label_words(tags, args, N, target, part, k):
             e = part.first // item + np.int64(k) * (part.step // item)
             step = np.int64(part.step // item) * ratio
             address = target.address + e * ratio
-            return read_beside(N, tags.target_dtype, tags.dtype, address, step, part.chunks - k)
+            return read_like(N, tags.target_dtype, tags.dtype, address, step, part.chunks - k)
 
         return same_layout
     return lambda tags, args, N, target, part, k: no_words(N, tags.target_dtype)
@@ -68,7 +68,7 @@ def reload_label_words(tags, args, N, target, part, k, words):
 @overload(reload_label_words, jit_options=INLINED)
 def _reload_label_words(tags, args, N, target, part, k, words):
     if tag_class(tags, "residency") is Registers:
-        return lambda tags, args, N, target, part, k, words: renewed(words)
+        return lambda tags, args, N, target, part, k, words: optimization_barrier(words)
     return lambda tags, args, N, target, part, k, words: load_label_words(
         tags, args, N, target, part, k
     )
@@ -83,14 +83,14 @@ def chunk_labels(tags, args, N, target, part, k, words):
 def _chunk_labels(tags, args, N, target, part, k, words):
     layout = tag_class(tags, "target_layout")
     if layout is SameLayout:
-        return lambda tags, args, N, target, part, k, words: decoded(N, tags.target_dtype, words)
+        return lambda tags, args, N, target, part, k, words: decode(N, tags.target_dtype, words)
     if layout is OneHot:
 
         def one_hot(tags, args, N, target, part, k, words):
             item = np.int64(itemsize(tags.dtype))
             step = np.int64(part.step) // item
             first = part.first // item + np.int64(k) * step
-            return where(hits(N, tags.dtype, first, step, target.label), N(1), N(0))
+            return where(chunk_lane_equals(N, tags.dtype, first, step, target.label), N(1), N(0))
 
         return one_hot
 

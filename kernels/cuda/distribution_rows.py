@@ -30,7 +30,7 @@ from fusedce.kernels.cuda.distribution_masses import (
     remainder_label,
     remainder_mass,
 )
-from fusedce.kernels.cuda.load_store import chunks_of, decoded, no_words
+from fusedce.kernels.cuda.load_store import chunks_of, decode, no_words
 from fusedce.kernels.cuda.load_store_scalar import float_of, params_of
 from fusedce.kernels.cuda.logit_transform import present_lanes, transform_logits
 from fusedce.kernels.cuda.online_softmax import (
@@ -102,7 +102,7 @@ def first_pass(tags, args, N, source, target, part, chunks, state, n_labels):
         label_words = load_label_words(tags, args, N, target, part, k)
         y = chunk_labels(tags, args, N, target, part, k, label_words)
         n_labels += count_nonzero(y)
-        v = decoded(N, dtype, words)
+        v = decode(N, dtype, words)
         v = transform_logits(tags.features, args, v, present_lanes(tags, N, part, k))
         state, _ = online_softmax_iteration(tags.residency, dtype, state, v)
         k = np.int32(k + per)
@@ -140,7 +140,7 @@ def second_pass(tags, args, N, params, reduced, target, terms):
     end = chunk_loop_end(tags, part.chunks, per)
     while k < end:
         words = reload_chunks(tags, args, N, reduced.source, part, k, reduced.words)
-        v = decoded(N, tags.dtype, words)
+        v = decode(N, tags.dtype, words)
         x = transform_logits(tags.features, args, v, present_lanes(tags, N, part, k))
         mass = chunk_masses(tags, args, N, target, part, k, reduced.label_words)
         f, a, b, p, q = class_terms(
@@ -159,7 +159,7 @@ def third_pass(tags, args, N, params, reduced, target, out, sums, factors):
     end = chunk_loop_end(tags, store_part.chunks, per)
     while k < end:
         words = reload_chunks(tags, args, N, reduced.source, part, k, reduced.words)
-        v = decoded(N, tags.dtype, words)
+        v = decode(N, tags.dtype, words)
         x = transform_logits(tags.features, args, v, present_lanes(tags, N, part, k))
         mass = chunk_masses(tags, args, N, target, part, k, reduced.label_words)
         g, h = distribution_derivatives(tags, args, params, v, x, mass, sums, factors)
@@ -179,21 +179,21 @@ def remainder_gradients(tags, args, params, rest, out, part, sums, factors):
 
 
 def distribution_rows(Params: type, T: Any, Dtype: type, TargetDtype: type, TargetLayout: type,
-                      Weights: type,
-                      Residency: type, Group: type, Lanes: type, Alignment: type, Extra: type,
-                      Tag: type) -> Any:  # fmt: skip
+                      WeightDtype: type,
+                      Residency: type, Group: type, Lanes: type, Alignment: type, Features: type,
+                      Evaluation: type) -> Any:  # fmt: skip
     """The kernel of distributions, and of smoothed class indices, for rows of contiguous classes.
 
     Reads logits (outer, classes, inner) of Dtype, targets (outer, classes, inner) of TargetDtype or
     class indices (outer, inner) of any integer dtype, and if given sample_weight (outer, inner),
-    weight (classes,) of Weights and the label record (1 / denominator). Writes, if wanted, loss
+    weight (classes,) of WeightDtype and label_stats (1 / denominator). Writes, if wanted, loss
     (outer, inner), the blocks' sums of it ``partial`` (blocks,) of T, and grad and hess (outer,
     classes, inner) of Dtype. All arithmetic is of T.
     """
 
     def distribution_rows(args):
-        tags = DistributionTags(Dtype(), TargetDtype(), TargetLayout(), Weights(), Residency(),
-                                Group(), Alignment(), Extra(), Tag())  # fmt: skip
+        tags = DistributionTags(Dtype(), TargetDtype(), TargetLayout(), WeightDtype(), Residency(),
+                                Group(), Alignment(), Features(), Evaluation())  # fmt: skip
         dtype, group = tags.dtype, tags.group
         N = vector_of(T, Lanes())
         params = params_of(args, Params, T)

@@ -19,7 +19,7 @@ from fusedce.kernels.cuda.columns import (
     store_thread_loss,
 )
 from fusedce.kernels.cuda.index_rows import IndexTarget, derivatives, evaluate_row
-from fusedce.kernels.cuda.load_store_masked import numbered
+from fusedce.kernels.cuda.load_store_masked import lane_equals
 from fusedce.kernels.cuda.load_store_scalar import number_at, params_of
 from fusedce.kernels.cuda.logit_transform import Full, chain_transform, transform_logits
 from fusedce.kernels.cuda.rows import (
@@ -46,14 +46,14 @@ def _replace_target(tags, args, N, j, target, sums, live, first, second):
     if tag_class(tags, "features") is not Full:
 
         def plain(tags, args, N, j, target, sums, live, first, second):
-            hit = numbered(N, j, target.label if live else np.int64(-1))
+            hit = lane_equals(N, j, target.label if live else np.int64(-1))
             g = where(hit, N(sums.first), first)
             return g, g
 
         return plain
 
     def full(tags, args, N, j, target, sums, live, first, second):
-        hit = numbered(N, j, target.label if live else np.int64(-1))
+        hit = lane_equals(N, j, target.label if live else np.int64(-1))
         x = transform_logits(tags.features, args, target.logit, True)
         g, h = chain_transform(args, target.logit, x, sums.first, sums.second)
         return where(hit, N(g), first), where(hit, N(h), second)
@@ -77,17 +77,17 @@ def index_gradients(tags, N, args, row, target, sums, live, kept):
 
 
 def index_columns(Params: type, T: Any, Dtype: type, Layout: type, Residency: type, Lanes: type,
-                  Extra: type) -> Any:  # fmt: skip
+                  Features: type) -> Any:  # fmt: skip
     """The kernel of class indices with a row for each thread.
 
     Reads logits (outer, classes, inner) of Dtype, targets (outer, inner) of any integer dtype, and
-    if given sample_weight (outer, inner), weight (classes,) and the label record (1 / denominator).
+    if given sample_weight (outer, inner), weight (classes,) and label_stats (1 / denominator).
     Writes, if wanted, loss (outer, inner), the blocks' sums of it ``partial`` (blocks,) of T, and
     grad and hess (outer, classes, inner) of Dtype. All arithmetic is of T.
     """
 
     def index_columns(args):
-        tags = ColumnTags(Dtype(), Layout(), Residency(), Extra())
+        tags = ColumnTags(Dtype(), Layout(), Residency(), Features())
         dtype = tags.dtype
         N = vector_of(T, Lanes())
         params = params_of(args, Params, T)

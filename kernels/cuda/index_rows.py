@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from fusedce.kernels.cuda.lane_reduce import pinned
-from fusedce.kernels.cuda.load_store import chunks_of, decoded, no_words
+from fusedce.kernels.cuda.load_store import chunks_of, decode, no_words, optimization_barrier
 from fusedce.kernels.cuda.load_store_scalar import itemsize, number_at, params_of, put_number
 from fusedce.kernels.cuda.logit_transform import (
     Full,
@@ -159,7 +158,7 @@ def _softmax_pass(tags, args, N, source, part):
         def single_iteration(tags, args, N, source, part):
             k = np.int32(0)
             words = load_chunks(tags, args, N, source, part, k)
-            v = decoded(N, tags.dtype, words)
+            v = decode(N, tags.dtype, words)
             v = transform_logits(tags.features, args, v, present_lanes(tags, N, part, k))
             state, e = online_softmax_first(tags.dtype, v)
             return state, values_to_keep(tags, words, e)
@@ -174,7 +173,7 @@ def _softmax_pass(tags, args, N, source, part):
         k = np.int32(0)
         while k < part.chunks:
             words = load_chunks(tags, args, N, source, part, k)
-            v = decoded(N, tags.dtype, words)
+            v = decode(N, tags.dtype, words)
             v = transform_logits(tags.features, args, v, present_lanes(tags, N, part, k))
             (top, below, ties), _ = online_softmax_iteration(
                 tags.residency, tags.dtype, SoftmaxState(top, below, ties), v
@@ -202,7 +201,7 @@ def _gradients(tags, args, N, source, part, k, kept, row, live):
         return from_exponentials
 
     def from_logits(tags, args, N, source, part, k, kept, row, live):
-        v = decoded(N, tags.dtype, reload_chunks(tags, args, N, source, part, k, kept.values))
+        v = decode(N, tags.dtype, reload_chunks(tags, args, N, source, part, k, kept.values))
         x = transform_logits(tags.features, args, v, present_lanes(tags, N, part, k))
         return derivatives(tags, args, v, x, row, live)
 
@@ -246,19 +245,19 @@ def gradient_pass(tags, args, N, source, part, out, kept, row, live):
         k, at = np.int32(k + per), at + per * store_part.step
 
 
-def index_rows(Params: type, T: Any, Dtype: type, Labels: type, Residency: type, Group: type,
+def index_rows(Params: type, T: Any, Dtype: type, IndexDtype: type, Residency: type, Group: type,
                Lanes: type,
-               Alignment: type, Extra: type) -> Any:  # fmt: skip
+               Alignment: type, Features: type) -> Any:  # fmt: skip
     """The kernel of class indices for rows with contiguous classes, a group of threads a row.
 
-    Reads logits (outer, classes, inner) of Dtype, targets (outer, inner) of Labels, and if given
-    sample_weight (outer, inner), weight (classes,) and the label record (1 / denominator). Writes,
+    Reads logits (outer, classes, inner) of Dtype, targets (outer, inner) of IndexDtype, and if
+    given sample_weight (outer, inner), weight (classes,) and label_stats (1 / denominator). Writes,
     if wanted, loss (outer, inner), the blocks' sums of it ``partial`` (blocks,) of T, and grad and
     hess (outer, classes, inner) of Dtype. All arithmetic is of T.
     """
 
     def index_rows(args):
-        tags = RowTags(Dtype(), Residency(), Group(), Alignment(), Extra())
+        tags = RowTags(Dtype(), Residency(), Group(), Alignment(), Features())
         dtype, group = tags.dtype, tags.group
         N = vector_of(T, Lanes())
         params = params_of(args, Params, T)
@@ -267,7 +266,7 @@ def index_rows(Params: type, T: Any, Dtype: type, Labels: type, Residency: type,
         outer, inner = this.outer, this.inner
         source = args.logits + outer * args.logits_outer + inner * args.logits_inner
         scale = scale_of(args, T)
-        label = load_class_index(args, Labels(), outer, inner)
+        label = load_class_index(args, IndexDtype(), outer, inner)
         live = this.in_range and label != args.ignore_index and scale != T(0)
         valid = label >= 0 and label < args.classes
         label = label if live and valid else np.int64(0)
@@ -301,9 +300,9 @@ def index_rows(Params: type, T: Any, Dtype: type, Labels: type, Residency: type,
         # 6. Gradient pass. In place, it overwrites logits that other threads have read.
         sync_before_overwrite(group)
         if args.grad != 0 or args.hess != 0:
-            grad = pinned(args.grad + outer * args.grad_outer + inner * args.grad_inner)
+            grad = args.grad + outer * args.grad_outer + inner * args.grad_inner
             hess = args.hess + outer * args.hess_outer + inner * args.hess_inner
-            out = Outputs(grad, hess)
+            out = Outputs(optimization_barrier(grad), hess)
             gradient_pass(tags, args, N, source, (part, store_part), out, kept, row, live)
             if store_part.remainder > 0:
                 first, second = derivatives(tags, args, z, x, row, live)

@@ -15,7 +15,8 @@ from numba.extending import overload
 
 from fusedce.kernels.cuda.dtypes import Float32, Float64
 from fusedce.kernels.cuda.elementary import exp_coarse, exp_rough, largest_of, power_of_two
-from fusedce.kernels.cuda.lane_reduce import largest_last, ones, pinned, product_total
+from fusedce.kernels.cuda.lane_reduce import count_ones, max_last, sum_of_products
+from fusedce.kernels.cuda.load_store import optimization_barrier
 from fusedce.kernels.cuda.reduce import reduce_max, reduce_sum2
 from fusedce.kernels.cuda.row_cache import SmemAsync
 from fusedce.kernels.scalar import INLINED, exp_down, fma, scalar, where
@@ -86,7 +87,7 @@ def _shifted_logits(dtype, scaling, z):
 
     def single(dtype, scaling, z):
         if is_large_max(dtype, scaling.maximum):
-            z = pinned(z - scaling.maximum)
+            z = optimization_barrier(z - scaling.maximum)
         return z
 
     return single
@@ -148,7 +149,7 @@ def _times_exp_scaled(dtype, maximum, factor, e):
         T = np.float32
         correction = exp_scale(dtype, maximum).correction
         if abs(factor) < T(SMALL_FACTOR):
-            e, correction = pinned(e * correction), T(1)
+            e, correction = optimization_barrier(e * correction), T(1)
         return e * (factor * correction)
 
     return single
@@ -204,7 +205,7 @@ def online_softmax_first(dtype, z):
     e = exp_scaled(dtype, scaling, z)
     lower = where(z >= scaling.level, N(0), N(1))
     return SoftmaxState(
-        maximum, product_total(e, lower) * scaling.correction, T(width(N)) - ones(lower)
+        maximum, sum_of_products(e, lower) * scaling.correction, T(width(N)) - count_ones(lower)
     ), e
 
 
@@ -222,8 +223,8 @@ def online_softmax_update_exps(dtype, state, z):
         dtype, state.maximum - maximum
     )
     below = where(same, state.sum_below_max, rescaled)
-    n = where(same, state.n_at_max, T(0)) + (T(width(N)) - ones(lower))
-    return SoftmaxState(maximum, below + product_total(e, lower) * scaling.correction, n), e
+    n = where(same, state.n_at_max, T(0)) + (T(width(N)) - count_ones(lower))
+    return SoftmaxState(maximum, below + sum_of_products(e, lower) * scaling.correction, n), e
 
 
 def online_softmax_iteration(residency, dtype, state, z):
@@ -242,11 +243,11 @@ def _online_softmax_iteration(residency, dtype, state, z):
 def online_softmax_update_unordered(dtype, state, z):
     """The same in fewer instructions (sm_80); the exponentials are in no particular order.
 
-    ``largest_last`` moves the largest logit to the last lane by pairwise exchanges. One logit at
+    ``max_last`` moves the largest logit to the last lane by pairwise exchanges. One logit at
     the maximum is left out of the sum and counted; others equal to it are in the sum, as 1.
     """
     T, last = type(state.maximum), np.int32(width(type(z)) - 1)
-    z = largest_last(z)
+    z = max_last(z)
     largest = lane(z, last)
     maximum = largest_of(largest, state.maximum)
     scaling = exp_scale(dtype, maximum)

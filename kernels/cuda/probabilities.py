@@ -60,7 +60,7 @@ def probability_rows(Params: type, T: Any, Dtype: type) -> Any:
     """The kernel of class indices into rows of probabilities of any strides.
 
     Reads logits (the probabilities; outer, classes, inner) of Dtype, targets (outer, inner) of any
-    integer dtype, and if given sample_weight (outer, inner), weight (classes,) and the label record
+    integer dtype, and if given sample_weight (outer, inner), weight (classes,) and label_stats
     (1 / denominator). Writes, if wanted, loss (outer, inner), the blocks' sums of it ``partial``
     (blocks,) of T, and grad and hess (outer, classes, inner) of Dtype. All arithmetic is of T.
     """

@@ -1,7 +1,10 @@
-"""The lanes that share a row: some of a warp, a block, or a cluster of blocks; and their sums.
+"""Groups of threads that share a row (lanes of a warp, a block, a cluster), and their reductions.
 
-Sums go over a fixed tree, so that every lane gets the same bits in every run. What blocks and
-clusters exchange lies at the start of shared memory, each exchange in a place of its own.
+A reduction has a fixed tree, so that every thread of the group gets the same bits in every run.
+Blocks and clusters exchange numbers through the start of shared memory, which is divided into
+reduction slots: each exchange of a kernel has a slot of its own, so that no slot is written twice
+and one barrier an exchange is enough. ``reduction_slot``: its number; ``address``: its offset in
+shared memory; ``neutral``: what a thread without a number contributes.
 """
 
 from typing import NamedTuple
@@ -27,14 +30,14 @@ from fusedce.kernels.cuda.device import (
 from fusedce.kernels.cuda.elementary import largest_of
 from fusedce.kernels.scalar import INLINED, scalar, where
 
-# One exchange: a number of each of 32 warps, and one of the block for its cluster.
+# Bytes of one slot: a number of each of 32 warps, and one of the block for its cluster.
 REDUCTION_SLOT_BYTES = 33 * 8
-REDUCTION_BYTES = 14 * REDUCTION_SLOT_BYTES  # of a kernel; a multiple of 16
-CLUSTER_OFFSET = np.int32(32 * 8)  # where the block's number is
+REDUCTION_BYTES = 14 * REDUCTION_SLOT_BYTES  # of all slots of a kernel; a multiple of 16
+CLUSTER_OFFSET = np.int32(32 * 8)  # of the block's number in a slot
 
 
 class Warp(NamedTuple):
-    """Type tag: some lanes of a warp share a row, 2**bits of them (see WARPS)."""
+    """Type tag: 2**bits neighbouring lanes of a warp share a row (see WARPS)."""
 
 
 def _warp(bits: int) -> type:
@@ -45,11 +48,11 @@ WARPS = [_warp(bits) for bits in range(6)]
 
 
 class Block(NamedTuple):
-    """Type tag: a block of 2**team threads has a row."""
+    """Type tag: a block of 2**args.group threads shares a row."""
 
 
 class Cluster(NamedTuple):
-    """Type tag: a cluster of blocks, of 2**team threads in all, has a row."""
+    """Type tag: a cluster of blocks, 2**args.group threads in all, shares a row."""
 
 
 @scalar
@@ -59,7 +62,7 @@ def fmax(a, b):
 
 
 def row_and_rank(group, args):
-    """(row, lane) of this thread: the lane is its number among those that share the row."""
+    """(row, rank) of this thread: the number of its row, and its index within the group."""
     raise NotImplementedError("compiled code only")
 
 
@@ -84,7 +87,7 @@ def _row_and_rank(group, args):
 
 
 def row_in_range(group, args, row):
-    """Whether there is a row of this number: to teams of blocks no other is given."""
+    """Whether there is a row of this number; always, if a group is a block or a cluster."""
     raise NotImplementedError("compiled code only")
 
 
@@ -96,7 +99,7 @@ def _row_in_range(group, args, row):
 
 
 def group_size_log2(group, args):
-    """log2 of the lanes that share a row."""
+    """log2 of the threads in a group."""
     raise NotImplementedError("compiled code only")
 
 
@@ -115,7 +118,7 @@ def add(a, b):
 
 
 def _warp_reductions(combine):
-    """Functions that combine the numbers of 1, 2, 4, ... 32 neighbours."""
+    """Butterfly reductions over 1, 2, 4, ... 32 neighbouring lanes."""
 
     @scalar
     def alone(x):
@@ -140,118 +143,118 @@ warp_max, warp_sum = WARP_MAXIMA[5], WARP_SUMS[5]
 max_of_8, sum_of_8 = WARP_MAXIMA[3], WARP_SUMS[3]
 
 
-FEW = 8  # warps of a block, or blocks of a cluster, whose numbers are folded in three steps
+FEW = 8  # warps or blocks: so many numbers are reduced in three shuffles
 
 
 @scalar
 def warps_of_block():
-    """Warps of this block."""
+    """The number of warps of this block."""
     return (threads() + np.int32(31)) >> np.int32(5)
 
 
 @scalar
-def result_of_lane(lane):
-    """The number of a lane within its group, if groups of ``FEW`` do for the warps there are."""
+def warp_of_lane(lane):
+    """The warp whose result this lane loads: each eight lanes load all, if there are few warps."""
     return np.int32(lane & np.int32(FEW - 1)) if warps_of_block() <= FEW else lane
 
 
 @scalar
-def load_warp_result(T, place, neutral):
-    """What the warps of a block have to say: one in each lane, or in each group of ``FEW``."""
-    lane = result_of_lane(np.int32(thread() & np.int32(31)))
-    return get(np.int32(place + lane * np.int32(8)), T) if lane < warps_of_block() else neutral
+def load_warp_result(T, address, neutral):
+    """The result of the warp that ``warp_of_lane`` names."""
+    lane = warp_of_lane(np.int32(thread() & np.int32(31)))
+    return get(np.int32(address + lane * np.int32(8)), T) if lane < warps_of_block() else neutral
 
 
 @scalar
-def store_warp_result(x, place):
-    """Say what this warp has to say: its first lane does."""
+def store_warp_result(x, address):
+    """Store the result of this warp; its first lane does."""
     if np.int32(thread() & np.int32(31)) == np.int32(0):
-        put(np.int32(place + (thread() >> np.int32(5)) * np.int32(8)), x)
+        put(np.int32(address + (thread() >> np.int32(5)) * np.int32(8)), x)
 
 
 @scalar
 def max_of_warps(x):
-    """The largest of what the warps of a block say."""
+    """The maximum of the warps' results, from one in each lane."""
     return max_of_8(x) if warps_of_block() <= FEW else warp_max(x)
 
 
 @scalar
 def sum_of_warps(x):
-    """The sum of it."""
+    """The sum of the warps' results, from one in each lane."""
     return sum_of_8(x) if warps_of_block() <= FEW else warp_sum(x)
 
 
 @scalar
-def block_max(x, place, neutral):
-    """The largest in a block."""
-    store_warp_result(warp_max(x), place)
+def block_max(x, address, neutral):
+    """The maximum over a block."""
+    store_warp_result(warp_max(x), address)
     barrier()
-    return max_of_warps(load_warp_result(type(x), place, neutral))
+    return max_of_warps(load_warp_result(type(x), address, neutral))
 
 
 @scalar
-def block_sum(x, place):
+def block_sum(x, address):
     """The sum over a block."""
     T = type(x)
-    store_warp_result(warp_sum(x), place)
+    store_warp_result(warp_sum(x), address)
     barrier()
-    return sum_of_warps(load_warp_result(T, place, T(0)))
+    return sum_of_warps(load_warp_result(T, address, T(0)))
 
 
 @scalar
-def block_sum2(a, b, place):
+def block_sum2(a, b, address):
     """The sums of a and of b over a block."""
     T, size, apart = type(a), np.int32(8), np.int32(REDUCTION_SLOT_BYTES)
     a, b = warp_sum(a), warp_sum(b)
     lane = np.int32(thread() & np.int32(31))
     if lane == np.int32(0):
-        here = np.int32(place + (thread() >> np.int32(5)) * size)
+        here = np.int32(address + (thread() >> np.int32(5)) * size)
         put(here, a)
         put(np.int32(here + apart), b)
     barrier()
-    a, b, lane = T(0), T(0), result_of_lane(lane)
+    a, b, lane = T(0), T(0), warp_of_lane(lane)
     if lane < warps_of_block():
-        here = np.int32(place + lane * size)
+        here = np.int32(address + lane * size)
         a, b = get(here, T), get(np.int32(here + apart), T)
     return sum_of_warps(a), sum_of_warps(b)
 
 
 @scalar
-def store_block_result(x, place):
-    """Show a block's number to its cluster."""
+def store_block_result(x, address):
+    """Store the block's result where its cluster reads it."""
     if thread() == np.int32(0):
-        put(np.int32(place + CLUSTER_OFFSET), x)
+        put(np.int32(address + CLUSTER_OFFSET), x)
 
 
 @scalar
-def load_block_result(T, place, size, neutral):
-    """What the blocks of a cluster show, one in each lane of a group of ``FEW``."""
+def load_block_result(T, address, size, neutral):
+    """The result of one block of the cluster for each lane; each eight lanes load all."""
     lane = np.int32(thread() & np.int32(FEW - 1))
-    return get_remote(np.int32(place + CLUSTER_OFFSET), lane, T) if lane < size else neutral
+    return get_remote(np.int32(address + CLUSTER_OFFSET), lane, T) if lane < size else neutral
 
 
 @scalar
-def cluster_max(x, place, size, neutral):
-    """The largest of what the blocks of a cluster show."""
-    store_block_result(x, place)
+def cluster_max(x, address, size, neutral):
+    """The maximum of the blocks' results over a cluster."""
+    store_block_result(x, address)
     cluster_barrier()
-    return max_of_8(load_block_result(type(x), place, size, neutral))
+    return max_of_8(load_block_result(type(x), address, size, neutral))
 
 
 @scalar
-def cluster_sum(x, place, size):
-    """The sum of what the blocks of a cluster show."""
+def cluster_sum(x, address, size):
+    """The sum of the blocks' results over a cluster."""
     T = type(x)
-    store_block_result(x, place)
+    store_block_result(x, address)
     cluster_barrier()
-    return sum_of_8(load_block_result(T, place, size, T(0)))
+    return sum_of_8(load_block_result(T, address, size, T(0)))
 
 
 @scalar
-def cluster_sum2(a, b, place, size):
-    """The sums of what they show at two places."""
+def cluster_sum2(a, b, address, size):
+    """The sums of two results of each block over a cluster, with one barrier."""
     T, apart = type(a), np.int32(REDUCTION_SLOT_BYTES)
-    here = np.int32(place + CLUSTER_OFFSET)
+    here = np.int32(address + CLUSTER_OFFSET)
     if thread() == np.int32(0):
         put(here, a)
         put(np.int32(here + apart), b)
@@ -262,76 +265,78 @@ def cluster_sum2(a, b, place, size):
     return sum_of_8(a), sum_of_8(b)
 
 
-def reduce_max(group, args, place, x, neutral):
-    """The largest x of a row; every lane of the team gets it. ``place``: number of the exchange."""
+def reduce_max(group, args, reduction_slot, x, neutral):
+    """The maximum of x over a row, in every thread of the group."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(reduce_max, jit_options=INLINED)
-def _reduce_max(group, args, place, x, neutral):
+def _reduce_max(group, args, reduction_slot, x, neutral):
     if issubclass(group.instance_class, Warp):
         fold = WARP_MAXIMA[group.instance_class.bits]
-        return lambda group, args, place, x, neutral: fold(x)
+        return lambda group, args, reduction_slot, x, neutral: fold(x)
     if group.instance_class is Block:
-        return lambda group, args, place, x, neutral: block_max(
-            x, np.int32(place * REDUCTION_SLOT_BYTES), neutral
+        return lambda group, args, reduction_slot, x, neutral: block_max(
+            x, np.int32(reduction_slot * REDUCTION_SLOT_BYTES), neutral
         )
 
-    def of_cluster(group, args, place, x, neutral):
-        top = block_max(x, np.int32(place * REDUCTION_SLOT_BYTES), neutral)
+    def of_cluster(group, args, reduction_slot, x, neutral):
+        top = block_max(x, np.int32(reduction_slot * REDUCTION_SLOT_BYTES), neutral)
         size = np.int32(1 << args.cluster)
-        return cluster_max(top, np.int32(place * REDUCTION_SLOT_BYTES), size, neutral)
+        return cluster_max(top, np.int32(reduction_slot * REDUCTION_SLOT_BYTES), size, neutral)
 
     return of_cluster
 
 
-def reduce_sum2(group, args, place, a, b):
-    """The sums of a and b over a row, with one wait in a block. Two exchanges."""
+def reduce_sum2(group, args, reduction_slot, a, b):
+    """The sums of a and b over a row, with one barrier. Takes two reduction slots."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(reduce_sum2, jit_options=INLINED)
-def _reduce_sum2(group, args, place, a, b):
+def _reduce_sum2(group, args, reduction_slot, a, b):
     if issubclass(group.instance_class, Warp):
         fold = WARP_SUMS[group.instance_class.bits]
-        return lambda group, args, place, a, b: (fold(a), fold(b))
+        return lambda group, args, reduction_slot, a, b: (fold(a), fold(b))
     if group.instance_class is Block:
-        return lambda group, args, place, a, b: block_sum2(
-            a, b, np.int32(place * REDUCTION_SLOT_BYTES)
+        return lambda group, args, reduction_slot, a, b: block_sum2(
+            a, b, np.int32(reduction_slot * REDUCTION_SLOT_BYTES)
         )
 
-    def of_cluster(group, args, place, a, b):
-        here = np.int32(place * REDUCTION_SLOT_BYTES)
+    def of_cluster(group, args, reduction_slot, a, b):
+        here = np.int32(reduction_slot * REDUCTION_SLOT_BYTES)
         a, b = block_sum2(a, b, here)
         return cluster_sum2(a, b, here, np.int32(1 << args.cluster))
 
     return of_cluster
 
 
-def reduce_sum(group, args, place, x):
-    """The sum of x over a row, for every lane of the team. ``place``: number of the exchange."""
+def reduce_sum(group, args, reduction_slot, x):
+    """The sum of x over a row, in every thread of the group."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(reduce_sum, jit_options=INLINED)
-def _reduce_sum(group, args, place, x):
+def _reduce_sum(group, args, reduction_slot, x):
     if issubclass(group.instance_class, Warp):
         fold = WARP_SUMS[group.instance_class.bits]
-        return lambda group, args, place, x: fold(x)
+        return lambda group, args, reduction_slot, x: fold(x)
     if group.instance_class is Block:
-        return lambda group, args, place, x: block_sum(x, np.int32(place * REDUCTION_SLOT_BYTES))
+        return lambda group, args, reduction_slot, x: block_sum(
+            x, np.int32(reduction_slot * REDUCTION_SLOT_BYTES)
+        )
 
-    def of_cluster(group, args, place, x):
-        part = block_sum(x, np.int32(place * REDUCTION_SLOT_BYTES))
+    def of_cluster(group, args, reduction_slot, x):
+        part = block_sum(x, np.int32(reduction_slot * REDUCTION_SLOT_BYTES))
         return cluster_sum(
-            part, np.int32(place * REDUCTION_SLOT_BYTES), np.int32(1 << args.cluster)
+            part, np.int32(reduction_slot * REDUCTION_SLOT_BYTES), np.int32(1 << args.cluster)
         )
 
     return of_cluster
 
 
 def sync_before_overwrite(group):
-    """Before a lane writes what others of its team have read: a shuffle orders no memory."""
+    """Call before a thread overwrites what its group has read: shuffles do not order memory."""
     raise NotImplementedError("compiled code only")
 
 
@@ -339,11 +344,11 @@ def sync_before_overwrite(group):
 def _sync_before_overwrite(group):
     if issubclass(group.instance_class, Warp):
         return lambda group: warp_barrier()
-    return lambda group: None  # there was an exchange in between
+    return lambda group: None  # a reduction with a barrier came in between
 
 
 def cluster_arrive(group):
-    """After a row's last exchange: a block of a cluster has read what it wants of the others."""
+    """Call after a row's last reduction: the block reads no more from others of its cluster."""
     raise NotImplementedError("compiled code only")
 
 
@@ -355,7 +360,7 @@ def _cluster_arrive(group):
 
 
 def cluster_wait(group):
-    """Before a block ends: its shared memory must stay while others of its cluster read it."""
+    """Call before a block ends: its shared memory must exist while others of its cluster read."""
     raise NotImplementedError("compiled code only")
 
 
@@ -366,36 +371,36 @@ def _cluster_wait(group):
     return lambda group: None
 
 
-def block_loss_sum(group, place, x, first):
-    """(sum of a block's losses, whether this thread is to store it); ``first``: lane 0 of a row."""
+def block_loss_sum(group, reduction_slot, x, first):
+    """(sum of a block's losses x, whether this thread stores it); ``first``: rank 0 of a row."""
     raise NotImplementedError("compiled code only")
 
 
 @scalar
-def sum_of_warp_sums(x, place):
-    """The sum of what lanes have, for thread 0; ``x``: of a warp's lanes together."""
+def sum_of_warp_sums(x, address):
+    """The sum over a block, in thread 0, of x: the sum of a warp."""
     T, size = type(x), np.int32(8)
     if (thread() & np.int32(31)) == np.int32(0):
-        put(np.int32(place + (thread() >> np.int32(5)) * size), x)
+        put(np.int32(address + (thread() >> np.int32(5)) * size), x)
     barrier()
     total = T(0)
     if thread() == np.int32(0):
         warp, warps = np.int32(0), threads() >> np.int32(5)
         while warp < warps:
-            total = total + get(np.int32(place + warp * size), T)
+            total = total + get(np.int32(address + warp * size), T)
             warp = np.int32(warp + 1)
     return total
 
 
 @overload(block_loss_sum, jit_options=INLINED)
-def _block_loss_sum(group, place, x, first):
+def _block_loss_sum(group, reduction_slot, x, first):
     if issubclass(group.instance_class, Warp):
 
-        def of_rows(group, place, x, first):
+        def of_rows(group, reduction_slot, x, first):
             mine = warp_sum(where(first, x, type(x)(0)))
             return sum_of_warp_sums(
-                mine, np.int32(place * REDUCTION_SLOT_BYTES)
+                mine, np.int32(reduction_slot * REDUCTION_SLOT_BYTES)
             ), thread() == np.int32(0)
 
         return of_rows
-    return lambda group, place, x, first: (x, first)
+    return lambda group, reduction_slot, x, first: (x, first)

@@ -10,14 +10,19 @@ from typing import NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from fusedce.kernels.cuda.async_copy import copied, copy_chunk, get_whole, put_lowest
+from fusedce.kernels.cuda.async_copy import (
+    async_copy_chunk,
+    get_chunks,
+    put_neg_inf,
+    wait_async_copies,
+)
 from fusedce.kernels.cuda.device import thread, threads
 from fusedce.kernels.cuda.load_store import (
     chunks_of,
     get_words,
+    optimization_barrier,
     put_words,
     read_logits,
-    renewed,
 )
 from fusedce.kernels.cuda.tags import tag_class
 from fusedce.kernels.scalar import INLINED, scalar
@@ -78,15 +83,15 @@ def _prefetch_row(tags, args, N, source, part, chunks):
     def copy_async(tags, args, N, source, part, chunks):
         k, address = np.int32(0), source + part.first
         while k < part.chunks:
-            copy_chunk(smem_chunk_address(args, k), address)
+            async_copy_chunk(smem_chunk_address(args, k), address)
             address += part.step
             k = np.int32(k + 1)
         per = chunks_of(N, tags.dtype)
         end = np.int32(np.int32(np.int32(chunks + per - 1) // per) * per)
         while k < end:
-            put_lowest(tags.dtype, smem_chunk_address(args, k))
+            put_neg_inf(tags.dtype, smem_chunk_address(args, k))
             k = np.int32(k + 1)
-        copied()
+        wait_async_copies()
 
     return copy_async
 
@@ -112,7 +117,7 @@ def load_chunks(tags, args, N, source, part, k):
 def _load_chunks(tags, args, N, source, part, k):
     residency = tag_class(tags, "residency")
     if residency is SmemAsync:
-        return lambda tags, args, N, source, part, k: get_whole(
+        return lambda tags, args, N, source, part, k: get_chunks(
             N, tags.dtype, smem_chunk_address(args, k), np.int32(threads() * 16)
         )
     if residency is not Smem:
@@ -138,9 +143,9 @@ def reload_chunks(tags, args, N, source, part, k, words):
 def _reload_chunks(tags, args, N, source, part, k, words):
     residency = tag_class(tags, "residency")
     if residency is Registers:
-        return lambda tags, args, N, source, part, k, words: renewed(words)
+        return lambda tags, args, N, source, part, k, words: optimization_barrier(words)
     if residency is SmemAsync:
-        return lambda tags, args, N, source, part, k, words: get_whole(
+        return lambda tags, args, N, source, part, k, words: get_chunks(
             N, tags.dtype, smem_chunk_address(args, k), np.int32(threads() * 16)
         )
     if residency is Smem:

@@ -21,9 +21,9 @@ import numpy as np
 from numba.extending import overload
 
 from fusedce.kernels.cuda.device import block
-from fusedce.kernels.cuda.kernel_args import PER_ROW, SCALE
+from fusedce.kernels.cuda.kernel_args import STATS_PER_ROW, STATS_SCALE
 from fusedce.kernels.cuda.load_store import (
-    encoded,
+    encode,
     per_chunk,
     write_words,
 )
@@ -151,8 +151,8 @@ def rank_of_class(tags, args, part, label):
 @scalar
 def scale_of(args, T):
     """1 / denominator of the mean; 0 where the denominator is 0."""
-    if args.record != 0:
-        return peek(args.record + SCALE, T)
+    if args.label_stats != 0:
+        return peek(args.label_stats + STATS_SCALE, T)
     return float_of(T, args.scale)
 
 
@@ -160,8 +160,8 @@ def scale_of(args, T):
 def z_loss_of(args, T):
     """The factor of the squared logsumexp; its mean is over rows, without class weights."""
     factor = float_of(T, args.z_loss)
-    if factor != T(0) and args.record != 0:
-        factor *= peek(args.record + PER_ROW, T)
+    if factor != T(0) and args.label_stats != 0:
+        factor *= peek(args.label_stats + STATS_PER_ROW, T)
     return factor
 
 
@@ -244,7 +244,7 @@ def store_chunks(tags, address, part, k, x):
 def _store_chunks(tags, address, part, k, x):
     if tag_class(tags, "alignment") is Vectorized:
         return lambda tags, address, part, k, x: write_words(
-            address, part.step, part.chunks - k, encoded(tags.dtype, x)
+            address, part.step, part.chunks - k, encode(tags.dtype, x)
         )  # fmt: skip
     return lambda tags, address, part, k, x: write_grid(
         tags.dtype, address, part.step, itemsize(tags.dtype), part.chunks - k, x

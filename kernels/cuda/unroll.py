@@ -1,7 +1,7 @@
-"""The lanes of a vector one after the other, for rules that take no vectors.
+"""A loop over the lanes of a vector, unrolled in Python, for rules that take no vectors.
 
-Not as a loop: a lane that is named by a variable needs the vector in memory, and a large body is
-not unrolled by the compiler.
+A compiled loop would index lanes by a variable, which needs the vector in memory, and the compiler
+does not unroll loops with large bodies.
 """
 
 from typing import Any

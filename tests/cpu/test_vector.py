@@ -9,17 +9,17 @@ from numba import njit
 
 from fusedce.kernels import elementary, vector  # noqa: F401
 from fusedce.kernels.cpu import dtypes, load_store
-from fusedce.kernels.cpu.dtypes import Bfloat, Half, Plain
+from fusedce.kernels.cpu.dtypes import Bfloat16, Float16, Lines, Native
 from fusedce.kernels.scalar import where
 
 floats = pytest.mark.parametrize("T", [np.float32, np.float64])
 GUARD = 7.0
-# Bits in memory, as packing.py names them: (tag, the integer that stands for it).
+# Bits in memory, as dtypes.py names them: (tag, the integer that stands for it).
 FORMS = {
-    "float32": (Plain, np.float32),
-    "float64": (Plain, np.float64),
-    "float16": (Half, np.int16),
-    "bfloat16": (Bfloat, np.uint16),
+    "float32": (Native, np.float32),
+    "float64": (Native, np.float64),
+    "float16": (Float16, np.int16),
+    "bfloat16": (Bfloat16, np.uint16),
 }
 
 
@@ -182,8 +182,9 @@ def squares(form, stored, T):
     @compiled
     def run(source, step, rows, columns, scratch, pitch, target, back):
         N = vector.lanes(T)
-        dtypes.load_square(form(), stored, N, source, step, rows, columns, scratch, pitch)
-        dtypes.store_square(form(), stored, N, scratch, pitch, columns, rows, target, back)
+        lines = Lines(scratch, pitch)
+        dtypes.load_square(form(), stored, N, Lines(source, step), rows, columns, lines)
+        dtypes.store_square(form(), stored, N, lines, columns, rows, Lines(target, back))
 
     return run
 
