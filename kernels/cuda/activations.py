@@ -36,8 +36,8 @@ from fusedce.kernels.cuda.rows import (
     lane_part,
     load_remainder,
     row_of_group,
-    store_chunks,
     store_remainder,
+    store_row_chunks,
 )
 from fusedce.kernels.cuda.tags import ColumnTags, RowTags
 from fusedce.kernels.link import sigmoid_outcomes
@@ -117,7 +117,7 @@ def softmax_rows(T: Any, Dtype: type, Residency: type, Group: type, Lanes: type,
         k, at = np.int32(0), result + part.first
         while k < end:
             v = decode(N, dtype, reload_chunks(tags, args, N, source, part, k, words))
-            store_chunks(tags, at, part, k, softmax_value(output, v, maximum, sum_exp_minus_1))
+            store_row_chunks(tags, at, part, k, softmax_value(output, v, maximum, sum_exp_minus_1))
             k, at = np.int32(k + per), at + per * part.step
         store_remainder(dtype, result, part, softmax_value(output, z, maximum, sum_exp_minus_1))
         cluster_wait(group)

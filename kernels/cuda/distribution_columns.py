@@ -55,7 +55,7 @@ from fusedce.kernels.scalar import INLINED, scalar, where
 from fusedce.kernels.vector import lanes_as, sum_of_lanes, vector_of, width
 
 
-class ReducedRow(NamedTuple):
+class ReducedThreadRow(NamedTuple):
     """A row after the first pass."""
 
     row: ThreadRow
@@ -242,7 +242,7 @@ def distribution_columns(Params: type, T: Any, Dtype: type, TargetDtype: type, T
         # 4. First pass: online softmax of the row.
         maximum, sum_exp_minus_1, kept = online_softmax_row(tags, N, args, row)
         # 5. Second pass: the loss, and the sums that gradients are computed from.
-        reduced = ReducedRow(row, target, maximum, sum_exp_minus_1, kept)
+        reduced = ReducedThreadRow(row, target, maximum, sum_exp_minus_1, kept)
         loss, first, second = terms_of_row(tags, N, args, params, reduced)
         live = live and (not ignored or loss != loss)  # NaN if ignored in part
         # 6. Sample weight and z-loss; NaN for an invalid label.

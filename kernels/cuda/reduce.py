@@ -3,7 +3,7 @@
 A reduction has a fixed tree, so that every thread of the group gets the same bits in every run.
 Blocks and clusters exchange numbers through the start of shared memory, which is divided into
 reduction slots: each exchange of a kernel has a slot of its own, so that no slot is written twice
-and one barrier an exchange is enough. ``reduction_slot``: its number; ``address``: its offset in
+and one barrier an exchange is enough. ``slot``: its number; ``address``: its offset in
 shared memory; ``neutral``: what a thread without a number contributes.
 """
 
@@ -141,9 +141,13 @@ def _warp_reductions(combine):
 WARP_MAXIMA, WARP_SUMS = _warp_reductions(largest_of), _warp_reductions(add)
 warp_max, warp_sum = WARP_MAXIMA[5], WARP_SUMS[5]
 max_of_8, sum_of_8 = WARP_MAXIMA[3], WARP_SUMS[3]
-
-
 FEW = 8  # warps or blocks: so many numbers are reduced in three shuffles
+
+
+@scalar
+def slot_address(slot):
+    """The offset of a reduction slot in shared memory."""
+    return np.int32(slot * REDUCTION_SLOT_BYTES)
 
 
 @scalar
@@ -265,72 +269,63 @@ def cluster_sum2(a, b, address, size):
     return sum_of_8(a), sum_of_8(b)
 
 
-def reduce_max(group, args, reduction_slot, x, neutral):
+def reduce_max(group, args, slot, x, neutral):
     """The maximum of x over a row, in every thread of the group."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(reduce_max, jit_options=INLINED)
-def _reduce_max(group, args, reduction_slot, x, neutral):
+def _reduce_max(group, args, slot, x, neutral):
     if issubclass(group.instance_class, Warp):
         fold = WARP_MAXIMA[group.instance_class.bits]
-        return lambda group, args, reduction_slot, x, neutral: fold(x)
+        return lambda group, args, slot, x, neutral: fold(x)
     if group.instance_class is Block:
-        return lambda group, args, reduction_slot, x, neutral: block_max(
-            x, np.int32(reduction_slot * REDUCTION_SLOT_BYTES), neutral
-        )
+        return lambda group, args, slot, x, neutral: block_max(x, slot_address(slot), neutral)
 
-    def of_cluster(group, args, reduction_slot, x, neutral):
-        top = block_max(x, np.int32(reduction_slot * REDUCTION_SLOT_BYTES), neutral)
+    def of_cluster(group, args, slot, x, neutral):
+        top = block_max(x, slot_address(slot), neutral)
         size = np.int32(1 << args.cluster)
-        return cluster_max(top, np.int32(reduction_slot * REDUCTION_SLOT_BYTES), size, neutral)
+        return cluster_max(top, slot_address(slot), size, neutral)
 
     return of_cluster
 
 
-def reduce_sum2(group, args, reduction_slot, a, b):
+def reduce_sum2(group, args, slot, a, b):
     """The sums of a and b over a row, with one barrier. Takes two reduction slots."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(reduce_sum2, jit_options=INLINED)
-def _reduce_sum2(group, args, reduction_slot, a, b):
+def _reduce_sum2(group, args, slot, a, b):
     if issubclass(group.instance_class, Warp):
         fold = WARP_SUMS[group.instance_class.bits]
-        return lambda group, args, reduction_slot, a, b: (fold(a), fold(b))
+        return lambda group, args, slot, a, b: (fold(a), fold(b))
     if group.instance_class is Block:
-        return lambda group, args, reduction_slot, a, b: block_sum2(
-            a, b, np.int32(reduction_slot * REDUCTION_SLOT_BYTES)
-        )
+        return lambda group, args, slot, a, b: block_sum2(a, b, slot_address(slot))
 
-    def of_cluster(group, args, reduction_slot, a, b):
-        here = np.int32(reduction_slot * REDUCTION_SLOT_BYTES)
-        a, b = block_sum2(a, b, here)
-        return cluster_sum2(a, b, here, np.int32(1 << args.cluster))
+    def of_cluster(group, args, slot, a, b):
+        a, b = block_sum2(a, b, slot_address(slot))
+        return cluster_sum2(a, b, slot_address(slot), np.int32(1 << args.cluster))
 
     return of_cluster
 
 
-def reduce_sum(group, args, reduction_slot, x):
+def reduce_sum(group, args, slot, x):
     """The sum of x over a row, in every thread of the group."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(reduce_sum, jit_options=INLINED)
-def _reduce_sum(group, args, reduction_slot, x):
+def _reduce_sum(group, args, slot, x):
     if issubclass(group.instance_class, Warp):
         fold = WARP_SUMS[group.instance_class.bits]
-        return lambda group, args, reduction_slot, x: fold(x)
+        return lambda group, args, slot, x: fold(x)
     if group.instance_class is Block:
-        return lambda group, args, reduction_slot, x: block_sum(
-            x, np.int32(reduction_slot * REDUCTION_SLOT_BYTES)
-        )
+        return lambda group, args, slot, x: block_sum(x, slot_address(slot))
 
-    def of_cluster(group, args, reduction_slot, x):
-        part = block_sum(x, np.int32(reduction_slot * REDUCTION_SLOT_BYTES))
-        return cluster_sum(
-            part, np.int32(reduction_slot * REDUCTION_SLOT_BYTES), np.int32(1 << args.cluster)
-        )
+    def of_cluster(group, args, slot, x):
+        part = block_sum(x, slot_address(slot))
+        return cluster_sum(part, slot_address(slot), np.int32(1 << args.cluster))
 
     return of_cluster
 
@@ -371,7 +366,7 @@ def _cluster_wait(group):
     return lambda group: None
 
 
-def block_loss_sum(group, reduction_slot, x, first):
+def block_loss_sum(group, slot, x, first):
     """(sum of a block's losses x, whether this thread stores it); ``first``: rank 0 of a row."""
     raise NotImplementedError("compiled code only")
 
@@ -393,14 +388,12 @@ def sum_of_warp_sums(x, address):
 
 
 @overload(block_loss_sum, jit_options=INLINED)
-def _block_loss_sum(group, reduction_slot, x, first):
+def _block_loss_sum(group, slot, x, first):
     if issubclass(group.instance_class, Warp):
 
-        def of_rows(group, reduction_slot, x, first):
+        def of_rows(group, slot, x, first):
             mine = warp_sum(where(first, x, type(x)(0)))
-            return sum_of_warp_sums(
-                mine, np.int32(reduction_slot * REDUCTION_SLOT_BYTES)
-            ), thread() == np.int32(0)
+            return sum_of_warp_sums(mine, slot_address(slot)), thread() == np.int32(0)
 
         return of_rows
-    return lambda group, reduction_slot, x, first: (x, first)
+    return lambda group, slot, x, first: (x, first)

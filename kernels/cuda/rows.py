@@ -235,13 +235,13 @@ def store_remainder(dtype, address, part, x):
     write_lanes(dtype, address + part.remainder_offset, np.int64(0), part.has_remainder, x)
 
 
-def store_chunks(tags, address, part, k, x):
+def store_row_chunks(tags, address, part, k, x):
     """Store results of the chunks from the k-th on; ``address``: of chunk k."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(store_chunks, jit_options=INLINED)
-def _store_chunks(tags, address, part, k, x):
+@overload(store_row_chunks, jit_options=INLINED)
+def _store_row_chunks(tags, address, part, k, x):
     if tag_class(tags, "alignment") is Vectorized:
         return lambda tags, address, part, k, x: write_words(
             address, part.step, part.chunks - k, encode(tags.dtype, x)
@@ -262,15 +262,15 @@ def store_chunk_results(tags, args, out, part, k, first, second):
 @overload(store_chunk_results, jit_options=INLINED)
 def _store_chunk_results(tags, args, out, part, k, first, second):
     if tag_class(tags, "features") is not Full:
-        return lambda tags, args, out, part, k, first, second: store_chunks(
+        return lambda tags, args, out, part, k, first, second: store_row_chunks(
             tags, out.grad, part, k, first
         )
 
     def full(tags, args, out, part, k, first, second):
         if args.grad != 0:
-            store_chunks(tags, out.grad, part, k, first)
+            store_row_chunks(tags, out.grad, part, k, first)
         if args.hess != 0:
-            store_chunks(tags, out.hess, part, k, second)
+            store_row_chunks(tags, out.hess, part, k, second)
 
     return full
 
