@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fusedce.kernels.vector import FLOAT, Mask, Vector, common, elementwise, on_gpu
+from fusedce.kernels.vector import FLOAT, Mask, Vector, call_intrinsic, common_vector_type, on_gpu
 
 INT = {types.float32: ir.IntType(32), types.float64: ir.IntType(64)}
 MANTISSA = {types.float32: 23, types.float64: 52}
@@ -62,7 +62,7 @@ def round_even(typingctx, x):
     """The nearest whole number, ties to even."""
 
     def codegen(context, builder, signature, args):
-        return elementwise(builder, "llvm.rint", *args)
+        return call_intrinsic(builder, "llvm.rint", *args)
 
     return x(x), codegen
 
@@ -72,9 +72,9 @@ def fused(typingctx, a, b, c):
     """a * b + c with one rounding."""
 
     def codegen(context, builder, signature, args):
-        return elementwise(builder, "llvm.fma", *args)
+        return call_intrinsic(builder, "llvm.fma", *args)
 
-    ty = common((a, b, c)) or a
+    ty = common_vector_type((a, b, c)) or a
     return ty(ty, ty, ty), codegen
 
 
@@ -86,9 +86,9 @@ def select(typingctx, condition, a, b):
         return builder.select(*args)
 
     if isinstance(condition, Mask):
-        result = common((a, b)) or Vector(a, condition.width)
+        result = common_vector_type((a, b)) or Vector(a, condition.width)
         return result(condition, result, result), codegen
-    result = common((a, b)) or (a if a == b else None)
+    result = common_vector_type((a, b)) or (a if a == b else None)
     return (result(types.boolean, result, result), codegen) if result else None
 
 
@@ -114,7 +114,7 @@ def scale_by_power(typingctx, x, n):
         half = builder.fmul(args[0], _field_to_power(builder, ty, first))
         return builder.fmul(half, _field_to_power(builder, ty, second))
 
-    ty = common((x, n)) or x
+    ty = common_vector_type((x, n)) or x
     return ty(ty, ty), codegen
 
 

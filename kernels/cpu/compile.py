@@ -22,7 +22,7 @@ from numba.core.serialize import dumps
 from numba.core.sigutils import normalize_signature
 
 from fusedce.kernels import elementary  # noqa: F401  registers the elementary functions
-from fusedce.kernels.cache import cache_folder, load, ours, save, source_stamp
+from fusedce.kernels.cache import cache_folder, ours, read_sealed, source_stamp, write_sealed
 from fusedce.kernels.compiling import compiling
 from fusedce.kernels.scalar import FASTMATH
 from fusedce.kernels.vector import Single, Wide
@@ -68,7 +68,7 @@ class _Cache(caching.FunctionCache):  # type: ignore[misc]
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The compiled function on disk, or None."""
         target_context.refresh()
-        data = load(self._path(sig, target_context.codegen()))
+        data = read_sealed(self._path(sig, target_context.codegen()))
         if data is None:
             return None
         return self._impl.rebuild(target_context, pickle.loads(data))
@@ -81,7 +81,7 @@ class _Cache(caching.FunctionCache):  # type: ignore[misc]
             payload = dumps(self._impl.reduce(data))
         except RuntimeError:  # Ctrl-C inside LLVM's callback is swallowed, and the object code lost
             return
-        save(self._path(sig, data.codegen), payload)
+        write_sealed(self._path(sig, data.codegen), payload)
 
 
 class Compiled(list):  # type: ignore[type-arg]
