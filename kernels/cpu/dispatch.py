@@ -20,6 +20,7 @@ from fusedce.kernels.cpu import (
     labels,
     packing,
     probabilities,
+    row_gradients,
 )
 from fusedce.kernels.cpu.compile import kernel, packer, rule_kernel
 from fusedce.kernels.cpu.dtypes import storage
@@ -183,7 +184,7 @@ def softmax(problem: Problem) -> Launch:
         whole = whole and (direct_grad or _half(problem.grad))
         nothing = problem.grad is None and problem.hess is None
         plain = not options and (whole or nothing)
-        extra = (index_rows.ContiguousGrad if plain else index_rows.AnyOutputs,)
+        extra = (row_gradients.ContiguousGrad if plain else row_gradients.AnyOutputs,)
     args.set(block=block)
     made = rule_kernel(factory, type(problem.params), T, *extra)
     return args.launch(made, _slices(outer, inner, block), problem.logits.size)

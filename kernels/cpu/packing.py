@@ -14,22 +14,18 @@ import numpy as np
 
 from fusedce.kernels.cpu.blocks import array_at
 from fusedce.kernels.cpu.compile import packer
-from fusedce.kernels.cpu.dtypes import (
+from fusedce.kernels.cpu.dtypes import decode_one, encode_one, load_as, storage, store_as
+from fusedce.kernels.cpu.kernel_args import PRESENT
+from fusedce.kernels.cpu.load_store import load, masked_store, prefetch, store
+from fusedce.kernels.cpu.transpose import (
     Lines,
-    decode_one,
-    encode_one,
-    load_as,
     load_full_square,
     load_interleaved,
     load_square,
-    storage,
-    store_as,
     store_full_square,
     store_interleaved,
     store_square,
 )
-from fusedce.kernels.cpu.kernel_args import PRESENT
-from fusedce.kernels.cpu.load_store import load, masked_store, prefetch, store
 from fusedce.kernels.cpu.vector_loops import loop
 from fusedce.kernels.intrinsics import peek, poke
 from fusedce.kernels.scalar import where

@@ -240,7 +240,7 @@ def _enter(x, state):
     return result
 
 
-class Gate:
+class CallbackGuard:
     """A compiled ``int64 f(int64 x)``, to be called at ``address`` as long as the gate is kept.
 
     It calls ``work(x)``; the result is 0. Where that raises, it starts a thread that is given the
