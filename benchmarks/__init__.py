@@ -1,11 +1,11 @@
-"""What fusedce is for: ``python -m benchmarks.digits``. What it costs: ``python -m benchmarks``."""
+"""Training with fusedce (``python -m benchmarks.digits``) and its speed (``-m benchmarks``)."""
 
 import sys
 from types import TracebackType
 
 
 def one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """After Ctrl-C the programs end with one line and the status that shells give it."""
+    """The exception hook of the programs: one line and status 130 after Ctrl-C."""
     if not issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, trace)
         return
@@ -13,5 +13,5 @@ def one_line(kind: type[BaseException], error: BaseException, trace: TracebackTy
     raise SystemExit(130)
 
 
-if sys.argv[0] == "-m":  # `python -m benchmarks...`, and before its imports, which take seconds
+if sys.argv[0] == "-m":  # a program; its imports, which take seconds, come after this
     sys.excepthook = one_line

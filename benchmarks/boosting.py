@@ -1,21 +1,19 @@
-"""fusedce under gradient boosting: which Hessian, how exact, how fast.
+"""fusedce as an objective of gradient boosting: choice of the Hessian, accuracy, speed.
 
 python -m benchmarks.boosting                  all three, some seven minutes
-python -m benchmarks.boosting --surrogates     positive Hessians by what models learn with them
-python -m benchmarks.boosting --accuracy       errors against 50 digits, public recipes beside it
+python -m benchmarks.boosting --surrogates     positive Hessians, compared by trained models
+python -m benchmarks.boosting --accuracy       errors relative to 50 digits, also of public recipes
 python -m benchmarks.boosting --speed          time of a call, and its share of a round of LightGBM
 python -m benchmarks.boosting --readme         no measurement: README from the last result
 
-Results go to benchmarks/runs; those of fewer seeds, data sets or rows only where --out says.
+Results are written into benchmarks/runs; those of fewer seeds, data sets or rows only with --out.
 """
 
 import argparse
-import itertools
 import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import lightgbm as lgb
@@ -24,26 +22,27 @@ from rich.console import Console
 
 from benchmarks import boosting_formulas as formulas
 from benchmarks import boosting_surrogates as surrogates
-from benchmarks import results, screen
-from benchmarks.boosting_formulas import Array, Formula
-from benchmarks.boosting_tables import BLOCKS, GAMMAS, SCORES, WHOLE, render, show
-from benchmarks.screen import say
+from benchmarks import boosting_tables, program, results, screen
+from benchmarks.boosting_formulas import Formula
+from benchmarks.boosting_tables import BLOCKS, GAMMAS, OURS, SCORES, WHOLE
+from benchmarks.data import Array
+from benchmarks.measure import Contender, Effort, take_turns
+from benchmarks.results import Record
+from benchmarks.screen import Tell, say
 from fusedce.adapters.boosting import SigmoidFocal, SoftmaxFocal
 
-Record = dict[str, Any]
 Calls = dict[str, Callable[[], Any]]
 
-RESULT = "boosting.json"
 DISTRIBUTIONS = ("fusedce", "numba", "numpy", "scikit-learn", "lightgbm", "xgboost-cpu", "xgboost")
 SEEDS = 10
-PART = "measure this part, or those named; the others stay as they were in the last result"
+PART = "measure only the parts that are named; the others stay as they are in the last result"
 
 
 # --------------------------------------------------------------------- accuracy
 
 
 def fused(dtype: Any) -> Formula:
-    """fusedce's objective in this dtype, its Hessian the exact one."""
+    """fusedce's objective in this dtype with the exact Hessian."""
 
     def call(z: Array, y: Array, gamma: float) -> tuple[Array, Array]:
         return SigmoidFocal(gamma, hessian="exact")(y, z.astype(dtype))
@@ -61,27 +60,29 @@ CONTENDERS: dict[str, tuple[Formula, Any]] = {
 
 
 def worst(got: Array, want: Array, size: Array, dtype: Any) -> Record:
-    """The largest error relative to ``size`` where that is a normal number; what is not finite."""
-    normal = size >= np.finfo(dtype).tiny
+    """The largest error relative to ``size``, and how many numbers are not finite.
+
+    Errors count where the number is finite and ``size`` is a normal number of the dtype.
+    """
     broken = ~np.isfinite(got)
-    seen = normal & ~broken
+    seen = (size >= np.finfo(dtype).tiny) & ~broken
     error = np.abs(got[seen].astype(np.float64) - want[seen]) / size[seen]
     return {"worst": float(f"{error.max():.2g}"), "not_finite": int(broken.sum())}
 
 
-def measure_accuracy(tick: Callable[[str], None]) -> list[Record]:
+def measure_accuracy(tell: Tell) -> list[Record]:
     """Worst errors of gradient and Hessian over SCORES, both labels and GAMMAS."""
     records = []
     truths = {}
     for gamma in GAMMAS:
-        tick(f"50 digits, gamma {gamma:g}")
+        tell(f"50 digits, gamma {gamma:g}")
         found = [formulas.exact(float(z), y, gamma) for y in (0, 1) for z in SCORES]
-        grad, bend, flat = np.array(found, dtype=object).T
-        sums = [bend + flat, np.abs(bend) + flat, np.abs(grad)]
+        grad, convex, slope = np.array(found, dtype=object).T
+        sums = [convex + slope, np.abs(convex) + slope, np.abs(grad)]
         truths[gamma] = [part.astype(np.float64) for part in (grad, *sums)]
     z, y = np.tile(SCORES, 2), np.repeat([0.0, 1.0], len(SCORES))
     for name, (formula, dtype) in CONTENDERS.items():
-        tick(name)
+        tell(name)
         record: Record = {"formula": name, "gradient": [], "hessian": []}
         for gamma in GAMMAS:
             with np.errstate(all="ignore"):
@@ -96,32 +97,33 @@ def measure_accuracy(tick: Callable[[str], None]) -> list[Record]:
 # --------------------------------------------------------------------- speed
 
 
-def interleaved(calls: Calls, rounds: int) -> dict[str, float]:
-    """Median milliseconds of each, one call of each a round, after one that compiles."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-    for turn in range(rounds):
-        names = list(calls)
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            time.sleep(0.01)
-            start = time.perf_counter()
-            calls[name]()
-            times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: float(f"{np.median(t):.3g}") for name, t in times.items()}
+def agree(right: Any, got: Any) -> None:
+    """Raise unless gradient and Hessian are the same."""
+    for one, other in zip(got, right, strict=True):
+        bar = 1e-3 if one.dtype == np.float32 else 1e-8
+        if not np.allclose(one, other, rtol=bar, atol=bar * np.abs(other).max() * 1e-2):
+            raise SystemExit("NumPy and fusedce do not agree")
+
+
+def timed(calls: Calls, rounds: int) -> dict[str, float]:
+    """Median milliseconds of each call, after its result was compared with NumPy's."""
+    check = partial(agree, calls[WHOLE]())
+    found = [Contender(name, call).enter(check) for name, call in calls.items()]
+    take_turns(found, Effort(rounds=rounds, least=rounds))
+    return {c.name: float(f"{1e3 * np.median(c.times):.3g}") for c in found}
 
 
 def contenders(ours: Any, formula: Callable[..., Any], y: Array, *arguments: Any) -> Calls:
-    """The same call by fusedce, by NumPy on whole arrays, and on parts that stay in the cache."""
+    """The same call by fusedce, by NumPy on whole arrays, and on blocks that fit the cache."""
     raw = arguments[0]
-    found: Calls = {"fusedce": partial(ours, y, raw)}
+    found: Calls = {OURS: partial(ours, y, raw)}
     for name, block in ((WHOLE, None), (BLOCKS, formulas.BLOCK)):
         found[name] = partial(formula, raw, y, *arguments[1:], block=block)
     return found
 
 
 def cases(shrink: int) -> dict[str, Calls]:
-    """Focal loss of gamma 2 on rows as XGBoost and LightGBM hand them over."""
+    """Focal loss of gamma 2 on raw scores in the layouts of XGBoost and LightGBM."""
     rng, gamma = np.random.default_rng(0), 2.0
     found: dict[str, Calls] = {}
     n = 1_000_000 // shrink
@@ -131,26 +133,15 @@ def cases(shrink: int) -> dict[str, Calls]:
         found[title] = contenders(SigmoidFocal(gamma), formulas.sigmoid_objective, y, raw, gamma)
     n = 200_000 // shrink
     y, z = rng.integers(0, 10, n).astype(np.float32), rng.normal(0, 2, (n, 10))
-    for where, raw, factor in (
-        ("LightGBM", np.asfortranarray(z), 10 / 9), ("XGBoost", z.astype(np.float32), 2.0),
-    ):  # fmt: skip
-        title = f"200000 × 10 classes, {raw.dtype} ({where})"
-        focal = SoftmaxFocal(gamma)
+    layouts = ("LightGBM", np.asfortranarray(z), 10 / 9), ("XGBoost", z.astype(np.float32), 2.0)
+    for where, raw, factor in layouts:
+        title, focal = f"200000 × 10 classes, {raw.dtype} ({where})", SoftmaxFocal(gamma)
         found[title] = contenders(focal, formulas.softmax_objective, y, raw, gamma, factor)
     return found
 
 
-def agree(calls: Calls) -> None:
-    """Raise unless all compute the same."""
-    ours, *others = (call() for call in calls.values())
-    for one, other in zip(ours * len(others), sum(others, ()), strict=True):
-        bar = 1e-3 if one.dtype == np.float32 else 1e-8
-        if not np.allclose(one, other, rtol=bar, atol=bar * np.abs(other).max() * 1e-2):
-            raise SystemExit("NumPy and fusedce do not agree")
-
-
 def shares(shrink: int, rounds: int) -> list[Record]:
-    """What part of a round of LightGBM's at 100 features the objective takes."""
+    """The objective's share of a round of LightGBM's with 100 features."""
     rng = np.random.default_rng(1)
     found = []
     for title, n, classes in (("1 M rows", 1_000_000, 1), ("200000 × 10 classes", 200_000, 10)):
@@ -163,7 +154,7 @@ def shares(shrink: int, rounds: int) -> list[Record]:
         model = lgb.Booster({"objective": "none", "num_class": classes, "verbosity": -1}, data)
         inside: list[float] = []
 
-        def timed(raw: Array, rows: Any, focal: Any = focal, inside: Any = inside) -> Any:
+        def clocked(raw: Array, rows: Any, focal: Any = focal, inside: Any = inside) -> Any:
             start = time.perf_counter()
             derivatives = focal(raw, rows)
             inside.append(time.perf_counter() - start)
@@ -172,7 +163,7 @@ def shares(shrink: int, rounds: int) -> list[Record]:
         whole = []
         for _ in range(rounds + 2):
             start = time.perf_counter()
-            model.update(fobj=timed)
+            model.update(fobj=clocked)
             whole.append(time.perf_counter() - start)
         call, update = (1e3 * float(np.median(t[2:])) for t in (inside, whole))
         share = float(np.median(np.divide(inside[2:], whole[2:])))
@@ -181,24 +172,31 @@ def shares(shrink: int, rounds: int) -> list[Record]:
     return found
 
 
-def measure_speed(tick: Callable[[str], None], shrink: int = 1, rounds: int = 15) -> Record:
-    """Calls against NumPy, and calls within training."""
+def measure_speed(tell: Tell, shrink: int = 1, rounds: int = 15) -> Record:
+    """Times of calls beside NumPy's, and of calls within training."""
     calls = []
     for title, case in cases(shrink).items():
-        tick(title)
-        agree(case)
-        ms = interleaved(case, rounds)
-        ratios = {name: round(ms[name] / ms["fusedce"], 1) for name in (WHOLE, BLOCKS)}
+        tell(title)
+        ms = timed(case, rounds)
+        ratios = {name: round(ms[name] / ms[OURS], 1) for name in (WHOLE, BLOCKS)}
         calls.append({"case": title, "ms": ms, "ratios": ratios})
-    tick("rounds of LightGBM")
+    tell("rounds of LightGBM")
     return {"calls": calls, "rounds": shares(shrink, rounds)}
 
 
 # --------------------------------------------------------------------- program
 
 
+class Boosting(program.Suite):
+    """``python -m benchmarks.boosting``: three parts instead of cases."""
+
+    name = "boosting"
+    page_tables = staticmethod(boosting_tables.tables)
+    caption = staticmethod(boosting_tables.caption)
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = screen.Parser("python -m benchmarks.boosting", __doc__)
     add = parser.add_argument
     for name in ("surrogates", "accuracy", "speed"):
@@ -209,68 +207,44 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="only this data set (may be repeated), of: "
         + ", ".join(surrogates.SOURCES).replace("%", "%%"))  # fmt: skip
     add("--shrink", type=screen.whole, default=1, metavar="N", help="divide the timed rows by N")
-    add("--out", type=Path, metavar="FILE", help="where the result goes (JSON)")
-    add("--readme", action="store_true",
-        help="measure nothing: README.md from the last result, or that of --out")  # fmt: skip
+    parser.add_output()
     return parser.parse_args(argv)
 
 
 def measure(console: Console, options: argparse.Namespace) -> Record:
-    """The parts asked for: under one progress bar, or with a line for each step."""
-    every = not (options.surrogates or options.accuracy or options.speed)
+    """The parts that the options name: under one progress bar, or with a line for each step."""
     sources = options.data or list(surrogates.SOURCES)
-    counts = {
-        "surrogates": len(sources) * len(surrogates.LIBRARIES) * len(surrogates.GAMMAS)
-        * len(surrogates.SURROGATES),
-        "accuracy": len(GAMMAS) + len(CONTENDERS),
-        "speed": 5,
+    models = len(surrogates.LIBRARIES) * len(surrogates.GAMMAS) * len(surrogates.SURROGATES)
+    parts: dict[str, tuple[int, Callable[[Tell], Any]]] = {
+        "surrogates": (
+            len(sources) * models, lambda tell: surrogates.measure(options.seeds, sources, tell),
+        ),
+        "accuracy": (len(GAMMAS) + len(CONTENDERS), measure_accuracy),
+        "speed": (5, lambda tell: measure_speed(tell, options.shrink)),
     }  # fmt: skip
+    named = [part for part in parts if getattr(options, part)]
     found: Record = {}
     with screen.counter(console) as bar:
-        for part, count in counts.items():
-            if not (every or getattr(options, part)):
-                continue
-            task, steps = bar.add_task(part, total=count), itertools.count(1)
-
-            def tick(what: str, task: Any = task, steps: Any = steps, of: str = f"{count} {part}:"
-                     ) -> None:  # fmt: skip
-                bar.update(task, description=what, advance=1)
-                if not console.is_terminal:
-                    say(console, f"{next(steps)}/{of} {what}")
-
-            if part == "surrogates":
-                found[part] = surrogates.measure(options.seeds, sources, tick)
-            elif part == "accuracy":
-                found[part] = measure_accuracy(tick)
-            else:
-                found[part] = measure_speed(tick, options.shrink)
+        for part in named or parts:
+            count, run = parts[part]
+            found[part] = run(screen.stepper(console, bar, part, count))
     return found
 
 
-def renew(path: Path) -> None:
-    """The result of the README, and the README from it."""
-    readme, result = results.ROOT / "README.md", results.shown(path, RESULT)
-    readme.write_text(render(readme.read_text(encoding="utf-8"), result), encoding="utf-8")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and report; the exit status."""
+    """Run the program; returns the exit status."""
     options, console = parse(argv), screen.console()
-    last = options.out or results.latest(RESULT)
     if options.readme:
-        renew(last)
-        say(console, f"README.md renewed from {screen.place(last)}")
-        return 0
-    narrow = options.data or options.seeds != SEEDS or options.shrink != 1
-    path = options.out or (None if narrow else results.RUNS / RESULT)
+        return program.renew(Boosting(options), console)
+    file = f"{Boosting.name}.json"
+    partial_run = options.data or options.seeds != SEEDS or options.shrink != 1
+    path = results.destination(options.out, bool(partial_run), file)
+    last = options.out or results.latest(file)
     kept = results.read(last) if path and last.exists() else {}
-    found = measure(console, options)
-    result = kept | {
-        "schema": results.SCHEMA, "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "commit": results.commit(), "machine": results.machine(),
-        "versions": results.versions(DISTRIBUTIONS), **found,
-    }  # fmt: skip
-    show(console, result)
+    result = kept | results.origin(DISTRIBUTIONS) | measure(console, options)
+    for grid in boosting_tables.tables(result):
+        console.print(grid)
+        console.print()
     if path:
         results.write(result, path)
         say(console, f"result: {screen.place(path)}")

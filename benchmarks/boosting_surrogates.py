@@ -1,14 +1,14 @@
-"""Which positive Hessian: focal loss on rare positives, by held-out precision and log loss.
+"""Positive replacements of the Hessian of focal loss, compared by models of rare positives.
 
-Where f'' < 0 the exact Hessian may be negative. Tried in its place, each in plain NumPy:
+Where f'' < 0 the exact Hessian may be negative. Replacements, each in plain NumPy:
 
 - clip: max(f'' q**2 - f' p q, 1e-16)
 - slope: -f' p q
 - bound: max(f'', 0) q**2 - f' p q, fusedce's "psd"
 
-Half of the rows train (positives dropped to the share named), a quarter says how many trees are the
-best, a quarter is the test. Models start at the constant of the smallest loss. Log loss is that of
-``boosting_formulas.posterior`` of the raw score.
+Half of the rows are for training (with positives removed down to the share of the data set), a
+quarter for choosing the number of trees, a quarter for the test. Models start at the constant of
+the smallest loss. The log loss is that of ``boosting_formulas.posterior`` of the raw score.
 """
 
 from collections.abc import Callable
@@ -17,24 +17,23 @@ from typing import Any, NamedTuple
 import lightgbm as lgb
 import numpy as np
 import xgboost as xgb
-from numpy.typing import NDArray
 from scipy.optimize import brentq
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine, make_classification
 from sklearn.metrics import average_precision_score, log_loss
 
 from benchmarks.boosting_formulas import posterior, terms
-
-Array = NDArray[Any]
-Record = dict[str, Any]
+from benchmarks.data import Array
+from benchmarks.results import Record
+from benchmarks.screen import Tell
 
 GAMMAS = (0.5, 1.0, 2.0, 5.0)
 STAGES = tuple(range(5, 151, 5))  # numbers of trees
 RATE = 0.1
 SURROGATES: dict[str, Callable[[Array, Array], Array]] = {
-    "exact": lambda bend, flat: bend + flat,
-    "clip": lambda bend, flat: np.maximum(bend + flat, 1e-16),
-    "slope": lambda bend, flat: flat,
-    "bound": lambda bend, flat: np.maximum(bend, 0) + flat,
+    "exact": lambda convex, slope: convex + slope,
+    "clip": lambda convex, slope: np.maximum(convex + slope, 1e-16),
+    "slope": lambda convex, slope: slope,
+    "bound": lambda convex, slope: np.maximum(convex, 0) + slope,
 }
 
 
@@ -46,7 +45,7 @@ class Part(NamedTuple):
 
 
 def generated(seed: int) -> tuple[Array, Array]:
-    """20000 rows of 20 features, 6 of which say something; 0.5% positives."""
+    """20000 rows of 20 features, 6 of them informative; 0.5% positives."""
     made: tuple[Array, Array] = make_classification(
         20000, 20, n_informative=6, n_clusters_per_class=3, weights=[0.995], flip_y=0,
         class_sep=0.7, random_state=seed,
@@ -55,7 +54,7 @@ def generated(seed: int) -> tuple[Array, Array]:
 
 
 def bundled(load: Callable[..., Any], label: int) -> Callable[[int], tuple[Array, Array]]:
-    """One of scikit-learn's sets, one class against the others."""
+    """One of scikit-learn's data sets, one class against the others."""
 
     def read(seed: int) -> tuple[Array, Array]:
         x, y = load(return_X_y=True)
@@ -65,7 +64,7 @@ def bundled(load: Callable[..., Any], label: int) -> Callable[[int], tuple[Array
 
 
 class Source(NamedTuple):
-    """Where rows come from, and the share of positives that training keeps, if fewer."""
+    """A data set, and the share of positives in the training rows if some are removed."""
 
     read: Callable[[int], tuple[Array, Array]]
     share: float | None = None
@@ -80,7 +79,7 @@ SOURCES = {
 
 
 def split(source: Source, seed: int) -> tuple[Part, Part, Part]:
-    """Rows to train on, to stop by, to test on."""
+    """Rows for training, for choosing the number of trees, and for the test."""
     rng = np.random.default_rng(seed)
     x, y = source.read(seed)
     order = rng.permutation(len(y))
@@ -94,17 +93,17 @@ def split(source: Source, seed: int) -> tuple[Part, Part, Part]:
 
 
 def objective(gamma: float, surrogate: str) -> Callable[..., tuple[Array, Array]]:
-    """The native form of both libraries."""
+    """A custom objective in the form of both libraries' own training functions."""
 
     def derivatives(raw: Array, data: Any) -> tuple[Array, Array]:
-        grad, bend, flat = terms(raw.astype(np.float64), data.get_label(), gamma)
-        return grad, SURROGATES[surrogate](bend, flat)
+        grad, *terms_of_hessian = terms(raw.astype(np.float64), data.get_label(), gamma)
+        return grad, SURROGATES[surrogate](*terms_of_hessian)
 
     return derivatives
 
 
 def lightgbm(train: Part, held: list[Part], start: float, fobj: Any) -> list[list[Array]]:
-    """Raw scores of each held part, at each stage."""
+    """Raw scores of each held-out part, at each stage."""
     data = lgb.Dataset(train.x, train.y, init_score=np.full(len(train.y), start))
     params = {"objective": fobj, "num_threads": 1, "learning_rate": RATE, "verbosity": -1}
     model = lgb.train(params, data, STAGES[-1])
@@ -115,7 +114,7 @@ def lightgbm(train: Part, held: list[Part], start: float, fobj: Any) -> list[lis
 
 
 def xgboost(train: Part, held: list[Part], start: float, fobj: Any) -> list[list[Array]]:
-    """The same."""
+    """Raw scores of each held-out part, at each stage."""
 
     def matrix(part: Part) -> Any:
         return xgb.DMatrix(part.x, part.y, base_margin=np.full(len(part.y), start))
@@ -134,7 +133,7 @@ LIBRARIES = {"LightGBM": lightgbm, "XGBoost": xgboost}
 
 
 def cost(raw: Array, y: Array, gamma: float) -> float:
-    """Log loss of what the raw scores mean; a score that is not finite means nothing."""
+    """Log loss of the probabilities of raw scores; scores that are not finite are replaced."""
     finite = np.clip(np.nan_to_num(raw), -50, 50)
     return float(log_loss(y, np.clip(posterior(finite, gamma), 1e-7, 1 - 1e-7)))
 
@@ -151,7 +150,7 @@ def fit(parts: tuple[Part, Part, Part], library: str, gamma: float, surrogate: s
     return [float(precision), cost(tests[best], test.y, gamma), STAGES[best]]
 
 
-def measure(seeds: int, sources: list[str], tick: Callable[[str], None]) -> list[Record]:
+def measure(seeds: int, sources: list[str], tell: Tell) -> list[Record]:
     """A record for each set, library, gamma and surrogate: figures seed by seed."""
     records = []
     for name in sources:
@@ -159,7 +158,7 @@ def measure(seeds: int, sources: list[str], tick: Callable[[str], None]) -> list
         for library in LIBRARIES:
             for gamma in GAMMAS:
                 for surrogate in SURROGATES:
-                    tick(f"{name}, {library}, gamma {gamma:g}")
+                    tell(f"{name}, {library}, gamma {gamma:g}")
                     figures = np.array([fit(parts, library, gamma, surrogate) for parts in drawn])
                     precision, loss, trees = figures.T.round(5).tolist()
                     records.append({

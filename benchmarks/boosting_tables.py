@@ -1,45 +1,55 @@
-"""The figures of ``benchmarks.boosting``: tables for the terminal and for the README."""
+"""The tables of ``benchmarks.boosting``, the same for a terminal and for README.md."""
 
-import re
+from functools import partial
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from benchmarks import boosting_surrogates as surrogates
-from benchmarks.screen import Column, Grid, judged
+from benchmarks import results
+from benchmarks.results import Record
+from benchmarks.tables import Cell, Column, Grid, judged
 
-Record = dict[str, Any]
-Rows = list[list[str]]  # a head and lines
-
-START, END = "<!-- boosting -->", "<!-- /boosting -->"
 GAMMAS = (0.5, 1.0, 2.0, 3.7, 5.0)
 SCORES = np.linspace(-100, 100, 801)
-WHOLE, BLOCKS = "NumPy", "NumPy in blocks"
+OURS, WHOLE, BLOCKS = "fusedce", "NumPy", "NumPy in blocks"
 SPEED_BAR, SHARE_BAR = 5.0, 0.1
 
 
 def mean(records: list[Record], key: str) -> float:
-    """Over data sets and seeds."""
+    """The mean over data sets and seeds."""
     return float(np.mean([value for record in records for value in record[key]]))
 
 
-def surrogate_rows(records: list[Record]) -> Rows:
+def precision_and_loss(surrogate: str, models: tuple[str, Any, list[Record]]) -> str:
     """Means over the data sets: average precision, log loss."""
-    names = list(surrogates.SURROGATES)
-    rows = [["library", "γ", *(f"`{n}`" if n == "exact" else n for n in names)]]
-    settings = sorted({(r["library"], r["gamma"]) for r in records})
-    for library, gamma in [*settings, ("both", None)]:
-        chosen = [
-            r for r in records if gamma is None or (r["library"], r["gamma"]) == (library, gamma)
-        ]
-        line = [library, "all" if gamma is None else f"{gamma:g}"]
-        for name in names:
-            some = [r for r in chosen if r["surrogate"] == name]
-            precision, loss = mean(some, "average_precision"), mean(some, "log_loss")
-            line.append(f"{precision:.3f} / {loss:.4f}")
-        rows.append(line)
-    return rows
+    some = [record for record in models[2] if record["surrogate"] == surrogate]
+    return f"{mean(some, 'average_precision'):.3f} / {mean(some, 'log_loss'):.4f}"
+
+
+def gamma_of(models: tuple[str, Any, list[Record]]) -> str:
+    """The gamma of a row."""
+    return "all" if models[1] is None else f"{models[1]:g}"
+
+
+def surrogate_table(records: list[Record]) -> Grid:
+    """A row for each library and gamma, and one for all models; a column for each surrogate."""
+    seeds = len(records[0]["trees"])
+    sets = ", ".join(dict.fromkeys(r["data"] for r in records))
+    notes = [compared(records, "bound", other) for other in ("clip", "slope")]
+    title = (
+        "Held-out average precision / log loss of focal loss, means over "
+        f"{sets} positives and {seeds} seeds each; `psd` is bound. {'. '.join(notes)}."
+    )
+    rows: list[tuple[str, Any, list[Record]]] = [
+        (library, gamma, [r for r in records if (r["library"], r["gamma"]) == (library, gamma)])
+        for library, gamma in sorted({(r["library"], r["gamma"]) for r in records})
+    ]
+    columns = [Column("library", lambda models: models[0]), Column("γ", gamma_of)]
+    for name in surrogates.SURROGATES:
+        head = f"`{name}`" if name == "exact" else name
+        columns.append(Column(head, partial(precision_and_loss, name)))
+    return Grid(title, columns, [*rows, ("both", None, records)])
 
 
 def compared(records: list[Record], one: str, other: str) -> str:
@@ -56,93 +66,80 @@ def compared(records: list[Record], one: str, other: str) -> str:
     return f"{one} − {other}, where they differ: {'; '.join(words)}"
 
 
-def accuracy_rows(records: list[Record]) -> Rows:
-    """The worst over all gammas, and how many numbers are NaN or infinite."""
-    rows = [["formula", "gradient", "Hessian", "NaN or infinite"]]
-    for record in records:
-        line = [record["formula"]]
-        for key in ("gradient", "hessian"):
-            line.append(f"{max(part['worst'] for part in record[key]):.1e}")
-        lost = sum(part["not_finite"] for key in ("gradient", "hessian") for part in record[key])
-        count = 4 * len(SCORES) * len(record["gradient"])
-        rows.append([*line, f"{lost / count:.1%}" if lost else "none"])
-    return rows
+def worst(key: str, record: Record) -> str:
+    """The largest error over all gammas."""
+    return f"{max(part['worst'] for part in record[key]):.1e}"
 
 
-def speed_rows(record: Record) -> Rows:
-    """Milliseconds of a call, and how many times as long others take."""
-    rows = [["call", "fusedce, ms", f"NumPy, ms (≥ {SPEED_BAR:g}×)", "NumPy in blocks, ms"]]
-    for call in record["calls"]:
-        ms, ratios = call["ms"], call["ratios"]
-        whole = judged(f"{ms[WHOLE]:g} ({ratios[WHOLE]:g}×)", "", ratios[WHOLE] >= SPEED_BAR)[0]
-        others = [whole, f"{ms[BLOCKS]:g} ({ratios[BLOCKS]:g}×)"]
-        rows.append([call["case"], f"{ms['fusedce']:g}", *others])
-    return rows
+def not_finite(record: Record) -> str:
+    """The share of numbers that are NaN or infinite."""
+    lost = sum(part["not_finite"] for key in ("gradient", "hessian") for part in record[key])
+    return f"{lost / (4 * len(SCORES) * len(record['gradient'])):.1%}" if lost else "none"
 
 
-def share_rows(record: Record) -> Rows:
-    """Milliseconds of a round of LightGBM's, and of the call in it."""
-    rows = [["training", "call, ms", "round, ms", f"share < {SHARE_BAR:.0%}"]]
-    for part in record["rounds"]:
-        share = judged(f"{part['share']:.1%}", "", part["share"] < SHARE_BAR)[0]
-        rows.append([part["case"], f"{part['call_ms']:g}", f"{part['round_ms']:g}", share])
-    return rows
+def accuracy_table(records: list[Record]) -> Grid:
+    """A row for each formula."""
+    title = (
+        f"Worst relative error for scores from −100 to 100, both labels, γ from "
+        f"{min(GAMMAS):g} to {max(GAMMAS):g}; of the Hessian relative to its two terms."
+    )
+    columns = (
+        Column("formula", lambda record: str(record["formula"])),
+        Column("gradient", partial(worst, "gradient")),
+        Column("Hessian", partial(worst, "hessian")),
+        Column("NaN or infinite", not_finite),
+    )
+    return Grid(title, columns, records)
 
 
-def tables(result: Record) -> list[tuple[str, Rows]]:
-    """A sentence and a table for each part that was measured."""
+def times(name: str, call: Record) -> Cell:
+    """Milliseconds, and how many times as long as fusedce's call."""
+    ratio = call["ratios"][name]
+    met = ratio >= SPEED_BAR if name == WHOLE else None
+    return judged(f"{call['ms'][name]:g} ({ratio:g}×)", "", met)
+
+
+def speed_table(calls: list[Record]) -> Grid:
+    """A row for each call."""
+    columns = (
+        Column("call", lambda call: str(call["case"])),
+        Column("fusedce, ms", lambda call: f"{call['ms'][OURS]:g}"),
+        Column(f"NumPy, ms (≥ {SPEED_BAR:g}×)", partial(times, WHOLE)),
+        Column("NumPy in blocks, ms", partial(times, BLOCKS)),
+    )
+    return Grid("Gradient and Hessian of focal loss, γ = 2, medians.", columns, calls)
+
+
+def share(record: Record) -> Cell:
+    """The share of the call in a round."""
+    return judged(f"{record['share']:.1%}", "", record["share"] < SHARE_BAR)
+
+
+def share_table(rounds: list[Record]) -> Grid:
+    """A row for each model that LightGBM trains."""
+    columns = (
+        Column("training", lambda record: str(record["case"])),
+        Column("call, ms", lambda record: f"{record['call_ms']:g}"),
+        Column("round, ms", lambda record: f"{record['round_ms']:g}"),
+        Column(f"share < {SHARE_BAR:.0%}", share),
+    )
+    return Grid("A round of LightGBM's with that objective.", columns, rounds)
+
+
+def tables(result: Record) -> list[Grid]:
+    """A table, titled by a sentence, for each part that was measured."""
     found = []
     if "surrogates" in result:
-        records = result["surrogates"]
-        seeds = len(records[0]["trees"])
-        sets = ", ".join(dict.fromkeys(r["data"] for r in records))
-        notes = [compared(records, "bound", other) for other in ("clip", "slope")]
-        title = (
-            "Held-out average precision / log loss of focal loss, means over "
-            f"{sets} positives and {seeds} seeds each; `psd` is bound"
-        )
-        found.append((f"{title}. {'. '.join(notes)}.", surrogate_rows(records)))
+        found.append(surrogate_table(result["surrogates"]))
     if "accuracy" in result:
-        title = (
-            f"Worst relative error for scores from −100 to 100, both labels, γ from "
-            f"{min(GAMMAS):g} to {max(GAMMAS):g}; of the Hessian relative to its two terms"
-        )
-        found.append((f"{title}.", accuracy_rows(result["accuracy"])))
+        found.append(accuracy_table(result["accuracy"]))
     if "speed" in result:
-        title = "Gradient and Hessian of focal loss, γ = 2, medians"
-        found.append((f"{title}.", speed_rows(result["speed"])))
-        found.append(("A round of LightGBM's with that objective.", share_rows(result["speed"])))
+        found += [speed_table(result["speed"]["calls"]), share_table(result["speed"]["rounds"])]
     return found
 
 
-def markdown(rows: Rows) -> str:
-    """A table for the README."""
-    head, *lines = rows
-    sides = ["---"] + ["---:"] * (len(head) - 1)
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, sides, *lines))
-
-
-def render(readme: str, result: Record) -> str:
-    """The README with the tables of a result between its markers."""
-    if START not in readme or END not in readme:
-        raise SystemExit(f"README.md has no place for the tables: {START} and {END}")
-    parts = [part for title, rows in tables(result) for part in (title, markdown(rows))]
-    text = "\n\n".join([START, *parts, f"{origin(result)}.", END])
-    marked = re.compile(f"{re.escape(START)}.*{re.escape(END)}", re.DOTALL)
-    return marked.sub(lambda _: text.replace(f"\n\n{END}", f"\n{END}"), readme)
-
-
-def origin(result: Record) -> str:
+def caption(result: Record) -> str:
     """Where the figures come from, in one line."""
     where = result["machine"]
-    used = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     place = f"{where['processor']}, {where['threads']} threads"
-    return f"{place}; {used}; {result['date']}, commit {result['commit'] or 'unknown'}"
-
-
-def show(console: Console, result: Record) -> None:
-    """The tables in the terminal."""
-    for title, (head, *lines) in tables(result):
-        columns = [Column(name) for name in head]
-        console.print(Grid(title, columns, [[(text, None) for text in line] for line in lines]))
-        console.print()
+    return results.caption(result, place, result["versions"])

@@ -1,20 +1,24 @@
-"""What is measured, as data: a loss, the arrays it works on, and the bar it is held to.
+"""The cases that are measured, as data: a loss, its arrays, and the bars for its time.
 
-The bars are ratios of times taken in the same run: to a loop that moves the same bytes and does
-nothing else, to another call of fusedce, and to the fastest rival.
+A bar is a limit for a ratio of times taken in the same run: to a loop that moves the same bytes and
+does nothing else, to another call of fusedce, or to the fastest rival.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from itertools import product
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import ml_dtypes
 import numpy as np
 
 import fusedce
+from fusedce import losses as listed
 
+Item = TypeVar("Item", bound=Any)  # with a name
+AnyCase = TypeVar("AnyCase", bound="Case")
 DTYPES: dict[str, Any] = {
     "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32,
     "float64": np.float64, "uint8": np.uint8, "bool": np.bool_, "index": np.int64,
@@ -23,20 +27,23 @@ DTYPES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Loss:
-    """The mean of a loss, with the gradient by every logit unless ``grad`` says no.
+    """The mean of a loss, with the gradient by every logit unless ``grad`` is False.
 
-    ``gamma`` 0 is cross-entropy, anything else focal loss.
+    ``gamma`` 0 is cross-entropy, any other value focal loss, unless ``function`` names another
+    listed loss, with ``own`` options.
     """
 
     activation: str = "softmax"
     gamma: float = 0.0
     alpha: float | None = None
     smoothing: float = 0.0
-    weighted: bool = False  # one weight a class
+    weighted: bool = False  # one weight for each class
     grad: bool = True
+    function: str | None = None
+    own: tuple[tuple[str, Any], ...] = ()
 
     def __call__(self, logits: Any, targets: Any, weight: Any, axis: int, **more: Any) -> Any:
-        """What fusedce makes of it."""
+        """Call fusedce."""
         options: dict[str, Any] = {
             "activation": self.activation,
             "axis": axis,
@@ -47,6 +54,8 @@ class Loss:
             options["weight"] = weight
         if self.smoothing:
             options["label_smoothing"] = self.smoothing
+        if self.function is not None:
+            return getattr(fusedce, self.function)(logits, targets, **dict(self.own), **options)
         if self.gamma:
             return fusedce.focal(logits, targets, gamma=self.gamma, alpha=self.alpha, **options)
         return fusedce.cross_entropy(logits, targets, **options)
@@ -56,8 +65,8 @@ class Loss:
 class Arrays:
     """The logits and the targets.
 
-    ``targets`` is "index" (int64, one a row), "distribution" (float32, each row sums to 1), or the
-    dtype of one label for each logit, of which 5% are 1.
+    ``targets`` is "index" (int64, one for each row), "distribution" (float32, each row sums to 1),
+    or the dtype of one label for each logit, of which 5% are 1.
     """
 
     shape: tuple[int, ...]
@@ -80,7 +89,7 @@ class Arrays:
         return count * int(np.dtype(DTYPES.get(self.targets, np.float32)).itemsize)
 
     def other(self, of: str) -> "Arrays":
-        """The arrays that a bar other than the copy refers to."""
+        """The arrays of the call that a bar other than "copy" refers to."""
         if of == "C order":
             shape = list(self.shape)
             shape.append(shape.pop(self.axis))
@@ -88,7 +97,7 @@ class Arrays:
         return replace(self, dtype="float32") if of == "float32" else self
 
     def divided(self, by: int) -> "Arrays":
-        """The same with fewer rows, not less than one on each axis; classes stay."""
+        """The same classes with fewer rows, at least one on each axis."""
         shape = list(self.shape)
         for k in range(len(shape)):
             if k != self.axis % len(shape) or len(shape) == 1:
@@ -99,10 +108,10 @@ class Arrays:
 
 @dataclass(frozen=True)
 class Bar:
-    """The time may be ``limit`` times that of the copy of the same bytes, or of another call.
+    """The time may be at most ``limit`` times that of a copy, or of another call of fusedce.
 
-    ``of`` is "copy", or what is different about the other call of fusedce on the same numbers:
-    "float32", "C order" or "1 thread".
+    ``of`` is "copy" (a loop that moves the same bytes), or what differs in the other call on the
+    same numbers: "float32", "C order" or "1 thread".
     """
 
     limit: float
@@ -110,7 +119,7 @@ class Bar:
 
 
 QUICK, USUAL, ALL = range(3)
-OWN = "own"  # the group of what is no case of the list
+OWN = "own"  # the group of the cases of --shape
 
 
 @dataclass(frozen=True)
@@ -122,20 +131,22 @@ class Case:
     arrays: Arrays
     loss: Loss = Loss()
     bar: Bar | None = None
-    reads: int = 1  # of the loop that moves the same bytes: 1 the logits, 2 the targets too
+    reads: int = 1  # arrays that the copying loop reads: 1 the logits, 2 the targets too
     writes: int = 1
-    faster: float | None = None  # than the fastest rival, at least
+    faster: float | None = None  # at least so many times faster than the fastest rival
     group: str = "size"
     level: int = ALL  # the smallest selection it is part of
+    upstream: float = 1.0  # the upstream gradient of the loss
+    bars: dict[str, float] = field(default_factory=dict, hash=False)  # by rival: times as long
 
     @property
     def bytes_read(self) -> int:
-        """What has to come from memory: logits and targets, once."""
+        """Bytes that must be read from memory: logits and targets, once."""
         return self.arrays.logits_bytes + self.arrays.targets_bytes
 
     @property
     def bytes_written(self) -> int:
-        """What has to go to memory: the gradient, once."""
+        """Bytes that must be written to memory: the gradient, once."""
         return self.arrays.logits_bytes if self.loss.grad else 0
 
     @property
@@ -145,16 +156,16 @@ class Case:
 
     @property
     def small(self) -> bool:
-        """Whether it is over before a loop in two threads has begun."""
+        """Whether starting a second thread would take longer than the computation."""
         return prod(self.arrays.shape) <= 1 << 18
 
     @property
     def alone(self) -> bool:
         """Whether it compares fusedce with itself only."""
-        return self.group in ("layout", "threads")
+        return self.group in ("layout", "threads") or self.loss.function is not None
 
     def divided(self, by: int) -> "Case":
-        """The same on fewer rows, where there are many; who gives a shape means it."""
+        """The same on fewer rows; small cases and shapes of the command line stay as they are."""
         whole = self.small or self.group == OWN
         return self if whole else replace(self, arrays=self.arrays.divided(by))
 
@@ -196,18 +207,37 @@ def _small(rows: int, classes: int) -> Case:
 
 
 def _classes(classes: int) -> Case:
-    """The same number of logits, in rows of every length."""
+    """A point of a curve: the same number of logits in rows of any length."""
     arrays = Arrays((16_000_000 // classes, classes))
     name, title = f"classes-{classes}", f"16 M in {classes:,} classes"
     return Case(name, title, arrays, reads=2, group="classes", level=USUAL)
 
 
 def _rows(rows: int) -> Case:
-    """The same classes, any number of rows."""
+    """A point of a curve: any number of rows of the same length."""
     name, title = f"rows-{rows}", f"{rows:,} × 100"
     return Case(name, title, Arrays((rows, 100)), reads=2, group="rows", level=USUAL)
 
 
+def _listed() -> dict[str, tuple[Loss, str]]:
+    """The listed losses that no case below is about: the loss, and its targets."""
+    found = {}
+    for name, loss in listed.LOSSES.items():
+        if name not in ("cross_entropy", "binary_cross_entropy", "focal"):
+            activation = loss.activations[0]
+            own = tuple(loss.options[0].items())
+            targets = "index" if activation == "softmax" else "float32"
+            found[name] = Loss(str(activation), function=name, own=own), targets
+    return found
+
+
+def _of_list(name: str, loss: Loss, targets: str) -> Case:
+    arrays = Arrays(IMAGENET) if targets == "index" else Arrays(DENSE, targets)
+    words, reads = name.split("_"), 1 if targets == "index" else 2
+    return Case("-".join(words), " ".join(words)[:28], arrays, loss, reads=reads, group="losses")
+
+
+LISTED = _listed()
 TWO = Bar(2.0)
 MIXED = Bar(1.3)
 THREADS = Bar(1 / 1.7, "1 thread")
@@ -260,38 +290,41 @@ CASES: tuple[Case, ...] = (
     *(_small(*shape) for shape in ((1, 2), (32, 10), (256, 1000))),
     *map(_classes, (2, 10, 32, 100, 1000, 10_000, 100_000)),
     *map(_rows, (1, 10, 100, 1000, 10_000, 100_000, 1_000_000)),
+    *(_of_list(name, *loss) for name, loss in LISTED.items()),
 )  # fmt: skip
 
 
-def selected(names: list[str], patterns: list[str], what: str) -> list[str]:
-    """The names that patterns pick: a name itself, a glob, or a part; to pick none is an error."""
-    found: set[str] = set()
-    for pattern in (p.lower() for p in patterns):
+def picked(items: Iterable[Item], patterns: list[str], what: str) -> list[Item]:
+    """The items whose names the patterns match; without patterns all of them.
+
+    A pattern is a name, a glob or a part of a name; one that matches no name is an error.
+    """
+    by_name = {item.name: item for item in items}
+    names, found = list(by_name), set[str]()
+    for pattern in (p.lower() for p in patterns or ["*"]):
         exact = [n for n in names if n.lower() == pattern]
         parts = [n for n in names if fnmatch(n.lower(), pattern) or pattern in n.lower()]
         if not exact and not parts:
             known = "--list names them" if len(names) > 12 else f"there are {', '.join(names)}"
             raise SystemExit(f"no {what} is called {pattern}; {known}")
         found.update(exact or parts)
-    return [n for n in names if n in found]
+    return [by_name[name] for name in names if name in found]
 
 
-def chosen(level: int, patterns: list[str]) -> list[Case]:
+def chosen(level: int, patterns: list[str], of: Iterable[AnyCase]) -> list[AnyCase]:
     """The cases whose names are picked; without patterns those of a level and below."""
-    if not patterns:
-        return [case for case in CASES if case.level <= level]
-    names = selected([case.name for case in CASES], patterns, "case")
-    return [case for case in CASES if case.name in names]
+    return picked(of, patterns, "case") if patterns else [c for c in of if c.level <= level]
 
 
-# --------------------------------------------------------------------- shapes of one's own
+# --------------------------------------------------------------------- shapes from the command line
 
-# By what they are called in fusedce: the loss, and its targets, one of a kind that all rivals take.
+# By their names in fusedce: the loss, and targets of a kind that all rivals take.
 LOSSES = {
     "cross_entropy": (CE, "index"),
     "binary_cross_entropy": (BCE, "float32"),
     "focal": (FOCAL, "float32"),
     "softmax_focal": (SOFT_FOCAL, "index"),
+    **LISTED,
 }
 
 
@@ -299,17 +332,17 @@ def arrays_of(shape: tuple[int, ...], dtype: str, loss: str) -> Arrays:
     """Logits of a shape: of more than two axes the second has the classes, as in PyTorch."""
     targets = LOSSES[loss][1]
     if targets == "index" and len(shape) < 2:
-        raise SystemExit(f"{loss} needs rows and classes: --shape {shape[0]}x10, say")
+        raise SystemExit(f"{loss} needs rows and classes, for example --shape {shape[0]}x10")
     return Arrays(shape, targets, dtype, axis=1 if len(shape) > 2 else -1)
 
 
 def words(shape: tuple[int, ...], loss: str) -> tuple[str, str]:
-    """The name and the title of a case of one's own, but for the dtype."""
+    """The name and the title of a case of the command line, without the dtype."""
     return f"{'x'.join(map(str, shape))}-{loss}", f"{' × '.join(f'{n:,}' for n in shape)} {loss}"
 
 
 def own(shapes: list[tuple[int, ...]], dtypes: list[str], losses: list[str]) -> list[Case]:
-    """Every loss on every shape in every dtype."""
+    """A case for every loss on every shape in every dtype."""
     found = []
     for shape, dtype, loss in product(shapes, dtypes, losses):
         name, title = words(shape, loss)

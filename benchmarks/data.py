@@ -1,9 +1,10 @@
-"""The arrays of a case: made once, shared by all who are timed on it.
+"""The arrays of a case: made once, shared by everyone who is timed on it.
 
-Their rows repeat after a block of a million logits, which is far longer than any branch predictor
-remembers and larger than L2. So whoever knows loss and gradient of one block knows them all.
+Their rows repeat after a block of a million logits, which is far longer than the history of any
+branch predictor and larger than L2. So loss and gradient follow from those of one block.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -22,7 +23,7 @@ BACKGROUND = 0.9  # of the anchors of a detector
 
 @dataclass(frozen=True)
 class Problem:
-    """A case with its arrays; ``grad`` is a buffer whose pages are there."""
+    """A case with its arrays; ``grad`` is a buffer whose pages are in memory."""
 
     case: Case
     logits: Array
@@ -48,12 +49,12 @@ class Problem:
 
 
 def last(a: Array, axis: int) -> Array:
-    """The class axis last."""
+    """A view with the class axis last."""
     return np.moveaxis(a, axis, -1)
 
 
 def allocate(shape: tuple[int, ...], dtype: Any, layout: str) -> Array:
-    """An array of zeros, every page touched."""
+    """An array of zeros, with every page in memory."""
     if layout == "every other column":
         a = np.empty((*shape[:-1], 2 * shape[-1]), dtype)[..., ::2]
     elif layout == "every other row":
@@ -74,7 +75,7 @@ def draw(case: Case, rows: tuple[int, ...], rng: np.random.Generator) -> tuple[A
     if arrays.targets == "index":
         classes = shape[-1]
         targets = rng.integers(0, classes, rows)
-        if case.loss.activation == "sigmoid":  # an index past the classes is background
+        if case.loss.activation == "sigmoid":  # an index beyond the classes means background
             targets[rng.random(rows) < BACKGROUND] = classes
         return logits, targets
     if arrays.targets == "distribution":
@@ -84,36 +85,40 @@ def draw(case: Case, rows: tuple[int, ...], rng: np.random.Generator) -> tuple[A
 
 
 def repeat(block: Array, out: Array) -> Array:
-    """Fill ``out`` with copies of a block of its rows, the last one cut."""
+    """Fill ``out`` with copies of a block of its rows, the last one shortened."""
     for start in range(0, len(out), len(block)):
         part = out[start : start + len(block)]
         part[...] = block[: len(part)]
     return out
 
 
-def make(case: Case) -> Problem:
+def filled(block: Array, shape: tuple[int, ...], axis: int, layout: str) -> Array:
+    """An array of a shape that repeats the rows (class axis last) of a block."""
+    found = allocate(shape, block.dtype, layout)
+    repeat(block, last(found, axis))
+    return found
+
+
+def make(case: Case, fill: Callable[..., Any] = filled) -> Problem:
     """The arrays of a case, the same in each run."""
     arrays, rng = case.arrays, np.random.default_rng(0)
-    logits = allocate(arrays.shape, DTYPES[arrays.dtype], arrays.layout)
-    rows = last(logits, arrays.axis)  # a view
-    length = min(len(rows), max(1, BLOCK // prod(rows.shape[1:])))
-    row_shape = (length, *rows.shape[1:-1])
-    block = draw(case, row_shape, rng)
-    repeat(block[0], rows)
+    shape, axis, layout = arrays.shape, arrays.axis % len(arrays.shape), arrays.layout
+    rows = (*shape[:axis], *shape[axis + 1 :], shape[axis])  # class axis last
+    length = min(rows[0], max(1, BLOCK // prod(rows[1:])))
+    block = draw(case, (length, *rows[1:-1]), rng)
+    logits = fill(block[0], shape, axis, layout)
     if arrays.targets == "index":
-        targets = repeat(block[1], np.empty(rows.shape[:-1], np.int64))
+        targets = fill(block[1], rows[:-1], -1, "C")
     else:
-        targets = allocate(arrays.shape, block[1].dtype, arrays.layout)
-        repeat(block[1], last(targets, arrays.axis))
-    classes = int(rows.shape[-1])
-    weight = rng.uniform(0.5, 1.5, classes).astype(np.float32)
-    grad = np.empty_like(logits)  # of the layout that fusedce would choose
-    grad[...] = 0
+        targets = fill(block[1], shape, axis, layout)
+    weight = rng.uniform(0.5, 1.5, rows[-1]).astype(np.float32)
+    chosen = "F" if layout == "F" else "C"  # the layout that fusedce chooses for a gradient
+    grad = fill(np.zeros_like(block[0]), shape, axis, chosen)
     return Problem(case, logits, targets, weight, grad, block)
 
 
 def other(problem: Problem) -> Problem | None:
-    """The problem that the case's bar refers to; the same if only the threads differ."""
+    """The problem of the other call in the case's bar; the same if only the threads differ."""
     bar = problem.case.bar
     if bar is None or bar.of == "copy":
         return None

@@ -1,8 +1,8 @@
 """Train on scikit-learn's digits, 1797 scans of handwriting, with fusedce as the only loss code.
 
-(a) Ten classes, softmax cross-entropy: the test accuracy must pass 0.95.
+(a) Ten classes, softmax cross-entropy: the test accuracy must exceed 0.95.
 (b) A detector of one digit that is 1% of its training rows, sigmoid cross-entropy against focal
-    loss: the average precision of both over five seeds, whichever wins.
+    loss: the average precision of both over five seeds.
 
 The network has two layers and is plain NumPy. ``python -m benchmarks.digits`` trains, which takes
 some twenty seconds, and draws the curves.
@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,17 +28,18 @@ from threadpoolctl import threadpool_limits
 
 import fusedce
 from benchmarks import results, screen
-from benchmarks.screen import Column, Grid, say
+from benchmarks.data import Array
+from benchmarks.screen import say
+from benchmarks.tables import Column, Grid
 
-mpl.use("Agg")  # draws without a screen
+mpl.use("Agg")  # draws into files, without a display
 import matplotlib.pyplot as plt
 
 Floats = NDArray[np.float32]
-Array = NDArray[Any]
 Loss = Callable[..., Any]  # loss(logits, targets, grad_out=) -> (mean loss, its gradient by logits)
 
 PLOT = "digits.png"
-DIGIT = 8  # the digit the detector looks for; the one most often taken for another
+DIGIT = 8  # the digit of the detector; the one that is confused most often
 PREVALENCE = 0.01
 SEEDS = range(5)
 EPOCHS_TEN, EPOCHS_ONE = 40, 60
@@ -68,7 +70,7 @@ def split_digits(rng: np.random.Generator) -> Split:
 
 
 def thin(split: Split, rng: np.random.Generator) -> Split:
-    """Labels become "is it DIGIT?"; training keeps as many positives as make PREVALENCE of it."""
+    """Labels become "is it DIGIT?"; positives are removed until they are PREVALENCE of training."""
     positive = np.flatnonzero(split.y == DIGIT)
     negative = np.flatnonzero(split.y != DIGIT)
     kept = round(PREVALENCE / (1 - PREVALENCE) * len(negative))
@@ -125,8 +127,8 @@ def train(
         yield total / len(y)
 
 
-def ten_classes(seed: int, tick: Callable[[], None]) -> Array:
-    """Train on all ten digits; one row an epoch: loss and accuracy, training and held out."""
+def ten_classes(seed: int) -> Array:
+    """Train on all ten digits; a row for each epoch: loss and accuracy, training and held out."""
     rng = np.random.default_rng(seed)
     data = split_digits(rng)
     net = Network(rng, outputs=10)
@@ -137,12 +139,11 @@ def ten_classes(seed: int, tick: Callable[[], None]) -> Array:
         right = np.mean(logits.argmax(axis=1) == data.y)
         test_right = np.mean(test_logits.argmax(axis=1) == data.y_test)
         curve.append((train_loss, test_loss, right, test_right))
-        tick()
     return np.array(curve)
 
 
-def detector(loss: Loss, seed: int, tick: Callable[[], None]) -> Array:
-    """Average precision, held out, after each epoch; a seed draws the same data for every loss."""
+def detector(loss: Loss, seed: int) -> Array:
+    """Average precision, held out, after each epoch; a seed means the same data for every loss."""
     rng = np.random.default_rng(seed)
     data = thin(split_digits(rng), rng)
     net = Network(rng, outputs=1, bias=float(fusedce.prior_bias(PREVALENCE)))
@@ -150,7 +151,6 @@ def detector(loss: Loss, seed: int, tick: Callable[[], None]) -> Array:
     for _ in train(net, data.x, data.y, loss, EPOCHS_ONE, rng):
         scores = net.forward(data.x_test)[1]
         curve.append(average_precision_score(data.y_test.ravel(), scores.ravel()))
-        tick()
     return np.array(curve)
 
 
@@ -161,20 +161,16 @@ def run_all(console: Console) -> tuple[Array, dict[str, Array]]:
     """
     with screen.counter(console) as bar:
 
-        def trained(name: str, epochs: int, one: Callable[[int, Callable[[], None]], Array]) -> Any:
-            task = bar.add_task(f"{name}, epochs", total=len(SEEDS) * epochs)
-            curves = []
-            for k, seed in enumerate(SEEDS, 1):
-                curves.append(one(seed, lambda: bar.advance(task)))
-                if not console.is_terminal:
-                    say(console, f"{k}/{len(SEEDS)} {name}: {np.ravel(curves[-1][-1])[-1]:.3f}")
+        def trained(name: str, one: Callable[[int], Array]) -> Array:
+            tell, curves = screen.stepper(console, bar, name, len(SEEDS)), []
+            for seed in SEEDS:
+                curves.append(one(seed))
+                tell(f"{np.ravel(curves[-1][-1])[-1]:.3f}")
             return np.array(curves)
 
-        ten = trained("ten classes, accuracy", EPOCHS_TEN, ten_classes)
+        ten = trained("ten classes, accuracy", ten_classes)
         one = {
-            name: trained(
-                f"detector, {name}, average precision", EPOCHS_ONE, partial(detector, loss)
-            )
+            name: trained(f"detector, {name}, average precision", partial(detector, loss))
             for name, loss in DETECTORS.items()
         }
     return ten, one
@@ -187,15 +183,14 @@ def spread(values: Array, digits: int = 3) -> str:
 
 def report(console: Console, ten: Array, one: dict[str, Array]) -> None:
     """Print both results as a table, and the detectors' difference seed by seed."""
-    rows = [["ten classes", "cross-entropy", "accuracy", spread(ten[:, -1, 3])]]
+    rows = [("ten classes", "cross-entropy", "accuracy", spread(ten[:, -1, 3]))]
     for name, curve in one.items():
         task = f"is it {DIGIT}? ({PREVALENCE:.0%} positive)"
-        rows.append([task, name, "average precision", spread(curve[:, -1])])
+        rows.append((task, name, "average precision", spread(curve[:, -1])))
     title = f"digits, last epoch, mean ± standard deviation over {len(SEEDS)} seeds"
-    heads = Column("task"), Column("loss", right=False), Column("held-out half", right=False)
-    cells = [[(text, None) for text in row] for row in rows]
-    console.print(Grid(title, (*heads, Column("result")), cells))
-
+    heads = "task", "loss", "held-out half", "result"
+    columns = [Column(head, itemgetter(k), right=k == 3) for k, head in enumerate(heads)]
+    console.print(Grid(title, columns, rows))
     entropy, focal = (curve[:, -1] for curve in one.values())
     gain = focal - entropy
     say(
@@ -247,7 +242,7 @@ def plot(ten: Array, one: dict[str, Array], path: Path) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = screen.Parser("python -m benchmarks.digits", __doc__)
     parser.add_argument(
         "--out", type=Path, default=results.RUNS / PLOT, metavar="FILE",
@@ -257,10 +252,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run both experiments, print the table, write the plot, hold the accuracy to its bar."""
+    """Run both experiments, print the table, write the plot, and check the accuracy."""
     path, console = parse(argv).out, screen.console()
     start = time.perf_counter()
-    # Products this small lose more by waking BLAS threads than they win: 6 s against 20 s.
+    # For products this small, starting BLAS threads takes longer than they save: 20 s against 6 s.
     with threadpool_limits(1, user_api="blas"):
         ten, one = run_all(console)
     report(console, ten, one)

@@ -1,8 +1,7 @@
-"""The floor: loops that move the bytes of a case and do nothing else, over the same arrays.
+"""A lower bound for the time: loops that move the bytes of a case and do nothing else.
 
-Everything is moved as 64-bit words, whatever the dtype; each thread has its share fixed
-beforehand. Where there are several ways, the fastest is the floor: the C library's copy stores
-past the caches, which a plain loop does not.
+Everything is moved as 64-bit words, for every dtype; each thread has a fixed share. Of several ways
+the fastest is the bound: the C library's copy uses non-temporal stores, a plain loop does not.
 """
 
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from benchmarks.data import Array, Problem
 
 Words = NDArray[np.uint64]
 Move = Callable[[], object]
-CHUNK = 1 << 12  # words, 32 KB: how far reading the targets may run behind the copy
+CHUNK = 1 << 12  # words, 32 KB: the copy and the reading of the targets alternate after so many
 
 
 @njit(cache=True)
@@ -99,7 +98,7 @@ def library_copy(source: Words, target: Words, threads: int) -> None:
 
 
 def words(a: Array) -> Words:
-    """The bytes of an array in the order of memory, as many as fill words."""
+    """The bytes of an array in memory order as 64-bit words, without the last incomplete one."""
     flat = a.reshape(-1) if a.flags.c_contiguous else a.ravel(order="K")
     raw = flat.view(np.uint8)
     return raw[: raw.size // 8 * 8].view(np.uint64)

@@ -1,4 +1,4 @@
-"""Plain NumPy, as good as it gets: stable, in blocks whose temporaries stay in L2, in one thread.
+"""Plain NumPy, written for speed: stable, in one thread, in blocks whose temporaries stay in L2.
 
 Each function fills ``grad`` and returns the mean loss.
 """
@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.cases import Loss
 from benchmarks.data import Array, Problem
 
-BLOCK = 1 << 16  # logits worked on at a time: 256 KB of float32
+BLOCK = 1 << 16  # logits computed at a time: 256 KB of float32
 
 
 def blocks(shape: tuple[int, ...]) -> Iterator[slice]:
@@ -134,7 +134,7 @@ def sigmoid(problem: Problem) -> float:
 
 
 def power(x: Array, exponent: float) -> Any:
-    """x^exponent, by multiplication where that does."""
+    """x^exponent, by multiplication where that is enough."""
     if exponent in (0.0, 2.0):
         return x * x if exponent else 1
     return x**exponent

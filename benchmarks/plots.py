@@ -1,7 +1,7 @@
-"""Three pictures of a result, for a slide.
+"""Three pictures of a result, large enough for a slide.
 
-Colours that colour-blind eyes tell apart (Okabe & Ito 2008), lines named where they end, and a
-title that says what is to be seen.
+The colours can be told apart with colour blindness (Okabe & Ito 2008), the name of a line stands at
+its end, and the title states the result.
 """
 
 import textwrap
@@ -16,12 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from benchmarks.results import caption
+from benchmarks.results import Record, caption
 
-mpl.use("Agg")  # draws without a screen
+mpl.use("Agg")  # draws into files, without a display
 import matplotlib.pyplot as plt
 
-Record = dict[str, Any]
+Plot = Callable[[Record, Path], bool]  # draws into a file; False: the result lacks the figures
 Points = dict[str, tuple[list[float], list[float]]]  # name -> x, y
 
 OURS = "fusedce"
@@ -51,7 +51,7 @@ LOOK: Any = {
 
 
 def short(count: float, _: object = None) -> str:
-    """100, 1k, 10M."""
+    """A count such as 100, 1k or 10M."""
     for size, letter in ((1e6, "M"), (1e3, "k")):
         if count >= size:
             return f"{count / size:.3g}{letter}"
@@ -59,7 +59,7 @@ def short(count: float, _: object = None) -> str:
 
 
 def duration(ms: float, _: object = None) -> str:
-    """10 µs, 1 ms, 1 s."""
+    """A time such as 10 µs, 1 ms or 1 s."""
     for size, unit in ((1e3, "s"), (1.0, "ms")):
         if ms >= size:
             return f"{ms / size:.3g} {unit}"
@@ -67,7 +67,7 @@ def duration(ms: float, _: object = None) -> str:
 
 
 def curves(result: Record, group: str, x: Callable[[Record], int], throughput: bool) -> Points:
-    """The points of everyone over the cases of a group; "copy" moves what the case moves."""
+    """The points of everyone over the cases of a group; "copy" moves the bytes of the case."""
     found: Points = {}
     for record in sorted((r for r in result["cases"] if r.get("group") == group), key=x):
         moved = sum(record["bytes"].values()) / 1e6  # bytes over milliseconds, to GB/s
@@ -81,7 +81,7 @@ def curves(result: Record, group: str, x: Callable[[Record], int], throughput: b
 
 
 def draw_lines(axis: Axes, points: Points) -> None:
-    """A line for each, with its name where it ends; names that would touch are moved apart."""
+    """Draw a line for each; those of fusedce and of the copy are thicker."""
     for name, (x, y) in points.items():
         look: dict[str, Any] = {"lw": 1.8, "marker": MARKS.get(name, "o"), "ms": 6}
         if name == OURS:
@@ -92,13 +92,13 @@ def draw_lines(axis: Axes, points: Points) -> None:
 
 
 def name_lines(axis: Axes, points: Points, names: dict[str, str]) -> None:
-    """Write the names beside the last points; those that would touch are moved apart."""
+    """Write the names beside the last points; names that would overlap are moved apart."""
     axis.figure.canvas.draw()
     to_axes = (axis.transData + axis.transAxes.inverted()).transform
     ends = sorted((float(to_axes((x[-1], y[-1]))[1]), name) for name, (x, y) in points.items())
     heights = [height for height, _ in ends]
     rooms = [0.035 * (1 + names.get(name, name).count("\n")) for _, name in ends]
-    for k in range(1, len(ends)):  # upwards, then down from the upper edge
+    for k in range(1, len(ends)):  # upwards, then downwards from the upper edge
         heights[k] = max(heights[k], heights[k - 1] + rooms[k - 1] + rooms[k])
     heights[-1] = min(heights[-1], 1 - rooms[-1])
     for k in reversed(range(len(ends) - 1)):
@@ -111,11 +111,21 @@ def name_lines(axis: Axes, points: Points, names: dict[str, str]) -> None:
 
 
 def finish(figure: Any, where: str, path: Path) -> None:
-    """Say where the figures come from, and save."""
+    """Write below the picture where the figures come from, and save it."""
     where = textwrap.fill(where, 150)
     figure.supxlabel(where, fontsize=9, color="#555555", x=0.01, ha="left")
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def finish_curves(axis: Axes, points: Points, result: Record, path: Path) -> bool:
+    """Draw and name the lines, and save the picture."""
+    draw_lines(axis, points)
+    axis.xaxis.set_major_formatter(FuncFormatter(short))
+    axis.grid(axis="both" if axis.get_yscale() == "log" else "y", alpha=0.25)
+    name_lines(axis, points, {"copy": "a copy of\nthe same bytes"})
+    finish(axis.figure, caption(result), path)
+    return True
 
 
 def plot_classes(result: Record, path: Path) -> bool:
@@ -131,18 +141,12 @@ def plot_classes(result: Record, path: Path) -> bool:
     if rivals:
         best = np.max([points[name][1] for name in rivals], axis=0) / copy
         title += f",\nthe fastest other {100 * best.min():.0f}–{100 * best.max():.0f}%"
-    figure, axis = plt.subplots(figsize=(12, 6.75), layout="constrained")
-    axis.set_xscale("log")
-    draw_lines(axis, points)
-    axis.set(title=title, ylim=(0, 1.1 * max(copy.max(), ours.max())))
     logits = max(prod(r["shape"]) for r in result["cases"] if r.get("group") == "classes")
+    _, axis = plt.subplots(figsize=(12, 6.75), layout="constrained")
+    axis.set(xscale="log", ylim=(0, 1.1 * max(copy.max(), ours.max())), title=title)
     axis.set(xlabel=f"classes ({short(logits)} float32 logits in all)")
     axis.set(ylabel="GB/s of logits, targets, gradient")
-    axis.xaxis.set_major_formatter(FuncFormatter(short))
-    axis.grid(axis="y", alpha=0.25)
-    name_lines(axis, points, {"copy": "a copy of\nthe same bytes"})
-    finish(figure, caption(result), path)
-    return True
+    return finish_curves(axis, points, result, path)
 
 
 def plot_rows(result: Record, path: Path) -> bool:
@@ -151,21 +155,14 @@ def plot_rows(result: Record, path: Path) -> bool:
     if len(points.get(OURS, ((),))[0]) < 3:
         return False
     x, y = map(np.array, points[OURS])
-    title = (
-        f"From {duration(y[0])} for {short(x[0])} row to {duration(y[-1])} for {short(x[-1])}:\n"
-    )
-    title += f"{short(x[-1] / x[-2])} times the rows take {y[-1] / y[-2]:.1f} times as long"
-    figure, axis = plt.subplots(figsize=(12, 6.75), layout="constrained")
+    title = f"From {duration(y[0])} for {short(x[0])} row to {duration(y[-1])} for {short(x[-1])}:"
+    title += f"\n{short(x[-1] / x[-2])} times the rows take {y[-1] / y[-2]:.1f} times as long"
+    _, axis = plt.subplots(figsize=(12, 6.75), layout="constrained")
     axis.set(xscale="log", yscale="log", title=title)
-    draw_lines(axis, points)
     axis.set(xlabel="rows of 100 float32 logits", ylabel="time of loss and gradient")
-    axis.xaxis.set_major_formatter(FuncFormatter(short))
     axis.yaxis.set_major_formatter(FuncFormatter(duration))
     axis.yaxis.set_minor_locator(NullLocator())
-    axis.grid(alpha=0.25)
-    name_lines(axis, points, {"copy": "a copy of\nthe same bytes"})
-    finish(figure, caption(result), path)
-    return True
+    return finish_curves(axis, points, result, path)
 
 
 def plot_rivals(result: Record, path: Path) -> bool:
@@ -212,14 +209,19 @@ def times_longer(records: list[Record], where: str, path: Path) -> None:
     finish(figure, where, path)
 
 
-PLOTS: dict[str, Callable[[Record, Path], bool]] = {
+PLOTS: dict[str, Plot] = {
     "classes.png": plot_classes,
     "rivals.png": plot_rivals,
     "rows.png": plot_rows,
 }
 
 
-def draw(result: Record, folder: Path) -> list[str]:
-    """Draw what the result has figures for; the names of the files."""
+def draw_all(plots: dict[str, Plot], result: Record, folder: Path) -> list[str]:
+    """Draw the pictures that the result has figures for; the names of the files."""
     with plt.rc_context(LOOK):
-        return [name for name, plot in PLOTS.items() if plot(result, folder / name)]
+        return [name for name, plot in plots.items() if plot(result, folder / name)]
+
+
+def draw(result: Record, folder: Path) -> list[str]:
+    """Draw the pictures of the CPU's throughput."""
+    return draw_all(PLOTS, result, folder)

@@ -1,49 +1,43 @@
-"""The figures of a run as text: a table for the terminal, one for the README."""
+"""The columns of the CPU's throughput, for a terminal and for README.md."""
 
-import re
-from pathlib import Path
-from typing import Any
+from benchmarks.results import Record
+from benchmarks.tables import CASE, Cell, Column, Grid, judged, number, of_cases, spread
 
-from rich.console import Console
-
-from benchmarks import results
-from benchmarks.results import caption
-from benchmarks.screen import Cell, Column, Grid, judged, say
-
-Record = dict[str, Any]
-
-FRESH = "fusedce, new output"
-START, END = "<!-- throughput -->", "<!-- /throughput -->"
 TITLE = "Mean loss and gradient, float32 unless said"
-PICTURES = {
-    "classes.png": "Throughput against the number of classes",
-    "rivals.png": "How many times longer the others take",
-}
-SWEEPS = "classes", "rows"
+PICTURES = (
+    ("classes.png", "Throughput against the number of classes"),
+    ("rivals.png", "How many times longer the others take"),
+)
+CURVES = "classes", "rows"
+NOTE = (
+    "÷ copy: divided by the time of a loop that moves the same bytes, or by that of the call that "
+    "the cell names. ±: half the width of the range with three fifths of the rounds. ✗ (red): the "
+    "bar is missed."
+)
 
 
 def measured(result: Record) -> list[Record]:
-    """The rows of the tables: what is no point of a curve and was not left out."""
-    return [r for r in result["cases"] if "ms" in r and r["group"] not in SWEEPS]
+    """The rows of the tables: cases that were not left out and are no points of a curve."""
+    return [r for r in result["cases"] if "ms" in r and r["group"] not in CURVES]
 
 
-def number(value: float | None) -> str:
-    """Three digits; a very small number is nothing to speak of."""
-    if value is None:
-        return "-"
-    if value < 0.001:
-        return "0"
-    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
+def ms(record: Record, name: str = "fusedce") -> str:
+    """The median in milliseconds."""
+    return number(record["ms"].get(name, {}).get("p50"))
 
 
-def spread(record: Record) -> str:
-    """Half of the width from p20 to p80, in percent of the median."""
-    ms = record["ms"]["fusedce"]
-    return f"{50 * (ms['p80'] - ms['p20']) / ms['p50']:.0f}%"
+def gb_per_s(record: Record) -> str:
+    """The bytes of the case over the time of fusedce."""
+    return number(record["gb_per_s"])
+
+
+def percentiles(record: Record) -> str:
+    """The range with three fifths of the rounds, in milliseconds."""
+    return "–".join(number(record["ms"]["fusedce"][key]) for key in ("p20", "p80"))
 
 
 def ratio(record: Record) -> Cell:
-    """The ratio with its bar, and whether that is met."""
+    """The ratio of times with its bar, and whether that is met."""
     found = record["ratio"]
     if found is None:
         return "-", None
@@ -63,91 +57,26 @@ def best_rival(record: Record) -> Cell:
     return judged(f"{times}× {best['name']}", asked, None if bar is None else met)
 
 
-def title(shrink: int) -> str:
-    """What the table shows."""
-    return TITLE if shrink == 1 else f"{TITLE}; rows of large cases divided by {shrink}"
-
-
-COLUMNS = (
-    Column("case"), Column("ms"), Column("±", rank=2), Column("GB/s", rank=1),
-    Column("time ÷ copy\nand its bar", right=False),
-    Column("the fastest other takes\nN × as long", right=False),
-)  # fmt: skip
-NOTES = (
-    "÷ copy: divided by the time of a loop that moves the same bytes, or by that of whoever the "
-    "cell names. ±: half the width of the range with three fifths of the rounds. ✗ (red): the bar "
-    "is missed.",
+JUDGED = (
+    Column("time ÷ copy\nand its bar", ratio, right=False),
+    Column("the fastest other takes\nN × as long", best_rival, right=False),
 )
+COLUMNS = (
+    CASE, Column("ms", ms), Column("±", lambda r: spread(r["ms"]["fusedce"]), rank=2),
+    Column("GB/s", gb_per_s, rank=1), *JUDGED,
+)  # fmt: skip
+PAGE_COLUMNS = (
+    CASE, Column("ms", ms), Column("p20–p80", percentiles),
+    Column("new output", lambda r: ms(r, "fusedce, new output")), Column("GB/s", gb_per_s), *JUDGED,
+)  # fmt: skip
 
 
-def table(records: list[Record], shrink: int = 1) -> Grid:
+def tables(records: list[Record], shrink: int = 1) -> list[Grid]:
     """The table for a terminal."""
-    rows, sections = [], []
-    done = [record for record in records if "left_out" not in record]
-    for k, record in enumerate(done):
-        if k and record.get("group") != done[k - 1].get("group"):
-            sections.append(k - 1)
-        ms = number(record["ms"]["fusedce"]["p50"])
-        cells = record["title"], ms, spread(record), number(record["gb_per_s"])
-        rows.append([*((text, None) for text in cells), ratio(record), best_rival(record)])
-    left_out = [f"Left out: {r['title']}, {r['left_out']}." for r in records if "left_out" in r]
-    return Grid(title(shrink), COLUMNS, rows, (*left_out, *NOTES), sections)
+    return [of_cases(TITLE, COLUMNS, records, shrink, NOTE)]
 
 
-def markdown(result: Record) -> str:
-    """The README's table."""
-    heads = (
-        "case",
-        "ms",
-        "p20–p80",
-        "new output",
-        "GB/s",
-        *(c.head.replace("\n", " ") for c in COLUMNS[4:]),
-    )
-    lines = [list(heads), ["---"] + ["---:"] * 4 + ["---"] * 2]
-    for record in measured(result):
-        ms = record["ms"]["fusedce"]
-        fresh = record["ms"].get(FRESH)
-        cells = [record["title"], number(ms["p50"]), f"{number(ms['p20'])}–{number(ms['p80'])}"]
-        cells += [number(fresh and fresh["p50"]), number(record["gb_per_s"])]
-        lines.append([*cells, ratio(record)[0], best_rival(record)[0]])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def render(readme: str, result: Record, pictures: Path) -> str:
-    """The README with table and pictures of a result between its two markers."""
-    if START not in readme or END not in readme:
-        raise SystemExit(f"README.md has no place for the table: {START} and {END}")
-    shown = [f"![{text}](benchmarks/results/{name})" for name, text in PICTURES.items()
-             if pictures.joinpath(name).exists()]  # fmt: skip
-    parts = [
-        START,
-        *shown,
-        title(result["settings"]["shrink"]) + ":",
-        markdown(result),
-        caption(result) + ".",
-        END,
-    ]
-    text = (
-        "\n\n".join(parts).replace(f"{START}\n\n", f"{START}\n").replace(f"\n\n{END}", f"\n{END}")
-    )
-    marked = re.compile(f"{re.escape(START)}.*{re.escape(END)}", re.DOTALL)
-    return marked.sub(lambda _: text, readme)
-
-
-def tell_regressions(console: Console, old: Record, new: Record) -> int:
-    """Print what became slower; the exit status."""
-    pairs, others = results.comparable(old, new)
-    for title, why in others:
-        say(console, f"not compared: {title}, {why}")
-    if not pairs:
-        say(console, "nothing to compare")
-        return 2
-    if old["machine"] != new["machine"]:
-        say(console, "the other result is from another machine, or other threads", "yellow")
-    found = results.regressions(old, new)
-    for line in found:
-        change = f"{line['before']:.2f} -> {line['now']:.2f} times {line['of']}"
-        say(console, f"slower: {line['title']}, {change}", "red")
-    say(console, f"{len(found)} of {len(pairs)} cases slower than before, beyond the noise")
-    return 1 if found else 0
+def page_tables(result: Record) -> list[Grid]:
+    """The table for README.md."""
+    title = f"{TITLE}:"
+    return [of_cases(title, PAGE_COLUMNS, measured(result), result["settings"]["shrink"])]

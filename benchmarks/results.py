@@ -1,6 +1,5 @@
-"""A run as JSON: figures, machine, versions, commit, date; and one run against another."""
+"""The result of a run as JSON (figures, machine, versions, commit, date), and two runs compared."""
 
-import argparse
 import datetime
 import importlib.metadata
 import json
@@ -8,6 +7,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,43 +17,41 @@ import numba
 Record = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / "benchmarks" / "results"  # what the README shows
-RUNS = ROOT / "benchmarks" / "runs"  # what the last runs left behind; git ignores it
-RESULT = "throughput.json"
+FOLDER = ROOT / "benchmarks" / "results"  # the results that README.md shows
+RUNS = ROOT / "benchmarks" / "runs"  # the results of the last runs; git ignores the folder
 SCHEMA = 1
 DISTRIBUTIONS = (
     "fusedce", "numba", "llvmlite", "numpy", "ml_dtypes", "scikit-learn", "torch", "jax", "optax",
 )  # fmt: skip
-MARGIN = 1.05  # what a slower run must exceed beside the spread of both runs
+SHOWN = "python", "numba", "numpy", "scikit-learn", "torch", "jax", "optax"  # in a caption
+MARGIN = 1.05  # a run is slower if it exceeds this factor and the spread of both runs
 
 
 def processor() -> str:
-    """The processor's name where the system tells it."""
+    """The processor's name where the system reports it."""
     info = Path("/proc/cpuinfo")
     found = info.exists() and re.search(r"model name\s*:\s*(.+)", info.read_text())
     return found[1] if found else platform.processor() or platform.machine()
 
 
 def caches() -> dict[str, str]:
-    """The data caches of the first core, where the system tells them."""
+    """The data caches of the first core, where the system reports them."""
     found = {}
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        level, kind, size = (
-            index.joinpath(n).read_text().strip() for n in ("level", "type", "size")
-        )
-        if kind != "Instruction":
-            found[f"L{level}"] = size
+        level, kind, size = (index / name for name in ("level", "type", "size"))
+        if kind.read_text().strip() != "Instruction":
+            found[f"L{level.read_text().strip()}"] = size.read_text().strip()
     return found
 
 
 def vector_bits() -> int:
-    """The width of the vectors that the compiler uses."""
+    """The width of the vectors that Numba's compiler uses."""
     features = llvm.get_host_cpu_features()
     return 512 if features.get("avx512f") else 256 if features.get("avx2") else 128
 
 
 def machine() -> Record:
-    """Where the figures were taken; no name of a host, no path."""
+    """The machine that was measured, without the name of the host or any path."""
     return {
         "processor": processor(),
         "cores": os.cpu_count(),
@@ -65,7 +63,7 @@ def machine() -> Record:
 
 
 def versions(names: tuple[str, ...] = DISTRIBUTIONS) -> dict[str, str]:
-    """Of Python and of what is installed of everything that is timed."""
+    """The versions of Python and of those of the distributions that are installed."""
     found = {"python": platform.python_version()}
     for name in names:
         try:
@@ -76,7 +74,7 @@ def versions(names: tuple[str, ...] = DISTRIBUTIONS) -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The checkout's commit, marked where the engine differs from it; None without git."""
+    """The commit, marked if fusedce/ or kernels/ differ from it; None without git."""
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -90,7 +88,7 @@ def commit() -> str | None:
 
 
 def peak_memory() -> float | None:
-    """The most memory this process held, in GB, where the system tells it."""
+    """The largest memory this process has held, in GB, where the system reports it."""
     try:
         import resource
     except ImportError:
@@ -99,14 +97,20 @@ def peak_memory() -> float | None:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 1)
 
 
-def document(records: list[Record], missing: dict[str, str], settings: Record) -> Record:
-    """Everything that a run leaves behind."""
+def origin(names: tuple[str, ...] = DISTRIBUTIONS) -> Record:
+    """Where and when a result was measured, and with which versions."""
     return {
         "schema": SCHEMA,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": commit(),
         "machine": machine(),
-        "versions": versions(),
+        "versions": versions(names),
+    }
+
+
+def document(records: list[Record], missing: dict[str, str], settings: Record) -> Record:
+    """The result of a run over cases."""
+    return origin() | {
         "settings": settings,
         "peak_memory_gb": peak_memory(),
         "missing_rivals": missing,
@@ -121,7 +125,7 @@ def write(result: Record, path: Path) -> None:
 
 
 def read(path: Path) -> Record:
-    """Read a result, or say what is wrong with it."""
+    """Read a result, or end with a line that says what is wrong with it."""
     try:
         result: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -131,31 +135,30 @@ def read(path: Path) -> Record:
     return dict(result)
 
 
-def caption(result: Record) -> str:
+def caption(result: Record, place: str | None = None, names: Iterable[str] = SHOWN) -> str:
     """Where the figures come from, in one line."""
     where = result["machine"]
-    names = ("python", "numba", "numpy", "scikit-learn", "torch", "jax", "optax")
-    place = f"{where['processor']}, {where['threads']} threads of {where['cores']} cores"
-    place += "".join(f", {level} {size}" for level, size in where["caches"].items())
+    if place is None:
+        place = f"{where['processor']}, {where['threads']} threads of {where['cores']} cores"
+        place += "".join(f", {level} {size}" for level, size in where["caches"].items())
+        place += f", {where['vector_bits']}-bit vectors"
     used = ", ".join(f"{n} {result['versions'][n]}" for n in names if n in result["versions"])
-    commit = result["commit"] or "unknown"
-    return f"{place}, {where['vector_bits']}-bit vectors; {used}; {result['date']}, commit {commit}"
+    return f"{place}; {used}; {result['date']}, commit {result['commit'] or 'unknown'}"
 
 
-def destination(options: argparse.Namespace, name: str) -> Path | None:
-    """Where a result goes; what is no full run leaves one only where asked."""
-    parts = options.quick, options.case, options.rival, options.shrink, options.shape
-    return options.out or (None if any(parts) else RUNS / name)
+def destination(out: Path | None, partial: bool, name: str) -> Path | None:
+    """Where a result is written; that of a partial run only where ``--out`` says."""
+    return out or (None if partial else RUNS / name)
 
 
 def latest(name: str) -> Path:
-    """The result of the last run, or where there is none, that of the README."""
+    """The result of the last run; without one, the result that README.md shows."""
     run = RUNS / name
     return run if run.exists() else FOLDER / name
 
 
 def shown(path: Path, name: str) -> Record:
-    """A result that from now on is the one of the README."""
+    """Read a result and make it the one that README.md shows."""
     result = read(path)
     if path.resolve() != FOLDER.joinpath(name).resolve():
         write(result, FOLDER / name)
@@ -173,17 +176,18 @@ def incomparable(past: Record | None, record: Record) -> str | None:
         return "{} here, {} there".format(*sizes)
     mine, theirs = record.get("ratio"), past.get("ratio")
     if not mine or not theirs:
-        return "nothing that it could be measured by was timed beside it"
+        return "no reference for its time was timed in the same run"
     same = mine["of"] == theirs["of"]
-    return None if same else f"measured by {mine['of']} here, by {theirs['of']} there"
+    return None if same else f"relative to {mine['of']} here, to {theirs['of']} there"
 
 
 def comparable(
     old: Record, new: Record
 ) -> tuple[list[tuple[Record, Record]], list[tuple[str, str]]]:
-    """The cases that both runs measured in the same way, before and now; titles and whys of others.
+    """The cases that both runs measured in the same way, and the others with the reasons.
 
-    What is compared is the ratio to the loop of the same bytes, to another call, or to NumPy.
+    Compared are ratios of times: to the loop that moves the same bytes, to another call of fusedce,
+    or to NumPy.
     """
     before = {record["case"]: record for record in old["cases"]}
     pairs, others = [], []
@@ -198,10 +202,10 @@ def comparable(
 
 
 def regressions(old: Record, new: Record) -> list[Record]:
-    """What became slower by more than the spread of the two runs.
+    """The cases that became slower by more than the spread of the two runs.
 
-    Compared are ratios to the floor, for a slower machine has a slower floor: nearly all rounds of
-    the new run (its 20th percentile) must lie above nearly all of the old (its 80th), by MARGIN.
+    Compared are ratios of times taken in one run, because everything is slower on a slower machine.
+    The 20th percentile of the new run must exceed the 80th percentile of the old one by MARGIN.
     """
     found = []
     for past, record in comparable(old, new)[0]:

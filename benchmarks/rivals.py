@@ -1,9 +1,8 @@
-"""What fusedce is measured against, as data: who else computes a loss and its gradient.
+"""The libraries that fusedce is compared with, as data.
 
 Each does the same work: the mean loss and its gradient by every logit, from the arrays that a user
-has. What a library wants converted (a dtype of targets, its own array type) is converted before
-the clock starts. A library is imported when it is used and not before; one that is not installed
-is named as skipped.
+has. Conversions that a library needs (a dtype of the targets, its own array type) are not timed. A
+library is imported when it is used; one that is not installed is reported as skipped.
 """
 
 import importlib
@@ -12,39 +11,40 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from benchmarks import plain
-from benchmarks.cases import Arrays, Case, Loss, selected
+from benchmarks.cases import Arrays, Case, Loss
 from benchmarks.data import Array, Problem
 
 Call = Callable[[], Any]
 Read = Callable[[Any], tuple[float, Array]]  # what a call returned -> loss, gradient
 SELDOM = "seconds of compilation for every shape"
-INSTALL = {  # what pip wants to hear, where that is not the module; PyPI's torch brings CUDA
-    "sklearn": "scikit-learn",
-    "torch": "torch --index-url https://download.pytorch.org/whl/cpu",
-}
+TORCH = "torch --index-url https://download.pytorch.org/whl/cpu"  # PyPI's torch brings CUDA
 
 
 @dataclass(frozen=True)
 class Rival:
-    """Someone who computes the same."""
+    """A library, or an adapter of fusedce, that computes a loss and its gradient."""
 
     name: str
-    module: str  # without which there is nothing to measure
-    prepare: Callable[[Problem, int], tuple[Call, Read]]  # for so many threads
-    refuses: Callable[[Case], str | None] = lambda case: None  # why it cannot do a case
+    modules: tuple[str, ...]  # which it imports
+    prepare: Callable[..., Any]  # from a problem to calls that can be timed
+    refuses: Callable[[Case], str | None] = lambda case: None  # why it cannot compute a case
     memory: Callable[[Case], float] = lambda case: 1.0  # held at a time, in units of the logits
     needs: Callable[[], str | None] = lambda: None  # what else is missing
-    compiles: bool = False  # for seconds, not for moments
+    compiles: bool = False  # for seconds, for every shape
+    install: str = ""  # the arguments of pip, if not the name of the module
+    ours: bool = False
 
     def missing(self) -> str | None:
         """Why it cannot be measured here."""
-        if importlib.util.find_spec(self.module) is None:
-            return f"not installed: pip install {INSTALL.get(self.module, self.module)}"
+        for module in self.modules:
+            if importlib.util.find_spec(module) is None:
+                return f"not installed: pip install {self.install or module}"
         return self.needs()
 
 
@@ -57,12 +57,14 @@ def prepare_numpy(problem: Problem, threads: int) -> tuple[Call, Read]:
 
 
 def refused_by_numpy(case: Case) -> str | None:
-    """Half precision is not what anyone computes in with NumPy."""
+    """NumPy has no fast arithmetic in half precision."""
+    if case.loss.function is not None:
+        return "has no such loss"
     return "half precision" if case.arrays.dtype.endswith("float16") else None
 
 
 def prepare_sklearn(problem: Problem, threads: int) -> tuple[Call, Read]:
-    """``loss_gradient`` into buffers of its own, the mean by sample weights, as its models do."""
+    """``loss_gradient`` into fixed buffers; sample weights make the sum a mean."""
     from sklearn._loss import HalfBinomialLoss, HalfMultinomialLoss
 
     z, loss = problem.logits, problem.case.loss
@@ -85,7 +87,7 @@ def prepare_sklearn(problem: Problem, threads: int) -> tuple[Call, Read]:
 
 
 def refused_by_sklearn(case: Case) -> str | None:
-    """It has two of the losses, for one layout."""
+    """scikit-learn has two of the losses, for arrays in C order."""
     loss, arrays = case.loss, case.arrays
     if loss.gamma or loss.smoothing or loss.weighted:
         return "has no such loss"
@@ -100,7 +102,7 @@ def refused_by_sklearn(case: Case) -> str | None:
 
 
 def torch_loss(loss: Loss, index: bool, weight: Any) -> Callable[[Any, Any], Any]:
-    """The mean loss as a torch user writes it."""
+    """The mean loss as a user of torch writes it."""
     torch: Any = importlib.import_module("torch")
     functional = torch.nn.functional
 
@@ -134,12 +136,30 @@ def as_torch(a: Array) -> Any:
     return torch.from_numpy(a)
 
 
-def prepare_torch(problem: Problem, threads: int, compiled: bool = False) -> tuple[Call, Read]:
-    """Forward and backward pass by autograd."""
+def torch_with(threads: int) -> Any:
+    """torch, computing in so many threads."""
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool that outlives the case
     torch: Any = importlib.import_module("torch")
     torch.set_num_threads(threads)
-    case = problem.case
+    return torch
+
+
+def autograd(loss: Callable[[Any, Any], Any], leaf: Any, t: Any, upstream: Any = None) -> Call:
+    """Forward and backward pass; only the loss if the leaf requires no gradient."""
+    torch: Any = importlib.import_module("torch")
+
+    def call() -> Any:
+        if not leaf.requires_grad:
+            return loss(leaf, t), None
+        value = loss(leaf, t)
+        return value, torch.autograd.grad(value, leaf, upstream)[0]
+
+    return call
+
+
+def prepare_torch(problem: Problem, threads: int, compiled: bool = False) -> tuple[Call, Read]:
+    """The loss as a user of torch writes it, eager or through torch.compile."""
+    torch, case = torch_with(threads), problem.case
     weight = as_torch(problem.weight) if case.loss.weighted else None
     loss = torch_loss(case.loss, case.arrays.targets == "index", weight)
     z, t = as_torch(problem.logits), as_torch(problem.targets)
@@ -148,13 +168,7 @@ def prepare_torch(problem: Problem, threads: int, compiled: bool = False) -> tup
     if compiled:
         torch._dynamo.reset()
         loss = torch.compile(loss, dynamic=False)
-    z.requires_grad_(case.loss.grad)
-
-    def call() -> Any:
-        if not case.loss.grad:
-            return loss(z, t), None
-        value = loss(z, t)
-        return value, torch.autograd.grad(value, z)[0]
+    call = autograd(loss, z.requires_grad_(case.loss.grad), t)
 
     def read(got: Any) -> tuple[float, Array]:
         value, grad = float(got[0].detach()), got[1]
@@ -166,26 +180,19 @@ def prepare_torch(problem: Problem, threads: int, compiled: bool = False) -> tup
     return call, read
 
 
-def prepare_compiled(problem: Problem, threads: int) -> tuple[Call, Read]:
-    """The same through torch.compile."""
-    return prepare_torch(problem, threads, compiled=True)
-
-
 def torch_memory(case: Case) -> float:
-    """Input, gradient, and what autograd keeps between them."""
-    if case.loss.activation == "softmax":
-        return 6.0
-    return 12.0 if case.loss.gamma else 6.0
+    """Input, gradient, and what autograd keeps between the passes."""
+    return 12.0 if case.loss.activation == "sigmoid" and case.loss.gamma else 6.0
 
 
 def no_compiler() -> str | None:
-    """torch.compile writes C++."""
+    """torch.compile generates C++ and needs a compiler for it."""
     found = any(map(shutil.which, (os.environ.get("CXX", "g++"), "c++", "clang++")))
     return None if found else "needs a C++ compiler: apt install g++"
 
 
 def refused_by_compiled(case: Case) -> str | None:
-    """A curve has many shapes."""
+    """Curves and dtypes are too many shapes to compile for."""
     return SELDOM if case.curve or case.group == "dtype" else None
 
 
@@ -193,7 +200,7 @@ def refused_by_compiled(case: Case) -> str | None:
 
 
 def jax_loss(loss: Loss, arrays: Arrays, weight: Any) -> Callable[[Any, Any], Any]:
-    """The mean loss as a jax user writes it."""
+    """The mean loss as a user of JAX writes it."""
     jax: Any = importlib.import_module("jax")
     jnp, axis = jax.numpy, arrays.axis
     gamma = int(loss.gamma) if loss.gamma == int(loss.gamma) else loss.gamma
@@ -226,18 +233,15 @@ def jax_loss(loss: Loss, arrays: Arrays, weight: Any) -> Callable[[Any, Any], An
     return softmax if loss.activation == "softmax" else sigmoid
 
 
-def prepare_jax(problem: Problem, threads: int) -> tuple[Call, Read]:
-    """``jax.jit(jax.value_and_grad(loss))`` of arrays on jax's CPU device."""
+def jax_with(threads: int) -> Any:
+    """JAX on its CPU device, computing in so many threads."""
     os.environ.setdefault("NPROC", str(threads))  # the size of XLA's pool; read at the first import
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    jax: Any = importlib.import_module("jax")
-    jax.config.update("jax_enable_x64", True)  # class indices stay int64, as everywhere
-    case, put = problem.case, jax.numpy.asarray
-    loss = jax_loss(case.loss, case.arrays, put(problem.weight))
-    z, t = put(problem.logits), put(problem.targets)
-    if not case.loss.grad:
-        alone = jax.jit(loss)
-        return lambda: alone(z, t).block_until_ready(), lambda got: (float(got), problem.grad)
+    return importlib.import_module("jax")
+
+
+def jax_call(jax: Any, loss: Callable[[Any, Any], Any], z: Any, t: Any) -> tuple[Call, Read]:
+    """``jax.jit(jax.value_and_grad(loss))`` of arrays on JAX's device."""
     both = jax.jit(jax.value_and_grad(loss))
     return (
         lambda: jax.block_until_ready(both(z, t)),
@@ -245,19 +249,25 @@ def prepare_jax(problem: Problem, threads: int) -> tuple[Call, Read]:
     )
 
 
+def prepare_jax(problem: Problem, threads: int) -> tuple[Call, Read]:
+    """Loss and gradient, or the loss alone."""
+    jax = jax_with(threads)
+    jax.config.update("jax_enable_x64", True)  # class indices stay int64, as everywhere
+    case, put = problem.case, jax.numpy.asarray
+    loss = jax_loss(case.loss, case.arrays, put(problem.weight))
+    z, t = put(problem.logits), put(problem.targets)
+    if case.loss.grad:
+        return jax_call(jax, loss, z, t)
+    alone = jax.jit(loss)
+    return lambda: alone(z, t).block_until_ready(), lambda got: (float(got), problem.grad)
+
+
 RIVALS: tuple[Rival, ...] = (
-    Rival("NumPy", "numpy", prepare_numpy, refused_by_numpy),
-    Rival("scikit-learn", "sklearn", prepare_sklearn, refused_by_sklearn, lambda case: 2.0),
-    Rival("torch", "torch", prepare_torch, memory=torch_memory),
-    Rival("torch.compile", "torch", prepare_compiled, refused_by_compiled, torch_memory,
-          no_compiler, compiles=True),
-    Rival("jax.jit", "jax", prepare_jax, memory=lambda case: 6.0),
+    Rival("NumPy", ("numpy",), prepare_numpy, refused_by_numpy),
+    Rival("scikit-learn", ("sklearn",), prepare_sklearn, refused_by_sklearn, lambda case: 2.0,
+          install="scikit-learn"),
+    Rival("torch", ("torch",), prepare_torch, memory=torch_memory, install=TORCH),
+    Rival("torch.compile", ("torch",), partial(prepare_torch, compiled=True), refused_by_compiled,
+          torch_memory, no_compiler, compiles=True, install=TORCH),
+    Rival("jax.jit", ("jax",), prepare_jax, memory=lambda case: 6.0),
 )  # fmt: skip
-
-
-def chosen(patterns: list[str]) -> list[Rival]:
-    """The rivals whose names are picked; without patterns all, none for "none"."""
-    if patterns == ["none"]:
-        return []
-    names = selected([r.name for r in RIVALS], patterns or ["*"], "rival")
-    return [r for r in RIVALS if r.name in names]

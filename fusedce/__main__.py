@@ -10,7 +10,7 @@ from fusedce.tools import doctor, warmup, warmup_cuda
 
 
 class _Parser(argparse.ArgumentParser):
-    """Errors in one sentence."""
+    """A parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n")
@@ -25,25 +25,25 @@ def _architecture(given: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status."""
-    about = "What can be done beside calling the library; COMMAND --help says more."
+    """Run one command and return the exit status."""
+    about = "Commands of fusedce; COMMAND --help describes one of them."
     parser = _Parser(prog="python -m fusedce", description=about)
     parser.add_argument("--version", action="version", version=f"fusedce {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    said = "compile the usual calls now, so that later processes need not wait for their first"
+    summary = "compile the usual calls now, so that later processes do not compile them"
     detail = (
-        f"{said[0].upper()}{said[1:]}. All of them take minutes; what is compiled already is "
-        "skipped. They are kept in the folder that doctor names."
+        f"{summary[0].upper()}{summary[1:]}. All of them take minutes; calls that are compiled "
+        "already are skipped. The code is stored in the cache folder that doctor prints."
     )
-    warm = commands.add_parser("warmup", help=said, description=detail)
+    warm = commands.add_parser("warmup", help=summary, description=detail)
     names = f"only this function: {', '.join(warmup.LOSSES)}"
     warm.add_argument("--loss", choices=warmup.LOSSES, metavar="NAME", help=names)
     names = f"only logits of this dtype: {', '.join(warmup.DTYPES)}"
     warm.add_argument("--dtype", choices=warmup.DTYPES, metavar="NAME", help=names)
     names = "for a GPU instead of this CPU, by its compute capability: sm_90 for 9.0; no GPU needed"
     warm.add_argument("--cuda", type=_architecture, metavar="sm_XX", help=names)
-    said = "show versions, threads, vector width, cache folder and GPUs, and what they lack"
-    commands.add_parser("doctor", help=said, description=f"{said[0].upper()}{said[1:]}.")
+    summary = "show versions, threads, vector width, cache folder and GPUs, and what is missing"
+    commands.add_parser("doctor", help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
     given = parser.parse_args(arguments)
     if given.command == "doctor":
         return doctor.main()

@@ -9,28 +9,28 @@ from fusedce.backends import cuda, cuda_replay
 
 
 def _activate(name: str, logits: Any, out: Any, axis: int) -> Any:
-    key, result = cuda_replay.activate_again(name, logits, out, axis)
+    key, result = cuda_replay.run_activation(name, logits, out, axis)
     if result is not None:
         return result
-    home = cuda.home(logits=logits)
-    (z,) = home.read(logits=logits)
-    source = home.native("logits", checks.logits(z))
+    backend = cuda.backend_of(logits=logits)
+    (z,) = backend.read(logits=logits)
+    source = backend.native("logits", checks.logits(z))
     if source.ndim == 0 and name.endswith("softmax"):
         raise ValueError("logits must have a class axis, got a 0-d array")
     k = checks.axis(axis, max(1, source.ndim))
     if out is None:
-        result = home.like("out", source)
+        result = backend.like("out", source)
     else:
-        result = home.output("out", out, z.shape, source.dtype)
+        result = backend.output("out", out, z.shape, source.dtype)
         checks.overlaps({"out": result}, {"logits": z}, in_place="out")
     if source.size:
         shape = arrays.split_shape(source.shape or (1,), k)
-        home.activate(name, source, result, shape, out, key)
-    return home.activated(result) if out is None else out
+        backend.activate(name, source, result, shape, out, key)
+    return backend.activated(result) if out is None else out
 
 
 def softmax(logits: Any, *, axis: int = -1, out: Any = None) -> Any:
-    """Softmax exp(z_j) / sum_k exp(z_k) along an axis; each p right to its own size.
+    """Softmax exp(z_j) / sum_k exp(z_k) along an axis; each p accurate relative to its own size.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def softmax(logits: Any, *, axis: int = -1, out: Any = None) -> Any:
 
 
 def log_softmax(logits: Any, *, axis: int = -1, out: Any = None) -> Any:
-    """Logarithm of the softmax, z_j - log(sum_k exp(z_k)), without ever forming the softmax.
+    """Logarithm of the softmax, z_j - log(sum_k exp(z_k)), without computing the softmax first.
 
     Parameters, results and errors as in ``softmax``.
 
@@ -70,7 +70,7 @@ def log_softmax(logits: Any, *, axis: int = -1, out: Any = None) -> Any:
 
 
 def sigmoid(logits: Any, *, out: Any = None) -> Any:
-    """Sigmoid 1 / (1 + exp(-z)) of each element, right to its own size at both ends.
+    """Sigmoid 1 / (1 + exp(-z)) of each element, accurate relative to its own size at both ends.
 
     Parameters
     ----------

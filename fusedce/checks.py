@@ -1,113 +1,35 @@
-"""Every error text of the package, and the checks that raise them before any work is done."""
+"""Checks of arguments, which raise before anything is computed; their texts are in errors.py."""
 
 import math
-import sys
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from fusedce import arrays
+from fusedce import arrays, errors
 from fusedce.arrays import FLOATS
 
 ACTIVATIONS = ("softmax", "sigmoid", None)
+
+
 REDUCTIONS = ("mean", "sum", "none")
 
 
-def mixed(first: str, x: Any, other: str, y: Any) -> TypeError:
-    """Arguments on a GPU and not."""
-    return TypeError(
-        f"{first} is on a GPU ({arrays.kind(x)}) and {other} is not ({arrays.kind(y)}): "
-        "move one of them"
-    )
-
-
-def apart(first: str, device: int, other: str, elsewhere: int) -> ValueError:
-    """Arguments on two GPUs."""
-    return ValueError(
-        f"{first} is on GPU {device} and {other} on GPU {elsewhere}: move one of them"
-    )
-
-
-def part_of_a_graph(x: Any) -> TypeError:
-    """A tensor whose gradient is asked of its own library."""
-    return TypeError(
-        f"a {arrays.kind(x)} that requires grad would not know of this loss: pass x.detach()"
-    )
-
-
-def unaligned(name: str, array: np.ndarray) -> ValueError:
-    """An array on a GPU that starts in the middle of a number."""
-    return ValueError(
-        f"{name} must lie at a multiple of {array.dtype.alignment} bytes, "
-        f"got an address that ends in {array.ctypes.data % 16:#x}"
-    )
-
-
-def unread(name: str, dtype: Any) -> TypeError:
-    """A dtype that GPUs do not have."""
-    return TypeError(f"{name} has dtype {dtype}, which is not read on a GPU")
-
-
-def masked(x: Any) -> TypeError:
-    """An array with a mask, which would be passed over."""
-    return TypeError(f"a {arrays.kind(x)} with a mask is not read: pass its data")
-
-
-_INSTEAD_OF_MASKS = {
-    "targets": "targets.filled(ignore_index)",
-    "logits": "logits.filled(-numpy.inf), where a loss is not to see rows with sample_weight=0",
-    "sample_weight": "sample_weight.filled(0)",
-}
-
-
-def masked_array(name: str, x: Any) -> TypeError:
-    """An array of numpy.ma, whose mask would be passed over."""
-    instead = _INSTEAD_OF_MASKS.get(name, f"{name}.data")
-    if name == "targets" and getattr(x, "dtype", np.dtype(float)).kind in "bu":
-        instead = "targets.astype(numpy.int64).filled(ignore_index)"  # True is no ignore_index
-    return TypeError(f"{name} is an array of numpy.ma, whose mask is not read: pass {instead}")
-
-
-def no_numbers(name: str, x: Any, why: str) -> TypeError:
-    """An argument of which NumPy makes no array of numbers."""
-    library = type(x).__module__.partition(".")[0]
-    instead = {
-        "torch": "; fusedce.adapters.torch takes tensors of every dtype",
-        "pandas": "; pass its .to_numpy(dtype=..., na_value=...)",
-    }.get(library, "")
-    return TypeError(f"{name} must be an array of numbers, got {arrays.kind(x)}: {why}{instead}")
-
-
-def no_cupy() -> ImportError:
-    """Arrays of no library that could make another."""
-    return ImportError(
-        "results for objects with __cuda_array_interface__ are CuPy arrays, and CuPy is not "
-        "installed: pip install cupy-cuda12x or cupy-cuda13x"
-    )
-
-
 def logits(array: np.ndarray, name: str = "logits") -> np.ndarray:
-    """Floating-point logits."""
+    """The logits, if they are floats of a supported dtype."""
     if array.dtype not in FLOATS and array.dtype.newbyteorder("=") not in FLOATS:
         raise TypeError(f"{name} must be float64, float32, float16 or bfloat16, got {array.dtype}")
     return array
 
 
-def missing(name: str) -> TypeError:
-    """An argument that there has to be."""
-    return TypeError(f"{name} must be an array, got None")
-
-
 def class_axis(value: Any, array: np.ndarray) -> int:
-    """The class axis of logits as a number from 0."""
+    """The class axis of logits, counted from 0."""
     if array.ndim == 0:
         raise ValueError("logits must have a class axis, got a single number, of shape ()")
     return axis(value, array.ndim)
 
 
 def axis(value: Any, ndim: int) -> int:
-    """The class axis as a number from 0."""
+    """An axis, counted from 0."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"axis must be an int, got {value!r}")
     if not -ndim <= value < ndim:
@@ -144,7 +66,7 @@ def positive(name: str, value: Any) -> float | None:
 
 
 def choice(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
-    """One of a few words."""
+    """One of a few values."""
     for word in allowed:
         if value is word or (isinstance(value, str) and value == word):
             return value
@@ -153,26 +75,24 @@ def choice(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
 
 
 def flag(name: str, value: Any) -> bool:
-    """A yes or no."""
+    """True or False."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False, got {value!r}")
     return bool(value)
 
 
+def optional_flag(name: str, value: Any) -> bool | None:
+    """True, False or None."""
+    return None if value is None else flag(name, value)
+
+
 def whole(name: str, value: Any) -> int:
-    """An integer."""
+    """An integer of 64 bits."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} must be an int, got {value!r}")
     if not -(2**63) <= value < 2**63:
         raise ValueError(f"{name} must fit in 64 bits, got {value}")
     return int(value)
-
-
-def no_class_balance(alpha: float, where: str) -> ValueError:
-    """A balance of yes and no, where classes compete."""
-    return ValueError(
-        f"alpha={alpha!r} has no meaning with {where}: pass weight=, one number for each class"
-    )
 
 
 def balance(name: str, value: Any) -> float | None:
@@ -184,36 +104,6 @@ def balance(name: str, value: Any) -> float | None:
     return None if value is None else number(name, value, 0, 1, allowed="None or in [0, 1]")
 
 
-def meaningless(option: str, value: Any, where: str) -> ValueError:
-    """An option that says nothing here."""
-    return ValueError(f"{option}={value!r} has no meaning with {where}")
-
-
-def useless(loss: str, where: str) -> ValueError:
-    """A loss that says nothing here."""
-    return ValueError(f"{loss} has no meaning with {where}")
-
-
-def no_competition(loss: str, where: str) -> ValueError:
-    """A loss that tells yes from no, where classes compete."""
-    return ValueError(f"{loss} has no meaning with {where}: classes must not compete")
-
-
-def unwanted(name: str, option: str) -> ValueError:
-    """A buffer for a result that was not asked for."""
-    return ValueError(f"{name} was given but {option}=False")
-
-
-def no_classes(shape: tuple[int, ...], axis: int) -> ValueError:
-    """A softmax over nothing."""
-    return ValueError(f"logits must have at least one class, got shape {shape} and axis={axis}")
-
-
-def no_number(name: str, value: Any) -> TypeError:
-    """An array where a number is wanted."""
-    return TypeError(f"{name} must be a finite number > 0, got {value!r}")
-
-
 def target_form(shape: tuple[int, ...], targets: np.ndarray, axis_: int, activation: Any) -> bool:
     """Whether targets are class indices (True) or one label for each logit (False)."""
     rows = shape[:axis_] + shape[axis_ + 1 :]
@@ -223,9 +113,9 @@ def target_form(shape: tuple[int, ...], targets: np.ndarray, axis_: int, activat
         return False
     if shape and targets.shape == rows:
         if activation != "softmax" and shape[axis_] == 1:
-            raise one_class(shape, targets.shape, axis_)
+            raise errors.one_class(shape, targets.shape, axis_)
         if activation == "sigmoid" and targets.ndim == 0:
-            raise one_label(shape)
+            raise errors.one_label(shape)
         if targets.dtype.kind not in "iu":
             raise TypeError(
                 f"class indices must be integers, got targets of dtype {targets.dtype} "
@@ -239,27 +129,8 @@ def target_form(shape: tuple[int, ...], targets: np.ndarray, axis_: int, activat
     )
 
 
-def one_class(shape: tuple[int, ...], targets: tuple[int, ...], axis_: int) -> ValueError:
-    """Labels without the class axis beside logits of one class mean yes and no."""
-    before = ":, " * axis_
-    return ValueError(
-        f"targets of shape {targets} would be class indices for logits of shape {shape}, which "
-        f"have one class: for labels 0 and 1 pass targets[{before}None] with these logits, or "
-        f"logits[{before}0] with these targets"
-    )
-
-
-def one_label(shape: tuple[int, ...]) -> ValueError:
-    """A single target beside several logits may mean two things."""
-    return ValueError(
-        f"targets of shape () would be a class index for logits of shape {shape}: for one label "
-        "of all elements pass numpy.full_like(logits, targets), for a class index logits[None] "
-        "and targets[None]"
-    )
-
-
 def class_form(name: str, value: np.ndarray, classes: int, *, scalar: bool = False) -> np.ndarray:
-    """A vector over classes, or a scalar where allowed."""
+    """A vector over classes, or a scalar if allowed, by dtype and shape alone."""
     wanted = f"({classes},)" + (" or a scalar" if scalar else "")
     if not arrays.is_real(value.dtype):
         raise TypeError(f"{name} must hold real numbers, got {value.dtype}")
@@ -269,7 +140,7 @@ def class_form(name: str, value: np.ndarray, classes: int, *, scalar: bool = Fal
 
 
 def class_vector(name: str, value: np.ndarray, classes: int, *, scalar: bool = False) -> np.ndarray:
-    """A finite vector over classes, or a scalar where allowed, in float64."""
+    """A finite vector over classes, or a scalar if allowed, in float64."""
     value = class_form(name, value, classes, scalar=scalar)
     wide = value.astype(np.float64).reshape(-1)
     if not np.isfinite(wide).all():
@@ -298,11 +169,11 @@ def sample_weight(value: np.ndarray, loss: tuple[int, ...], rows: tuple[int, ...
 
 
 def output(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-    """A buffer the caller wants filled."""
+    """An output array of the caller."""
     if arrays.is_masked(array):
-        raise masked_array(name, array)
+        raise errors.masked_array(name, array)
     if not isinstance(array, np.ndarray):
-        raise no_array(name, array, "NumPy")
+        raise errors.no_array(name, array, "NumPy")
     if array.shape != shape or array.dtype != dtype:
         raise ValueError(
             f"{name} must have shape {shape} and dtype {dtype}, got {array.shape} and {array.dtype}"
@@ -314,18 +185,13 @@ def output(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) 
     return array
 
 
-def no_array(name: str, value: Any, wanted: str) -> ValueError:
-    """A buffer that is no array, or one elsewhere."""
-    return ValueError(f"{name} must be a {wanted} array, got {arrays.kind(value)}")
-
-
 def overlaps(outputs: dict[str, Any], inputs: dict[str, Any], in_place: str = "grad_out") -> None:
-    """Outputs lie apart from inputs and each other; grad_out=logits alone is allowed."""
+    """Raise if an output overlaps another array; only grad_out=logits is allowed."""
     outs = [(n, a) for n, a in outputs.items() if isinstance(a, np.ndarray)]
     ins = [(n, a) for n, a in inputs.items() if isinstance(a, np.ndarray)]
     for k, (name, out) in enumerate(outs):
         for other, array in ins + outs[k + 1 :]:
-            if name == in_place and other == "logits" and arrays.same(out, array):
+            if name == in_place and other == "logits" and arrays.same_elements(out, array):
                 continue
             if arrays.overlap(out, array):
                 raise ValueError(
@@ -334,67 +200,14 @@ def overlaps(outputs: dict[str, Any], inputs: dict[str, Any], in_place: str = "g
                 )
 
 
-def bad_label(label: Any, place: tuple[int, ...], allowed: str, ignore_index: int) -> IndexError:
-    """A label that names no class."""
-    return IndexError(
-        f"target {label} at position {_position(place)} is out of range: {allowed}, "
-        f"or ignore_index={ignore_index}"
-    )
-
-
-def bad_number(label: Any, place: tuple[int, ...], allowed: str, ignore_index: int) -> ValueError:
-    """A label of a single element that is no probability."""
-    return ValueError(
-        f"target {label} at position {_position(place)} is out of range: {allowed}, "
-        f"or ignore_index={ignore_index}"
-    )
-
-
-def mixed_row(place: tuple[int, ...], ignore_index: int) -> ValueError:
-    """A distribution that is ignored in part."""
-    return ValueError(
-        f"the targets of the row at position {_position(place)} hold ignore_index={ignore_index} "
-        "beside other numbers: a distribution is ignored as a whole, where all its targets are "
-        "ignore_index"
-    )
-
-
-def _position(place: tuple[int, ...]) -> Any:
-    return place[0] if len(place) == 1 else place
-
-
 def probabilities(array: np.ndarray) -> None:
-    """Probabilities within [0, 1]; NaN is let through to its own element."""
+    """Raise for probabilities outside [0, 1]; NaN is allowed and gives NaN for its element."""
     array = np.atleast_1d(array)
     step = max(1, (1 << 16) * len(array) // max(1, array.size))
     for start in range(0, len(array), step):
         part = array[start : start + step]
         wrong = (part < 0) | (part > 1)
         if wrong.any():
-            place = tuple(int(k) for k in np.argwhere(wrong)[0])
-            value, place = part[place], (place[0] + start, *place[1:])
-            raise ValueError(
-                f"with activation=None logits are probabilities between 0 and 1, "
-                f"got {value} at position {_position(place)}"
-            )
-
-
-_MEANT = {
-    "class_weight": "'weight'",
-    "class_weights": "'weight'",
-    "weights": "'weight' (of classes) or 'sample_weight' (of rows)",
-}
-
-
-def unknown(function: str, names: set[str], known: Iterable[str] = ()) -> TypeError:
-    """A keyword nobody knows, in Python's own words, and the one that may have been meant."""
-    import difflib
-    import inspect
-
-    name = sorted(names)[0]
-    own = getattr(sys.modules["fusedce"], function, None)
-    known = [*known, *(inspect.signature(own).parameters if own else ())]
-    close = [repr(found) for found in difflib.get_close_matches(name, known, 1, 0.7)]
-    meant = _MEANT.get(name) or "".join(close)
-    text = f"{function}() got an unexpected keyword argument {name!r}"
-    return TypeError(f"{text}: did you mean {meant}?" if meant else text)
+            index = tuple(int(k) for k in np.argwhere(wrong)[0])
+            value, index = part[index], (index[0] + start, *index[1:])
+            raise errors.bad_probability(value, index)

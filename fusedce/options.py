@@ -1,79 +1,262 @@
-"""The words of a call: what every loss takes, and what a loss adds."""
+"""The options of every loss: type, default, check, meaning and documentation, declared once."""
 
 import inspect
+import re
+import textwrap
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeVar
+from functools import partial
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from fusedce import arrays
+from fusedce import arrays, checks
 
 Activation = Literal["softmax", "sigmoid"] | None
 Reduction = Literal["mean", "sum", "none"]
-IGNORE_INDEX = -100  # the default, which acts where it can
+IGNORE_INDEX = -100  # the default; without effect where targets cannot hold it
+
+
+class Option(NamedTuple):
+    """What is declared of an option in addition to its type and its default."""
+
+    values: str  # what may be passed, as in the docstring of ``fusedce.apply``
+    text: str  # what it does, in the same place
+    check: Callable[[str, Any], Any] | None = None  # (name, value) -> value; None: see ``call``
+    activations: tuple[str | None, ...] = checks.ACTIVATIONS  # that it has a meaning with
+    index_activations: tuple[str | None, ...] = checks.ACTIVATIONS  # the same for class indices
+    kernel: bool = False  # kernels have an argument of its name, a float; None is passed as 0
+    transforms_logits: bool = False  # it changes the logits before the activation
 
 
 class Options(NamedTuple):
-    """The keyword arguments every loss takes, with their defaults; see ``fusedce.apply`` for each.
+    """The keyword arguments of every loss.
 
-    This is the one declaration of them: the signatures that ``help`` shows, the annotations in
-    ``fusedce/__init__.pyi`` and the checks of a call follow it.
+    This is their one declaration. The signatures and the docstring that ``help`` shows, the checks
+    of a call, what is passed to the kernels, and ``fusedce/__init__.pyi`` follow from it.
     """
 
-    activation: Activation = "softmax"
-    weight: Any = None
-    pos_weight: Any = None
-    sample_weight: Any = None
-    ignore_index: int = IGNORE_INDEX
-    label_smoothing: float = 0.0
-    normalize_targets: bool = False
-    neg_label: Literal[0, -1] = 0
-    z_loss: float = 0.0
-    softcap: float | None = None
-    logit_scale: float = 1.0
-    reduction: Reduction = "mean"
-    denominator: Any = None
-    axis: int = -1
-    return_grad: bool = True
-    return_hessian: bool = False
-    loss_out: Any = None
-    grad_out: Any = None
-    hess_out: Any = None
-    validate: bool | None = None
+    activation: Annotated[
+        Activation,
+        Option(
+            '{"softmax", "sigmoid", None}',
+            "How logits become probabilities; None: they are probabilities.",
+            partial(checks.choice, allowed=checks.ACTIVATIONS),
+        ),
+    ] = "softmax"
+    weight: Annotated[Any, Option("array (C,), optional", "Weight of each class.")] = None
+    pos_weight: Annotated[
+        Any,
+        Option(
+            "float or array (C,), optional",
+            "Weight of positive labels (sigmoid).",
+            activations=("sigmoid", None),
+            index_activations=("sigmoid",),
+        ),
+    ] = None
+    sample_weight: Annotated[
+        Any,
+        Option(
+            "array (N,) or of the shape of the unreduced loss, optional",
+            "Any finite numbers. They are not part of the denominator of the mean.",
+        ),
+    ] = None
+    ignore_index: Annotated[
+        int,
+        Option(
+            "int, default -100",
+            "Target that is ignored: loss and gradient are 0 and the mean does not count it. It is "
+            "a class index; the label of an element, also a float; or every target of a row of a "
+            "distribution. A ValueError if it is passed and targets of this dtype cannot hold it, "
+            "or if only some targets of a distribution are equal to it.",
+            checks.whole,
+        ),
+    ] = IGNORE_INDEX
+    label_smoothing: Annotated[
+        float,
+        Option(
+            "float in [0, 1], default 0",
+            "softmax: (1 - eps) y + eps / C; sigmoid: (1 - eps) y + eps / 2.",
+            partial(checks.number, low=0, high=1, allowed="in [0, 1]"),
+        ),
+    ] = 0.0
+    normalize_targets: Annotated[
+        bool,
+        Option(
+            "bool, default False",
+            "Divide a distribution by its number of nonzero entries (softmax).",
+            checks.flag,
+            activations=("softmax",),
+            index_activations=(),
+        ),
+    ] = False
+    neg_label: Annotated[
+        Literal[0, -1],
+        Option(
+            "{0, -1}",
+            "The negative label where each element has its own label.",
+            partial(checks.choice, allowed=(0, -1)),
+            activations=("sigmoid", None),
+            index_activations=(),
+        ),
+    ] = 0
+    z_loss: Annotated[
+        float,
+        Option(
+            "float, default 0",
+            "Adds z_loss * logsumexp(z)**2 (softmax). Class weights do not multiply it: its mean "
+            "is over the rows that are not ignored, unless ``denominator`` is given.",
+            checks.number,
+            activations=("softmax",),
+            kernel=True,
+        ),
+    ] = 0.0
+    softcap: Annotated[
+        float | None,
+        Option(
+            "float > 0, optional",
+            "logits <- softcap * tanh(logit_scale * z / softcap).",
+            checks.positive,
+            activations=("softmax", "sigmoid"),
+            kernel=True,
+            transforms_logits=True,
+        ),
+    ] = None
+    logit_scale: Annotated[
+        float,
+        Option(
+            "float, default 1",
+            "Multiplies the logits first.",
+            checks.number,
+            activations=("softmax", "sigmoid"),
+            kernel=True,
+            transforms_logits=True,
+        ),
+    ] = 1.0
+    reduction: Annotated[
+        Reduction,
+        Option(
+            '{"mean", "sum", "none"}',
+            '"none": the unreduced loss; each gradient is that of its own loss.',
+            partial(checks.choice, allowed=checks.REDUCTIONS),
+        ),
+    ] = "mean"
+    denominator: Annotated[
+        Any,
+        Option(
+            "float > 0, optional",
+            "Replaces what the mean divides by; on a GPU also an array of one number.",
+        ),
+    ] = None
+    axis: Annotated[int, Option("int, default -1", "The class axis.")] = -1
+    return_grad: Annotated[
+        bool, Option("bool, default True", "Whether to return the gradient.", checks.flag)
+    ] = True
+    return_hessian: Annotated[
+        bool,
+        Option(
+            "bool, default False", "Whether to return the exact diagonal of the Hessian.",
+            checks.flag,
+        ),
+    ] = False  # fmt: skip
+    loss_out: Annotated[Any, Option("array, optional", "Filled with the loss and returned.")] = None
+    grad_out: Annotated[
+        Any,
+        Option(
+            "array, optional",
+            "Filled with the gradient and returned. ``grad_out=logits`` computes in place. After "
+            "an error the three outputs are unchanged, except after that of a float label: then "
+            "their numbers have no meaning, unless they are the logits.",
+        ),
+    ] = None
+    hess_out: Annotated[
+        Any, Option("array, optional", "Filled with the Hessian and returned.")
+    ] = None  # fmt: skip
+    validate: Annotated[
+        bool | None,
+        Option(
+            "bool, optional",
+            "On the CPU labels are always checked. On a GPU they are checked with True only, which "
+            "waits for the GPU; otherwise loss and gradient of a row or element with a label out "
+            "of range are NaN.",
+            checks.optional_flag,
+        ),
+    ] = None
 
 
+TYPES = typing.get_type_hints(Options)
+DEFAULTS = Options._field_defaults
+OPTIONS: dict[str, Option] = {
+    name: annotation.__metadata__[0]
+    for name, annotation in typing.get_type_hints(Options, include_extras=True).items()
+}
+_CHECKS = {name: option.check for name, option in OPTIONS.items() if option.check is not None}
+
+
+def checked(options: Options) -> Options:
+    """The options with every check that needs no array."""
+    found = {name: check(name, getattr(options, name)) for name, check in _CHECKS.items()}
+    return options._replace(**found)
+
+
+def kernel_arguments(options: Options) -> dict[str, float]:
+    """The options that kernels read, by the names of the kernels' arguments."""
+    found = {name: getattr(options, name) for name, option in OPTIONS.items() if option.kernel}
+    return {name: 0.0 if value is None else value for name, value in found.items()}
+
+
+def transforms_logits(options: Options) -> bool:
+    """Whether an option changes the logits before the activation."""
+    names = (name for name, option in OPTIONS.items() if option.transforms_logits)
+    return any(getattr(options, name) != DEFAULTS[name] for name in names)
+
+
+def _documentation(width: int = 100) -> str:
+    """The options as a section of a docstring."""
+    lines = []
+    for name, option in OPTIONS.items():
+        lines += [f"{name} : {option.values}", *textwrap.wrap(option.text, width - 8, **_INDENT)]
+    return "\n".join(lines)
+
+
+_INDENT: Any = {"initial_indent": " " * 4, "subsequent_indent": " " * 4, "break_on_hyphens": False}
 Function = TypeVar("Function", bound=Callable[..., Any])
-_SHARED = [
+_PARAMETERS = [
     inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=Options._field_defaults[name],
-        annotation=annotation,
+        name, inspect.Parameter.KEYWORD_ONLY, default=DEFAULTS[name], annotation=annotation
     )
-    for name, annotation in Options.__annotations__.items()
-]  # fmt: skip
+    for name, annotation in TYPES.items()
+]
 
 
 def with_options(function: Function) -> Function:
     """Let the signature of a public function name the options that ``**options`` stands for.
 
-    A parameter of its own with the name of an option, such as ``activation``, takes its place.
+    A parameter of the function itself, such as ``activation``, replaces the option of that name. A
+    line ``{options}`` of the docstring is replaced by the documentation of all options.
     """
     signature = inspect.signature(function)
     own = signature.parameters
     named = [p for p in own.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    named += [p for p in _SHARED if p.name not in own]
+    named += [p for p in _PARAMETERS if p.name not in own]
     function.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]
+    if function.__doc__:
+        function.__doc__ = re.sub(
+            r"^( *)\{options\}$", lambda line: textwrap.indent(_documentation(), line[1]),
+            function.__doc__, flags=re.MULTILINE,
+        )  # fmt: skip
     return function
 
 
 class Traits(NamedTuple):
-    """What a loss adds to the options of all."""
+    """What a call needs to know of its loss in addition to the rule."""
 
     name: str  # of the public function, for messages
     alpha: float | None = None
-    sigmoid_only: bool = False  # the rule tells positive outcomes from negative ones
-    mixed: str | None = None  # the option that makes it a function of both outcomes at once
-    # Labels that are no integers are used as they are: none is ignored, none out of range.
+    sigmoid_only: bool = False  # the rule has another formula for negative outcomes
+    mixed: str | None = None  # value of the option that makes a loss a function of both outcomes
+    # Targets that are floats or bools may be any number: none is ignored, none is out of range.
     any_label: bool = False
 
 
@@ -81,29 +264,21 @@ class Traits(NamedTuple):
 class Call:
     """The arguments of a call after their checks."""
 
-    activation: str | None
+    options: Options  # as ``checked`` returns them; arrays among them as the caller passed them
     logits: np.ndarray
     targets: np.ndarray
-    sparse_targets: bool
-    axis: int
+    sparse_targets: bool  # targets are class indices
+    axis: int  # the class axis, counted from 0
     weight: np.ndarray | None
     pos_weight: np.ndarray | None
-    sample_weight: np.ndarray | None
-    ignore_index: int
-    smoothing: float
-    normalize: bool
-    neg_label: int
-    z_loss: float
-    softcap: float
-    logit_scale: float
-    reduction: str
-    denominator: Any  # a number, None, or on a GPU an array of one
+    sample_weight: np.ndarray | None  # of the shape of the unreduced loss
+    denominator: Any  # a number, None, or on a GPU a view of an array of one number
     any_label: bool
-    inputs: dict[str, Any]  # as the caller passed them, for what may overlap
+    inputs: dict[str, Any]  # the arrays of the caller, to find overlaps with the outputs
 
     @property
     def classes(self) -> int:
-        """The length of the class axis."""
+        """The extent of the class axis."""
         return int(self.logits.shape[self.axis])
 
     @property
@@ -113,8 +288,9 @@ class Call:
 
     @property
     def by_row(self) -> bool:
-        """Whether a row of classes has one loss, not one an element."""
-        return self.activation == "softmax" or (self.activation is None and self.sparse_targets)
+        """Whether each row of classes has one loss, instead of each element."""
+        activation = self.options.activation
+        return activation == "softmax" or (activation is None and self.sparse_targets)
 
     @property
     def loss_shape(self) -> tuple[int, ...]:
@@ -123,38 +299,38 @@ class Call:
 
     @property
     def integer_targets(self) -> bool:
-        """Whether targets are integers that must name a class, or say yes or no."""
+        """Whether targets are integers: class indices, or labels of elements."""
         return self.sparse_targets or (self.targets.dtype.kind in "iu" and not self.by_row)
 
     @property
     def real_targets(self) -> bool:
-        """Whether targets are numbers that may hold ignore_index, or be none that is allowed.
+        """Whether targets may be equal to ignore_index or out of range, and are no integer labels.
 
-        Those are distributions, and labels of single elements that are floats.
+        These are distributions, and float labels of elements.
         """
         return not (self.integer_targets or self.any_label or self.targets.dtype == bool)
 
     @property
     def can_be_ignored(self) -> bool:
-        """Whether a target of this dtype may be ignore_index."""
-        kind = self.targets.dtype.kind
+        """Whether the dtype of the targets can hold ignore_index."""
+        kind, ignore_index = self.targets.dtype.kind, self.options.ignore_index
         if kind == "b" or (self.any_label and not self.integer_targets):
             return False
         if kind in "iu":
             range_ = np.iinfo(self.targets.dtype)
-            return range_.min <= self.ignore_index <= range_.max
-        read_as = arrays.compute_type(self.logits.dtype) if self.activation else np.float64
+            return range_.min <= ignore_index <= range_.max
+        read_as = arrays.compute_type(self.logits.dtype) if self.options.activation else np.float64
         with np.errstate(over="ignore"):
-            stored = self.targets.dtype.type(self.ignore_index)
-        return float(stored) == float(read_as(self.ignore_index)) == self.ignore_index
+            stored = self.targets.dtype.type(ignore_index)
+        return float(stored) == float(read_as(ignore_index)) == ignore_index
 
     @property
     def allowed(self) -> str:
-        """Which labels are, in words."""
+        """The range of the labels, for messages."""
         if not self.sparse_targets:
-            if self.targets.dtype.kind not in "iu" and self.neg_label == 0:
+            if self.targets.dtype.kind not in "iu" and self.options.neg_label == 0:
                 return "a label is a number in [0, 1]"
-            return f"a label is {self.neg_label} or 1"
-        if self.activation == "sigmoid":
+            return f"a label is {self.options.neg_label} or 1"
+        if self.options.activation == "sigmoid":
             return f"0 <= target <= {self.classes} ({self.classes}: background)"
         return f"0 <= target < {self.classes}"

@@ -75,8 +75,8 @@ GPU_AGAIN_THREADS = 1024
 GPU_LANE_CLASSES, GPU_LANE_VISIT = 32, 8
 # Numbers a thread takes of arrays that lie alike, in words; numbers of a block anywhere.
 GPU_FLAT_WORDS, GPU_SPAN = 8, 2048
-# Labels of a block of the survey, 16 a thread: one block does all of a batch of a language model.
-GPU_LABELS, GPU_SURVEY_THREADS = 1 << 14, 1024
+# Labels of a block of the label pass, 16 a thread: one block reads a batch of a language model.
+GPU_LABELS, GPU_LABEL_THREADS = 1 << 14, 1024
 
 
 def few_classes(logits: np.ndarray) -> bool:

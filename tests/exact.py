@@ -10,41 +10,16 @@ from __future__ import annotations
 
 import mpmath
 
-from tests.reference import Jet, jet_exp
+from tests.reference import definition, exact
+from tests.taylor import JETS, Jet, jet_exp
 
 DIGITS = {"float32": 100, "float64": 370}
 
 
-def jet_log1p(x):
-    return x.through(mpmath.log1p(x.v), 1 / (1 + x.v), -1 / (1 + x.v) ** 2)
-
-
-def jet_expm1(x):
-    e = mpmath.exp(x.v)
-    return x.through(mpmath.expm1(x.v), e, e)
-
-
-def power(u, gamma):
-    return Jet(1) if gamma == 0 else u**gamma
-
-
-def loss_of(rule, logp, u, negative=False):
-    """f of an outcome from l = log p and u = 1 - p."""
-    name, par = rule[0], {k: mpmath.mpf(float(v)) for k, v in rule[1].items()}
-    if name == "cross_entropy":
-        return -logp
-    if name == "focal":
-        return -(power(u, par["gamma"]) * logp)
-    if name == "poly1":
-        return -logp + u * par["epsilon"]
-    if name == "generalized_cross_entropy":
-        return -(jet_expm1(logp * par["q"]) / par["q"])
-    if not negative:
-        return -(power(u, par["gamma_pos"]) * logp)
-    v = u - par["clip"]
-    if v.v <= 0:
-        return Jet(0)
-    return -(power(v, par["gamma_neg"]) * (logp if not par["clip"] else jet_log1p(-v)))
+def loss_of(rule, p, u, negative=False):
+    """f of an outcome of probability p, given u = 1 - p as well."""
+    p.complement, u.complement = u, p
+    return definition(rule, p, JETS, negative, exact)
 
 
 def exact_logit(rule, x, pos, neg, dtype="float64"):
@@ -54,9 +29,9 @@ def exact_logit(rule, x, pos, neg, dtype="float64"):
         p, q = (down + 1) ** -1, (up + 1) ** -1
         loss = Jet(0)
         if pos:
-            loss += loss_of(rule, -jet_log1p(down), q) * float(pos)
+            loss += loss_of(rule, p, q) * float(pos)
         if neg:
-            loss += loss_of(rule, -jet_log1p(up), p, negative=True) * float(neg)
+            loss += loss_of(rule, q, p, negative=True) * float(neg)
         return loss.v, loss.d, loss.s
 
 
@@ -82,7 +57,7 @@ def exact_softmax(rule, z, mass, classes, dtype="float64"):
                 own = moving if j == k else Jet(e[k])
                 others = Jet(rest[k]) if j == k else Jet(rest[k], e[j], e[j])
                 sum_of_all = Jet(total, e[j], e[j])
-                loss += loss_of(rule, -jet_log1p(others / own), others / sum_of_all) * m
+                loss += loss_of(rule, own / sum_of_all, others / sum_of_all) * m
             grad.append(loss.d)
             hess.append(loss.s)
         return loss.v, grad, hess

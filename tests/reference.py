@@ -1,13 +1,12 @@
 """The slow oracle: every loss, gradient and Hessian diagonal, written to be read.
 
-Two halves that share no derivative:
+What an outcome of probability p costs is the ``reference=`` of a listed loss (fusedce/losses); its
+derivatives come from `tests.taylor`. Two ways to a result, which share nothing else:
 
-* `reference` computes whole calls with NumPy in `REAL` (float64 or wider) from written-out first
-  and second derivatives, one row at a time, without ever forming 1 - p by subtraction where that
-  loses digits.
+* `reference` computes whole calls with NumPy in `REAL` (float64 or wider), one row at a time,
+  without ever forming 1 - p by subtraction where that loses digits.
 * `exact_row`, `exact_element` compute one softmax row or one sigmoid (or probability) element with
-  mpmath from the definition of the loss alone: the derivatives come from second-order Taylor
-  arithmetic (`Jet`) and the digits that 1 - p loses are bought with precision.
+  mpmath: the digits that 1 - p loses are bought with precision.
 
 A rule is described as ("focal", {"gamma": 2.0}): its name and all of its parameters, as floats.
 Notation: l = log p of an outcome, u = 1 - p, m = the mass (weight times target) on an outcome.
@@ -15,78 +14,53 @@ Notation: l = log p of an outcome, u = 1 - p, m = the mass (weight times target)
 
 from __future__ import annotations
 
+import inspect
+
 import mpmath
 import numpy as np
+
+from fusedce.losses import LOSSES
+from tests.taylor import JETS, TERMS, Jet, Terms, jet_exp, jet_log
 
 REAL = np.longdouble
 
 
-# --------------------------------------------------------------------- rules, derivatives by hand
-# Each returns the value, the two derivatives, and the same three as sums of absolute values: what
-# a rounding of the terms can change is in proportion to the latter.
+# --------------------------------------------------------------------- rules
+
+
+def stated(function, arguments, own, number):
+    """A definition called with those of the loss's own options that it names."""
+    named = inspect.signature(function).parameters
+    return function(*arguments, **{k: number(v) for k, v in own.items() if k in named})
+
+
+def definition(rule, p, xp, negative=False, number=REAL):
+    """What the loss states for an outcome of probability p; ``negative``: the label is 0."""
+    loss = LOSSES[rule[0]]
+    function = loss.negative if negative and loss.negative is not None else loss.reference
+    return stated(function, (p, xp), rule[1], number)
 
 
 def by_probability(rule, p, u, negative=False):
-    """F(p), F'(p), F''(p), with u = 1 - p; and their scales."""
-    name, par = rule
-    if name == "asymmetric" and negative and par["clip"] > 0:
-        # F(P) = G(min(P + clip, 1)), G the focal rule; v = 1 - P - clip, and zero beyond the kink
-        v = u - REAL(par["clip"])
-        v, inside = np.where(v > 0, v, REAL(0.5)), v > 0
-        focal = ("focal", {"gamma": par["gamma_neg"]})
-        values, scales = by_probability(focal, 1 - v, v)
-        amplified = (u + par["clip"]) / v  # the subtraction in v, seen by everything after it
-        scales = [x * amplified for x in scales]
-        return [[np.where(inside, x, 0) for x in triple] for triple in (values, scales)]
-    logp = np.where(u < 0.5, np.log1p(-u), np.log(p))
-    if name == "generalized_cross_entropy":
-        q = REAL(par["q"])
-        values = [(1 - p**q) / q, -(p ** (q - 1)), (1 - q) * p ** (q - 2)]
-        return values, [(1 + p**q) / q, *np.abs(values[1:])]
-    if name == "poly1":
-        e = REAL(par["epsilon"])
-        values = [-logp + e * u, -1 / p - e, 1 / p**2]
-        return values, [abs(logp) + abs(e) * u, 1 / p + abs(e), values[2]]
-    g = focal_gamma(rule, negative)
-    if g == 0:
-        values = [-logp, -1 / p, 1 / p**2]
-        return values, list(np.abs(values))
-    # F = -u^g log p ; F' = g u^(g-1) log p - u^g / p ; r = log p / u tends to -1 with u
-    r, ug, ug1 = np.where(u == 0, -1, logp / u), u**g, u ** (g - 1)
-    values = [-ug * logp, ug * (g * r - 1 / p), g * ug1 * (2 / p - (g - 1) * r) + ug / p**2]
-    scales = [*np.abs(values[:2]), g * ug1 * (2 / p + abs(g - 1) * abs(r)) + ug / p**2]
-    return values, scales
+    """F(p), F'(p), F''(p), with u = 1 - p; and their scales (the sums of absolute terms)."""
+    p, u = np.asarray(p, REAL), np.asarray(u, REAL)
+    one = np.ones_like(p)
+    outcome = Terms([p, one, 0 * p])
+    outcome.complement = Terms([u, -one, 0 * p], complement=outcome)
+    found = definition(rule, outcome, TERMS, negative)
+    return found.values, found.scales
 
 
 def by_log_probability(rule, logp, p, u, negative=False):
-    """f(l), f'(l) and u^2 f''(l); and their scales. (u^2 f'' stays finite where f'' does not.)"""
-    name, par = rule
-    if name == "asymmetric" and negative and par["clip"] > 0:
-        # p = e^l: f' = p F', f'' = p F' + p^2 F''
-        both = by_probability(rule, p, u, negative)
-        return [[F, p * F1, u**2 * (p * F1 + p**2 * F2)] for F, F1, F2 in both]
-    pl = np.where(p == 0, 0, p * logp)  # p log p tends to 0 with p
-    if name == "generalized_cross_entropy":
-        q = REAL(par["q"])
-        pq = np.exp(q * logp)
-        values = [-np.expm1(q * logp) / q, -pq, -q * pq * u**2]
-        return values, list(np.abs(values))
-    if name == "poly1":
-        e = REAL(par["epsilon"])
-        values = [-logp + e * u, e * u - (1 + e), -e * p * u**2]
-        return values, [abs(logp) + abs(e) * u, 1 + abs(e) * p, abs(values[2])]
-    # f = -u^g l ; f' = u^g (g p l/u - 1) ; f'' = g p u^(g-2) ((1 - g p) l + 2 u)
-    g, plu = focal_gamma(rule, negative), np.where(u == 0, -1, pl / u)
-    ug = u**g
-    values = [-ug * logp, ug * (g * plu - 1), g * ug * ((1 - g * p) * pl + 2 * p * u)]
-    return values, [*np.abs(values[:2]), g * ug * ((1 + g * p) * abs(pl) + 2 * p * u)]
+    """f(l), f'(l) and u^2 f''(l); and their scales. (u^2 f'' stays finite where f'' does not.)
 
-
-def focal_gamma(rule, negative):
-    """The exponent of a rule of the focal family; cross-entropy is its gamma = 0."""
-    name, par = rule
-    own = {"cross_entropy": 0.0, "focal": par.get("gamma")}
-    return REAL(own[name] if name in own else par["gamma_neg" if negative else "gamma_pos"])
+    The direction of the derivatives is dl = u, in which that of u is -p u.
+    """
+    logp, p, u = (np.asarray(a, REAL) for a in (logp, p, u))
+    outcome = Terms([p, p * u, p * u**2], logarithm=Terms([logp, u, 0 * u]))
+    outcome.complement = Terms([u, -p * u, -p * u**2], complement=outcome)
+    found = definition(rule, outcome, TERMS, negative)
+    return [[a[0], np.where(u == 0, 0, a[1] / u), a[2]] for a in (found.values, found.scales)]
 
 
 # --------------------------------------------------------------------- activations, one row each
@@ -142,13 +116,13 @@ def softmax_row(rule, x, mass, z_loss):
 def sigmoid_row(rule, x, pos, neg, y=None):
     """Pos f(log p) + neg f(log(1-p)) per element, p = sigmoid(x); d log p/dx = u, d2 = -p u.
 
-    With y given, torchvision's form instead: (pos + neg) (1 - p_t)^gamma BCE(x, y).
+    With y given, (pos + neg) times what the loss states for a soft label y (``soft=``).
     """
     e = np.exp(-abs(x))
     p, u = np.where(x < 0, e, 1) / (1 + e), np.where(x < 0, 1, e) / (1 + e)  # NaN stays NaN
     logp, logu = np.minimum(x, 0) - np.log1p(e), np.minimum(-x, 0) - np.log1p(e)
     if y is not None:
-        return torchvision_row(REAL(rule[1]["gamma"]), p, u, logp, logu, pos + neg, y)
+        return soft_row(rule, p, u, logp, logu, pos + neg, y)
     total = [0, 0, 0], [0, 0, 0]
     for mass, lo, po, uo, sign in ((pos, logp, p, u, 1), (neg, logu, u, p, -1)):
         values, scales = by_log_probability(rule, lo, po, uo, negative=sign < 0)
@@ -158,18 +132,14 @@ def sigmoid_row(rule, x, pos, neg, y=None):
     return total
 
 
-def torchvision_row(g, p, u, logp, logu, mass, y):
-    """Mass U^g B, U = y u + (1-y) p, B = -y log p - (1-y) log u, by the product rule."""
-    (b1,), (b0,) = weigh(y, [logp]), weigh(1 - y, [logu])
-    U, U1, U2 = y * u + (1 - y) * p, (1 - 2 * y) * p * u, (1 - 2 * y) * p * u * (u - p)
-    B, B1, B2 = -b1 - b0, (1 - y) * p - y * u, p * u
-    A, A1 = U**g, np.where(U1 == 0, 0, g * U ** (g - 1) * U1)
-    A2 = np.where(U1 == 0, 0, g * U ** (g - 1) * U2 + g * (g - 1) * U ** (g - 2) * U1**2)
-    values = weigh(mass, [A * B, A1 * B + A * B1, A2 * B + 2 * A1 * B1 + A * B2])
-    a2 = np.where(U1 == 0, 0, g * U ** (g - 1) * p * u + g * (g + 1) * U ** (g - 2) * U1**2)
-    b1 = (1 - y) * p + y * u
-    scales = [A * B, abs(A1) * B + A * b1, a2 * B + 2 * abs(A1) * b1 + A * B2]
-    return values, weigh(abs(mass), scales)
+def soft_row(rule, p, u, logp, logu, mass, y):
+    """Mass times what the loss states for soft labels; derivatives by the logit: p' = p u."""
+    bend = p * u * (u - p)
+    outcome = Terms([p, p * u, bend], logarithm=Terms([logp, u, -p * u]))
+    log_other = Terms([logu, -p, -p * u])
+    outcome.complement = Terms([u, -p * u, -bend], complement=outcome, logarithm=log_other)
+    found = stated(LOSSES[rule[0]].soft, (outcome, y, TERMS), rule[1], REAL)
+    return weigh(mass, found.values), weigh(abs(mass), found.scales)
 
 
 def probability_row(rule, p, pos, neg):
@@ -293,71 +263,12 @@ def reference(rule, logits, targets, *, activation, weight=None, pos_weight=None
     return (tuple(out[:3]), tuple(abs(a) for a in out[3:])) if scales else tuple(out[:3])
 
 
-# --------------------------------------------------------------------- 50 digits, no derivative
+# --------------------------------------------------------------------- 50 digits
 
 
-class Jet:
-    """v + d h + (s/2) h^2: a value with its first and second derivative in one direction."""
-
-    def __init__(self, v, d=0, s=0):
-        self.v, self.d, self.s = mpmath.mpf(v), mpmath.mpf(d), mpmath.mpf(s)
-
-    def through(self, f, f1, f2):
-        """A function with value f and derivatives f1, f2 at v."""
-        return Jet(f, f1 * self.d, f1 * self.s + f2 * self.d**2)
-
-    def __add__(self, b):
-        b = b if isinstance(b, Jet) else Jet(b)
-        return Jet(self.v + b.v, self.d + b.d, self.s + b.s)
-
-    def __mul__(self, b):
-        if not isinstance(b, Jet):
-            return Jet(self.v * b, self.d * b, self.s * b)
-        cross = 2 * self.d * b.d
-        return Jet(self.v * b.v, self.d * b.v + self.v * b.d, self.s * b.v + cross + self.v * b.s)
-
-    def __neg__(self):
-        return self * -1
-
-    def __sub__(self, b):
-        return self + -b
-
-    def __rsub__(self, b):
-        return -self + b
-
-    def __truediv__(self, b):
-        return self * b**-1 if isinstance(b, Jet) else self * (1 / mpmath.mpf(b))
-
-    def __pow__(self, n):
-        if self.v == 0 and n >= 0:  # only where u = 0 identically: C = 1, or all others masked
-            return Jet(n == 0)
-        v, n = self.v, mpmath.mpf(n)
-        return self.through(v**n, n * v ** (n - 1), n * (n - 1) * v ** (n - 2))
-
-
-def jet_exp(x):
-    return x.through(*[mpmath.exp(x.v)] * 3)
-
-
-def jet_log(x):
-    return x.through(mpmath.log(x.v), 1 / x.v, -1 / x.v**2)
-
-
-def jet_rule(rule, p, negative=False):
-    """f of a probability, from the definition."""
-    name, par = rule[0], {k: mpmath.mpf(float(v)) for k, v in rule[1].items()}
-    if name == "cross_entropy":
-        return -jet_log(p)
-    if name == "focal":
-        return -((1 - p) ** par["gamma"]) * jet_log(p)
-    if name == "poly1":
-        return -jet_log(p) + (1 - p) * par["epsilon"]
-    if name == "generalized_cross_entropy":
-        return (1 - p ** par["q"]) / par["q"]
-    if not negative:
-        return -((1 - p) ** par["gamma_pos"]) * jet_log(p)
-    u = p + par["clip"]
-    return Jet(0) if u.v >= 1 else -((1 - u) ** par["gamma_neg"]) * jet_log(u)
+def exact(number):
+    """A parameter as mpmath has it."""
+    return mpmath.mpf(float(number))
 
 
 def digits(values, softcap, logit_scale):
@@ -385,7 +296,7 @@ def exact_row(rule, z, mass, *, z_loss=0.0, softcap=None, logit_scale=1.0, scale
             total = sum(e, Jet(0))
             loss = jet_log(total) ** 2 * float(z_loss) if z_loss else Jet(0)
             for v, m in zip(e, mass, strict=True):
-                loss += jet_rule(rule, v / total) * float(m) if m else Jet(0)
+                loss += definition(rule, v / total, JETS, number=exact) * float(m) if m else Jet(0)
             along.append(loss * float(scale))
         return along[0].v, [r.d for r in along], [r.s for r in along]
 
@@ -394,8 +305,8 @@ def exact_element(rule, x, pos, neg, *, activation="sigmoid", softcap=None, logi
                   scale=1.0, torchvision_y=None):  # fmt: skip
     """scale * (pos f(log p) + neg f(log(1-p))): loss, derivative, second derivative by x.
 
-    p is sigmoid(x), or x itself with activation=None. With torchvision_y, the soft label y:
-    scale * (pos + neg) * (1 - p_t)^gamma * BCE(x, y).
+    p is sigmoid(x), or x itself with activation=None. With torchvision_y, a soft label y: scale *
+    (pos + neg) times what the loss states for it (``soft=``).
     """
     size = x if activation else np.log(max(float(x), 1e-308))
     with mpmath.workdps(digits([size], softcap, logit_scale)):
@@ -404,12 +315,11 @@ def exact_element(rule, x, pos, neg, *, activation="sigmoid", softcap=None, logi
             p = (jet_exp(-capped(p, softcap, logit_scale)) + 1) ** -1
         q = 1 - p
         if torchvision_y is None:
-            loss = jet_rule(rule, p) * float(pos) if pos else Jet(0)
-            loss += jet_rule(rule, q, negative=True) * float(neg) if neg else Jet(0)
+            loss = definition(rule, p, JETS, number=exact) * float(pos) if pos else Jet(0)
+            loss += definition(rule, q, JETS, True, exact) * float(neg) if neg else Jet(0)
         else:
             y = mpmath.mpf(float(torchvision_y))
-            miss = 1 - (p * y + q * (1 - y))
-            bce = -(jet_log(p) * y) - jet_log(q) * (1 - y)
-            loss = miss ** float(rule[1]["gamma"]) * bce * (float(pos) + float(neg))
+            loss = stated(LOSSES[rule[0]].soft, (p, y, JETS), rule[1], exact)
+            loss *= float(pos) + float(neg)
         loss = loss * float(scale)
         return loss.v, loss.d, loss.s

@@ -1,1 +1,1 @@
-"""The same on a GPU: ``python -m benchmarks --device cuda``."""
+"""The benchmark on a GPU: ``python -m benchmarks --device cuda``."""

@@ -1,7 +1,7 @@
-"""What is measured on a GPU, as data: arrays, what is asked of them, and the bars.
+"""The cases that are measured on a GPU, as data: arrays, what is computed of them, and the bars.
 
 Three questions about the same arrays: loss and gradient, both with an upstream gradient other than
-1, which only the device knows, and the loss alone.
+1 whose value is in the device's memory, and the loss alone.
 """
 
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import cases
-from benchmarks.cases import DTYPES, QUICK, USUAL, Arrays, Case, Loss, selected
+from benchmarks.cases import DTYPES, QUICK, USUAL, Arrays, Case, Loss
 
 GRADIENT, UPSTREAM, ALONE = "gradient", "upstream", "loss"
 MODES = {
@@ -29,24 +29,23 @@ WIDE = 8192, 128_256
 class Question(Case):
     """One row of the table."""
 
-    upstream: float = 1.0
-    own: bool = False  # a shape of one's own: nothing is promised
+    own: bool = False  # a shape of the command line, which has no bars
 
     @property
     def problem(self) -> tuple[Arrays, Loss]:
-        """What questions about the same arrays have in common."""
+        """The arrays and the loss; the same for questions about the same arrays."""
         return self.arrays, replace(self.loss, grad=True)
 
     @property
     def wide(self) -> bool:
-        """Whether a row is longer than what one block can keep."""
+        """Whether a row does not fit the shared memory of one block."""
         row = self.arrays.shape[self.arrays.axis] * np.dtype(DTYPES[self.arrays.dtype]).itemsize
         return self.loss.activation == "softmax" and row > ON_CHIP
 
 
 def bars(case: Question) -> dict[str, float]:
-    """The least share of the copy's bandwidth, and how many times faster than whom."""
-    if case.own:
+    """The least share of the copy's bandwidth, and by rival how many times faster."""
+    if case.own or case.alone:
         return {}
     found = {"torch": 1.0}
     if case.group == ALONE:
@@ -92,15 +91,20 @@ def _all(dtype: str) -> list[Question]:
     return found + _questions("bce", "sigmoid BCE 100 M", dense, BCE, 2)
 
 
-CASES = tuple(case for dtype in ("bfloat16", "float32", "float16") for case in _all(dtype))
+def _listed() -> list[Question]:
+    """Questions about the listed losses that no other question is about."""
+    found = []
+    for name, (loss, targets) in cases.LISTED.items():
+        shape = (65_536, 1000) if targets == "index" else (100_000_000,)
+        title = name.replace("_", " ")[:20]
+        found += _questions(name.replace("_", "-"), title, Arrays(shape, targets), loss)
+    return found
 
 
-def chosen(level: int, patterns: list[str]) -> list[Question]:
-    """The cases whose names are picked; without patterns those of a level and below."""
-    if not patterns:
-        return [case for case in CASES if case.level <= level]
-    names = selected([case.name for case in CASES], patterns, "case")
-    return [case for case in CASES if case.name in names]
+CASES = (
+    *(case for dtype in ("bfloat16", "float32", "float16") for case in _all(dtype)),
+    *_listed(),
+)
 
 
 def own(shapes: list[tuple[int, ...]], dtypes: list[str], losses: list[str]) -> list[Question]:
@@ -115,14 +119,14 @@ def own(shapes: list[tuple[int, ...]], dtypes: list[str], losses: list[str]) -> 
 
 
 def divided(case: Question, by: int) -> Question:
-    """The same on fewer rows; who gives a shape means it."""
+    """The same on fewer rows; shapes of the command line stay as they are."""
     if case.own:
         return case
     return replace(case, arrays=case.arrays.divided(by))
 
 
 def by_problem(wanted: list[Question]) -> list[list[Question]]:
-    """The cases that share their arrays, together."""
+    """The cases in groups that share their arrays."""
     found: dict[tuple[Arrays, Loss], list[Question]] = {}
     for case in wanted:
         found.setdefault(case.problem, []).append(case)

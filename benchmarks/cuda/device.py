@@ -1,6 +1,6 @@
-"""The GPU as the benchmark needs it: its arrays, a clock of events, copies, what it is called.
+"""The GPU: its arrays, timing by events, copies, and its description.
 
-CuPy and torch both work on the default stream here, so that the events see either.
+CuPy and torch both work on the default stream here, so the events measure the work of either.
 """
 
 import importlib
@@ -9,18 +9,18 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-Call = Callable[[], Any]
-Record = dict[str, Any]
-FLUSH = 1 << 30  # bytes written between two runs: 20 times an L2, and time to queue the next call
-LARGE = 4 << 30  # bytes of the copy that tells the bandwidth
+from benchmarks.results import Record
+from benchmarks.rivals import Call
+
+FLUSH = 1 << 30  # bytes written between two calls: 20 times an L2, and time to queue the next call
+LARGE = 4 << 30  # bytes of the copy that measures the bandwidth
 ROUNDS = 21  # of that copy
-BITS = {2: np.uint16, 4: np.uint32}  # numbers travel as bits: CuPy's bfloat16 is young
+BITS = {2: np.uint16, 4: np.uint32}  # arrays are copied as integers: CuPy lacks much of bfloat16
 INSTALL = "pip install 'fusedce[cuda13]'"
 
 
@@ -38,7 +38,7 @@ class Device:
 
     def put(self, host: Any) -> Any:
         """The same numbers on the device."""
-        bits = np.asarray(host, order="C")  # a number stays one
+        bits = np.asarray(host, order="C")  # a scalar keeps no axes
         if bits.dtype == ml_dtypes.bfloat16:
             return self.xp.asarray(bits.view(np.uint16)).view(bits.dtype)
         return self.xp.asarray(bits)
@@ -67,25 +67,25 @@ class Device:
     # ----------------------------------------------------------------- memory
 
     def release(self) -> None:
-        """Give memory that nobody holds back to the device."""
+        """Return unused memory of the pools to the device."""
         self.xp.get_default_memory_pool().free_all_blocks()
         if torch := torch_here():
             torch.cuda.empty_cache()
 
     def free(self) -> int:
-        """Bytes that can still be had."""
+        """Bytes that can still be allocated."""
         self.release()
         return int(self.runtime.memGetInfo()[0])
 
     def poison(self, size: int) -> None:
-        """Leave so many bytes of NaN in the pools: what is not written does not pass."""
+        """Leave so many bytes of NaN in the pools: an element that is not written is wrong."""
         self.release()
         self.xp.full(size, 255, self.xp.uint8)
         if torch := torch_here():
             torch.full((size,), 255, dtype=torch.uint8, device="cuda")
 
     def memory(self, call: Call) -> int:
-        """Bytes that a call takes beside what is held before it, its results among them."""
+        """Bytes that a call allocates, its results included."""
         self.release()
         if torch := torch_here():
             torch.cuda.reset_peak_memory_stats()
@@ -103,18 +103,18 @@ class Device:
     # ----------------------------------------------------------------- time
 
     def synchronize(self) -> None:
-        """Wait for everything."""
+        """Wait for all work on the device."""
         self.runtime.deviceSynchronize()
 
     def first(self, call: Call) -> tuple[float, Any]:
-        """Seconds on the host's clock until all is done, and what came back."""
+        """Seconds on the host's clock until the work is done, and what the call returned."""
         start = time.perf_counter()
         got = call()
         self.synchronize()
         return time.perf_counter() - start, got
 
     def seconds(self, call: Call, before: Call) -> tuple[float, float]:
-        """Of a call behind a flushed L2: on the device, and until the host was free again."""
+        """Seconds of a call after the L2 was flushed: on the device, and until it returned."""
         before()
         self.scratch.data.memset_async(0, self.scratch.nbytes)
         first, last = self.events
@@ -128,7 +128,7 @@ class Device:
         return self.xp.cuda.get_elapsed_time(first, last) / 1e3, host
 
     def copies(self, source: Any, target: Any) -> dict[str, Call]:
-        """The ways to copy so many bytes."""
+        """The ways to copy one array to another."""
         n = source.nbytes
         ways = {"memcpy": lambda: target.data.copy_from_device_async(source.data, n)}
         if n % 8 == 0:
@@ -139,7 +139,7 @@ class Device:
     # ----------------------------------------------------------------- facts
 
     def facts(self) -> Record:
-        """What it is called, and what drives it; no name of a host."""
+        """The names of the GPU and of its driver, without the name of the host."""
         found = self.runtime.getDeviceProperties(self.runtime.getDevice())
         return {
             "gpu": found["name"].decode(),
@@ -156,13 +156,13 @@ class Device:
 
 
 def torch_here() -> Any:
-    """The torch that is loaded, if it can use the GPU."""
+    """The torch module if it was imported and can use the GPU."""
     torch: Any = sys.modules.get("torch")
     return torch if torch is not None and torch.cuda.is_available() else None
 
 
 def driver() -> str | None:
-    """The driver's version where nvidia-smi tells it."""
+    """The driver's version where nvidia-smi reports it."""
     if not shutil.which("nvidia-smi"):
         return None
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -171,7 +171,7 @@ def driver() -> str | None:
 
 
 def bandwidth(device: Any) -> Record:
-    """Bytes read and written a second by the faster way to copy a large buffer."""
+    """GB read and written per second by the fastest way to copy a large buffer."""
     size = min(LARGE, device.free() // 8) // 8
     source, target = (device.xp.zeros(size, device.xp.uint64) for _ in range(2))
     found = {}
@@ -191,7 +191,7 @@ def nothing() -> None:
 
 
 def find() -> Device:
-    """The current GPU, or one sentence that says what is missing."""
+    """The current GPU; without one, the program ends with a sentence that says what is missing."""
     if importlib.util.find_spec("cupy") is None:
         raise SystemExit(f"The GPU benchmark needs CuPy: {INSTALL}.")
     cupy: Any = importlib.import_module("cupy")

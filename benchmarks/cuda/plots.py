@@ -1,7 +1,6 @@
-"""Two pictures of a GPU's result, in the look of the CPU's."""
+"""Two pictures of a result on a GPU, in the style of the CPU's."""
 
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,9 +9,9 @@ from matplotlib.ticker import PercentFormatter
 
 from benchmarks.cuda.cases import GRADIENT
 from benchmarks.cuda.report import OTHERS, caption, measured
-from benchmarks.plots import COLOURS, LOOK, OURS, finish, times_longer
+from benchmarks.plots import COLOURS, OURS, Plot, draw_all, finish, times_longer
+from benchmarks.results import Record
 
-Record = dict[str, Any]
 DTYPES = "bfloat16", "float32", "float16"
 
 
@@ -22,7 +21,7 @@ def of_dtype(result: Record, dtype: str) -> list[Record]:
 
 
 def shape(record: Record) -> str:
-    """What a cluster of bars stands for, in two lines."""
+    """The name of a cluster of bars, in two lines."""
     words = record["title"].removesuffix(record["dtype"]).split()
     return "\n".join((" ".join(words[:2]), " ".join(words[2:]))).strip()
 
@@ -68,10 +67,9 @@ def plot_rivals(result: Record, path: Path) -> bool:
     return bool(records)
 
 
-PLOTS = {"cuda-copy.png": plot_copy, "cuda-rivals.png": plot_rivals}
+PLOTS: dict[str, Plot] = {"cuda-copy.png": plot_copy, "cuda-rivals.png": plot_rivals}
 
 
 def draw(result: Record, folder: Path) -> list[str]:
-    """Draw what the result has figures for; the names of the files."""
-    with plt.rc_context(LOOK):
-        return [name for name, plot in PLOTS.items() if plot(result, folder / name)]
+    """Draw the pictures that the result has figures for; the names of the files."""
+    return draw_all(PLOTS, result, folder)

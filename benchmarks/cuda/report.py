@@ -1,18 +1,25 @@
-"""The figures of a GPU as text: tables, what the bars say, where they were taken."""
+"""The columns of the throughput on a GPU, what the bars say, and where it was measured."""
 
-import re
-from typing import Any
+from functools import partial
 
+from benchmarks import results
 from benchmarks.cuda.cases import GRADIENT, MODES
 from benchmarks.measure import OURS
-from benchmarks.report import number, spread
-from benchmarks.screen import Cell, Column, Grid, judged
+from benchmarks.report import gb_per_s, ms
+from benchmarks.results import Record
+from benchmarks.tables import CASE, Cell, Column, Grid, judged, of_cases, spread
 
-Record = dict[str, Any]
-START, END = "<!-- cuda -->", "<!-- /cuda -->"
 OTHERS = "torch", "torch.compile", "Liger-Kernel", "CuPy", "quack"
 NAMES = ("python", "cupy-cuda13x", "cupy-cuda12x", "numba-cuda", "torch", "triton", "liger-kernel",
          "quack-kernels")  # fmt: skip
+PICTURES = (
+    ("cuda-copy.png", "Bandwidth on a GPU, in parts of a copy's"),
+    ("cuda-rivals.png", "How many times longer the others take on a GPU"),
+)
+NOTE = (
+    "of copy: GB/s, in parts of those of a copy; ×: as long the others take. ✗ (red): the bar is "
+    "missed."
+)
 
 
 def measured(records: list[Record], mode: str) -> list[Record]:
@@ -31,47 +38,47 @@ def faster(record: Record, name: str) -> str:
     return "-" if times is None else f"{times:.2f}×"
 
 
-def met(record: Record, of: str) -> bool | None:
-    """Whether a bar is met; None where there is none."""
-    bar: Record = record["bars"].get(of, {})
-    return bar.get("met")
+def judge(of: str, record: Record) -> Cell:
+    """The share of the copy, or how many times as long a rival takes; and whether it is enough."""
+    text = share(record) if of == "copy" else faster(record, of)
+    return judged(text, "", record["bars"].get(of, {}).get("met"))
 
 
+HEADS = ("torch", 0), ("compile", 0), ("Liger", 0), ("CuPy", 2), ("quack", 1)
 COLUMNS = (
-    Column("case"), Column("ms"), Column("±", rank=4), Column("GB/s", rank=3), Column("of copy"),
-    Column("torch"), Column("compile"), Column("Liger"), Column("CuPy", rank=2),
-    Column("quack", rank=1),
+    CASE, Column("ms", ms), Column("±", lambda r: spread(r["ms"][OURS]), rank=4),
+    Column("GB/s", gb_per_s, rank=3), Column("of copy", partial(judge, "copy")),
+    *(Column(head, partial(judge, name), rank)
+      for name, (head, rank) in zip(OTHERS, HEADS, strict=True)),
 )  # fmt: skip
-NOTE = (
-    "of copy: GB/s, in parts of those of a copy; ×: as long the others take. ✗ (red): the bar is "
-    "missed."
-)
+PAGE_COLUMNS = (
+    CASE, Column("ms", ms), Column("GB/s", gb_per_s), Column("of copy", share),
+    *(Column(f"÷ {name}", partial(faster, name=name)) for name in OTHERS),
+)  # fmt: skip
 
 
-def table(records: list[Record], mode: str, shrink: int = 1) -> Grid:
-    """One table for a terminal."""
-    title = MODES[mode] if shrink == 1 else f"{MODES[mode]}; rows divided by {shrink}"
-    mine = [r for r in records if r["group"] == mode]
-    rows = []
-    for record in (r for r in mine if "left_out" not in r):
-        cells: list[Cell] = [(record["title"], None), (number(record["ms"][OURS]["p50"]), None)]
-        cells += [(spread(record), None), (number(record["gb_per_s"]), None)]
-        cells += [judged(share(record), "", met(record, "copy"))]
-        cells += [judged(faster(record, name), "", met(record, name)) for name in OTHERS]
-        rows.append(cells)
-    left_out = [f"Left out: {r['title']}, {r['left_out']}." for r in mine if "left_out" in r]
-    return Grid(title, COLUMNS, rows, (*left_out, NOTE))
+def tables(records: list[Record], shrink: int = 1) -> list[Grid]:
+    """A table for each question, for a terminal."""
+    found = {mode: [r for r in records if r["group"] == mode] for mode in MODES}
+    return [
+        of_cases(MODES[mode], COLUMNS, rows, shrink, NOTE) for mode, rows in found.items() if rows
+    ]
+
+
+def page_tables(result: Record) -> list[Grid]:
+    """The table for README.md: loss and gradient."""
+    return [Grid(f"{MODES[GRADIENT]}:", PAGE_COLUMNS, measured(result["cases"], GRADIENT))]
 
 
 def words(of: str, bar: float) -> str:
-    """What a bar asks for."""
+    """What a bar demands."""
     if of == "copy":
         return f"at least {100 * bar:.0f}% of the bandwidth of a copy"
     return f"never slower than {of}" if bar == 1 else f"{bar} times as fast as {of}"
 
 
 def value(of: str, figure: float) -> str:
-    """A figure as its bar is put."""
+    """A figure in the unit of its bar."""
     return f"{100 * figure:.0f}%" if of == "copy" else f"{figure:.2f}×"
 
 
@@ -96,38 +103,19 @@ def verdicts(records: list[Record]) -> list[tuple[str, bool | None]]:
     return found
 
 
+def line(record: Record) -> str:
+    """The figures of a record in one line of a log."""
+    if "ms" not in record:
+        return f"{record['title']}: {record['left_out']}"
+    best = record.get("best_rival")
+    others = f"; {best['name']}, the fastest other, takes {best['times']}× as long" if best else ""
+    figure = f"{ms(record)} ms, {share(record)} of copy"
+    return f"{record['title']} {record['group']}: {figure}{others}"
+
+
 def caption(result: Record) -> str:
     """Where the figures come from, in one line."""
     where = result["machine"]
     place = f"{where['gpu']}, {where['memory_gb']} GB, driver {where['driver'] or 'unknown'}"
-    copy = f"copy of {result['copy']['bytes'] / 1e9:.1f} GB: {result['copy']['gb_per_s']} GB/s"
-    used = ", ".join(f"{n} {result['versions'][n]}" for n in NAMES if n in result["versions"])
-    return f"{place}, {copy}; {used}; {result['date']}, commit {result['commit'] or 'unknown'}"
-
-
-def markdown(result: Record) -> str:
-    """The README's table."""
-    heads = ["case", "ms", "GB/s", "of copy", *(f"÷ {name}" for name in OTHERS)]
-    lines = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
-    for record in measured(result["cases"], GRADIENT):
-        cells = [record["title"], number(record["ms"][OURS]["p50"]), number(record["gb_per_s"])]
-        lines.append([*cells, share(record), *(faster(record, name) for name in OTHERS)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def render(readme: str, result: Record, pictures: list[str]) -> str:
-    """The README with table and pictures of a result between its two markers."""
-    if START not in readme or END not in readme:
-        raise SystemExit(f"README.md has no place for the table: {START} and {END}")
-    shown = [f"![{text}](benchmarks/results/{name})" for name, text in PICTURES.items()
-             if name in pictures]  # fmt: skip
-    parts = [*shown, f"{MODES[GRADIENT]}:", markdown(result), f"{caption(result)}."]
-    text = "\n\n".join(parts)
-    marked = re.compile(f"{re.escape(START)}.*{re.escape(END)}", re.DOTALL)
-    return marked.sub(lambda _: f"{START}\n{text}\n{END}", readme)
-
-
-PICTURES = {
-    "cuda-copy.png": "Bandwidth on a GPU, in parts of a copy's",
-    "cuda-rivals.png": "How many times longer the others take on a GPU",
-}
+    place += f", copy of {result['copy']['bytes'] / 1e9:.1f} GB: {result['copy']['gb_per_s']} GB/s"
+    return results.caption(result, place, NAMES)

@@ -1,61 +1,36 @@
-"""Who else computes a loss and its gradient on a GPU: each the same work, the mean loss.
+"""The libraries that fusedce is compared with on a GPU: each computes the same mean loss.
 
 The upstream gradient is a number on the device: autograd multiplies by it in the backward pass,
-fusedce divides by a ``denominator`` that has it folded in.
+fusedce divides by a ``denominator`` that contains it.
 """
 
 import importlib
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from benchmarks.cases import Case, Loss, selected
+from benchmarks.cases import Case, Loss
 from benchmarks.cuda.cases import Question
-from benchmarks.cuda.device import Call, nothing
+from benchmarks.cuda.device import nothing
 from benchmarks.data import Problem
-from benchmarks.rivals import torch_loss
-
-Read = Callable[[Any], tuple[float, Any]]  # what a call returned -> mean loss, gradient
-SELDOM = "seconds of compilation for every shape"
-NAMES = {"liger_kernel": "liger-kernel", "quack": "quack-kernels", "cupy": "cupy-cuda13x"}
+from benchmarks.rivals import Call, Read, Rival, autograd, torch_loss, torch_memory
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What is timed: a call, how its result is read, what is done before and is not timed."""
+    """A call that is timed, how its result is read, and what is done before it, untimed."""
 
     call: Call
     read: Read
     before: Call = nothing
 
 
-Prepare = Callable[[Problem, Any], Callable[[Question], Entry]]
-
-
-@dataclass(frozen=True)
-class Rival:
-    """Someone who computes the same; prepared once for all questions about the same arrays."""
-
-    name: str
-    module: str  # without which there is nothing to measure
-    prepare: Prepare
-    refuses: Callable[[Case], str | None] = lambda case: None  # why it cannot do a case
-    memory: Callable[[Case], float] = lambda case: 4.0  # held at a time, in units of the logits
-    compiles: bool = False  # for seconds, not for moments
-
-    def missing(self) -> str | None:
-        """Why it cannot be measured here."""
-        if importlib.util.find_spec(self.module) is None:
-            return f"not installed: pip install {NAMES.get(self.module, self.module)}"
-        return None
-
-
 def ours(problem: Problem, device: Any) -> Callable[[Question], Entry]:
-    """Fusedce on CuPy arrays, into memory of CuPy's pool."""
+    """Fusedce on CuPy arrays; its results are in memory of CuPy's pool."""
     count = problem.logits.size
     if problem.case.loss.activation == "softmax":
         count //= problem.logits.shape[problem.axis]
@@ -82,7 +57,7 @@ def by_autograd(
     loss: Callable[[Any, Any], Any], z: Any, t: Any, device: Any, before: Call = nothing,
     dtype: Any = None,
 ) -> Callable[[Question], Entry]:  # fmt: skip
-    """Forward and backward pass; under ``no_grad`` where the loss alone is asked for."""
+    """Forward and backward pass; only the loss where no gradient is asked for."""
     torch: Any = importlib.import_module("torch")
 
     def entry(case: Question) -> Entry:
@@ -90,12 +65,7 @@ def by_autograd(
         if case.upstream != 1:
             up = torch.full((), case.upstream, dtype=dtype or z.dtype, device=z.device)
 
-        def call() -> Any:
-            if not case.loss.grad:
-                with torch.no_grad():
-                    return loss(leaf, t), None
-            value = loss(leaf, t)
-            return value, torch.autograd.grad(value, leaf, up)[0]
+        call = autograd(loss, leaf, t, up)
 
         def read(got: Any) -> tuple[float, Any]:
             return float(got[0].detach()), None if got[1] is None else device.from_torch(got[1])
@@ -108,25 +78,19 @@ def by_autograd(
 def prepare_torch(
     problem: Problem, device: Any, compiled: bool = False
 ) -> Callable[[Question], Entry]:
-    """What a torch user writes, as it is or through torch.compile."""
+    """The loss as a user of torch writes it, eager or through torch.compile."""
     torch: Any = importlib.import_module("torch")
     case = problem.case
     loss = torch_loss(case.loss, case.arrays.targets == "index", None)
     if compiled:
         torch._dynamo.reset()
         loss = torch.compile(loss, dynamic=False)
-    return by_autograd(
-        loss, device.to_torch(problem.logits), device.to_torch(problem.targets), device
-    )
-
-
-def prepare_compiled(problem: Problem, device: Any) -> Callable[[Question], Entry]:
-    """The same through torch.compile."""
-    return prepare_torch(problem, device, compiled=True)
+    z, t = device.to_torch(problem.logits), device.to_torch(problem.targets)
+    return by_autograd(loss, z, t, device)
 
 
 def prepare_liger(problem: Problem, device: Any) -> Callable[[Question], Entry]:
-    """It writes its gradient over the logits, so it has a fresh copy of them before each run."""
+    """It writes its gradient over the logits, so they are copied again before each call."""
     torch: Any = importlib.import_module("torch")
     liger: Any = importlib.import_module("liger_kernel.transformers.functional")
     z, t = device.to_torch(problem.logits), device.to_torch(problem.targets)
@@ -135,19 +99,16 @@ def prepare_liger(problem: Problem, device: Any) -> Callable[[Question], Entry]:
 
 
 def prepare_quack(problem: Problem, device: Any) -> Callable[[Question], Entry]:
-    """Its loss is float32 whatever the logits are."""
+    """Its loss is float32 for logits of any dtype."""
     torch: Any = importlib.import_module("torch")
     quack: Any = importlib.import_module("quack.cross_entropy")
     z, t = device.to_torch(problem.logits), device.to_torch(problem.targets)
-
-    def loss(z: Any, t: Any) -> Any:
-        return quack.cross_entropy(z, t, reduction="mean")
-
+    loss = partial(quack.cross_entropy, reduction="mean")
     return by_autograd(loss, z, t, device, dtype=torch.float32)
 
 
 def rows_only(case: Case) -> str | None:
-    """Cross-entropy of rows in C order is all there is."""
+    """For libraries whose only loss is cross-entropy of rows in C order."""
     if case.loss.activation != "softmax" or case.loss.gamma:
         return "has no such loss"
     return None if len(case.arrays.shape) == 2 else "takes rows in C order"
@@ -192,7 +153,7 @@ def plain_sigmoid(
 
 
 def prepare_cupy(problem: Problem, device: Any) -> Callable[[Question], Entry]:
-    """Array expressions in float32, as one writes them in NumPy."""
+    """Array expressions in float32, as they are written in NumPy."""
     z, t, loss, axis = problem.logits, problem.targets, problem.case.loss, problem.axis
 
     def entry(case: Question) -> Entry:
@@ -208,28 +169,22 @@ def prepare_cupy(problem: Problem, device: Any) -> Callable[[Question], Entry]:
     return entry
 
 
-def eager_memory(case: Case) -> float:
-    """Input, gradient, and what autograd keeps between them."""
-    return 12.0 if case.loss.gamma else 6.0
-
-
 def plain_memory(case: Case) -> float:
     """Five arrays of float32 and the gradient."""
     return 1 + 5 * 4 * prod(case.arrays.shape) / case.arrays.logits_bytes
 
 
+def _rival(name: str, module: str, prepare: Callable[..., Any], **more: Any) -> Rival:
+    """A library; in units of the logits it holds 4 unless said otherwise."""
+    return Rival(name, (module,), prepare, **{"memory": lambda case: 4.0} | more)
+
+
 RIVALS: tuple[Rival, ...] = (
-    Rival("torch", "torch", prepare_torch, memory=eager_memory),
-    Rival("torch.compile", "torch", prepare_compiled, memory=eager_memory, compiles=True),
-    Rival("Liger-Kernel", "liger_kernel", prepare_liger, rows_only),
-    Rival("CuPy", "cupy", prepare_cupy, memory=plain_memory),
-    Rival("quack", "quack", prepare_quack, rows_only),
-)
-
-
-def chosen(patterns: list[str]) -> list[Rival]:
-    """The rivals whose names are picked; without patterns all, none for "none"."""
-    if patterns == ["none"]:
-        return []
-    names = selected([r.name for r in RIVALS], patterns or ["*"], "rival")
-    return [r for r in RIVALS if r.name in names]
+    _rival("torch", "torch", prepare_torch, memory=torch_memory),
+    _rival("torch.compile", "torch", partial(prepare_torch, compiled=True), memory=torch_memory,
+           compiles=True),
+    _rival("Liger-Kernel", "liger_kernel", prepare_liger, refuses=rows_only,
+           install="liger-kernel"),
+    _rival("CuPy", "cupy", prepare_cupy, memory=plain_memory, install="cupy-cuda13x"),
+    _rival("quack", "quack", prepare_quack, refuses=rows_only, install="quack-kernels"),
+)  # fmt: skip

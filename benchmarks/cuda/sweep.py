@@ -1,7 +1,8 @@
 """Which launch sizes are the fastest on this GPU: ``python -m benchmarks --device cuda --sweep``.
 
-Each size of kernels/tuning.py in turn takes every candidate, the others as they are; there and back
-again, so that a drift of the clock falls on all alike. Nothing is timed before it is right.
+Each size of kernels/tuning.py is set to every candidate while the others stay. The candidates are
+timed in one order and then in the reverse order, so that a drift of the clock affects all equally.
+A candidate is timed after its result was compared with the oracle's.
 """
 
 import time
@@ -9,30 +10,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from math import inf
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from benchmarks import oracle
-from benchmarks.cuda import cases, data
+from benchmarks.cuda import cases, device
 from benchmarks.cuda.cases import Question
-from benchmarks.cuda.measure import answer, enter
+from benchmarks.cuda.measure import Setting, make
 from benchmarks.cuda.rivals import ours
-from benchmarks.data import Problem
 from benchmarks.measure import OURS
 from benchmarks.screen import say
 from fusedce.backends import cpu_replay
 from fusedce.kernels import tuning
 
-RUNS = 7  # of each candidate, on the way there and on the way back
+RUNS = 7  # of each candidate in each of the two orders
 Times = dict[Any, float]  # candidate -> seconds
 
 
 @dataclass(frozen=True)
 class Size:
-    """A name in kernels/tuning.py, what it may be, and the cases that depend on it."""
+    """A name in kernels/tuning.py, its candidates, and the cases that depend on it."""
 
     name: str
     values: tuple[Any, ...]
@@ -44,12 +42,12 @@ class Size:
 
     @property
     def now(self) -> Any:
-        """What it is."""
+        """The value in kernels/tuning.py."""
         return getattr(tuning, self.name)
 
 
 def _size(name: str, values: tuple[int, ...], *shapes: str) -> Size:
-    """A size, timed on loss and gradient; a shape without a dtype stands for two."""
+    """A size, timed on loss and gradient; a shape without a dtype means two dtypes."""
     patterns = [s if "-" in s else f"{s}-{d}" for s in shapes for d in ("bfloat16", "float32")]
     return Size(name, values, tuple(f"{pattern}-gradient" for pattern in patterns))
 
@@ -72,20 +70,18 @@ SIZES = (
 
 @contextmanager
 def sized(name: str, value: Any) -> Iterator[None]:
-    """With another size; no plan of a call outlives it."""
+    """Run with another size; prepared calls are dropped before and after."""
     before = getattr(tuning, name)
     setattr(tuning, name, value)
-    cpu_replay._KEPT.clear()
+    cpu_replay._PREPARED.clear()
     try:
         yield
     finally:
         setattr(tuning, name, before)
-        cpu_replay._KEPT.clear()
+        cpu_replay._PREPARED.clear()
 
 
-def timed(
-    size: Size, case: Question, problem: Problem, right: oracle.Answer, device: Any
-) -> tuple[Times, dict[Any, str]]:
+def timed(size: Size, case: Question, setting: Setting) -> tuple[Times, dict[Any, str]]:
     """Median seconds of each candidate, and why some have none."""
     samples: dict[Any, list[float]] = {}
     failed: dict[Any, str] = {}
@@ -94,8 +90,8 @@ def timed(
             continue
         with sized(size.name, value):
             try:
-                entry = ours(problem, device)(case)
-                contender = enter(OURS, entry, case, problem, right, device)
+                entry = ours(setting.problem, setting.device)(case)
+                contender = setting.enter(OURS, entry, case)
                 for _ in range(RUNS):
                     contender.sample()
             except Exception as error:  # too many registers, too much shared memory, wrong numbers
@@ -117,14 +113,14 @@ def tell(
 
 
 def losses(found: list[Times]) -> dict[Any, float]:
-    """How much slower than the best of each case a candidate is, in the (geometric) mean."""
+    """How much slower than the best of each case a candidate is, as a geometric mean."""
     common = set.intersection(*(set(times) for times in found))
     logs = {v: [np.log(times[v] / min(times.values())) for times in found] for v in common}
     return {v: float(np.expm1(np.mean(logs[v]))) for v in logs}
 
 
 def conclude(console: Console, found: dict[Size, list[Times]]) -> None:
-    """For each size what is best over all cases, and what the present one costs."""
+    """Print for each size the best candidate over all cases, and how slow the present one is."""
     for size, rows in found.items():
         means = losses(rows)
         if not means:
@@ -135,12 +131,13 @@ def conclude(console: Console, found: dict[Size, list[Times]]) -> None:
         say(
             console,
             f"{size.name} = {best}: {100 * means[best]:.1f}% above the best of each case, over "
-            f"{len(rows)} cases; as it is, {size.now}: {now}",
+            f"{len(rows)} cases; at present {size.now}: {now}",
         )  # fmt: skip
 
 
-def main(console: Console, device: Any, shrink: int = 1, seconds: float = inf) -> int:
-    """Time them all, as far as there is time; the exit status."""
+def main(console: Console, shrink: int, seconds: float) -> int:
+    """Time all sizes until the seconds are over; the exit status."""
+    gpu = device.find()
     found: dict[Size, list[Times]] = {}
     end = time.perf_counter() + seconds
     questions = [c for c in cases.CASES if any(size.concerns(c) for size in SIZES)]
@@ -148,16 +145,14 @@ def main(console: Console, device: Any, shrink: int = 1, seconds: float = inf) -
         if time.perf_counter() > end:
             say(console, f"no time left: {', '.join(c.title for c in group)}")
             continue
-        whole = cases.divided(group[0], shrink)
-        problem = data.make(whole, device)
-        right = answer(problem, device)
+        setting = make(cases.divided(group[0], shrink), gpu)
         for case in group:
             for size in (s for s in SIZES if s.concerns(case)):
-                times, failed = timed(size, case, problem, right, device)
+                times, failed = timed(size, case, setting)
                 tell(console, size, case, times, failed)
                 if times:
                     found.setdefault(size, []).append(times)
-        del problem
-        device.release()
+        del setting
+        gpu.release()
     conclude(console, found)
     return 0

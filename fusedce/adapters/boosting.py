@@ -1,30 +1,30 @@
 """Objectives for XGBoost, LightGBM and CatBoost, with init scores, probabilities and metrics.
 
-An objective is one object that all three take as it is: ``objective=`` of the scikit-learn classes
-of XGBoost and LightGBM, ``obj=`` of ``xgboost.train``, ``params["objective"]`` of
-``lightgbm.train``, ``loss_function=`` of CatBoost, which wants an ``eval_metric=`` beside it. No
-library is imported here.
+An objective is one object that all three libraries accept: ``objective=`` of the scikit-learn
+classes of XGBoost and LightGBM, ``obj=`` of ``xgboost.train``, ``params["objective"]`` of
+``lightgbm.train``, ``loss_function=`` of CatBoost, which needs an ``eval_metric=`` with it. None of
+them is imported here.
 
 With f the rule, l = log p of the label's class t and u_j = [j = t] - p_j, a row has the loss f(l),
 the gradient f' u_j and the Hessian f'' u_j**2 - f' p_j (1 - p_j), each times its weights and not
-divided by the number of rows. Where f'' < 0, which for focal loss is where the model is sure and
-wrong, the Hessian turns negative, and the libraries divide by sums of it:
+divided by the number of rows. Where f'' < 0, which for focal loss is the case of confident wrong
+predictions, the Hessian is negative, and the libraries divide by sums of it:
 
-- ``hessian="psd"``, the default, takes max(f'', 0) for f''. Every term is then >= 0, the Hessian
-  never smaller than the exact one and equal to it where f is convex. ``benchmarks/boosting.py``
-  compares it with two others.
-- ``hessian="exact"`` leaves it as it is.
+- ``hessian="psd"``, the default, replaces f'' by max(f'', 0). Every term is then >= 0, and the
+  Hessian is never smaller than the exact one and equal to it where f is convex.
+  ``benchmarks/boosting.py`` compares it with two others.
+- ``hessian="exact"`` does not replace it.
 
 Under softmax the Hessian is multiplied as the library's own objective does: by 2 in XGBoost, by
 C / (C - 1) in LightGBM, by 1 in CatBoost. Raw scores tell the first two apart: float32 is XGBoost,
 float64 LightGBM. ``hessian_factor`` replaces the number.
 
-The libraries ignore ``scale_pos_weight`` and ``is_unbalance`` for an objective of one's own, and
-some of their metrics take raw scores for probabilities: an objective that finds such parameters in
-the call it is used in warns.
+The libraries ignore ``scale_pos_weight`` and ``is_unbalance`` for a custom objective, and some of
+their metrics compute with raw scores as if they were probabilities: an objective warns if it finds
+such parameters in the call that uses it.
 
-No library looks for the score that a model with an objective of one's own should start from: it is
-0, in ``xgboost.train`` 0.5, unless ``Objective.init_score`` is handed over.
+The libraries compute no initial score for a custom objective: it is 0, in ``xgboost.train`` 0.5,
+unless the result of ``Objective.init_score`` is passed.
 """
 
 from typing import Any
@@ -40,8 +40,8 @@ __all__ = ["BinaryCrossEntropy", "CrossEntropy", "Objective", "SigmoidFocal", "S
 class BinaryCrossEntropy(Objective):
     """Binary cross-entropy, -log p of the label: ``binary:logistic``, ``binary``, ``Logloss``.
 
-    For its weights, metrics and init score beside those of the other classes. Parameters as in
-    ``Objective``; the Hessian p (1 - p) needs no choice.
+    Unlike the libraries' own objective it has the weights, metrics and init score of this module.
+    Parameters as in ``Objective``; the Hessian p (1 - p) is never negative.
 
     Examples
     --------
@@ -97,7 +97,7 @@ class CrossEntropy(Objective):
 
 
 class SigmoidFocal(Objective):
-    """Focal loss of yes/no labels, -(1 - p)**gamma log p of the label.
+    """Focal loss of binary labels, -(1 - p)**gamma log p of the label.
 
     Parameters
     ----------

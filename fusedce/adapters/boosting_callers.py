@@ -1,7 +1,7 @@
-"""What a library was told and keeps from objectives: read from the frames that call them.
+"""Warnings about parameters that a library silently ignores with a custom objective.
 
-No library hands its parameters to an objective of one's own, and each ignores in silence those that
-only its own objectives know. The functions that train have them among their local variables.
+No library passes its parameters to a custom objective. They are read from the local variables of
+the library's training functions, in the call stack of the objective.
 """
 
 import contextlib
@@ -13,18 +13,18 @@ from types import FrameType
 from typing import Any
 
 LIBRARIES = {"xgboost", "lightgbm", "catboost"}
-OTHERS = {"sklearn", "joblib"}  # between them and the user
-# Of LightGBM and XGBoost: those that only look at the order of the scores, or are none.
+OTHERS = {"sklearn", "joblib"}  # may be between the library and the user in the call stack
+# Metrics of LightGBM and XGBoost that depend on the order of the scores only, or are none.
 FIT_FOR_RAW_SCORES = {
     "auc", "aucpr", "auc_mu", "average_precision", "map", "mean_average_precision", "ndcg",
     "none", "null", "na", "custom", "",
 }  # fmt: skip
 
-_TOLD: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
+_WARNED: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
 
 
 def warn_of_ignored(objective: Any) -> None:
-    """Warn, once for each objective, of what the library that calls it was told in vain."""
+    """Warn, once for each objective, of parameters that the calling library ignores."""
     frame: FrameType | None = sys._getframe(1)
     level, inside, found = 2, False, list[str]()
     while frame is not None:
@@ -33,15 +33,15 @@ def warn_of_ignored(objective: Any) -> None:
         if library in LIBRARIES:
             inside = True
             with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
-                # Another version of the library has other variables: then nothing is said.
+                # Another version of the library may have other variables: no warning then.
                 found += _ignored(module, frame, objective)
         elif inside and library not in OTHERS:
-            break  # whoever called the library
+            break  # the code that called the library
         frame, level = frame.f_back, level + 1
-    told = _TOLD.setdefault(objective, set()) if found else set()
+    warned = _WARNED.setdefault(objective, set()) if found else set()
     for text in found:
-        if text not in told:
-            told.add(text)
+        if text not in warned:
+            warned.add(text)
             warnings.warn(text, UserWarning, stacklevel=level)
 
 
@@ -91,7 +91,7 @@ def _lightgbm_metrics(call: dict[str, Any], objective: Any) -> Iterator[str]:
 def _xgboost_metrics(call: dict[str, Any], objective: Any) -> Iterator[str]:
     params = dict(call["params"])
     if not call["early_stopping_rounds"] or call["custom_metric"] or "objective" in params:
-        return  # with an objective, as of XGBClassifier, metrics are those of its probabilities
+        return  # with an objective name, as in XGBClassifier, metrics get probabilities
     metrics = [*_several(params, "eval_metric"), *call.get("metrics", ())] or ["rmse"]
     if metrics[-1].split("@")[0] not in FIT_FOR_RAW_SCORES:
         yield (

@@ -1,4 +1,4 @@
-"""What boosting libraries hand over: labels, raw scores, weights, each on some side."""
+"""The arguments of boosting libraries: labels, raw scores, weights, each on the CPU or a GPU."""
 
 import sys
 from typing import Any
@@ -7,19 +7,19 @@ import numpy as np
 
 
 def is_cupy(x: Any) -> bool:
-    """Whether an array is CuPy's, without importing it."""
+    """Whether x is a CuPy array, without importing CuPy."""
     return type(x).__module__.split(".")[0] == "cupy"
 
 
-def beside(x: Any, raw: Any) -> Any:
-    """An array on the side of the raw scores: XGBoost can have labels on the GPU and these not."""
+def to_device_of(x: Any, raw: Any) -> Any:
+    """An array moved to where the raw scores are: XGBoost may have only labels on the GPU."""
     if is_cupy(raw):
         return sys.modules["cupy"].asarray(x)
     return x.get() if is_cupy(x) else np.asarray(x)
 
 
 def one_label_a_row(y: Any, rows: int) -> None:
-    """Raise unless there is one number a row."""
+    """Raise unless there is one number for each row."""
     hint = ""
     if y.shape == (rows, 1):
         hint = "; one column is y_true[:, 0]"
@@ -35,7 +35,7 @@ def one_label_a_row(y: Any, rows: int) -> None:
 
 
 def classes(raw: Any, objective: Any) -> int:
-    """C, of raw scores of the right shape."""
+    """The number of classes, after a check of the shape of the raw scores."""
     shape, C = raw.shape, objective.n_classes
     if objective.activation == "sigmoid":
         if raw.ndim == 1:
@@ -56,7 +56,7 @@ def classes(raw: Any, objective: Any) -> int:
 
 
 def labels(y: Any, classes: int, objective: Any) -> Any:
-    """Labels for the engine, checked: yes or no as they are, classes as integers."""
+    """Labels for ``fusedce.call``, checked: 0 and 1 unchanged, classes as integers."""
     sigmoid = objective.activation == "sigmoid"
     if sigmoid and ((y == 0) | (y == 1)).all():
         return y
@@ -80,13 +80,13 @@ def _other(objective: Any) -> str:
 
 
 def unpack(y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
-    """(labels, raw scores, weights) of either form: (y_true, y_pred, weights), (preds, dtrain)."""
+    """(labels, raw scores, weights) of (y_true, y_pred, weights) or of (preds, dtrain)."""
     if hasattr(y_pred, "get_label"):
         raw, y_true, sample_weight = y_true, y_pred.get_label(), y_pred.get_weight()
     else:
         raw = y_pred
     raw = raw if is_cupy(raw) else np.asarray(raw)
     if sample_weight is not None:
-        sample_weight = beside(sample_weight, raw)
+        sample_weight = to_device_of(sample_weight, raw)
         sample_weight = sample_weight if sample_weight.size else None
-    return beside(y_true, raw), raw, sample_weight
+    return to_device_of(y_true, raw), raw, sample_weight

@@ -8,10 +8,10 @@ from typing import Any, Self
 import numpy as np
 
 import fusedce
-from fusedce import checks
+from fusedce import checks, errors
 from fusedce.adapters.boosting_callers import warn_of_ignored
-from fusedce.adapters.boosting_inputs import beside, is_cupy, one_label_a_row, unpack
 from fusedce.adapters.boosting_inputs import classes as classes_of
+from fusedce.adapters.boosting_inputs import is_cupy, one_label_a_row, to_device_of, unpack
 from fusedce.adapters.boosting_inputs import labels as labels_of
 from fusedce.adapters.boosting_scores import (
     SMALLEST_SHARE,
@@ -34,19 +34,19 @@ class Objective:
     Parameters
     ----------
     rule : NamedTuple of a class registered with ``fusedce.rule``
-        f with its parameters; yours, or one of the package.
+        f with its parameters; one of the package or of your own.
     activation : {"sigmoid", "softmax"}
         sigmoid: labels 0 and 1, raw scores (n,). softmax: labels 0 to C - 1, raw scores (n, C).
     n_classes : int >= 2, optional
-        C (softmax); else it is that of the raw scores. The library has a parameter of its own for
-        it: ``num_class`` of ``train`` (XGBoost, LightGBM), ``classes_count`` of CatBoost.
+        C (softmax); by default that of the raw scores. The library has its own parameter for it:
+        ``num_class`` of ``train`` (XGBoost, LightGBM), ``classes_count`` of CatBoost.
     pos_weight : float > 0, optional
-        Weight of positive labels (sigmoid): the libraries' ``scale_pos_weight``, which they apply
-        to their own objectives alone.
+        Weight of positive labels (sigmoid), as ``scale_pos_weight``, which the libraries apply to
+        their own objectives only.
     hessian : {"psd", "exact"}
-        f'' without its negative part, so that no Hessian is negative; or f''.
+        "psd": f'' is replaced by max(f'', 0), so that no Hessian is negative; "exact": f''.
     hessian_factor : float > 0, optional
-        What multiplies the Hessian, instead of the calling library's own factor.
+        Factor of the Hessian, instead of that of the calling library's own objective.
 
     Notes
     -----
@@ -55,8 +55,8 @@ class Objective:
     Raises
     ------
     TypeError, ValueError
-        Here for these parameters; in a call for labels that are no whole numbers or no classes,
-        and for shapes, naming the argument, what it was and what is allowed.
+        For these parameters; in a call for labels that are no integers or no classes, and for
+        shapes. The message has the argument, its value and what is allowed.
 
     Examples
     --------
@@ -79,8 +79,8 @@ class Objective:
     n_classes: int | None = None
     pos_weight: float | None = None
     hessian = "psd"
-    other: str | None = None  # the class for labels of the other kind
-    no_jit = True  # else CatBoost hands the methods to numba, which warns
+    other: str | None = None  # the name of the class for the other activation
+    no_jit = True  # else CatBoost compiles the methods with Numba, which warns
 
     def __init__(
         self,
@@ -118,25 +118,25 @@ class Objective:
         where = f"activation={self.activation!r}"
         if self.activation == "softmax":
             if self.pos_weight is not None:
-                raise checks.meaningless("pos_weight", self.pos_weight, where)
+                raise errors.meaningless("pos_weight", self.pos_weight, where)
             if self.n_classes is not None and checks.whole("n_classes", self.n_classes) < 2:
                 raise ValueError(f"n_classes must be None or >= 2, got {self.n_classes}")
         elif self.n_classes is not None:
-            raise checks.meaningless("n_classes", self.n_classes, where)
+            raise errors.meaningless("n_classes", self.n_classes, where)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The parameters by name, as scikit-learn's estimators have it."""
-        # Not to an estimator that asks for those of what it holds: XGBoost and LightGBM would hand
-        # "objective__gamma" to their boosters, which warn, and set_params of it would do nothing.
+        """The parameters by name, as in scikit-learn's estimators."""
+        # Nothing for an estimator that asks for nested parameters: XGBoost and LightGBM would pass
+        # "objective__gamma" to their boosters, which warn, and set_params of it has no effect.
         if sys._getframe(1).f_code.co_name == "get_params":
             return {}
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def set_params(self, **params: Any) -> Self:
-        """Change parameters by name; none if one of them is wrong."""
+        """Change parameters by name; if one of them is invalid, none is changed."""
         unknown = params.keys() - inspect.signature(type(self)).parameters.keys()
         if unknown:
-            raise checks.unknown(type(self).__name__, unknown)
+            raise errors.unknown(type(self).__name__, unknown)
         changed = copy.copy(self)
         vars(changed).update(params)
         changed._check()
@@ -147,11 +147,11 @@ class Objective:
         return copy.copy(self)
 
     def __deepcopy__(self, memo: Any) -> Self:
-        # CatBoost's get_params copies what it holds, and scikit-learn's clone compares by identity.
+        # CatBoost's get_params copies parameters, and scikit-learn's clone compares by identity.
         return self
 
     def __repr__(self) -> str:
-        # Those that have their default values too: best_params_ of a search must tell which won.
+        # Default values too, so that best_params_ of a search shows all parameters of the best.
         params = ", ".join(f"{k}={v!r}" for k, v in self.get_params().items())
         return f"{type(self).__name__}({params})"
 
@@ -163,10 +163,10 @@ class Objective:
         Parameters
         ----------
         y_true : array (n,)
-            Labels, whole numbers of any dtype.
+            Labels, integers of any dtype.
         y_pred : array (n,) or (n, C), float32 or float64
-            Raw scores, in any order; never modified. CuPy arrays too, and labels on the other side
-            are brought to them. Instead of the three also (raw scores, ``DMatrix`` or ``Dataset``).
+            Raw scores, in any memory order; never modified. They may be CuPy arrays; labels are
+            copied to where they are. Also accepted: (raw scores, ``DMatrix`` or ``Dataset``).
         sample_weight : array (n,), optional
 
         Returns
@@ -194,7 +194,7 @@ class Objective:
         return run(rule, traits, raw, labels, pos_weight=self.pos_weight, **options)
 
     def _curved(self) -> Any:
-        """The rule whose Hessian is asked for."""
+        """The rule whose exact Hessian is the Hessian to return."""
         rule = self._rule()
         return rule if self.hessian == "exact" else derived(rule, convex)
 
@@ -223,9 +223,9 @@ class Objective:
     def calc_ders_multi(self, approxes: Any, target: Any, weight: Any = 1.0) -> tuple[Any, Any]:
         """CatBoost's form for C raw scores of one row: (C,) and (C, C), of minus the loss.
 
-        The Hessian of f is f'' u u^T - f' (diag(p) - p p^T) with u = onehot - p. Of the engine's
-        gradients that of f is f' u, that of a rule of slope f'' is f'' u, and that of cross-entropy
-        is -u: beside the target, where f' p_j is -f' u_j, nothing is subtracted or divided.
+        The Hessian of f is f'' u u^T - f' (diag(p) - p p^T) with u = onehot - p. The kernels'
+        gradient of f is f' u, that of a rule with slope f'' is f'' u, and that of cross-entropy is
+        -u: outside of the target, where f' p_j is -f' u_j, nothing is subtracted or divided.
         """
         raw = np.array([approxes], dtype=np.float64)
         labels = self._labels(np.array([target]), raw)
@@ -244,16 +244,16 @@ class Objective:
     # ------------------------------------------------------------------ before and after
 
     def init_score(self, y: Any, sample_weight: Any = None) -> Any:
-        """Raw score to start from: the constant of the smallest weighted loss.
+        """The initial raw score: the constant with the smallest weighted loss.
 
         For cross-entropy the log-odds, or the logarithms of the shares of the classes; for other
-        rules found numerically in float64, a softmax's shifted so that sum(exp) = 1. A class
-        counts for 1e-15 of all rows at least, and scores stay within 34.6.
+        rules found numerically in float64, with softmax shifted so that sum(exp) = 1. The share of
+        a class is taken as at least 1e-15, so that scores are within 34.6.
 
         - LightGBM: ``init_score=np.full(n, s)``, or ``np.tile(s, (n, 1))`` of C classes, to ``fit``
           or ``Dataset``, and for each validation set. Add it to ``predict(raw_score=True)``.
-        - XGBoost: ``base_margin=`` the same, to ``fit`` or ``DMatrix``, at prediction too. Or once
-          ``base_score=``, a number: s for ``train``, 1 / (1 + exp(-s)) for ``XGBClassifier``.
+        - XGBoost: ``base_margin=`` the same, to ``fit`` or ``DMatrix``, at prediction too. Or
+          ``base_score=``, a number, once: s for ``train``, 1 / (1 + exp(-s)) for ``XGBClassifier``.
         - CatBoost: ``Pool(..., baseline=np.full((n, 1), s))`` or ``(n, C)``; at prediction too, or
           add it.
 
@@ -280,13 +280,13 @@ class Objective:
         >>> print(f"{BinaryCrossEntropy().init_score(y):.4f} {SigmoidFocal().init_score(y):.4f}")
         -1.0986 -0.4104
         """
-        y = beside(y, None)
+        y = to_device_of(y, None)
         one_label_a_row(y, len(y) if y.ndim else 1)
         softmax = self.activation == "softmax"
         top = int(np.nanmax(y, initial=0)) if y.dtype.kind in "biuf" else 0
         classes = (self.n_classes or max(2, top + 1)) if softmax else 2
         labels = labels_of(y, classes, self).astype(np.int64)
-        weight = None if sample_weight is None else beside(sample_weight, None)
+        weight = None if sample_weight is None else to_device_of(sample_weight, None)
         mass = np.bincount(labels, weight, classes).astype(np.float64)
         if not mass.sum() > 0:
             raise ValueError(f"the weights of y must add up to more than 0, got {mass.sum()}")
@@ -296,8 +296,8 @@ class Objective:
     def predict_proba(self, raw: Any) -> Any:
         """Probabilities (n, 2) or (n, C) of raw scores (n,) or (n, C), init score included.
 
-        As scikit-learn's ``predict_proba``: column j is class j. LightGBM knows no activation for
-        an objective of one's own, and its ``predict_proba`` returns raw scores.
+        As scikit-learn's ``predict_proba``: column j is class j. LightGBM applies no activation
+        for a custom objective: its ``predict_proba`` returns raw scores.
 
         Examples
         --------

@@ -1,4 +1,4 @@
-"""The constants that rows start from, and the mean of their losses."""
+"""Initial scores, and metrics: the mean loss for each library."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ SMALLEST_SHARE = 1e-15  # of a class, as in LightGBM
 
 
 def best_score(objective: Any, mass: Any) -> float:
-    """The raw score of the smallest loss: the best of a grid, then the root beside it."""
+    """The raw score of the smallest loss: the best of a grid, then a root of the slope near it."""
     classes, limit = np.array([0, 1]), -np.log(SMALLEST_SHARE)
 
     def cost(scores: Any, **options: Any) -> Any:
@@ -37,7 +37,7 @@ def best_score(objective: Any, mass: Any) -> float:
 
 
 def best_row(objective: Any, mass: Any) -> Any:
-    """The same of one score a class: those of cross-entropy, then downhill."""
+    """The same with a score for each class: those of cross-entropy, then minimized from there."""
     start, classes = np.log(mass), np.arange(len(mass))
     if isinstance(objective._rule(), CrossEntropy):
         return fusedce.log_softmax(start)
@@ -53,22 +53,22 @@ def best_row(objective: Any, mass: Any) -> Any:
 
 
 class Metric:
-    """The weighted mean of an objective's loss. Raw scores only: with the objective itself."""
+    """The weighted mean of an objective's loss, of raw scores: as with the objective itself."""
 
-    attribute = ""  # of the objective, that makes it
+    attribute = ""  # the attribute of the objective that returns this metric
 
     def __init__(self, objective: Any) -> None:
         self.objective = objective
         self.__name__ = type(objective).__name__
 
     def __deepcopy__(self, memo: Any) -> "Metric":
-        return self  # see the objective's
+        return self  # as ``Objective.__deepcopy__``
 
     def __repr__(self) -> str:
         return f"{self.objective!r}.{self.attribute}"
 
     def mean(self, y_true: Any, y_pred: Any, sample_weight: Any) -> float:
-        """The mean, by the sum of the sample weights where there are some."""
+        """The mean, weighted by the sample weights if there are any."""
         y, raw, weight = unpack(y_true, y_pred, sample_weight)
         ours = self.objective
         whole = ours._labels(y, raw)
@@ -78,7 +78,7 @@ class Metric:
 
 
 class XGBoostMetric(Metric):
-    """A number to the scikit-learn classes, (name, number) to ``train``."""
+    """A number for the scikit-learn classes, (name, number) for ``train``."""
 
     attribute = "xgboost_metric"
 
@@ -89,7 +89,7 @@ class XGBoostMetric(Metric):
 
 
 class LightGBMMetric(Metric):
-    """(name, number, False): less is better."""
+    """(name, number, False); False: a smaller number is better."""
 
     attribute = "lightgbm_metric"
 
@@ -99,13 +99,13 @@ class LightGBMMetric(Metric):
 
 
 def catboost_metric(objective: Any) -> Metric:
-    """A metric whose class has the objective's name, which is what CatBoost shows."""
+    """A metric whose class has the name of the objective, which CatBoost prints."""
     made: Metric = type(type(objective).__name__, (CatBoostMetric,), {})(objective)
     return made
 
 
 class CatBoostMetric(Metric):
-    """Sums of losses and weights, and what becomes of them."""
+    """The sum of the losses and that of the weights, and their quotient."""
 
     attribute = "catboost_metric"
     no_jit = True
@@ -114,11 +114,11 @@ class CatBoostMetric(Metric):
         return catboost_metric, (self.objective,)
 
     def is_max_optimal(self) -> bool:
-        """Less is better."""
+        """A smaller loss is better."""
         return False
 
     def evaluate(self, approxes: Any, target: Any, weight: Any) -> tuple[float, float]:
-        """The sum of the losses and that of the weights, of C arrays of raw scores."""
+        """(sum of the losses, sum of the weights) of C arrays of raw scores."""
         raw = np.stack(approxes, axis=1) if len(approxes) > 1 else approxes[0]
         total = float(len(target) if weight is None else np.sum(weight, dtype=np.float64))
         return self.mean(target, raw, weight) * total, total

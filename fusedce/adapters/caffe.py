@@ -1,8 +1,8 @@
-"""Two loss layers for a net of Caffe's, as layers of ``type: "Python"``.
+"""Two loss layers for Caffe, as layers of ``type: "Python"``.
 
 In the prototxt ``python_param { module: "fusedce.adapters.caffe" layer: "FocalLossLayer" }`` and
-``loss_weight: 1``. They are ordinary classes where Caffe is not installed: a blob is whatever has
-``data``, ``diff`` and ``reshape``.
+``loss_weight: 1``. Without Caffe they are ordinary classes: a blob is any object with ``data``,
+``diff`` and ``reshape``.
 """
 
 import ast
@@ -22,12 +22,12 @@ except ImportError:
 
 
 class _LossLayer(Layer):
-    """Scores and labels of their shape in, one number out."""
+    """A layer with two bottoms, scores and labels of one shape, and one number as its top."""
 
     param_str = ""  # Caffe sets it before ``setup``
 
     def setup(self, bottom: Any, top: Any) -> None:
-        """Count the blobs."""
+        """Check the number of blobs."""
         if len(bottom) != 2 or len(top) != 1:
             raise ValueError(
                 f"{type(self).__name__} takes two bottoms, scores and labels, and one top, "
@@ -35,7 +35,7 @@ class _LossLayer(Layer):
             )
 
     def reshape(self, bottom: Any, top: Any) -> None:
-        """Compare the shapes, before each forward pass."""
+        """Check the shapes, before each forward pass."""
         scores, labels = (blob.data.shape for blob in bottom)
         if len(scores) < 2 or scores != labels:
             raise ValueError(
@@ -44,7 +44,7 @@ class _LossLayer(Layer):
         top[0].reshape(1)
 
     def forward(self, bottom: Any, top: Any) -> None:
-        """Write the loss alone: a net that is tested has no use for a gradient."""
+        """Write the loss, without a gradient: testing needs none."""
         top[0].data[...] = self._call(bottom, return_grad=False)
 
     def backward(self, top: Any, propagate_down: Any, bottom: Any) -> None:
@@ -56,21 +56,21 @@ class _LossLayer(Layer):
 
     def _call(self, bottom: Any, **options: Any) -> Any:
         scores, labels = bottom[0].data, bottom[1].data
-        batch = max(1, len(scores))  # of no sample: 0, as Caffe's own layers
+        batch = max(1, len(scores))  # a batch without samples has loss 0, as for Caffe's own layers
         return self._loss(scores, labels, axis=1, denominator=batch, **options)
 
 
 class MultiLabelSoftmaxLossLayer(_LossLayer):
-    """Softmax loss of several labels a sample, each of them worth 1/M.
+    """Softmax loss of M labels a sample, each with weight 1 / M.
 
     loss = -(1/N) sum_n (1/M_n) sum_j y_nj log p_nj with p the softmax of the scores and M_n the
     number of labels of sample n that are not 0; gradient by a score (p_j sum_k y_k - y_j) / (M N).
 
     Bottoms: scores and labels, float32 or float64, both (N, C) or (N, C, ...); labels are any real
-    numbers. Top: the loss, (1,). A sample without a label costs 0, has gradient 0 and is one of
-    the N. The loss weight enters before the gradient is rounded. ValueError: other numbers or
-    shapes of blobs, a gradient by the labels. For the loss see Mahajan et al., Exploring the
-    Limits of Weakly Supervised Pretraining, ECCV 2018, arXiv:1805.00932.
+    numbers. Top: the loss, (1,). A sample without a label has loss 0 and gradient 0 and is one of
+    the N. The gradient is multiplied by the loss weight before it is rounded. ValueError: other
+    numbers or shapes of blobs, a gradient by the labels. For the loss see Mahajan et al., Exploring
+    the Limits of Weakly Supervised Pretraining, ECCV 2018, arXiv:1805.00932.
 
     Examples
     --------
@@ -94,18 +94,18 @@ class MultiLabelSoftmaxLossLayer(_LossLayer):
 
 
 class FocalLossLayer(_LossLayer):
-    """Focal loss of classes that do not compete, each with a balance b_j.
+    """Sigmoid focal loss with a weight, the balance b_j, of each class.
 
     loss = -(1/N) sum_nj b_j (1 - p_nj)**gamma log p_nj with p the sigmoid of the score where the
     label is not 0, of minus the score where it is 0; gradient by the score, or by minus the score,
     b_j (1 - p)**gamma (gamma p log p + p - 1) / N.
 
     Blobs and their errors as for ``MultiLabelSoftmaxLossLayer``; a label is positive where it is
-    not 0, whatever its size. ``param_str`` is a dict in JSON or as Python writes it, which is read
-    and never evaluated: ``focusing_parameter``, gamma >= 0, is 2 where it is not given;
-    ``class_balances`` goes from "1" to "C", as strings, to finite numbers, each 1 where it is not
-    given. ValueError, TypeError: any other dict, a class without its balance. For the loss see
-    Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, arXiv:1708.02002.
+    not 0, whatever its size. ``param_str`` is a dict in JSON or as a Python literal, which is
+    parsed and never evaluated: ``focusing_parameter``, gamma >= 0, is 2 by default;
+    ``class_balances`` goes from "1" to "C", as strings, to finite numbers, all 1 by default.
+    ValueError, TypeError: any other dict, a class without its balance. For the loss see Lin et al.,
+    Focal Loss for Dense Object Detection, ICCV 2017, arXiv:1708.02002.
 
     Examples
     --------
@@ -126,7 +126,7 @@ class FocalLossLayer(_LossLayer):
     """
 
     def setup(self, bottom: Any, top: Any) -> None:
-        """Count the blobs and read the parameters."""
+        """Check the number of blobs and read the parameters."""
         super().setup(bottom, top)
         given = _parse(self.param_str)
         gamma, balances = given.pop("focusing_parameter", 2.0), given.pop("class_balances", None)
@@ -144,7 +144,7 @@ class FocalLossLayer(_LossLayer):
         self.class_balances = balances
 
     def reshape(self, bottom: Any, top: Any) -> None:
-        """Compare the shapes and find a balance for each class, before each forward pass."""
+        """Check the shapes and find the balance of each class, before each forward pass."""
         super().reshape(bottom, top)
         self.weight = None
         if self.class_balances is not None:
@@ -162,7 +162,7 @@ class FocalLossLayer(_LossLayer):
 
 
 def _parse(text: str) -> dict[str, Any]:
-    """The dict that ``param_str`` is."""
+    """The dict in ``param_str``."""
     given: Any = None if text.strip() else {}
     for read in (json.loads, ast.literal_eval):
         with suppress(ValueError, SyntaxError, TypeError):

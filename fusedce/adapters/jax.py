@@ -1,15 +1,15 @@
 """optax's classification losses, computed by fusedce under ``jax.jit``, ``grad`` and ``vmap``.
 
-XLA calls fusedce on its own buffers; nothing is copied. The loss is one read of the logits. The
-gradient is computed from the logits again with the upstream gradient folded in, and so rounded
-once: a second read and one write. A gradient that nobody asks for is not computed.
+XLA calls fusedce on its own buffers, without a copy. The loss reads the logits once. The gradient
+is computed from the logits again, multiplied by the upstream gradient before it is rounded: a
+second read and one write. It is computed only if it is needed.
 
-The first derivative in reverse mode is there, by the logits: Hessians, forward mode and
-derivatives by labels raise NotImplementedError. Inside ``jax.jit`` the CPU computes; on a GPU a
-call outside of jit is computed there, through CuPy and DLPack, and one inside raises. ``jax.jit``
-brings arrays that are sharded together for the call; ``jax.shard_map`` keeps them apart. Under
-``vmap`` over labels alone the logits are read once for each. ``jax.export`` asks for
-``DisabledSafetyCheck.custom_call("fusedce")``.
+The first derivative in reverse mode with respect to the logits is supported: Hessians, forward
+mode and derivatives with respect to labels raise NotImplementedError. Inside ``jax.jit`` the
+losses are computed on the CPU; on a GPU a call outside of jit is computed there, through CuPy and
+DLPack, and one inside raises. ``jax.jit`` gathers sharded arrays for the call; ``jax.shard_map``
+computes each shard on its own. Under ``vmap`` over labels alone the logits are read once for each
+member. ``jax.export`` needs ``DisabledSafetyCheck.custom_call("fusedce")``.
 """
 
 from typing import Any
@@ -20,6 +20,7 @@ import numpy as np
 
 from fusedce import checks
 from fusedce.adapters.jax_operators import loss, text
+from fusedce.options import IGNORE_INDEX
 
 __all__ = [
     "sigmoid_binary_cross_entropy",
@@ -29,11 +30,11 @@ __all__ = [
     "softmax_focal_loss",
 ]
 
-_LEFT_OUT = -100  # the engine's ignore_index
+_IGNORED = IGNORE_INDEX
 
 
 def _array(x: Any) -> Any:
-    """An array of JAX's; outside of jit ``jnp.asarray`` would copy one that is differentiated."""
+    """A JAX array. Outside of jit ``jnp.asarray`` would copy one that is differentiated."""
     return x if isinstance(x, jax.Array) else jnp.asarray(x)
 
 
@@ -59,21 +60,21 @@ def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
 
 
 def _one_axis(array: Any, axes: tuple[int, ...]) -> Any:
-    """The array with some axes made one, the last."""
+    """The array with some axes merged into one, the last."""
     rest = tuple(k for k in range(array.ndim) if k not in axes)
     array = array.transpose(rest + axes)
     return array.reshape((*array.shape[: len(rest)], -1))
 
 
 def _axes(axis: Any, ndim: int) -> tuple[int, ...]:
-    """Axes counted from the front."""
+    """Axes counted from 0."""
     if axis is None:
         return tuple(range(ndim))
     return tuple(checks.axis(k, ndim) for k in (axis if isinstance(axis, tuple) else (axis,)))
 
 
 def _included(where: Any, axis: Any, ndim: int) -> Any:
-    """What to include, with an axis for each of the logits'."""
+    """``where`` as booleans with as many axes as the logits."""
     where = _cast(_array(where), bool)
     if where.ndim > ndim:
         raise ValueError(f"where has {where.ndim} dimensions and logits have {ndim}")
@@ -85,8 +86,8 @@ def _included(where: Any, axis: Any, ndim: int) -> Any:
 def _spread(logits: Any, labels: Any, axis: Any) -> tuple[Any, Any]:
     """Logits and labels of one shape.
 
-    An axis of classes that only the labels have is no more classes of the logits: each of these
-    labels counts the same logarithm, so their sum does.
+    The loss is linear in the labels. On a class axis that only the labels have, all of them
+    multiply the same log-probability, so they are summed.
     """
     shape = jnp.broadcast_shapes(logits.shape, labels.shape)
     axes = axis if isinstance(axis, tuple) else (axis,)
@@ -104,7 +105,7 @@ def _spread(logits: Any, labels: Any, axis: Any) -> tuple[Any, Any]:
 
 
 def _classes(logits: Any, axis: Any, where: Any, *labels: Any) -> Any:
-    """(logits, class axis counted from the end, where, labels), all with one class axis."""
+    """(logits, class axis counted from the end, where, labels), each with one class axis."""
     axes = _axes(axis, logits.ndim)
     if isinstance(axis, int):
         return (logits, axes[0] - logits.ndim, where, *labels)
@@ -114,7 +115,7 @@ def _classes(logits: Any, axis: Any, where: Any, *labels: Any) -> Any:
 
 
 def _mask(logits: Any, where: Any, axis: int) -> Any:
-    """Logits of -inf where classes are left out, and of 0 in rows with none left."""
+    """The logits with -inf for classes that are not included, and 0 in rows without any."""
     empty = ~jnp.any(where, axis, keepdims=True)
     return jnp.where(where, logits, jnp.where(empty, 0, -jnp.inf).astype(logits.dtype))
 
@@ -132,7 +133,7 @@ def _by_index(name: str, logits: Any, labels: Any, axis: Any, where: Any, **opti
     if where is not None:
         signed = not jnp.issubdtype(labels.dtype, jnp.unsignedinteger)
         labels = labels if signed else labels.astype(jnp.int32)
-        labels = jnp.where(jnp.any(where, axis), labels, _LEFT_OUT)
+        labels = jnp.where(jnp.any(where, axis), labels, _IGNORED)
         logits = logits if where.shape[axis] == 1 else _mask(logits, where, axis)
     shape = rows
     if labels.shape != rows:
@@ -169,13 +170,13 @@ def softmax_cross_entropy_with_integer_labels(
     logits : array (..., C, ...), float64, float32, float16 or bfloat16
         -inf masks a class.
     labels : array of integers in [0, C), of the logits' shape without ``axis``
-        -100 leaves a row out: its loss and its gradient are 0.
+        -100 ignores a row: its loss and its gradient are 0.
     axis : int or tuple of ints, default -1
         The axis of the classes; with several, labels are flat indices into them.
     where : array of bool, of the labels' or the logits' shape, optional
-        What to include: rows, or classes. A row without a class has loss 0. Where the class of the
-        label is not included the loss is inf (optax subtracts its logit all the same). Logits of
-        no classes at all have loss -inf, as in optax.
+        What to include: rows, or classes. A row without an included class has loss 0. Where the
+        class of the label is not included the loss is inf (optax still subtracts its logit). With
+        a class axis of extent 0 the loss is -inf, as in optax.
 
     Returns
     -------
@@ -210,16 +211,16 @@ def softmax_cross_entropy_with_integer_labels(
 def softmax_focal_loss(
     logits: Any, labels: Any, gamma: Any = 2.0, axis: int | tuple[int, ...] = -1, where: Any = None
 ) -> Any:
-    """Focal loss of one of many classes, unreduced.
+    """Softmax focal loss, unreduced.
 
     loss = -(1 - p)**gamma log p, p the softmax probability of the label (Lin et al., ICCV 2017,
-    arXiv:1708.02002, equation 4). optax has no such function; arguments, results and errors are
-    those of ``softmax_cross_entropy_with_integer_labels``, which it is with ``gamma=0``.
+    arXiv:1708.02002, equation 4). optax has no such function. Arguments, results and errors are
+    those of ``softmax_cross_entropy_with_integer_labels``; ``gamma=0`` gives its results.
 
     Parameters
     ----------
     gamma : float >= 0, default 2
-        How much easy examples are turned down; a number when the function is traced.
+        Exponent that reduces the loss of easy examples; a number when the function is traced.
 
     Examples
     --------
@@ -250,7 +251,8 @@ def softmax_cross_entropy(
     axis : int, tuple of ints or None, default -1
         The axes of the classes; None: all.
     where : array of bool, of the loss's or the logits' shape, optional
-        What to include: rows, or classes with their labels. With nothing left the loss is 0.
+        What to include: rows, or classes with their labels. A row without an included class has
+        loss 0.
 
     Returns
     -------
@@ -301,8 +303,8 @@ def sigmoid_binary_cross_entropy(logits: Any, labels: Any) -> Any:
     ----------
     logits : array, float64, float32, float16 or bfloat16
     labels : array that broadcasts with the logits
-        Floats (any: the formula is computed as it stands), bools, or integers 0 and 1 (-100 leaves
-        an element out). Not differentiated.
+        Floats (of any value: the formula is computed for it), bools, or integers 0 and 1 (-100
+        ignores an element). Not differentiated.
 
     Returns
     -------
@@ -336,17 +338,18 @@ def sigmoid_focal_loss(logits: Any, labels: Any, *, alpha: Any = None, gamma: An
 
     loss = -(1 - p_t)**gamma log p_t, p_t = p for a label 1 and 1 - p for 0 (Lin et al., ICCV 2017,
     arXiv:1708.02002). A label y between them: (1 - p_t)**gamma times the cross-entropy, with
-    p_t = p y + (1 - p)(1 - y). Results and errors are those of ``sigmoid_binary_cross_entropy``,
-    which it is with ``gamma=0``.
+    p_t = p y + (1 - p)(1 - y). Results and errors are those of ``sigmoid_binary_cross_entropy``;
+    ``gamma=0`` gives its results.
 
     Parameters
     ----------
     logits, labels
-        As there; labels in [0, 1].
+        As for that function; labels in [0, 1].
     alpha : float in [0, 1], optional
         Weight of positive labels, 1 - alpha of negative ones.
     gamma : float >= 0, default 2
-        How much easy examples are turned down. Both are numbers when the function is traced.
+        Exponent that reduces the loss of easy examples. Both are numbers when the function is
+        traced.
 
     See Also
     --------
@@ -364,5 +367,5 @@ def sigmoid_focal_loss(logits: Any, labels: Any, *, alpha: Any = None, gamma: An
     if alpha is not None:
         options["alpha"] = _number("alpha", alpha, 1)
     if jnp.issubdtype(jax.dtypes.result_type(labels), jnp.inexact):
-        options["soft_labels"] = "torchvision"  # the same for hard labels, and 13% slower
+        options["soft_labels"] = "torchvision"  # same result for hard labels, 13% slower
     return _by_element("focal", logits, labels, **options)

@@ -1,6 +1,7 @@
-"""What XLA calls and what JAX differentiates: one operation, described by a text.
+"""The losses as one operation of JAX, which has the options of the call as JSON text.
 
-``loss`` of logits and labels; its gradient is the same operation with an upstream gradient beside.
+``loss`` takes logits and labels; its gradient is the same operation with a third argument, the
+upstream gradient.
 """
 
 import functools
@@ -25,9 +26,9 @@ from fusedce.options import Traits
 
 @functools.cache
 def named(call: bytes | str) -> tuple[Any, dict[str, Any]]:
-    """(what computes logits and labels, its options) of a call as text.
+    """(function of logits and labels, its options) of a call as text.
 
-    As in optax, labels that are floats may be any.
+    As in optax, float labels may be any number.
     """
     options = json.loads(call)
     rule, traits = CrossEntropy(), Traits(options.pop("loss"), any_label=True)
@@ -35,13 +36,13 @@ def named(call: bytes | str) -> tuple[Any, dict[str, Any]]:
         own = {"gamma": 2.0, "alpha": None, "soft_labels": "split"}
         given = {name: options.pop(name, default) for name, default in own.items()}
         rule, traits = focal_call(**given, any_label=True)
-        if "sign" in rule._fields:  # optax takes the logarithm of 1 - p_t, which may be below 0
+        if "sign" in rule._fields:  # as optax, for 1 - p_t below 0, of which it takes the logarithm
             rule = rule._replace(sign=math.nan)
     return functools.partial(run, rule, traits), options
 
 
 def text(name: str, **options: Any) -> str:
-    """A call as text: a compiled program may be read back from disk by another process."""
+    """A call as text, which stays valid in a compiled program that another process loads."""
     return json.dumps({"loss": name, **options}, sort_keys=True)
 
 
@@ -51,7 +52,7 @@ def _compute(call: jax_xla.Call) -> None:
 
 
 def _spread(call: jax_xla.Call, shape: tuple[int, ...]) -> list[Any]:
-    """The inputs in full: under vmap an axis that one of them has not is 1 there. No copies."""
+    """The inputs broadcast, without copies: under vmap an input may have extent 1 on an axis."""
     logits, labels, *upstream = call.inputs
     axis, full, rows = named(call.text)[1].get("axis"), shape, shape
     if axis is not None and upstream:
@@ -70,7 +71,7 @@ def _run(call: bytes | str, out: Any, logits: Any, labels: Any, *upstream: Any) 
     """The unreduced loss, or with an upstream gradient the gradient; into ``out`` if given."""
     function, options = named(call)
     if upstream:
-        # The gradient of a sum is that of "none", and there is no array of losses.
+        # "sum" has the same gradient as "none" and needs no array of losses.
         kind = {"reduction": "sum", "sample_weight": upstream[0], "grad_out": out}
         return function(logits, labels, **kind, **options)[1]
     kind = {"reduction": "none", "return_grad": False, "loss_out": out}
@@ -85,15 +86,15 @@ def _refuse(call: jax_xla.Call) -> None:
 
 
 _TARGET = "fusedce"
-_SAID = jax_xla.version(jax.ffi.include_dir())
-# XLA takes one function of a name, once in the life of a process. So what it was given stands where
-# it stays, beside JAX, and when this module is imported again, calls the new functions.
+_VERSION = jax_xla.version(jax.ffi.include_dir())
+# XLA registers a name once in a process. So the handlers are stored in a module of JAX, and when
+# this module is imported again, they call its new functions.
 _HANDLERS: dict[str, jax_xla.Handler] = vars(jax.ffi).setdefault("_fusedce", {})
 for _platform, _work in (("cpu", _compute), ("CUDA", _refuse)):
     if _platform in _HANDLERS:
         _HANDLERS[_platform].work = _work
     else:
-        _handler = jax_xla.Handler(_work, _SAID)
+        _handler = jax_xla.Handler(_work, _VERSION)
         _capsule = jax.ffi.pycapsule(_handler.address)
         jax.ffi.register_ffi_target(_TARGET, _capsule, platform=_platform, api_version=1)
         _HANDLERS[_platform] = _handler
@@ -129,7 +130,7 @@ def _no_further(call: str, primals: Any, tangents: Any) -> Any:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def loss(call: str, logits: Any, labels: Any) -> Any:
-    """The unreduced loss of a call as text, for JAX to differentiate by the logits."""
+    """The unreduced loss of a call as text, which JAX differentiates by the logits."""
     return _call(call, logits, labels)
 
 
@@ -147,7 +148,7 @@ def _derivative(call: str, primals: Any, tangents: Any) -> Any:
     return value, _TANGENT.bind(*primals, by_logits, call=call)
 
 
-# What the loss changes by when the logits do: never computed, only transposed, to the gradient.
+# The tangent of the loss, which is never computed: JAX transposes it to the gradient.
 _TANGENT = jax.extend.core.Primitive("fusedce_tangent")
 
 
@@ -173,7 +174,7 @@ def _transpose(upstream: Any, logits: Any, labels: Any, tangent: Any, *, call: s
 
 
 def _batch(args: Any, axes: Any, *, call: str) -> Any:
-    """The batch in front, in all of them: a loss counts its axis from the end."""
+    """Move the batch axis of every argument to the front: the class axis counts from the end."""
     (size,) = {x.shape[k] for x, k in zip(args, axes, strict=True) if k is not None}
     full = [batching.bdim_at_front(x, k, size) for x, k in zip(args, axes, strict=True)]
     return _TANGENT.bind(*full, call=call), 0
@@ -190,13 +191,13 @@ batching.primitive_batchers[_TANGENT] = _batch
 
 
 def _on_gpu(x: Any) -> bool:
-    """Whether x is an array on a GPU, and not one that will be."""
+    """Whether x is a concrete array on a GPU; False for a tracer."""
     if isinstance(x, jax.core.Tracer) or not hasattr(x, "devices"):
         return False
     return any(device.platform in ("gpu", "cuda") for device in x.devices())
 
 
 def _eagerly(call: str, *arrays: Any) -> Any:
-    """The same by fusedce's kernels for GPUs: DLPack there and back, without a copy."""
+    """The same with the GPU kernels of fusedce, on arrays exchanged by DLPack without a copy."""
     logits, labels, *upstream = map(array_libraries._cupy().from_dlpack, arrays)
     return jax.dlpack.from_dlpack(_run(call, None, logits, labels, *upstream))

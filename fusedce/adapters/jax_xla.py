@@ -1,6 +1,6 @@
-"""A Python function that XLA calls on its own buffers: the C side of XLA's foreign functions.
+"""A Python function that XLA calls on its own buffers, by the C interface of its FFI.
 
-The structures are those of ``xla/ffi/api/c_api.h`` as far as they are used, which jaxlib ships.
+The structures are those of ``xla/ffi/api/c_api.h``, a header in jaxlib, as far as they are used.
 """
 
 import atexit
@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusedce.adapters import pages
+from fusedce.adapters import hugepages
 from fusedce.arrays import BFLOAT16
 from fusedce.kernels.cpu import xla_callback
 
 
 class Call(NamedTuple):
-    """One call: its only attribute, a text, and XLA's buffers as arrays."""
+    """One call: its only attribute, the text, and the buffers of XLA as arrays."""
 
     text: bytes
     inputs: list[np.ndarray]
@@ -104,7 +104,7 @@ _DTYPE = {
 
 
 def _array(buffer: _Buffer) -> np.ndarray:
-    """A buffer as an array, in place."""
+    """An array on the memory of a buffer."""
     shape, dtype = tuple(buffer.dims[: buffer.rank]), _DTYPE[buffer.dtype]
     if 0 in shape:
         return np.empty(shape, dtype)
@@ -130,7 +130,7 @@ def _code(error: BaseException) -> int:
 
 
 def version(include: str) -> tuple[int, int]:
-    """The version of the interface by its own header."""
+    """The version of the interface, as its header states it."""
     text = (Path(include) / "xla" / "ffi" / "api" / "c_api.h").read_text()
     found = dict(re.findall(r"#define XLA_FFI_API_(MAJOR|MINOR) (\d+)", text))
     major, minor = int(found["MAJOR"]), int(found["MINOR"])
@@ -144,13 +144,14 @@ def _status(text: str, code: int) -> _Error:
 
 
 class Handler:
-    """``work`` as XLA calls it, from any of its threads; its own exception is the call's status.
+    """``work`` as XLA calls it, from any of its threads; its exception becomes the call's status.
 
-    What a signal handler raises meanwhile is raised in the thread that called XLA, once it is back.
+    An exception of a signal handler during the call is raised in the thread that called XLA, after
+    the call.
     """
 
-    def __init__(self, work: Callable[[Call], None], said: tuple[int, int]) -> None:
-        self.work, self.said = work, said
+    def __init__(self, work: Callable[[Call], None], version: tuple[int, int]) -> None:
+        self.work, self.version = work, version
         self.texts = (
             _status("Python is about to end", _CANCELLED),
             _status("interrupted, and Python can start no thread", _CANCELLED),
@@ -166,17 +167,17 @@ class Handler:
     def _once(self, address: int) -> None:
         frame = _Frame.from_address(address)
         if frame.extension and frame.extension.contents.type == _METADATA:
-            about = frame.extension.contents.metadata.contents
-            about.version.major, about.version.minor = self.said
-            about.traits = 0
+            metadata = frame.extension.contents.metadata.contents
+            metadata.version.major, metadata.version.minor = self.version
+            metadata.traits = 0
             return
         inputs, outputs = _arrays(frame.inputs), _arrays(frame.outputs)
         for output in outputs:
-            pages.huge(output)
+            hugepages.advise(output)
         self.work(Call(_text(frame.attributes), inputs, outputs))
 
     def _again(self, address: int) -> None:
-        """Once more where no signal handler runs: what raises here as well is the work's own."""
+        """Repeat the work where no signal handler runs: an exception here is one of the work."""
         raised = xla_callback.Raised.from_address(address)
         held, own = raised.held, ("", "")
         try:
@@ -196,11 +197,11 @@ class Handler:
 def _raise_later(held: tuple[BaseException, Any, int], thread: int) -> None:
     """Raise an exception in a thread as soon as that runs Python again."""
     error: BaseException | None = held[0]
-    while error is not None:  # XLA's buffers, of which the frames hold arrays, end with the call
+    while error is not None:  # these frames hold arrays on buffers that XLA frees after the call
         traceback.clear_frames(error.__traceback__)
         error = error.__context__
     if thread != threading.main_thread().ident:
         kind = ctypes.py_object(type(held[0]))
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), kind)
     elif not xla_callback.raise_in_main_thread(held):
-        raise held[0]  # more wait than Python keeps: it is at least printed
+        raise held[0]  # Python's queue of pending calls is full: at least print it

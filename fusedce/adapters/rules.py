@@ -1,4 +1,4 @@
-"""Rules that only adapters have. The stamp of compiled code on disk looks at this file."""
+"""Rules of the adapters. The key of compiled code on disk includes the content of this file."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from fusedce.kernels.scalar import scalar, tiny, where
 
 
 class ClampedLog(NamedTuple):
-    """Cross-entropy of probabilities as torch cuts it off."""
+    """Cross-entropy of probabilities with the limits of PyTorch."""
 
 
 @rule(ClampedLog)
@@ -30,9 +30,10 @@ def bend(T, f, f1, f2):  # type: ignore[no-untyped-def]
 
 
 def derived(rule: Any, change: Callable[..., Any]) -> Any:
-    """The rule that a change makes of another, with the same parameters.
+    """A rule made from another by a function of its f, f' and f'', with the same parameters.
 
-    Its type is an attribute of the other's: kernels on disk go by the names of their types.
+    Its type is an attribute of the type of the other: the key of a kernel on disk is the qualified
+    name of that type.
     """
     params, name = type(rule), f"_{change.__name__}"
     made = vars(params).get(name)
@@ -40,7 +41,7 @@ def derived(rule: Any, change: Callable[..., Any]) -> Any:
         where = {"__module__": params.__module__, "__qualname__": f"{params.__qualname__}.{name}"}
         made = type(name, (params,), {"__slots__": (), **where})
         setattr(params, name, made)
-    if made not in RULES:  # new, or arrived with its class from another process
+    if made not in RULES:  # new, or its class was unpickled from another process
         found = RULES[params]
         negative = None if found.negative is None else _changed(found.negative, change)
         RULES[made] = Rule(_changed(found.positive, change), negative, found.soft)

@@ -1,29 +1,31 @@
 """PyTorch: the losses of ``torch.nn.functional`` and ``torchvision.ops`` by a change of import.
 
 Arguments, defaults, class dimension, reductions, dtypes of results and types of errors are torch's.
-The operators are registered with ``torch.library``: ``torch.compile`` and ``torch.export`` see them
-whole. Tensors on the CPU or a GPU, of float64, float32, float16 or bfloat16, with any strides.
+The operators are registered with ``torch.library``: ``torch.compile`` and ``torch.export`` treat
+each as one operator. Tensors on the CPU or a GPU, of float64, float32, float16 or bfloat16, with
+any strides.
 
-The gradient of a logit is the engine's with the upstream gradient among its factors, rounded once:
+The kernels multiply by the upstream gradient before they round a gradient, so it is rounded once:
 
 - In eager mode on the CPU with ``reduction="mean"`` or ``"sum"`` the forward pass computes the
-  gradient beside the loss and keeps it with the logits, so that two arrays of their size are held
-  until the backward pass. An upstream gradient of 1 hands it over. Any other would multiply it,
-  which is not exact where it was rounded to half precision or below the smallest normal number,
-  and which reads and writes as much as computing it anew: so it is computed anew, from the logits.
+  gradient with the loss and saves it with the logits: two arrays of their size until the backward
+  pass. If the upstream gradient is 1, the saved gradient is returned. To multiply it by any other
+  is not exact where it was rounded to half precision or below the smallest normal number, and
+  reads and writes as much as computing it again: so it is computed again, from the logits.
   The next forward pass then computes the loss alone, until an upstream gradient is 1 again.
-- Elsewhere the forward pass computes the loss alone and keeps its inputs, and the backward pass
+- Otherwise the forward pass computes the loss alone and saves its inputs, and the backward pass
   reads the logits again: with ``reduction="none"``, under hooks of saved tensors (checkpoints), on
-  a GPU (which would have to wait to know the upstream gradient) and in code that is traced.
+  a GPU (where reading the upstream gradient would wait for the GPU) and in traced code.
 - ``inplace=True`` writes the gradient over the logits. An upstream gradient other than 1 multiplies
-  it, one rounding more, and in float16 what was too small to be written is lost; on a GPU this
-  waits for it. If an operation before needs the logits, its result, torch raises an error.
+  it: one rounding more, and float16 gradients that underflowed stay 0; on a GPU this waits for the
+  GPU. If an earlier operation saved the logits for its own backward pass, torch raises an error.
 
-What torch has and these have not: second derivatives (an error where one is taken; with
-``inplace=True`` already where ``create_graph=True`` asks for it), derivatives in forward mode and
-derivatives by targets or weights, RuntimeErrors all; weights that are not finite; logits that are
-changed in place between the passes, which torch notices. More than torch has: class indices of any
-integer dtype, yes/no labels that are integers or bool, weights of any dtype.
+Not supported, unlike in torch: second derivatives (an error where one is taken; with
+``inplace=True`` already if ``create_graph=True`` asks for it), derivatives in forward mode and
+derivatives with respect to targets or weights, which are all RuntimeErrors; weights that are not
+finite; logits that are changed in place between the passes, which torch detects. Supported beyond
+torch: class indices of any integer dtype, binary labels that are integers or bool, weights of any
+dtype.
 """
 
 import torch
@@ -53,7 +55,7 @@ def _softmax(
     loss: str, logits: Tensor, target: Tensor, weight: Tensor | None, inplace: bool,
     reduction: str, ignore_index: int, label_smoothing: float, gamma: float = 0.0,
 ) -> Tensor:  # fmt: skip
-    """A loss over classes on axis 1, or 0 of a single row."""
+    """A softmax loss over axis 1, or over axis 0 of a single row."""
     dtype, axis = logits.dtype, min(1, logits.ndim - 1)
     checks.whole("ignore_index", ignore_index)
     if logits.shape == target.shape:
@@ -64,7 +66,7 @@ def _softmax(
         for factor in (target, weight):
             dtype = dtype if factor is None else torch.promote_types(dtype, factor.dtype)
         ignore_index = NEVER
-    if axis >= 0 and logits.shape[axis] == 0:  # no classes: NaN, 0 or -0, whatever gamma
+    if axis >= 0 and logits.shape[axis] == 0:  # no classes: NaN, 0 or -0 for every gamma
         target = target if target.is_floating_point() else target.long()
         return F.cross_entropy(
             logits, target, weight, ignore_index=ignore_index, reduction=reduction,
@@ -78,7 +80,7 @@ def _softmax(
 
 
 def _reduction(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
-    """torch's former way to say it."""
+    """The reduction, also from PyTorch's deprecated arguments."""
     if size_average is None and reduce is None:
         checks.choice("reduction", reduction, checks.REDUCTIONS)
         return reduction
@@ -113,14 +115,14 @@ def cross_entropy(
     reduction : {"mean", "sum", "none"}
         "mean" divides by the sum of the targets' weights, of distributions by their number.
     label_smoothing : float in [0, 1]
-        Mass that is spread over all classes.
+        Part of the target that is distributed evenly over all classes.
     inplace : bool
         Write the gradient over the logits; see the module.
 
     Raises
     ------
     IndexError, RuntimeError, TypeError, ValueError
-        Where torch does.
+        Where torch raises one.
 
     Examples
     --------
@@ -150,10 +152,10 @@ def softmax_focal_loss(
     *,
     inplace: bool = False,
 ) -> Tensor:
-    """Focal loss of one class of many: loss = -(1 - p_t)**gamma log p_t.
+    """Softmax focal loss: loss = -(1 - p_t)**gamma log p_t.
 
-    Arguments and errors are those of ``cross_entropy``, which ``gamma=0`` is, bit for bit; gamma
-    must be at least 0. Lin et al. 2017, arXiv:1708.02002, over classes that compete.
+    Arguments and errors are those of ``cross_entropy``, with the same result for ``gamma=0``, bit
+    for bit; gamma must be at least 0. Lin et al. 2017, arXiv:1708.02002, with a softmax.
 
     Examples
     --------
@@ -171,13 +173,13 @@ def _binary(
     loss: str, activation: str | None, inputs: Inputs, reduction: str, inplace: bool = False,
     gamma: float = 0.0, alpha: float | None = None,
 ) -> Tensor:  # fmt: skip
-    """A loss of every element."""
+    """A loss of each element."""
     logits, target, *_ = inputs
     if logits.shape != target.shape:
         raise ValueError(
             f"target must have the shape of input, {tuple(logits.shape)}, got {tuple(target.shape)}"
         )
-    # torch multiplies into 1 - target, so the result has the target's dtype.
+    # torch multiplies by 1 - target, so the result has the dtype of the target.
     soft = target.is_floating_point()
     dtype = target.dtype if soft else logits.dtype
     if loss == "focal":
@@ -221,7 +223,7 @@ def binary_cross_entropy_with_logits(
     Raises
     ------
     RuntimeError, TypeError, ValueError
-        Where torch does.
+        Where torch raises one.
 
     Examples
     --------
@@ -248,11 +250,12 @@ def binary_cross_entropy(
     """Cross-entropy of probabilities, as ``torch.nn.functional.binary_cross_entropy``.
 
     loss = -y log p - (1 - y) log(1 - p), each logarithm at least -100; gradient
-    (p - y) / (p (1 - p)), cut off at 1e12. Computed in float64.
+    (p - y) / (p (1 - p)), at most 1e12 in size. Computed in float64.
 
     Parameters and errors are those of ``binary_cross_entropy_with_logits``, with probabilities for
     logits. As in torch, inputs and targets that are not in [0, 1], NaN among them, are a
-    RuntimeError on the CPU. On a GPU, where torch stops the process's work, their loss is NaN.
+    RuntimeError on the CPU. On a GPU, where torch raises a device-side assertion, their loss is
+    NaN.
 
     Examples
     --------
@@ -287,7 +290,7 @@ def sigmoid_focal_loss(
     alpha : float in [0, 1], or -1
         Weight of positive labels; -1 for none.
     gamma : float >= 0
-        How much easy elements are turned down.
+        Exponent that reduces the loss of elements with a high probability.
     reduction : {"none", "mean", "sum"}
         "mean" divides by the number of elements.
     inplace : bool
@@ -296,7 +299,7 @@ def sigmoid_focal_loss(
     Raises
     ------
     RuntimeError, TypeError, ValueError
-        Where torchvision does.
+        Where torchvision raises one.
 
     Examples
     --------

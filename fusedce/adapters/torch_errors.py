@@ -1,4 +1,4 @@
-"""Errors of the losses for PyTorch: of the types that torch's own functions raise."""
+"""Errors of the losses for PyTorch, of the types that its own functions raise."""
 
 import functools
 import inspect
@@ -21,7 +21,7 @@ FORWARD = (
 
 
 def probabilities(name: str, array: np.ndarray) -> None:
-    """torch's error for numbers that are not in [0, 1], NaN among them, with the first of them."""
+    """Raise PyTorch's error for numbers outside [0, 1], or NaN, with the first of them."""
     if array.size and not (array.min() >= 0 and array.max() <= 1):
         place = tuple(int(k) for k in np.argwhere(~((array >= 0) & (array <= 1)))[0])
         raise RuntimeError(
@@ -31,7 +31,10 @@ def probabilities(name: str, array: np.ndarray) -> None:
 
 
 def in_terms_of(reference: Callable[..., Tensor], shared: int | None = None) -> Any:
-    """Errors of the type that ``reference`` raises for the same arguments, or the first few."""
+    """Raise errors of the type that ``reference`` raises for the same arguments.
+
+    ``shared``: only that many of the first arguments, and the later ones that it also has.
+    """
 
     def wrap(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         @functools.wraps(function)
@@ -54,7 +57,7 @@ def in_terms_of(reference: Callable[..., Tensor], shared: int | None = None) -> 
 
 
 def _translated(wrong: Exception, theirs: Callable[[], Tensor]) -> Exception:
-    """What is wrong, as the type of error of torch's own function; if it has none, as ours."""
+    """The error in the type that PyTorch's function raises; unchanged if that raises none."""
     try:
         with torch.no_grad():
             theirs()

@@ -1,7 +1,7 @@
-"""What PyTorch knows of the losses: operators of ``torch.library``, and the eager autograd.
+"""The losses as operators of ``torch.library``, and their autograd functions in eager mode.
 
-Operators are what traced code holds. ``loss`` has a derivative, ``gradient``. In eager mode the
-gradient may be computed beside the loss and kept; ``fusedce.adapters.torch`` says when.
+Traced code contains the operators. The derivative of ``loss`` is ``gradient``. In eager mode the
+gradient may be computed with the loss and saved; ``fusedce.adapters.torch`` says when.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fusedce.adapters import pages
+from fusedce.adapters import hugepages
 from fusedce.adapters.rules import ClampedLog
 from fusedce.adapters.torch_errors import FORWARD, SECOND, probabilities
 from fusedce.call import run
@@ -25,7 +25,7 @@ NEVER = -(2**63)  # the ignore_index of float targets: torch ignores none of the
 
 
 class Spec(NamedTuple):
-    """What to compute, in types that the schema of an operator knows."""
+    """What to compute, in types that a schema of torch.library allows."""
 
     loss: str
     activation: str | None
@@ -44,7 +44,7 @@ def _compute_dtype(logits: Tensor) -> torch.dtype:
 
 
 def _array(tensor: Tensor | None) -> Any:
-    """The memory of a tensor: a NumPy array on the CPU, the tensor itself on a GPU."""
+    """A NumPy array on the memory of a CPU tensor; a GPU tensor itself."""
     if tensor is None:
         return None
     tensor = tensor.detach()
@@ -57,7 +57,7 @@ def _array(tensor: Tensor | None) -> Any:
 
 
 def _classes(pos_weight: Tensor, tensors: list[Tensor | None]) -> tuple[Tensor, int]:
-    """pos_weight as a vector and its axis; axes over which it varies are made one."""
+    """pos_weight as a vector, and its axis; several axes over which it varies are merged."""
     shape: torch.Size = tensors[0].shape  # type: ignore[union-attr]
     spread = pos_weight[(None,) * (len(shape) - pos_weight.ndim)]
     varies = [k for k, n in enumerate(spread.shape) if n != 1]
@@ -94,9 +94,9 @@ def _evaluate(spec: Spec, inputs: Inputs, grad: Tensor | None = None) -> Tensor:
 
 
 def _rule(spec: Spec, on_gpu: bool) -> tuple[Any, Traits]:
-    """(rule, traits): as in torch, labels that are floats may be any.
+    """(rule, traits): as in torch, float labels may be any number.
 
-    But for those of probabilities: ``_checked`` has looked at them on the CPU, kernels do on a GPU.
+    Those of probabilities must be in [0, 1]: ``_checked`` checks it on the CPU, kernels on a GPU.
     """
     if spec.loss == "focal":
         soft = "torchvision" if spec.activation == "sigmoid" else "split"
@@ -118,24 +118,25 @@ def _empty_loss(spec: Spec, logits: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _new_grad(logits: Tensor, pos_weight: Tensor | None) -> Tensor:
-    """The same to be written to, on the CPU in huge pages."""
+    """A new gradient, on the CPU in huge pages."""
     grad = _grad_like(logits, pos_weight)
     if not grad.is_cuda:
-        pages.huge(_array(grad))
+        hugepages.advise(_array(grad))
     return grad
 
 
 def _grad_like(logits: Tensor, pos_weight: Tensor | None) -> Tensor:
-    """An empty gradient; the axes that pos_weight makes one must lie in order."""
+    """An empty gradient. With pos_weight, whose axes may be merged, it is contiguous."""
     order = torch.preserve_format if pos_weight is None else torch.contiguous_format
     return torch.empty_like(logits, memory_format=order)
 
 
 _INPUTS = "Tensor targets, Tensor? weight, Tensor? pos_weight, Tensor? sample_weight"
-_SPEC = (
-    "str loss, str? activation, int axis, str reduction, ScalarType dtype, float gamma, "
-    "float? alpha, int ignore_index, float label_smoothing"
-)
+_SCHEMA_TYPES: dict[Any, str] = {
+    str: "str", str | None: "str?", int: "int", torch.dtype: "ScalarType", float: "float",
+    float | None: "float?",
+}  # fmt: skip
+_SPEC = ", ".join(f"{_SCHEMA_TYPES[t]} {name}" for name, t in Spec.__annotations__.items())
 
 
 def _operator(name: str, first: str, returns: str) -> Callable[[Callable[..., Any]], Any]:
@@ -148,7 +149,7 @@ def _operator(name: str, first: str, returns: str) -> Callable[[Callable[..., An
     return made
 
 
-# torch has no public words for these.
+# torch has no public names for these.
 _transformed: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", bool)
 _modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", int)
 _hooks: Callable[[bool], Any] = getattr(
@@ -158,18 +159,18 @@ _forward_enabled: Callable[[], bool] = getattr(torch._C, "_is_fwd_grad_enabled",
 
 
 def _forward_mode() -> bool:
-    """Whether tangents may be followed, which an operator would leave out without a word."""
+    """Whether forward-mode derivatives are active, which an operator would silently omit."""
     return forward_ad._current_level >= 0 and _forward_enabled()
 
 
 def _reverse_mode() -> None:
-    """An error in forward mode. Eager autograd has its own, where there are tangents."""
+    """Raise in forward mode. In eager mode ``_Loss.jvp`` raises, if there are tangents."""
     if _forward_mode():
         raise NotImplementedError(FORWARD)
 
 
 def _checked(args: Any, grad: Tensor | None = None) -> Tensor:
-    """The loss; a backward pass does not look at the inputs again."""
+    """The loss, after a check of probabilities; a backward pass does not repeat the check."""
     spec = Spec(*args[5:])
     if spec.loss == "clamped":
         for name, x in zip(("input", "target"), args, strict=False):
@@ -203,7 +204,7 @@ def _gradient(upstream: Tensor, *args: Any) -> Tensor:
     if sample_weight is not None:
         wide = _compute_dtype(logits)
         factor = upstream.to(wide) * sample_weight.to(wide)
-    if spec.reduction == "none":  # of the sum with these factors, which needs no array of losses
+    if spec.reduction == "none":  # the same gradient, without an array of losses
         spec = spec._replace(reduction="sum")
     grad = _new_grad(logits, pos_weight)
     _evaluate(spec, (logits, targets, weight, pos_weight, factor), grad)
@@ -256,7 +257,7 @@ _gradient.register_autograd(_refuse)
 
 
 def _one_by_one(operator: Any) -> None:
-    """Under vmap an operator is called for each member of the batch."""
+    """Register a vmap rule that calls an operator for each member of the batch."""
 
     def rule(info: Any, dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
         members = [
@@ -272,18 +273,18 @@ _one_by_one(_loss)
 _one_by_one(_gradient)
 
 
-def _seen() -> bool:
-    """Whether hooks or modes follow what is saved, as in checkpoints: it must not vary then."""
+def _observed() -> bool:
+    """Whether hooks or modes see the saved tensors, as in checkpoints: these must not vary then."""
     return _transformed() or _hooks(True) is not None or _modes() > 0
 
 
-# By loss, whether the last upstream gradient was 1: if not, a gradient beside the next loss would
-# be computed for nothing. No result depends on it.
+# For each loss, whether the last upstream gradient was 1: if not, a gradient computed with the next
+# loss would probably be discarded. No result depends on it.
 _ones: dict[str, bool] = {}
 
 
 def _is_one(upstream: Tensor) -> bool:
-    """Whether it is a single 1, as far as can be told: a batch of vmap or a tracer does not say."""
+    """Whether it is a single 1. False for a batch of vmap and a tracer, whose value is unknown."""
     try:
         return bool(upstream.ndim == 0 and upstream.item() == 1)
     except RuntimeError:
@@ -291,7 +292,7 @@ def _is_one(upstream: Tensor) -> bool:
 
 
 class _Gradient(torch.autograd.Function):
-    """The gradient, where autograd may ask for its derivative: only then is there an error."""
+    """The gradient as a function that autograd records; its derivative raises an error."""
 
     generate_vmap_rule = True
 
@@ -308,24 +309,24 @@ class _Gradient(torch.autograd.Function):
 
 
 class _Loss(torch.autograd.Function):
-    """The loss in eager mode, whose gradient may be there before it is asked for."""
+    """The loss in eager mode, whose gradient may be computed in the forward pass."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(early: str, *args: Any) -> Any:
-        if early == "kept":
+        if early == "saved":
             return _loss_and_gradient(*args)
         return (_in_place if early == "in place" else _loss)(*args), None
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         early, *args = inputs
-        kept = args[0] if early == "in place" else output[1]
-        if early == "kept":
-            ctx.mark_non_differentiable(kept)
+        saved = args[0] if early == "in place" else output[1]
+        if early == "saved":
+            ctx.mark_non_differentiable(saved)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*args[:5], kept)
+        ctx.save_for_backward(*args[:5], saved)
         ctx.early, ctx.spec = early, args[5:]
 
     @staticmethod
@@ -333,19 +334,19 @@ class _Loss(torch.autograd.Function):
         nothing = [None] * (len(ctx.spec) + 4)
         if upstream is None:
             return None, None, *nothing
-        *inputs, kept = ctx.saved_tensors
+        *inputs, saved = ctx.saved_tensors
         compiled = torch.compiler.is_compiling()
         followed = torch.is_grad_enabled() or (not compiled and _forward_mode())
         if followed and ctx.early == "in place":
-            raise RuntimeError(SECOND)  # the logits are gone
+            raise RuntimeError(SECOND)  # the gradient has replaced the logits
         if not followed and ctx.early != "never":
             one = not compiled and _is_one(upstream)
             if ctx.early != "in place":
                 _ones[ctx.spec[0]] = one
-            if one and kept is not None:
-                return None, kept, *nothing
+            if one and saved is not None:
+                return None, saved, *nothing
         if ctx.early == "in place":
-            return None, _multiplied(kept, upstream, ctx.spec[2]), *nothing
+            return None, _multiplied(saved, upstream, ctx.spec[2]), *nothing
         gradient = _Gradient.apply if followed else _gradient
         return None, gradient(upstream, *inputs, *ctx.spec), *nothing
 
@@ -353,7 +354,7 @@ class _Loss(torch.autograd.Function):
 
 
 def _multiplied(grad: Tensor, upstream: Tensor, axis: int) -> Tensor:
-    """A gradient that is already rounded, with an upstream gradient of each row or element."""
+    """A gradient that is already rounded, times the upstream gradient of each row or element."""
     factor = upstream.to(_compute_dtype(grad))
     if 0 < factor.ndim < grad.ndim:  # a row's
         factor = factor.unsqueeze(axis)
@@ -361,9 +362,9 @@ def _multiplied(grad: Tensor, upstream: Tensor, axis: int) -> Tensor:
 
 
 def evaluate(spec: Spec, inputs: Inputs, inplace: bool = False) -> Tensor:
-    """The loss, known to autograd."""
+    """The loss as autograd records it."""
     logits = inputs[0]
-    for x in inputs[1:]:  # else a tensor on meta would have the loss computed there
+    for x in inputs[1:]:  # else with a meta tensor the loss would be computed on meta
         if x is not None and x.ndim and x.device.type != logits.device.type:
             raise RuntimeError(f"tensors on {logits.device} and {x.device}: move one of them")
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs[1:]):
@@ -376,6 +377,6 @@ def evaluate(spec: Spec, inputs: Inputs, inplace: bool = False) -> Tensor:
     if logits.requires_grad and torch.is_grad_enabled():
         if inplace and not _transformed():
             early = "in place"
-        elif spec.reduction != "none" and logits.device.type == "cpu" and not _seen():
-            early = "kept" if _ones.get(spec.loss, True) else "not now"
+        elif spec.reduction != "none" and logits.device.type == "cpu" and not _observed():
+            early = "saved" if _ones.get(spec.loss, True) else "not now"
     return _Loss.apply(early, *inputs, *spec)[0]

@@ -1,6 +1,7 @@
-"""GPU arrays of any library: where they lie, new ones beside them, whose stream is current.
+"""GPU arrays of CuPy, PyTorch, Numba and others: layouts, allocation, copies, streams.
 
-Libraries are looked for among the modules that are loaded; none is imported to find out.
+A library is recognised by its loaded modules; none is imported to find out. ``device_view`` makes
+a GPU array look like a NumPy array, so that the checks of shapes and strides are those of the CPU.
 """
 
 import functools
@@ -12,12 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fusedce import checks
+from fusedce import errors
 from fusedce.arrays import BFLOAT16
 
 
 class Layout(NamedTuple):
-    """What there is to know of a GPU array."""
+    """A GPU array as the host knows it."""
 
     address: int
     shape: tuple[int, ...]
@@ -25,11 +26,11 @@ class Layout(NamedTuple):
     dtype: np.dtype[Any]
     device: int
     writeable: bool = True
-    stream: int | None = None  # whose work has to be done before the array is touched
+    stream: int | None = None  # kernels must wait for the work on it before they use the array
 
 
-class Shadow(np.ndarray):
-    """A GPU array as NumPy sees its layout. What lies at its address cannot be read here."""
+class DeviceView(np.ndarray):
+    """A NumPy array with the address, shape and strides of a GPU array; the host cannot read it."""
 
     __array_ufunc__ = None  # type: ignore[assignment]
 
@@ -39,12 +40,12 @@ class Shadow(np.ndarray):
     __str__ = __repr__
 
     def tolist(self) -> Any:
-        """Itself, for messages."""
+        """The view itself, which error messages print."""
         return self
 
 
 class _Address:
-    """What NumPy asks about memory."""
+    """An object with NumPy's array interface for a layout."""
 
     __slots__ = ("__array_interface__",)
 
@@ -55,14 +56,14 @@ class _Address:
         }  # fmt: skip
 
 
-def shadow(layout: Layout) -> Shadow:
-    """A layout as an array."""
-    pun = layout.dtype == BFLOAT16
+def device_view(layout: Layout) -> DeviceView:
+    """The view of a GPU array."""
+    bfloat16 = layout.dtype == BFLOAT16  # which the array interface has no name for
     try:
-        array = np.asarray(_Address(layout, "<u2" if pun else layout.dtype.str))
+        array = np.asarray(_Address(layout, "<u2" if bfloat16 else layout.dtype.str))
     except TypeError:  # the float8 of ml_dtypes
-        raise checks.unread("an array", layout.dtype) from None
-    return (array.view(BFLOAT16) if pun else array).view(Shadow)
+        raise errors.unsupported_dtype("an array", layout.dtype) from None
+    return (array.view(BFLOAT16) if bfloat16 else array).view(DeviceView)
 
 
 def contiguous(shape: tuple[int, ...], item: int) -> tuple[int, ...]:
@@ -75,7 +76,7 @@ def contiguous(shape: tuple[int, ...], item: int) -> tuple[int, ...]:
 
 
 def strides_like(array: np.ndarray) -> tuple[int, ...]:
-    """The strides of ``np.empty_like(array)``: axes in the order they have in memory, no gaps."""
+    """The strides of ``np.empty_like(array)``: the same memory order of axes, without gaps."""
     order = sorted(range(array.ndim), key=lambda k: -abs(array.strides[k]))
     if array.flags.c_contiguous:
         order = list(range(array.ndim))
@@ -89,11 +90,11 @@ def strides_like(array: np.ndarray) -> tuple[int, ...]:
 
 
 class Cupy:
-    """CuPy, whose current stream and arrays also serve arrays of nobody."""
+    """CuPy, which also allocates results and has the current stream for ``Foreign`` arrays."""
 
     @property
     def maker(self) -> Any:
-        """The library of results."""
+        """The library that allocates results."""
         return self
 
     def owns(self, x: Any) -> bool:
@@ -101,7 +102,7 @@ class Cupy:
         return isinstance(x, getattr(sys.modules.get("cupy"), "ndarray", ()))
 
     def layout(self, x: Any) -> Layout:
-        """Where x lies. The attributes take 0.3 us, the interface 10."""
+        """The layout of x, from its attributes: 0.3 us, against 10 for its array interface."""
         data = x.data
         return Layout(data.ptr, x.shape, x.strides, x.dtype, data.device_id)
 
@@ -116,24 +117,24 @@ class Cupy:
             return cupy.ndarray(shape, dtype, strides=strides)
 
     def fill(self, x: Any, value: Any) -> None:
-        """Every element of x <- value."""
+        """Set every element of x to a value."""
         with _on(x.data.device_id):
             x.fill(value)
 
-    def packed(self, x: Any, seen: np.ndarray) -> Any:
-        """What ``seen`` shows of x, C-contiguous and aligned, in new memory."""
-        aligned = seen.flags.aligned
-        item = seen.itemsize if aligned else 1  # else byte by byte
-        more, steps = ((), ()) if aligned else ((seen.itemsize,), (1,))
+    def packed(self, x: Any, view: np.ndarray) -> Any:
+        """A new array, C-contiguous and aligned, of the elements of x in a view of it."""
+        aligned = view.flags.aligned
+        item = view.itemsize if aligned else 1  # else byte by byte
+        more, steps = ((), ()) if aligned else ((view.itemsize,), (1,))
         layout = self.layout(x)._replace(
-            shape=seen.shape + more, strides=seen.strides + steps, dtype=np.dtype(f"u{item}")
+            shape=view.shape + more, strides=view.strides + steps, dtype=np.dtype(f"u{item}")
         )
         with _on(layout.device):
             copy = _cupy().array(foreign_view(layout, x), order="C")
-        return copy.view(seen.dtype).reshape(seen.shape)
+        return copy.view(view.dtype).reshape(view.shape)
 
     def assign(self, x: Any, source: Any) -> None:
-        """Every element of x <- those of source, in C order."""
+        """Copy the elements of source into x, in C order."""
         with _on(x.data.device_id):
             x[...] = source.reshape(x.shape)
 
@@ -143,11 +144,11 @@ class Cupy:
 
 
 class Torch:
-    """PyTorch, whose bfloat16 calls itself float16 in the interface."""
+    """PyTorch. Its array interface calls bfloat16 float16, so it is not used."""
 
     @property
     def maker(self) -> Any:
-        """The library of results."""
+        """The library that allocates results."""
         return self
 
     def owns(self, x: Any) -> bool:
@@ -156,9 +157,9 @@ class Torch:
         return isinstance(x, tensor) and bool(x.is_cuda)
 
     def layout(self, x: Any) -> Layout:
-        """Where x lies."""
+        """The layout of x."""
         if x.requires_grad:
-            raise checks.part_of_a_graph(x)
+            raise errors.requires_grad(x)
         dtype = _from_torch(x.dtype)
         strides = tuple(s * dtype.itemsize for s in x.stride())
         return Layout(x.data_ptr(), tuple(x.shape), strides, dtype, x.device.index)
@@ -170,23 +171,23 @@ class Torch:
         torch, dtype = sys.modules["torch"], np.dtype(dtype)
         steps = contiguous(shape, dtype.itemsize) if strides is None else strides
         steps = tuple(s // dtype.itemsize for s in steps)
-        kind = getattr(torch, dtype.name)
-        return torch.empty_strided(shape, steps, dtype=kind, device=torch.device("cuda", device))
+        same = getattr(torch, dtype.name)
+        return torch.empty_strided(shape, steps, dtype=same, device=torch.device("cuda", device))
 
     def fill(self, x: Any, value: Any) -> None:
-        """Every element of x <- value."""
+        """Set every element of x to a value."""
         x.fill_(value)
 
-    def packed(self, x: Any, seen: np.ndarray) -> Any:
-        """What ``seen`` shows of x, C-contiguous and aligned, in new memory."""
-        if not seen.flags.aligned:
-            raise checks.unaligned("a tensor", seen)
-        return x.as_strided(seen.shape, tuple(s // seen.itemsize for s in seen.strides)).clone(
+    def packed(self, x: Any, view: np.ndarray) -> Any:
+        """A new array, C-contiguous and aligned, of the elements of x in a view of it."""
+        if not view.flags.aligned:
+            raise errors.unaligned("a tensor", view)
+        return x.as_strided(view.shape, tuple(s // view.itemsize for s in view.strides)).clone(
             memory_format=sys.modules["torch"].contiguous_format
         )
 
     def assign(self, x: Any, source: Any) -> None:
-        """Every element of x <- those of source, in C order."""
+        """Copy the elements of source into x, in C order."""
         x.copy_(source.reshape(x.shape))
 
     def stream(self, device: int) -> int:
@@ -195,52 +196,53 @@ class Torch:
 
 
 class Foreign(Cupy):
-    """Any object with ``__cuda_array_interface__``: its results are CuPy's."""
+    """Any other object with ``__cuda_array_interface__``: results are CuPy arrays."""
 
     @property
     def maker(self) -> Any:
-        """The library of results."""
+        """The library that allocates results."""
         return CUPY
 
     def owns(self, x: Any) -> bool:
         """Whether x is an array on a GPU."""
-        return hasattr(type(x), "__cuda_array_interface__") and _offers(x)
+        return hasattr(type(x), "__cuda_array_interface__") and _has_interface(x)
 
     def layout(self, x: Any) -> Layout:
-        """Where x lies, as it says itself; the driver knows on which device."""
-        said = x.__cuda_array_interface__
-        if said.get("mask") is not None:
-            raise checks.masked(x)
-        (address, locked), dtype = said["data"], np.dtype(said["typestr"])
-        shape, strides = tuple(said["shape"]), said.get("strides")
+        """The layout of x by its array interface; the driver knows the device."""
+        interface = x.__cuda_array_interface__
+        if interface.get("mask") is not None:
+            raise errors.masked(x)
+        (address, read_only), dtype = interface["data"], np.dtype(interface["typestr"])
+        shape, strides = tuple(interface["shape"]), interface.get("strides")
         strides = contiguous(shape, dtype.itemsize) if strides is None else tuple(strides)
         device = self.device(x, address)
-        return Layout(address, shape, strides, dtype, device, not locked, said.get("stream"))
+        stream = interface.get("stream")
+        return Layout(address, shape, strides, dtype, device, not read_only, stream)
 
     def device(self, x: Any, address: int) -> int:
         """The device of an address."""
         return int(_cupy().cuda.runtime.pointerGetAttributes(address).device) if address else 0
 
-    def packed(self, x: Any, seen: np.ndarray) -> Any:
-        """What ``seen`` shows of x, C-contiguous and aligned, in new memory."""
-        return CUPY.packed(foreign_view(self.layout(x), x), seen)
+    def packed(self, x: Any, view: np.ndarray) -> Any:
+        """A new array, C-contiguous and aligned, of the elements of x in a view of it."""
+        return CUPY.packed(foreign_view(self.layout(x), x), view)
 
     def fill(self, x: Any, value: Any) -> None:
-        """Every element of x <- value."""
+        """Set every element of x to a value."""
         CUPY.fill(foreign_view(self.layout(x), x), value)
 
     def assign(self, x: Any, source: Any) -> None:
-        """Every element of x <- those of source, in C order."""
+        """Copy the elements of source into x, in C order."""
         source = foreign_view(owner_of(source).layout(source), source)
         CUPY.assign(foreign_view(self.layout(x), x), source)
 
 
 class Numba(Foreign):
-    """numba.cuda, which has no current stream: CuPy's is taken, else the default stream."""
+    """numba.cuda, which has no current stream: that of CuPy is used, else the default stream."""
 
     @property
     def maker(self) -> Any:
-        """The library of results."""
+        """The library that allocates results."""
         return self
 
     def owns(self, x: Any) -> bool:
@@ -248,7 +250,7 @@ class Numba(Foreign):
         return bool(getattr(type(x), "__cuda_ndarray__", False)) and "numba.cuda" in sys.modules
 
     def layout(self, x: Any) -> Layout:
-        """Where x lies."""
+        """The layout of x."""
         stream = int(x.stream) or None
         address = x.device_ctypes_pointer.value or 0
         return Layout(address, x.shape, x.strides, x.dtype, self.device(x, address), True, stream)
@@ -266,7 +268,7 @@ class Numba(Foreign):
             return cuda.device_array(shape, dtype, strides)
 
     def fill(self, x: Any, value: Any) -> None:
-        """Every element of x <- value."""
+        """Set every element of x to a value."""
         x.copy_to_device(np.full(x.shape, value, x.dtype))
 
     def stream(self, device: int) -> int:
@@ -276,12 +278,12 @@ class Numba(Foreign):
 
 CUPY = Cupy()
 LIBRARIES: tuple[Any, ...] = (CUPY, Torch(), Numba(), Foreign())
-_HOST = frozenset({np.ndarray, float, int, bool, str, list, tuple, type(None)})
+_NO_GPU_ARRAYS = frozenset({np.ndarray, float, int, bool, str, list, tuple, type(None)})
 
 
 def owner_of(x: Any) -> Any:
     """The library whose GPU array x is; None if it is no GPU array."""
-    if type(x) in _HOST:
+    if type(x) in _NO_GPU_ARRAYS:
         return None
     for library in LIBRARIES:
         if library.owns(x):
@@ -289,7 +291,7 @@ def owner_of(x: Any) -> Any:
     return None
 
 
-def _offers(x: Any) -> bool:
+def _has_interface(x: Any) -> bool:
     try:
         return getattr(x, "__cuda_array_interface__", None) is not None
     except Exception:  # a CPU tensor of a library that has GPU tensors too raises here
@@ -298,24 +300,24 @@ def _offers(x: Any) -> bool:
 
 @contextmanager
 def _on(device: int) -> Iterator[None]:
-    """CuPy computes on the current device."""
+    """Make a device current: CuPy computes on that one."""
     with _cupy().cuda.Device(device):
         yield
 
 
 def _cupy() -> Any:
-    """CuPy, imported where an array has no library that could allocate another."""
+    """CuPy, imported if it is not: needed for arrays whose own library cannot allocate."""
     cupy = sys.modules.get("cupy")
     if cupy is not None:
         return cupy
     try:
         return importlib.import_module("cupy")
     except ImportError:
-        raise checks.no_cupy() from None
+        raise errors.no_cupy() from None
 
 
 def foreign_view(layout: Layout, x: Any) -> Any:
-    """The memory of x as CuPy's, without a copy and without waiting."""
+    """A CuPy array on the memory of x, without a copy and without waiting for the GPU."""
     cuda, (address, shape, strides, dtype, device, *_) = _cupy().cuda, layout
     memory = cuda.UnownedMemory(address, dtype.itemsize, x, device)
     return _cupy().ndarray(shape, dtype, cuda.MemoryPointer(memory, 0), strides)
@@ -327,38 +329,38 @@ def _from_torch(dtype: Any) -> np.dtype[Any]:
     try:
         return BFLOAT16 if name == "bfloat16" else np.dtype(name)
     except TypeError:
-        raise checks.unread("a tensor", dtype) from None
+        raise errors.unsupported_dtype("a tensor", dtype) from None
 
 
 def launch(
     library: Any, launches: tuple[Any, ...], addresses: list[int], device: int, stream: int
 ) -> bool | None:
-    """Start kernels; whether a CUDA graph has them now. ``library`` is that of the logits."""
+    """Launch kernels; True if a CUDA graph captured them. ``library`` is that of the results."""
     from fusedce.kernels.cuda import runtime
 
     return runtime.run(launches, addresses, device, stream)
 
 
-# What graphs go on writing to: nobody says when a graph ends.
+# Scratch that captured graphs write to. It is never freed: nothing tells when a graph is destroyed.
 CAPTURED: list[Any] = []
 
 
 def facts(device: int) -> Any:
-    """What launches depend on."""
+    """The properties of a device that launches depend on."""
     from fusedce.kernels.cuda import runtime
 
     return runtime.facts(device)
 
 
 def read(address: int, dtype: Any, device: int, stream: int) -> Any:
-    """A number in a device's memory, once a stream is done."""
+    """A number in the memory of a device, after the work of a stream."""
     from fusedce.kernels.cuda import runtime
 
     return runtime.read(address, dtype, device, stream)
 
 
 def wait(stream: int, other: int, device: int) -> None:
-    """What comes next on a stream waits for what another one holds."""
+    """Let the next work on ``stream`` wait for the work so far on ``other``."""
     from fusedce.kernels.cuda import runtime
 
     runtime.wait(stream, other, device)

@@ -1,11 +1,11 @@
-"""A call on the CPU: arrays are NumPy's, and their numbers may be looked at."""
+"""Calls on NumPy arrays, computed on the CPU. The host reads the values of arrays too."""
 
 import math
 from typing import Any
 
 import numpy as np
 
-from fusedce import arrays, checks
+from fusedce import arrays, checks, errors
 from fusedce.backends import cpu_replay
 from fusedce.kernels.problem import Problem
 from fusedce.options import IGNORE_INDEX, Call
@@ -14,33 +14,33 @@ HIGHEST = 2**63 - 1
 
 
 def _read(name: str, x: Any) -> np.ndarray:
-    """The NumPy array of an argument."""
+    """An argument as a NumPy array."""
     if type(x) is np.ndarray:
         return x
     if arrays.is_masked(x):
-        raise checks.masked_array(name, x)
+        raise errors.masked_array(name, x)
     if getattr(x, "requires_grad", False) is True:
-        raise checks.part_of_a_graph(x)
+        raise errors.requires_grad(x)
     try:
         array = np.asarray(x)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise checks.no_numbers(name, x, str(error)) from error
+        raise errors.no_numbers(name, x, str(error)) from error
     if array.dtype == object and not isinstance(x, np.ndarray):
-        raise checks.no_numbers(name, x, "numpy.asarray makes an array of objects of it")
+        raise errors.no_numbers(name, x, "numpy.asarray makes an array of objects of it")
     if name == "targets" and isinstance(x, list) and not array.size:
-        return array.astype(np.int64)  # no labels at all, which NumPy takes for float64
+        return array.astype(np.int64)  # of an empty list NumPy makes float64
     return array
 
 
-class Host:
-    """What a call asks of the place where its arrays are; ``gpu.Gpu`` answers the same."""
+class CpuBackend:
+    """What ``fusedce.call`` needs of a backend; ``cuda.CudaBackend`` has the same methods."""
 
     vector = staticmethod(checks.class_vector)
     probabilities = staticmethod(checks.probabilities)
     output = staticmethod(checks.output)
 
     def ndim(self, x: Any) -> int:
-        """The number of axes; -1 of what is no array of numbers, which ``read`` tells."""
+        """The number of axes; -1 for what is no array of numbers, for which ``read`` raises."""
         try:
             return np.ndim(x)
         except (TypeError, ValueError, RuntimeError):
@@ -51,7 +51,7 @@ class Host:
         return [None if x is None else _read(name, x) for name, x in named.items()]
 
     def native(self, name: str, array: np.ndarray) -> np.ndarray:
-        """The array as kernels can read it."""
+        """The array, or a copy, in native byte order, aligned and of at most 64 bits a number."""
         return arrays.native(array)
 
     def denominator(self, value: Any) -> float | None:
@@ -63,103 +63,106 @@ class Host:
         return np.empty(shape, dtype)
 
     def like(self, name: str, array: np.ndarray) -> np.ndarray:
-        """A new array that lies as another one does."""
+        """A new array with the shape, dtype and memory order of another one."""
         return np.empty_like(array, subok=False)
 
     def view3(self, name: str, array: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-        """An input as three axes."""
+        """An input as a view (outer, class, inner), or a copy where there is none."""
         return arrays.view3(array, shape)
 
     def out3(self, name: str, array: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-        """An output as three axes."""
+        """An output as a view (outer, class, inner), or scratch where there is none."""
         return arrays.out3(array, shape)
 
     def factors(self, call: Call, alpha: float | None, compute: Any) -> dict[str, Any]:
-        """The fields of a problem that say how much a class weighs."""
+        """The weight fields of ``Problem``."""
         names = ("weight", "pos_factor", "neg_factor")
         made = cpu_replay.factors(call.weight, call.pos_weight, alpha, compute)
         return dict(zip(names, made, strict=True))
 
     def single(self, logits: Any, targets: Any) -> tuple[np.ndarray, np.ndarray]:
-        """A logit and its label as arrays of one."""
+        """A single logit and its label as arrays of shape (1,)."""
         z, t = self.read(logits=logits, targets=targets)
         return z.reshape(1), t.reshape(1)
 
     def number(self, result: Any) -> Any:
-        """An array of one as a number."""
+        """An array of one element as a NumPy scalar."""
         return np.reshape(result, ())[()]
 
     def activate(
         self, name: str, source: np.ndarray, result: np.ndarray, shape: tuple[int, int, int],
         out: Any, key: Any,
     ) -> None:  # fmt: skip
-        """result <- softmax, ... of source."""
+        """Write an activation of ``source`` into ``result``; both are split as ``shape``."""
         from fusedce.kernels.cpu import dispatch
 
         target = arrays.out3(result, shape)
         compute = arrays.compute_type(source.dtype)
         dispatch.activate(name, arrays.view3(source, shape), target, compute)
-        arrays.written(result, target)
+        arrays.copy_back(result, target)
 
     def activated(self, result: np.ndarray) -> Any:
-        """What the caller gets."""
+        """What the public function returns for an array it made."""
         return result[()]
 
-    def finish(
-        self, traits: Any, call: Call, problem: Problem, outputs: dict[str, Any],
-        given: dict[str, Any], key: Any, validate: bool,
-    ) -> Any:  # fmt: skip
-        """Compute a call whose arguments are in order; labels are always looked at."""
+    def execute(
+        self, traits: Any, call: Call, problem: Problem, outputs: dict[str, Any], key: Any
+    ) -> Any:
+        """Compute a call whose arguments are checked. Labels are always checked too.
+
+        ``outputs``: the arrays to fill, the caller's and new ones. ``key``: the signature under
+        which the call is stored to be replayed, or None.
+        """
         _check_unsigned(call)
-        ahead = _numbers_ahead(call, given)
-        prepared, labels = _prepared(call, problem, traits.alpha, ahead)
+        prepared, labels = _prepared(call, problem, traits.alpha, _reads_targets_first(call))
         views = (problem.loss, problem.grad, problem.hess)
         weights = (problem.sample_weight, problem.weight, problem.pos_factor, problem.neg_factor)
         used = (problem.logits, problem.targets, *weights, *views)
-        total, bad = prepared.run(labels, used, call.denominator)
+        total, bad = prepared.launch(labels, used, call.denominator)
         if bad >= 0:
             raise _bad_number(call, problem.compute) if call.real_targets else _bad_label(call, bad)
         for array, view in zip(outputs.values(), views, strict=True):
             if array is not None and view is not None:
-                arrays.written(array, view)
-        if key is not None and _is_plain(call, problem, labels, outputs):
-            prepared.brings = cpu_replay.brings(key, call.activation)
-            cpu_replay.keep(key, prepared)
-        return prepared.results(total, given["loss_out"], *outputs.values())
+                arrays.copy_back(array, view)
+        if key is not None and _without_copies(call, problem, labels, outputs):
+            prepared.checks_options = cpu_replay.checks_options(key, call.options.activation)
+            cpu_replay.store(key, prepared)
+        return prepared.results(total, call.options.loss_out, *outputs.values())
 
 
-def _numbers_ahead(call: Call, given: dict[str, Any]) -> bool:
-    """Whether targets that are numbers are read ahead of the logits.
+def _reads_targets_first(call: Call) -> bool:
+    """Whether float targets are read in a pass of their own, before the losses are computed.
 
-    That costs a pass over them. Otherwise losses and gradients are computed as if every number were
-    allowed and none ignored; where one is not allowed they are no results, and where some are
-    ignored all is computed again. So it is done where the gradient replaces the logits, where it
-    can be expected that some are ignored, and where rows without any label do not count.
+    Without that pass losses and gradients are computed as if every target were valid and none
+    ignored. If one is found to be invalid the results are discarded, if some are found to be
+    ignored everything is computed a second time. So the pass is made if the gradient replaces the
+    logits, if ignored targets are likely, and if the mean does not count rows without any label.
     """
     if not call.targets.size:
         return False
-    if call.normalize and call.reduction == "mean" and call.denominator is None:
+    given = call.options
+    if given.normalize_targets and given.reduction == "mean" and call.denominator is None:
         return True
-    grad_out = given["grad_out"]
-    in_place = grad_out is not None and np.may_share_memory(grad_out, call.inputs["logits"])
-    return call.real_targets and (in_place or call.ignore_index != IGNORE_INDEX)
+    buffer = given.grad_out
+    in_place = buffer is not None and np.may_share_memory(buffer, call.inputs["logits"])
+    return call.real_targets and (in_place or given.ignore_index != IGNORE_INDEX)
 
 
 def _prepared(
-    call: Call, problem: Problem, alpha: float | None, ahead: bool
+    call: Call, problem: Problem, alpha: float | None, targets_first: bool
 ) -> tuple[cpu_replay.Prepared, np.ndarray]:
-    """What the call launches, and the targets that are read beforehand."""
+    """What the call launches, and the targets as its first pass reads them."""
     from fusedce.kernels.cpu import dispatch, runtime
 
     survey, elements, labels, read = None, 1.0, -1, problem.targets
     count = float(math.prod(call.loss_shape))
-    if ahead:
-        survey, read = _survey_of_numbers(call, problem)
+    if targets_first:
+        survey, read = _survey_of_floats(call, problem)
     elif call.integer_targets:
         if call.sparse_targets:
             elements = -1.0 if call.by_row else float(call.classes)
         if call.targets.size:
-            survey, read = dispatch.survey(problem)
+            survey, read = dispatch.label_pass(problem)
             labels = call.targets.size
         else:
             count = 0.0
@@ -167,13 +170,13 @@ def _prepared(
     weighted = call.weight is not None or call.pos_weight is not None
     factors = None if weighted else (None, problem.pos_factor, problem.neg_factor)
     prepared = cpu_replay.Prepared(
-        program=runtime.Plan(survey, losses, count, elements, labels),
+        plan=runtime.Plan(survey, losses, count, elements, labels),
         factors=factors,
         alpha=alpha,
         compute=problem.compute,
-        activation=call.activation,
+        activation=call.options.activation,
         classes=call.classes,
-        reduction=call.reduction,
+        reduction=call.options.reduction,
         shape=call.loss_shape,
         dtype=arrays.loss_dtype(call.logits.dtype),
         grad=problem.grad is not None,
@@ -183,59 +186,63 @@ def _prepared(
 
 
 def _check_unsigned(call: Call) -> None:
-    """Labels of 2**63 or more, which would be some other label as int64."""
+    """Raise for uint64 labels of 2**63 or more: kernels read int64, where they are negative."""
     unsigned = call.targets.dtype == np.uint64 and call.targets.size > 0
     if unsigned and call.integer_targets and call.targets.max() > HIGHEST:
         raise _bad_label(call, int(call.targets.argmax()))
 
 
-def _survey_of_numbers(call: Call, problem: Problem) -> tuple[Any, np.ndarray]:
+def _survey_of_floats(call: Call, problem: Problem) -> tuple[Any, np.ndarray]:
     from fusedce.kernels.cpu import dispatch
 
     if call.by_row:
-        return dispatch.rows_kept(problem), problem.targets
-    return dispatch.survey(problem)
+        return dispatch.distribution_label_pass(problem), problem.targets
+    return dispatch.label_pass(problem)
 
 
 def _bad_number(call: Call, compute: Any) -> ValueError:
-    """The first number that is none a target may be; kernels only say that there is one."""
+    """The error for the first invalid float target; kernels only report that there is one."""
     with np.errstate(over="ignore"):
         y = call.targets.astype(compute, copy=False)
-    ignored = y == call.ignore_index
+    given = call.options
+    ignored = y == given.ignore_index
     if call.by_row:
         mixed = ignored.any(call.axis) & ~ignored.all(call.axis)
-        return checks.mixed_row(_first(mixed), call.ignore_index)
-    fine = abs(y) == 1 if call.neg_label == -1 else (y >= 0) & (y <= 1)
-    place = _first(~ignored & ~fine)
-    return checks.bad_number(call.targets[place], place, call.allowed, call.ignore_index)
+        return errors.mixed_row(_first(mixed), given.ignore_index)
+    valid = abs(y) == 1 if given.neg_label == -1 else (y >= 0) & (y <= 1)
+    index = _first(~ignored & ~valid)
+    return errors.bad_number(call.targets[index], index, call.allowed, given.ignore_index)
 
 
 def _first(condition: np.ndarray) -> tuple[int, ...]:
-    return arrays.place(int(condition.argmax()), condition.shape)
+    """The index of the first element that is True."""
+    return arrays.unravel(int(condition.argmax()), condition.shape)
 
 
 def _bad_label(call: Call, position: int) -> IndexError:
-    place = arrays.place(position, call.targets.shape)
-    return checks.bad_label(call.targets[place], place, call.allowed, call.ignore_index)
+    index = arrays.unravel(position, call.targets.shape)
+    return errors.bad_label(call.targets[index], index, call.allowed, call.options.ignore_index)
 
 
-def _is_plain(call: Call, problem: Problem, labels: np.ndarray, outputs: dict[str, Any]) -> bool:
-    """Whether the kernels work on the caller's very arrays, with nothing copied."""
+def _without_copies(
+    call: Call, problem: Problem, labels: np.ndarray, outputs: dict[str, Any]
+) -> bool:
+    """Whether kernels read and write the memory of the caller's arrays, not of copies."""
     logits, targets, sample_weight = (
         call.inputs[name] for name in ("logits", "targets", "sample_weight")
     )
     views = (problem.logits, problem.targets, labels, problem.sample_weight,
              problem.loss, problem.grad, problem.hess)  # fmt: skip
-    given = (logits, targets, targets, sample_weight, *outputs.values())
+    originals = (logits, targets, targets, sample_weight, *outputs.values())
     return (
         call.logits.size > 0
-        and targets.dtype != np.uint64  # labels above HIGHEST are looked for here
+        and targets.dtype != np.uint64  # ``_check_unsigned`` reads the labels of each call
         and all(
             np.may_share_memory(view, array)
-            for view, array in zip(views, given, strict=True)
+            for view, array in zip(views, originals, strict=True)
             if view is not None
         )
     )
 
 
-HOST = Host()
+CPU = CpuBackend()

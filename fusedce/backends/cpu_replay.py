@@ -1,9 +1,8 @@
-"""A call like one before: nothing is decided twice.
+"""Cache of prepared calls on NumPy arrays, keyed by options, dtypes, shapes and strides.
 
-What a call launches follows from its options and from the dtypes, shapes and strides of its
-arrays, not from the numbers in them. So what a call has worked out is kept under all of that, and
-a later call of the same signature only looks at what may differ: labels, denominators, overlaps.
-No array of a caller is kept. Whatever is wrong is left to the ordinary way, which says it.
+These decide what a call launches; the values in its arrays do not. A later call of the same
+signature checks only what may differ: labels, denominators, overlaps. No array of a caller is
+stored. If such a check fails, the call is made again with all checks, which raise the error.
 """
 
 import math
@@ -15,12 +14,12 @@ import numpy as np
 
 from fusedce import checks
 
-# Calls kept, of 4 KB each; a shape that never comes back pays 9 us for it, of 60.
-KEPT = 512
+# Entries of the cache, 4 KB each. A signature that is never used again costs 9 us of 60.
+MAX_PREPARED = 512
 _OUTPUTS = ("loss_out", "grad_out", "hess_out")
 _WEIGHTS = ("weight", "pos_weight", "sample_weight")
-_BROUGHT = frozenset({*_OUTPUTS, *_WEIGHTS, "denominator"})
-# Values of these very types are equal only if they mean the same; of floats see below.
+_CHECKED_OPTIONS = frozenset({*_OUTPUTS, *_WEIGHTS, "denominator"})
+# Values of exactly these types are equal only if they mean the same; floats are not (0.0 == -0.0).
 PLAIN = frozenset({int, bool, str, type(None)})
 _LARGEST = 3.4e38
 
@@ -28,11 +27,11 @@ _LARGEST = 3.4e38
 def signature(
     params: Any, traits: Any, logits: Any, targets: Any, options: dict[str, Any]
 ) -> tuple[Any, ...] | None:
-    """Everything that decides what a call launches; None if something else may."""
+    """The key of a call: all that decides what it launches. None: it cannot be replayed."""
     if type(logits) is not np.ndarray or type(targets) is not np.ndarray:
         return None
     key = [
-        type(params), traits, bits(params, traits),
+        type(params), traits, parameter_bytes(params, traits),
         logits.shape, logits.strides, logits.dtype, logits.flags.num,
         targets.shape, targets.strides, targets.dtype, targets.flags.num,
     ]  # fmt: skip
@@ -43,7 +42,7 @@ def signature(
         elif kind in PLAIN and (value is None or name != "sample_weight"):
             key += (name, kind, value)
         elif kind is np.ndarray and (name in _OUTPUTS or (name in _WEIGHTS and value.size > 1)):
-            in_place = value is logits  # then labels are read ahead, see ``host._numbers_ahead``
+            in_place = value is logits  # see ``cpu._reads_targets_first``
             key += (name, value.shape, value.strides, value.dtype, value.flags.num, in_place)
         elif kind is float and name != "sample_weight":
             key += (name, value.hex())  # 0.0 == -0.0
@@ -52,22 +51,22 @@ def signature(
     return tuple(key)
 
 
-def bits(params: Any, traits: Any) -> bytes:
-    """The numbers of a rule: 0.0 == -0.0, but not here."""
+def parameter_bytes(params: Any, traits: Any) -> bytes:
+    """The parameters of a rule as bytes, in which 0.0 and -0.0 differ."""
     floats = params if traits.alpha is None else (*params, traits.alpha)
     return array("d", floats).tobytes()
 
 
 def scalar(total: float, kind: Any) -> Any:
-    """A total as a NumPy scalar; beyond float32 it is infinite, without a warning."""
+    """A total as a NumPy scalar; infinite beyond the range of float32, without a warning."""
     if abs(total) < _LARGEST:
         return kind(total)
     with np.errstate(over="ignore"):
         return kind(total)
 
 
-def apart(outputs: list[Any], logits: np.ndarray, *inputs: Any) -> bool:
-    """Whether outputs certainly share no memory, but for a gradient that replaces the logits."""
+def disjoint(outputs: list[Any], logits: np.ndarray, *inputs: Any) -> bool:
+    """Whether outputs certainly share no memory; grad_out may be the logits themselves."""
     given = [out for out in outputs if out is not None]
     for k, out in enumerate(given):
         for other in (logits, *inputs, *given[k + 1 :]):
@@ -80,21 +79,21 @@ def apart(outputs: list[Any], logits: np.ndarray, *inputs: Any) -> bool:
 def factors(
     weight: np.ndarray | None, pos_weight: np.ndarray | None, alpha: float | None, compute: Any
 ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
-    """(weight, factor of positive outcomes, of negative ones) of each class."""
+    """(weight, factor of positive outcomes, factor of negative outcomes), of each class or one."""
     both = np.ones(1) if weight is None else weight
-    up, down = both if pos_weight is None else both * pos_weight, both
+    pos, neg = both if pos_weight is None else both * pos_weight, both
     if alpha is not None:
-        up, down = up * alpha, both * (1.0 - alpha)
+        pos, neg = pos * alpha, both * (1.0 - alpha)
     own = None if weight is None else weight.astype(compute)
-    return own, up.astype(compute), down.astype(compute)
+    return own, pos.astype(compute), neg.astype(compute)
 
 
 @dataclass(slots=True)
 class Prepared:
-    """What a call has worked out, without its arrays."""
+    """What a call launches and how its results are made, without its arrays."""
 
-    program: Any  # of the backend
-    factors: Any  # as below, unless each call brings weights
+    plan: Any  # kernels.cpu.runtime.Plan
+    factors: Any  # as ``factors`` returns them; None: computed from the weights of each call
     alpha: float | None
     compute: Any  # type of all arithmetic
     activation: str | None
@@ -104,15 +103,15 @@ class Prepared:
     dtype: np.dtype[Any]  # of the loss
     grad: bool
     hess: bool
-    brings: bool = True  # whether options have values or arrays that are looked at each time
+    checks_options: bool = True  # see the function of this name
 
-    def run(
+    def launch(
         self, labels: Any, used: tuple[Any, ...], denominator: float | None
     ) -> tuple[float, int]:
-        """Fill the outputs: (reduced loss, -1), or the position of a bad label and no output."""
+        """Fill the outputs; (reduced loss, position of the first invalid label or -1)."""
         if self.reduction != "mean":
             denominator = 1.0
-        total, divisor, bad = self.program.run(labels, used, denominator or 0.0)
+        total, divisor, bad = self.plan.run(labels, used, denominator or 0.0)
         if divisor == 0.0 and bad < 0:
             total = math.nan
             for out in used[-3:]:
@@ -121,7 +120,7 @@ class Prepared:
         return total, bad
 
     def results(self, total: float, loss_out: Any, loss: Any, grad: Any, hess: Any) -> Any:
-        """What the caller gets."""
+        """What the public function returns."""
         if self.reduction == "none":
             result = loss if loss_out is not None or loss.ndim else loss[()]
         else:
@@ -133,8 +132,8 @@ class Prepared:
             return (result, grad, hess) if self.hess else (result, grad)
         return (result, hess) if self.hess else result
 
-    def weigh(self, weight: Any, pos_weight: Any) -> Any:
-        """The factors of these weights, whose numbers are looked at."""
+    def checked_factors(self, weight: Any, pos_weight: Any) -> Any:
+        """The factors of these weights, after a check of their values."""
         if weight is not None:
             weight = checks.class_vector("weight", weight, self.classes)
         if pos_weight is not None:
@@ -142,22 +141,22 @@ class Prepared:
             pos_weight = checks.class_vector("pos_weight", pos_weight, self.classes, scalar=True)
         return factors(weight, pos_weight, self.alpha, self.compute)
 
-    def again(self, logits: np.ndarray, targets: np.ndarray, options: dict[str, Any]) -> Any:
-        """The results for other arrays; None where the ordinary way has to look."""
-        loss_out = grad = hess = given = loss = sample_weight = None
+    def run(self, logits: np.ndarray, targets: np.ndarray, options: dict[str, Any]) -> Any:
+        """The results for these arrays; None if the call has to be made with all checks."""
+        loss_out = grad = hess = denominator = loss = sample_weight = None
         parts = self.factors
-        if self.brings:
+        if self.checks_options:
             get = options.get
             weight, pos_weight = get("weight"), get("pos_weight")
             sample_weight = get("sample_weight")
             if parts is None:
-                parts = self.weigh(weight, pos_weight)
-            given = checks.positive("denominator", get("denominator"))
+                parts = self.checked_factors(weight, pos_weight)
+            denominator = checks.positive("denominator", get("denominator"))
             if self.activation is None:
                 checks.probabilities(logits)
             loss_out, grad, hess = get("loss_out"), get("grad_out"), get("hess_out")
             inputs = (targets, weight, pos_weight, sample_weight)
-            if not apart([loss_out, grad, hess], logits, *inputs):
+            if not disjoint([loss_out, grad, hess], logits, *inputs):
                 return None
         if self.reduction == "none":
             loss = np.empty(self.shape, self.dtype) if loss_out is None else loss_out
@@ -166,21 +165,21 @@ class Prepared:
         if self.hess and hess is None:
             hess = np.empty_like(logits)
         used = (logits, targets, sample_weight, *parts, loss, grad, hess)
-        total, bad = self.run(targets, used, given)
+        total, bad = self.launch(targets, used, denominator)
         return None if bad >= 0 else self.results(total, loss_out, loss, grad, hess)
 
 
-_KEPT: dict[tuple[Any, ...], Any] = {}
-recall = _KEPT.get
+_PREPARED: dict[tuple[Any, ...], Any] = {}
+lookup = _PREPARED.get
 
 
-def keep(key: tuple[Any, ...], prepared: Any) -> None:
-    """Keep a finished call; at most KEPT of them, whatever the shapes."""
-    if len(_KEPT) >= KEPT:
-        _KEPT.clear()
-    _KEPT[key] = prepared
+def store(key: tuple[Any, ...], prepared: Any) -> None:
+    """Store a prepared call; a full cache is emptied first."""
+    if len(_PREPARED) >= MAX_PREPARED:
+        _PREPARED.clear()
+    _PREPARED[key] = prepared
 
 
-def brings(key: tuple[Any, ...], activation: str | None) -> bool:
-    """Whether calls of a signature have values or arrays that are looked at each time."""
-    return activation is None or not _BROUGHT.isdisjoint(key)
+def checks_options(key: tuple[Any, ...], activation: str | None) -> bool:
+    """Whether each call of a signature has option values or arrays that must be checked."""
+    return activation is None or not _CHECKED_OPTIONS.isdisjoint(key)

@@ -1,4 +1,4 @@
-"""The engine itself, for any rule."""
+"""``apply``: any registered rule, also one that is not part of the package."""
 
 from typing import Any
 
@@ -20,56 +20,19 @@ def apply(rule: Any, logits: Any, targets: Any, **options: Any) -> Any:
         The loss with its parameters.
     logits, targets
         As in ``cross_entropy``.
-    activation : {"softmax", "sigmoid", None}
-        How logits become probabilities; None: they are probabilities.
-    weight : array (C,), optional
-        Weight of each class.
-    pos_weight : float or array (C,), optional
-        Weight of positive labels (sigmoid).
-    sample_weight : array (N,) or of the shape of the unreduced loss, optional
-        Any finite numbers; never part of the mean's denominator.
-    ignore_index : int, default -100
-        Label that counts for nothing: a class index; a label of an element, also a float; or a
-        distribution of which every target is this number. Given where it cannot occur, or found
-        beside other numbers in a distribution, it is a ValueError.
-    label_smoothing : float in [0, 1], default 0
-        softmax: (1 - eps) y + eps / C; sigmoid: (1 - eps) y + eps / 2.
-    normalize_targets : bool, default False
-        Divide a distribution by its number of nonzero entries (softmax).
-    neg_label : {0, -1}
-        What stands for "no" in labels of single elements.
-    z_loss : float, default 0
-        Adds z_loss * logsumexp(z)**2 (softmax). Its mean is over the rows that count, whatever
-        their class weights; ``denominator`` replaces that too.
-    softcap : float > 0, optional
-        logits <- softcap * tanh(logit_scale * z / softcap).
-    logit_scale : float, default 1
-        Multiplies the logits first.
-    reduction : {"mean", "sum", "none"}
-        "none": the unreduced loss, and each gradient that of its own loss.
-    denominator : float > 0, optional
-        What the mean divides by, instead of torch's choice; also a GPU array of one number.
-    axis : int, default -1
-        The class axis.
-    return_grad, return_hessian : bool
-        What to return besides the loss; the Hessian is the exact diagonal.
-    loss_out, grad_out, hess_out : arrays, optional
-        Filled and returned. ``grad_out=logits`` computes in place. After an error they are as they
-        were; after that of a float label they hold numbers of no meaning, logits excepted.
-    validate : bool, optional
-        On the CPU labels are always checked. On a GPU only with True, which waits for it;
-        otherwise rows or elements with a label out of range have NaN for loss and gradient.
+    {options}
 
     Returns
     -------
     loss, grad[, hess]
-        ``grad`` and ``hess`` have the shape and dtype of the logits. For logits on a GPU all are
-        arrays of their library on their device, the reduced loss too, and nothing waits.
+        ``grad`` and ``hess`` have the shape and dtype of the logits. For logits on a GPU all
+        results, also the reduced loss, are arrays of the same library on the same device, and the
+        call returns before they are computed.
 
     Raises
     ------
     TypeError, ValueError
-        Before any work, naming the argument, its value and what is allowed.
+        Before any computation, naming the argument, its value and what is allowed.
     IndexError
         An integer label out of range, with its position.
     ValueError

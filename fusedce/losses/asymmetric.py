@@ -6,12 +6,13 @@ from fusedce import checks
 from fusedce.call import run
 from fusedce.kernels.rule import rule
 from fusedce.kernels.scalar import log, log1p, real_power, scalar, tiny, where, whole_power
+from fusedce.losses.declaration import Loss, declare
 from fusedce.losses.focal import real_focal, whole_focal
 from fusedce.options import Activation, Traits, with_options
 
 
 class WholeAsymmetric(NamedTuple):
-    """Focusing by whole numbers below 8, and the shift of negative labels."""
+    """Exponents that are integers below 8, and the shift of the probability of negative labels."""
 
     gamma_pos: float
     gamma_neg: float
@@ -19,7 +20,7 @@ class WholeAsymmetric(NamedTuple):
 
 
 class RealAsymmetric(NamedTuple):
-    """Focusing by any numbers."""
+    """Any exponents, and the shift."""
 
     gamma_pos: float
     gamma_neg: float
@@ -30,8 +31,8 @@ class RealAsymmetric(NamedTuple):
 def _shifted(power, log_u, u, v, p, gamma, clip):  # type: ignore[no-untyped-def]
     """f, f', f'' of -v**gamma log u by l = log p, given v**gamma; u = p + clip and v = 1 - u.
 
-    With r = log u / v: f' = v**gamma (gamma p r - p / u), and in f'' = f' + p**2 d2f/du2 the terms
-    -p/u + (p/u)**2 are put together as -(p/u) clip/u, which does not cancel.
+    With r = log u / v: f' = v**gamma (gamma p r - p / u). In f'' = f' + p**2 d2f/du2 the terms
+    -p/u + (p/u)**2 are computed as -(p/u) clip/u, without cancellation.
     """
     T = type(p)
     ratio = where(v <= tiny(v), T(-1), log_u / v)
@@ -48,10 +49,10 @@ def _shifted(power, log_u, u, v, p, gamma, clip):  # type: ignore[no-untyped-def
 
 @scalar
 def _unshifted(p, q, logp, logq, clip):  # type: ignore[no-untyped-def]
-    """(u, v, log u, log v, whether any loss is left) of the shifted probability."""
+    """(u, v, log u, log v, whether v > 0) of the shifted probability; the loss is 0 elsewhere."""
     T = type(p)
     none = clip == T(0)
-    left = ~(q <= clip)  # NaN is not shifted out
+    left = ~(q <= clip)  # True for NaN, so that the loss is NaN
     v = where(left, q - clip, T(0.5))
     u = where(left, p + clip, T(0.5))
     log_u = where(none, logp, where(v < T(0.5), log1p(-v), log(u)))
@@ -59,7 +60,7 @@ def _unshifted(p, q, logp, logq, clip):  # type: ignore[no-untyped-def]
 
 
 def _whole_negative(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
-    """f = -v**gamma log u for the outcome "no" of probability p."""
+    """f = -v**gamma log u for the negative outcome, which has probability p."""
     T = type(p)
     u, v, log_u, _log_v, left = _unshifted(p, q, logp, logq, params.clip)
     gamma = params.gamma_neg
@@ -68,7 +69,7 @@ def _whole_negative(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
 
 
 def _real_negative(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
-    """f = -v**gamma log u for the outcome "no" of probability p."""
+    """f = -v**gamma log u for the negative outcome, which has probability p."""
     T = type(p)
     gamma = params.gamma_neg
     u, v, log_u, log_v, left = _unshifted(p, q, logp, logq, params.clip)
@@ -79,7 +80,7 @@ def _real_negative(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
 
 @scalar
 def _positive(gamma, logp, focal):  # type: ignore[no-untyped-def]
-    """The focal rule; cross-entropy where gamma is 0. Chosen without a branch, for vectors."""
+    """The focal rule; cross-entropy for gamma 0. Selected without a branch, for vectors."""
     T = type(logp)
     none = gamma == type(gamma)(0)
     f, f1, f2 = focal
@@ -119,9 +120,9 @@ def asymmetric(
     logits, targets
         As in ``binary_cross_entropy``; ``activation`` is "sigmoid" or None.
     gamma_pos, gamma_neg : float >= 0
-        Focusing of positive and of negative labels.
+        Focusing exponents of positive and of negative labels.
     clip : float in [0, 1)
-        Negative labels with a probability below it cost nothing.
+        Negative labels with a probability below it have no loss.
     **options
         As in ``fusedce.apply``.
 
@@ -156,3 +157,33 @@ def asymmetric(
     params = (WholeAsymmetric if whole else RealAsymmetric)(*gammas, shift)
     traits = Traits("asymmetric", sigmoid_only=True)
     return run(params, traits, logits, targets, activation=activation, **options)
+
+
+def _reference(p: Any, xp: Any, gamma_pos: Any) -> Any:
+    return -((1 - p) ** gamma_pos) * xp.log(p)
+
+
+def _negative_reference(p: Any, xp: Any, gamma_neg: Any, clip: Any) -> Any:
+    shifted = xp.maximum(1 - p - clip, 0)
+    return -(shifted**gamma_neg) * xp.log(1 - shifted)
+
+
+declare(
+    Loss(
+        asymmetric,
+        reference=_reference,
+        negative=_negative_reference,
+        activations=("sigmoid",),
+        options=(
+            {"gamma_pos": 1.0, "gamma_neg": 4.0, "clip": 0.05},
+            {"gamma_pos": 0.0, "gamma_neg": 2.5, "clip": 0.0},
+        ),
+        more_options=(
+            {"gamma_pos": 1.0, "gamma_neg": 0.5, "clip": 0.2},
+            {"gamma_pos": 0.5, "gamma_neg": 2.0, "clip": 0.0},
+        ),
+        exponents=("gamma_pos", "gamma_neg"),
+        summary="asymmetric loss: focal loss of labels with few positives",
+        source="Ridnik et al., ICCV 2021, arXiv:2009.14119",
+    )
+)

@@ -1,9 +1,14 @@
-"""Cross-entropy: the shortest rule, the one to copy for a loss of your own."""
+"""Cross-entropy. The shortest file of a loss: copy it for a new one.
+
+It has the parameters of the rule, the rule, the public function, and a declaration, from which
+follows how the loss is tested, benchmarked and documented.
+"""
 
 from typing import Any, NamedTuple
 
 from fusedce.call import run
 from fusedce.kernels.rule import rule
+from fusedce.losses.declaration import Loss, declare
 from fusedce.options import Activation, Traits, with_options
 
 
@@ -48,7 +53,7 @@ def cross_entropy(logits: Any, targets: Any, **options: Any) -> Any:
     Raises
     ------
     TypeError, ValueError
-        Before any work, naming the argument, its value and what is allowed.
+        Before any computation, naming the argument, its value and what is allowed.
     IndexError, ValueError
         A label out of range, with its position: an integer, a float.
 
@@ -77,8 +82,8 @@ def binary_cross_entropy(
 ) -> Any:
     """Binary (sigmoid) cross-entropy of logits, with its gradient p - y.
 
-    ``cross_entropy(logits, targets, activation="sigmoid")`` under the name most people look for:
-    logistic loss, ``torch.nn.BCEWithLogitsLoss``. Arguments, results and errors as there.
+    The same as ``cross_entropy(logits, targets, activation="sigmoid")``, with the same arguments,
+    results and errors. Also known as logistic loss; ``torch.nn.BCEWithLogitsLoss``.
 
     Examples
     --------
@@ -88,3 +93,28 @@ def binary_cross_entropy(
     2.3556 [-0.25   0.491]
     """
     return run(_PARAMS, _BINARY, logits, targets, activation=activation, **options)
+
+
+def _reference(p: Any, xp: Any) -> Any:
+    """The definition, for the tests: the loss of an outcome of probability p."""
+    return -xp.log(p)
+
+
+declare(
+    Loss(
+        cross_entropy,
+        reference=_reference,
+        activations=("softmax", "sigmoid", None),
+        summary="cross-entropy; softmax loss, multinomial logistic loss",
+        source="torch.nn.CrossEntropyLoss",
+    )
+)
+declare(
+    Loss(
+        binary_cross_entropy,
+        alias_of="cross_entropy",
+        activations=("sigmoid",),
+        summary="the same with sigmoid: binary cross-entropy, logistic loss",
+        source="torch.nn.BCEWithLogitsLoss",
+    )
+)

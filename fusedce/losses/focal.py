@@ -8,6 +8,7 @@ from fusedce.call import run
 from fusedce.kernels.rule import by_logit, rule
 from fusedce.kernels.scalar import log, real_power, scalar, tiny, where, whole_power
 from fusedce.losses.cross_entropy import CrossEntropy
+from fusedce.losses.declaration import Loss, declare
 from fusedce.options import Activation, Traits, with_options
 
 
@@ -18,7 +19,7 @@ class WholeFocal(NamedTuple):
 
 
 class SquareFocal(NamedTuple):
-    """gamma = 2, the usual one: in fewer instructions."""
+    """gamma = 2, the usual one, which takes fewer instructions."""
 
 
 class RealFocal(NamedTuple):
@@ -35,14 +36,14 @@ class MixedFocal(NamedTuple):
 
 
 class WholeMixedFocal(NamedTuple):
-    """The same for gamma in {1, ..., 7}: hard labels take a third less time."""
+    """MixedFocal for gamma in {1, ..., 7}: hard labels take a third less time."""
 
     gamma: float
     sign: float
 
 
 class SquareMixedFocal(NamedTuple):
-    """The same for gamma = 2."""
+    """MixedFocal for gamma = 2."""
 
     gamma: float
     sign: float
@@ -68,7 +69,7 @@ def whole_focal(logp, p, q, gamma):  # type: ignore[no-untyped-def]
 
 @scalar
 def square_focal(logp, p, q):  # type: ignore[no-untyped-def]
-    """The same for gamma = 2: f' = q (2 p l - q), f'' = 2 p (2 q + (1 - 2 p) l)."""
+    """f, f', f'' for gamma = 2: f' = q (2 p l - q), f'' = 2 p (2 q + (1 - 2 p) l)."""
     T = type(p)
     twice = T(2) * p
     pl = twice * max(logp, T(-1e30))
@@ -78,7 +79,7 @@ def square_focal(logp, p, q):  # type: ignore[no-untyped-def]
 
 @scalar
 def real_focal(logp, logq, p, q, gamma):  # type: ignore[no-untyped-def]
-    """The same for any gamma > 0, in terms of r = l / q, which tends to -1 as p tends to 1.
+    """f, f', f'' for any gamma > 0, in terms of r = l / q, which tends to -1 as p tends to 1.
 
     f' = q**gamma (gamma p r - 1) and f'' = q**gamma gamma p (2 + r (1 - gamma p)) / q: no power
     below gamma is formed, so nothing overflows for gamma < 1.
@@ -122,7 +123,7 @@ def _real(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
 def _mixed(logp, logq, p, q, y, params):  # type: ignore[no-untyped-def]
     """f = m**gamma ce by the logit, m = 1 - p_t = p (1 - y) + q y, ce = -y log p - (1-y) log q.
 
-    m is below 0 for some y outside [0, 1], which adapters let through.
+    m is negative for some y outside [0, 1], which adapters allow.
     """
     T = type(p)
     gamma = params.gamma
@@ -164,7 +165,7 @@ def _square_mixed_hard(logp, logq, p, q, params):  # type: ignore[no-untyped-def
 
 
 def focal_rule(gamma: float, mixed: bool) -> Any:
-    """The parameter type whose rule is fastest for this gamma."""
+    """The parameters of the rule that is fastest for this gamma."""
     if mixed:
         sign = (1.0, -1.0)[int(gamma) % 2] if gamma.is_integer() else math.nan
         whole = gamma.is_integer() and 0.0 < gamma < 8.0
@@ -209,12 +210,12 @@ def focal(
     logits, targets
         As in ``cross_entropy``; ``activation`` is "sigmoid" unless given.
     gamma : float >= 0
-        How much easy examples are turned down; 0 is cross-entropy, bit for bit.
+        How strongly confident predictions are down-weighted; 0 is cross-entropy, bit for bit.
     alpha : float in [0, 1], optional
         Weight of positive labels, 1 - alpha of negative ones (sigmoid only).
     soft_labels : {"split", "torchvision"}
-        For labels strictly between 0 and 1: y f(log p) + (1 - y) f(log(1 - p)), or the definition
-        with p_t = p y + (1 - p)(1 - y). The same for hard labels.
+        The loss of labels strictly between 0 and 1: y f(log p) + (1 - y) f(log(1 - p)), or
+        torchvision's with p_t = p y + (1 - p)(1 - y). For labels 0 and 1 both are the same.
     **options
         As in ``fusedce.apply``.
 
@@ -240,3 +241,27 @@ def focal(
     """
     params, traits = focal_call(gamma, alpha, soft_labels)
     return run(params, traits, logits, targets, activation=activation, **options)
+
+
+def _reference(p: Any, xp: Any, gamma: Any) -> Any:
+    return -((1 - p) ** gamma) * xp.log(p)
+
+
+def _soft_reference(p: Any, y: Any, xp: Any, gamma: Any) -> Any:
+    """With soft_labels="torchvision": (1 - p_t)**gamma times the cross-entropy of the label y."""
+    return ((1 - p) * y + p * (1 - y)) ** gamma * -(xp.log(p) * y + xp.log(1 - p) * (1 - y))
+
+
+declare(
+    Loss(
+        focal,
+        reference=_reference,
+        soft=_soft_reference,
+        activations=("sigmoid", "softmax"),
+        options=({"gamma": 2.0}, {"gamma": 3.7}, {"gamma": 0.5}),
+        more_options=({"gamma": 0.0}, {"gamma": 1.0}, {"gamma": 5.0}),
+        exponents=("gamma",),
+        summary="focal loss: cross-entropy in which confident predictions count less",
+        source="Lin et al., ICCV 2017, arXiv:1708.02002",
+    )
+)

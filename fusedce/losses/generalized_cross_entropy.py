@@ -6,6 +6,7 @@ from fusedce import checks
 from fusedce.call import run
 from fusedce.kernels.rule import rule
 from fusedce.kernels.scalar import exp, expm1
+from fusedce.losses.declaration import Loss, declare
 from fusedce.options import Traits, with_options
 
 
@@ -28,8 +29,8 @@ def generalized_cross_entropy(logits: Any, targets: Any, *, q: float = 0.7, **op
     """Generalized cross-entropy of logits, with its gradient.
 
     loss = (1 - p**q) / q with p the probability of the true outcome: between cross-entropy (q to 0)
-    and the mean absolute error (q = 1), to forgive wrong labels. Gradient by the true class's logit
-    (softmax): -p**q (1 - p).
+    and the mean absolute error (q = 1), to be robust to wrong labels. Gradient by the true class's
+    logit (softmax): -p**q (1 - p).
 
     Parameters
     ----------
@@ -64,3 +65,20 @@ def generalized_cross_entropy(logits: Any, targets: Any, *, q: float = 0.7, **op
     q = checks.number("q", q, 0, 1, open_low=True, allowed="in (0, 1]")
     traits = Traits("generalized_cross_entropy")
     return run(GeneralizedCrossEntropy(q), traits, logits, targets, **options)
+
+
+def _reference(p: Any, xp: Any, q: Any) -> Any:
+    return (1 - p**q) / q
+
+
+declare(
+    Loss(
+        generalized_cross_entropy,
+        reference=_reference,
+        activations=("softmax",),
+        options=({"q": 0.7},),
+        more_options=({"q": 0.3}, {"q": 1.0}),
+        summary="generalized cross-entropy, for labels of which some are wrong",
+        source="Zhang and Sabuncu, NeurIPS 2018, arXiv:1805.07836",
+    )
+)

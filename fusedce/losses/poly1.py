@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from fusedce import checks
 from fusedce.call import run
 from fusedce.kernels.rule import rule
+from fusedce.losses.declaration import Loss, declare
 from fusedce.options import Traits, with_options
 
 
@@ -60,3 +61,20 @@ def poly1(logits: Any, targets: Any, *, epsilon: float = 1.0, **options: Any) ->
     """
     epsilon = checks.number("epsilon", epsilon, -1, allowed="a finite number >= -1")
     return run(Poly1(epsilon, 1.0 + epsilon), Traits("poly1"), logits, targets, **options)
+
+
+def _reference(p: Any, xp: Any, epsilon: Any) -> Any:
+    return -xp.log(p) + epsilon * (1 - p)
+
+
+declare(
+    Loss(
+        poly1,
+        reference=_reference,
+        activations=("softmax",),
+        options=({"epsilon": 1.0},),
+        more_options=({"epsilon": -1.0}, {"epsilon": 4.0}),
+        summary="Poly-1: cross-entropy with another first coefficient of its polynomial expansion",
+        source="Leng et al., ICLR 2022, arXiv:2204.12511",
+    )
+)

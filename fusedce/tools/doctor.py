@@ -1,7 +1,7 @@
-"""What is installed, found and used, on one screen: ``python -m fusedce doctor``.
+"""Versions, threads, vector width, cache and GPUs, printed by ``python -m fusedce doctor``.
 
-Compilers and frameworks are asked for by name, and only here: nothing is imported for a library's
-sake, and a GPU is looked for through its driver alone.
+Only here compilers and libraries are looked up by name; no array library is imported, and GPUs are
+found through the driver.
 """
 
 import contextlib
@@ -22,17 +22,17 @@ from fusedce.kernels.cache import cache_folder, no_place, trusted
 
 LAYERS = {"tbb": "tbbpool", "omp": "omppool", "workqueue": "workqueue"}
 WIDTHS = {"avx512f": 512, "avx2": 256, "avx": 256, "sse2": 128, "neon": 128}
-GLUE = "\xa0"  # a space at which no line ends
+GLUE = "\xa0"  # a space at which lines are not broken
 Facts = Iterator[tuple[str, str]]
 
 
 def glued(path: str | Path) -> str:
-    """A path that stays in one line."""
+    """A path that is not broken over lines."""
     return str(path).replace(" ", GLUE)
 
 
 def versions() -> Facts:
-    """Of fusedce and what it stands on."""
+    """Versions of fusedce and its dependencies."""
     yield "fusedce", f"{fusedce.__version__} in {glued(Path(fusedce.__file__).parent)}"
     yield "Python", f"{platform.python_version()} on {platform.platform()}"
     for name in ("numpy", "numba", "llvmlite", "ml_dtypes"):
@@ -40,7 +40,7 @@ def versions() -> Facts:
 
 
 def cpu() -> Facts:
-    """The processor, as the kernels see it."""
+    """The processor and the vector width that kernels use."""
     llvm = importlib.import_module("llvmlite.binding")
     yield "CPU", f"{_cpu_name()} ({llvm.get_host_cpu_name()})"
     try:
@@ -56,7 +56,7 @@ def cpu() -> Facts:
 
 
 def _cpu_name() -> str:
-    """What the maker calls it."""
+    """The product name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -66,12 +66,12 @@ def _cpu_name() -> str:
 
 
 def layers() -> Facts:
-    """The threads of a large call, the layer that runs them, and the layers there are."""
+    """The number of threads, the threading layer in use, and the layers that can be loaded."""
     numba = importlib.import_module("numba")
     try:
-        number = numba.get_num_threads()  # the question starts the threads
+        number = numba.get_num_threads()  # this starts the threads
         yield "threads", f"{number}, of the layer {numba.threading_layer()}"
-    except ValueError as error:  # NUMBA_THREADING_LAYER asks for a layer that is not there
+    except ValueError as error:  # NUMBA_THREADING_LAYER names a layer that cannot be loaded
         yield "threads", f"none: {' '.join(str(error).split())}"
     lacks = {name: _lack(name) for name in LAYERS}
     yield "layers", ", ".join(name for name, lack in lacks.items() if lack is None)
@@ -85,14 +85,14 @@ def _lack(layer: str) -> str | None:
     try:
         importlib.import_module(f"numba.np.ufunc.{LAYERS[layer]}")
     except ImportError as error:
-        # None is recommended: under tbb (2021.13 and 2023.2) processes now and then hang at their
-        # end after a fork, and workqueue is always there.
+        # No layer is recommended: with tbb (2021.13 and 2023.2) some processes hang at exit after
+        # a fork, and workqueue is always available.
         return str(error)
     return None
 
 
 def cache() -> Facts:
-    """Where compiled code is kept."""
+    """Where compiled code is stored."""
     why, folder = no_place(), cache_folder()
     if folder is not None:
         files = {p.name: p.stat() for p in Path(folder).glob("*") if p.is_file()}
@@ -107,7 +107,7 @@ def cache() -> Facts:
 
 
 def gpu() -> Facts:
-    """GPUs and what a GPU would need."""
+    """GPUs, and the packages that are missing to use them."""
     found, version = _devices()
     if not found:
         yield "GPU", f"none: {version}"
@@ -124,7 +124,7 @@ GPU_PACKAGES = ("numba-cuda", "cuda-bindings", "cuda-core", "cupy-cuda12x", "cup
 
 
 def gpu_compiler() -> Facts:
-    """What compiles for GPUs, with or without one."""
+    """The packages and libraries that compile for GPUs, which need no GPU."""
     found = {}
     for name in GPU_PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -138,7 +138,7 @@ def gpu_compiler() -> Facts:
 
 
 def _place(library: str) -> str:
-    """Where a library of CUDA is."""
+    """The path of a CUDA library."""
     try:
         pathfinder = importlib.import_module("cuda.pathfinder")
         return glued(pathfinder.load_nvidia_dynamic_lib(library).abs_path)
@@ -170,12 +170,12 @@ PARTS = (versions, cpu, layers, cache, gpu, gpu_compiler)
 
 
 def facts() -> list[tuple[str, str]]:
-    """Everything, in the order of the screen; an empty name goes on with the one above."""
+    """All (name, text) to print, in order; an empty name continues the line above."""
     return [fact for part in PARTS for fact in part()]
 
 
 def shown(found: list[tuple[str, str]], width: int) -> Iterator[str]:
-    """Lines of some width, but for paths, which stay whole, to be copied from there."""
+    """Lines of a width; a path is never broken and may be longer."""
     for name, fact in found:
         lines = textwrap.wrap(
             f"{name:13} {fact}", width, subsequent_indent=" " * 14, break_long_words=False,
@@ -185,7 +185,7 @@ def shown(found: list[tuple[str, str]], width: int) -> Iterator[str]:
 
 
 def main() -> int:
-    """Print what there is to say; the exit status, always 0."""
+    """Print all facts; the exit status is always 0."""
     narrow = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
     width = max(40, shutil.get_terminal_size().columns) if narrow else sys.maxsize
     print(*shown(facts(), width), sep="\n")

@@ -1,6 +1,6 @@
 """Compile the common kernels ahead of their first use: ``python -m fusedce warmup``.
 
-Tiny calls of the public functions do it; what is on disk already is only loaded.
+The public functions are called with small arrays. Kernels that are on disk already are loaded.
 """
 
 import itertools
@@ -14,16 +14,12 @@ import numpy as np
 import fusedce
 from fusedce.arrays import BFLOAT16
 from fusedce.kernels.cache import cache_folder, no_place
+from fusedce.losses import LOSSES as DECLARED
 from fusedce.tools import warmup_cuda
 
-# The activations each function is used with; those at the end take none.
+# The activations that each function is mostly used with; functions that are activations take none.
 LOSSES: dict[str, tuple[str | None, ...]] = {
-    "cross_entropy": ("softmax", "sigmoid", None),
-    "binary_cross_entropy": ("sigmoid",),
-    "focal": ("sigmoid", "softmax"),
-    "poly1": ("softmax",),
-    "generalized_cross_entropy": ("softmax",),
-    "asymmetric": ("sigmoid",),
+    **{name: loss.activations for name, loss in DECLARED.items()},
     "softmax": (),
     "log_softmax": (),
     "sigmoid": (),
@@ -36,7 +32,8 @@ DTYPES: dict[str, Any] = {
     "bfloat16": BFLOAT16,
 }
 
-# Rows in the lanes and rows one after the other, each in one thread and spread over several.
+# Few classes (one row in each vector lane) and many (rows one after the other); each shape once for
+# one thread and once for several.
 SHAPES = ((8, 4), (1 << 16, 4), (8, 1000), (256, 1000))
 INDICES = (np.int64, np.int32, np.uint8)
 LABELS = (np.float32, np.float64, bool, np.uint8, np.int32, np.int64)
@@ -78,7 +75,7 @@ class Step(NamedTuple):
 
 
 def steps(loss: str | None = None, dtype: str | None = None) -> list[Step]:
-    """What there is to do, for one function or dtype or for all."""
+    """The steps for one function or dtype, or for all."""
     losses = LOSSES if loss is None else (loss,)
     dtypes = DTYPES if dtype is None else (dtype,)
     return [
@@ -89,7 +86,7 @@ def steps(loss: str | None = None, dtype: str | None = None) -> list[Step]:
 
 
 def _shown(todo: list[Step]) -> Iterator[Step]:
-    """The steps, with a progress bar on a terminal if rich is installed, else with a line each."""
+    """Yield the steps; show a progress bar on a terminal if rich is installed, else a line each."""
     try:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
     except ImportError:
@@ -111,7 +108,7 @@ def _shown(todo: list[Step]) -> Iterator[Step]:
 
 
 def summary(loaded: Sequence[bool], seconds: float, folder: str) -> str:
-    """One line: kernels and which of them were on disk, seconds, place."""
+    """One line: the number of kernels, how many were on disk before, seconds, the folder."""
     fresh = loaded.count(False)
     return (
         f"{len(loaded)} kernels ({fresh} compiled, {len(loaded) - fresh} already there) "
@@ -120,7 +117,7 @@ def summary(loaded: Sequence[bool], seconds: float, folder: str) -> str:
 
 
 def _run(todo: list[Step], architecture: str | None) -> list[bool]:
-    """Which of the kernels, now all there, were on disk before."""
+    """Run the steps; for each kernel whether it was on disk before."""
     from fusedce.kernels.cpu.compile import COMPILED
 
     if architecture is not None:

@@ -1,7 +1,7 @@
-"""The common kernels of a GPU that need not be there: ``python -m fusedce warmup --cuda sm_90``.
+"""Compile the common GPU kernels, without a GPU: ``python -m fusedce warmup --cuda sm_90``.
 
-The public functions are called with arrays that are nowhere, and what they would launch is
-compiled.
+The public functions are called with arrays that have an address and no memory. The kernels that
+these calls would launch are compiled.
 """
 
 import itertools
@@ -16,31 +16,31 @@ from fusedce.backends import array_libraries
 from fusedce.backends.array_libraries import Layout, contiguous
 from fusedce.kernels.cuda.kernel_args import Facts
 
-# Bytes of shared memory that a block may ask for, by architecture; in others 99 KB.
+# The most shared memory of a block in bytes, by architecture; 99 KB for those not in the table.
 SHARED = {75: 64 << 10, 80: 163 << 10, 87: 163 << 10, 90: 227 << 10, 100: 227 << 10, 103: 227 << 10}
-# Rows for a lane, a warp, a block, a cluster (or what there is instead), and too wide for any; in
-# columns, classes that a lane keeps and more.
+# Rows of a lane, a warp, a block, a cluster (without clusters: what replaces it), and wider ones;
+# for strided class axes: classes that fit into the registers of a lane, and more.
 ROWS = tuple((4096, classes) for classes in (4, 10, 21, 80, 1000, 32000, 128256))
 COLUMNS = ((4096, 21), (4096, 80))
 
 
 class Nowhere:
-    """An array of imaginary memory."""
+    """An array with a layout and no memory."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
 
 
 class Imagined:
-    """The library of such arrays; ``array_libraries.Cupy`` answers the same."""
+    """The library of such arrays, with the methods of ``array_libraries.Cupy``."""
 
     def __init__(self) -> None:
-        self.addresses = itertools.count(1 << 40, 1 << 40)  # as far apart as none is long
-        self.columns = False  # whether the first axis of new arrays is the one without gaps
+        self.addresses = itertools.count(1 << 40, 1 << 40)  # farther apart than any array is long
+        self.columns = False  # whether the first axis of new arrays is the contiguous one
 
     @property
     def maker(self) -> Any:
-        """The library of results."""
+        """The library that makes the results."""
         return self
 
     def owns(self, x: Any) -> bool:
@@ -48,7 +48,7 @@ class Imagined:
         return isinstance(x, Nowhere)
 
     def layout(self, x: Nowhere) -> Layout:
-        """Where x would lie."""
+        """The layout of x."""
         return x.layout
 
     def empty(
@@ -60,18 +60,18 @@ class Imagined:
         return Nowhere(Layout(next(self.addresses), shape, steps, kind, device))
 
     def full(self, shape: tuple[int, ...], fill_value: float, dtype: Any) -> Nowhere:
-        """What a warmup step asks for."""
+        """An array for a step of warmup."""
         item = np.dtype(dtype).itemsize
         strides = contiguous(shape[::-1], item)[::-1] if self.columns else None
         return self.empty(shape, dtype, strides, 0)
 
     def stream(self, device: int) -> int:
-        """The default one."""
+        """The default stream."""
         return 0
 
 
 def capability(architecture: str) -> tuple[int, int]:
-    """(9, 0) of "sm_90"."""
+    """The compute capability: (9, 0) for "sm_90"."""
     found = re.fullmatch(r"sm_(\d+)(\d)", architecture)
     if found is None:
         raise ValueError(f"an architecture is written like sm_90, got {architecture!r}")
@@ -79,7 +79,7 @@ def capability(architecture: str) -> tuple[int, int]:
 
 
 def run(todo: Iterable[Any], architecture: str) -> list[bool]:
-    """Compile for one architecture what the steps of a warmup call; True: it was on disk."""
+    """Compile for one architecture what the steps call; for each kernel whether it was on disk."""
     from fusedce.kernels.cuda.compile import COMPILED, cubin
 
     major, minor = capability(architecture)

@@ -16,8 +16,8 @@ from fusedce.kernels.cuda.columns import (
     put_results,
 )
 from fusedce.kernels.cuda.device import block, thread, threads
-from fusedce.kernels.cuda.elementwise import divided
-from fusedce.kernels.cuda.load_store import chunks_of, decoded, no_words
+from fusedce.kernels.cuda.elementwise import divmod_by_magic
+from fusedce.kernels.cuda.load_store import chunks_of, decode, no_words
 from fusedce.kernels.cuda.load_store_scalar import number_at, put_number
 from fusedce.kernels.cuda.logit_transform import Plain
 from fusedce.kernels.cuda.online_softmax import (
@@ -92,14 +92,14 @@ def softmax_rows(T: Any, Dtype: type, Residency: type, Group: type, Lanes: type,
         end = visits(residency, span.chunks, per)
         while k < end:
             words = read(residency, args, N, dtype, source, span, k)
-            v = decoded(N, dtype, words)
+            v = decode(N, dtype, words)
             top, below, ties, _ = absorb_visit(residency, dtype, top, below, ties, v)
             k = np.int32(k + per)
         m, others = online_softmax_reduce(group, args, dtype, 0, top, below, ties)
         cluster_arrive(group)
         k, at = np.int32(0), target + span.first
         while k < end:
-            v = decoded(N, dtype, recall(residency, args, N, dtype, source, span, k, words))
+            v = decode(N, dtype, recall(residency, args, N, dtype, source, span, k, words))
             store(alignment, dtype, at, span, k, probability(what, v, m, others))
             k, at = np.int32(k + per), at + per * span.step
         put_edge(dtype, target, span, probability(what, z, m, others))
@@ -142,8 +142,8 @@ def sigmoids(T: Any, Dtype: type, What: type) -> Any:
         outer, cls = row // args.classes, row % args.classes
         i = np.int64(thread())
         while i < n:
-            rows, h = divided(inner + i, args.inner, args.magic_inner)
-            over, c = divided(cls + rows, args.classes, args.magic_classes)
+            rows, h = divmod_by_magic(inner + i, args.inner, args.magic_inner)
+            over, c = divmod_by_magic(cls + rows, args.classes, args.magic_classes)
             o = outer + over
             z = number_at(
                 T, dtype,

@@ -1,8 +1,8 @@
-"""From a Python factory to a cubin, on any machine, kept on disk.
+"""Compiles a kernel to a cubin, on any machine, and caches it on disk.
 
-numba-cuda turns a kernel into PTX and nvJitLink that into machine code; neither needs a driver.
-What is kept is named by all that decides what comes out: the kernel and its types, threads a block,
-architecture and compilers, in a folder for the sources (kernels/cache.py).
+numba-cuda compiles a kernel to PTX and nvJitLink compiles that to machine code; neither needs a
+driver. The key of the disk cache is everything that the code depends on: the kernel and its types,
+threads a block, architecture and compilers, in a folder for the sources (kernels/cache.py).
 """
 
 import contextlib
@@ -39,7 +39,7 @@ Capability = tuple[int, int]
 
 
 class Compiled(NamedTuple):
-    """Machine code, and what the assembler says about it: registers, spills, shared memory."""
+    """Machine code, and the log of the assembler: registers, spills, shared memory."""
 
     name: str
     code: bytes
@@ -48,16 +48,16 @@ class Compiled(NamedTuple):
     from_disk: bool
 
 
-REGISTERS = 1 << 16  # of a processor
+REGISTERS = 1 << 16  # of a multiprocessor
 COMPILED: list[Compiled] = []  # by this process
 _MADE: dict[tuple[Kernel, int, Capability], Compiled] = {}
-_SINGLE: set[type] = set()  # rules with an ``if``, which a vector cannot decide
+_SCALAR_RULES: set[type] = set()  # rules with an ``if``, which cannot be compiled for vectors
 
 
 def cubin(kernel: Kernel, threads: int, capability: Capability) -> Compiled:
-    """The machine code of a kernel for blocks of so many threads.
+    """The machine code of a kernel, for blocks of ``threads`` threads.
 
-    Rules are evaluated on vectors, if they can take them, else on single numbers.
+    Rules are evaluated on vectors if they compile for vectors, else on single numbers.
     """
     key = kernel, threads, capability
     if (made := _MADE.get(key)) is None:
@@ -71,17 +71,17 @@ def _wide_or_single(kernel: Kernel, threads: int, capability: Capability) -> Com
     rules = {t for t in kernel.types if isinstance(t, type) and t in RULES}
     if Wide not in kernel.types or not rules:
         return _kept(kernel, threads, capability)
-    if not rules & _SINGLE:
+    if not rules & _SCALAR_RULES:
         with contextlib.suppress(NumbaError, NotImplementedError):
             return _kept(kernel, threads, capability)
     single = kernel._replace(types=tuple(Single if t is Wide else t for t in kernel.types))
     made = _kept(single, threads, capability)
-    _SINGLE.update(rules)
+    _SCALAR_RULES.update(rules)
     return made
 
 
 def _kept(kernel: Kernel, threads: int, capability: Capability) -> Compiled:
-    """From disk, or compiled and put there."""
+    """The machine code from disk; if it is not there, compiled and saved."""
     start = time.perf_counter()
     key = _key(kernel, threads, capability)
     path = os.path.join(cache_folder() or "", f"cuda-{kernel.factory.__name__}-{key}")
@@ -112,11 +112,11 @@ def _word(thing: Any) -> str:
 
 @functools.cache
 def toolchain() -> tuple[Any, ...]:
-    """The versions of NVVM and nvJitLink; they count in fives, so that sizes go with them."""
+    """Versions and file sizes of NVVM and nvJitLink: several builds share a version number."""
     try:
         sizes = [_size(load_nvidia_dynamic_lib(name).abs_path) for name in ("nvvm", "nvJitLink")]
         return nvvm.ir_version(), nvjitlink.version(), *sizes
-    except Exception as error:  # not found, or too old for what is asked
+    except Exception as error:  # not found, or too old
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ImportError(f"NVVM or nvJitLink cannot be loaded ({said}): {INSTALL}") from error
 
@@ -137,7 +137,7 @@ def _ptx(kernel: Kernel, threads: int, capability: Capability) -> str:
 
 @contextlib.contextmanager
 def _device(capability: Capability) -> Iterator[None]:
-    """Device functions are compiled for the current device: here, and in this thread, for this."""
+    """numba-cuda compiles for the current device: in this thread, let that be ``capability``."""
 
     class Device:
         compute_capability = capability
@@ -155,9 +155,10 @@ def _device(capability: Capability) -> Iterator[None]:
 
 
 def _assembled(ptx: str, capability: Capability) -> tuple[bytes, str]:
-    """(cubin, the assembler's log); the entry gets a name that can be asked for.
+    """(cubin, the assembler's log); the entry point is renamed to ``ENTRY``.
 
-    Numba's own globals, which nobody reads, go: their names count what this process compiled.
+    Numba's own globals are removed: they are not used, and their names contain a counter of what
+    this process has compiled.
     """
     found = re.search(r"\.entry\s+([\w$]+)", ptx)
     assert found

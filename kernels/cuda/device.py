@@ -1,6 +1,6 @@
-"""What a thread can ask for: who it is, its neighbours' numbers, shared memory, its cluster.
+"""Intrinsics of a thread: its indices, shuffles, barriers, shared memory, clusters.
 
-Shared memory is addressed by bytes from the start of what the launch asked for.
+Shared memory is addressed by offsets in bytes into the dynamic shared memory of the launch.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ def call(builder: Any, name: str, result: Any, args: Any = ()) -> Any:
 
 
 def assembly(builder: Any, text: str, result: Any, constraints: str, args: Any = ()) -> Any:
-    """PTX in line, in the order written, memory included."""
+    """Inline PTX that is not reordered with other memory accesses."""
     fnty = ir.FunctionType(result, [a.type for a in args])
     marks = ",".join(filter(None, (constraints, "~{memory}")))
     return builder.call(ir.InlineAsm(fnty, text, marks, side_effect=True), args)
@@ -49,7 +49,7 @@ blocks = _register("nctaid.x")  # of the grid
 
 @intrinsic
 def barrier(typingctx):
-    """Wait for every thread of the block; what they have written can be read from here on."""
+    """Wait for all threads of the block; what they wrote before is visible after."""
 
     def codegen(context, builder, sig, args):
         call(builder, "llvm.nvvm.barrier0", VOID)
@@ -60,7 +60,7 @@ def barrier(typingctx):
 
 @intrinsic
 def warp_barrier(typingctx):
-    """The same for the lanes of a warp."""
+    """Wait for all lanes of the warp; what they wrote before is visible after."""
 
     def codegen(context, builder, sig, args):
         call(builder, "llvm.nvvm.bar.warp.sync", VOID, (ALL_LANES,))
@@ -70,12 +70,12 @@ def warp_barrier(typingctx):
 
 
 def _words(builder, x):
-    """A number as words of 32 bits."""
+    """The bits of a number, as words of 32 bits."""
     wide = builder.bitcast(x, _BITS[_size(x.type)])
     if wide.type == I32:
         return [wide]
-    fmax = builder.lshr(wide, ir.Constant(I64, 32))
-    return [builder.trunc(wide, I32), builder.trunc(fmax, I32)]
+    high = builder.lshr(wide, ir.Constant(I64, 32))
+    return [builder.trunc(wide, I32), builder.trunc(high, I32)]
 
 
 def _size(ty):
@@ -83,15 +83,15 @@ def _size(ty):
 
 
 def _number(builder, words, ty):
-    """The number of some words."""
+    """The number whose bits are some words."""
     if len(words) == 1:
         return builder.bitcast(words[0], ty)
-    lower, fmax = (builder.zext(w, I64) for w in words)
-    return builder.bitcast(builder.or_(lower, builder.shl(fmax, ir.Constant(I64, 32))), ty)
+    low, high = (builder.zext(w, I64) for w in words)
+    return builder.bitcast(builder.or_(low, builder.shl(high, ir.Constant(I64, 32))), ty)
 
 
 def _shuffled(builder, x, mode, lane):
-    """x of another lane, by words."""
+    """x of another lane, one shuffle for each word."""
     pair = ir.LiteralStructType([I32, ir.IntType(1)])
     found = []
     for word in _words(builder, x):
@@ -112,7 +112,7 @@ def shuffle_xor(typingctx, x, mask):
 
 
 def shared_place(builder, offset, ty):
-    """A pointer into the launch's shared memory."""
+    """A pointer to an offset in the dynamic shared memory of the launch."""
     name = "fusedce_shared"
     whole = ir.ArrayType(ir.IntType(8), 0)
     found = builder.module.globals.get(name)
@@ -125,7 +125,7 @@ def shared_place(builder, offset, ty):
 
 @intrinsic
 def get(typingctx, offset, dtype):
-    """The number at a place in shared memory."""
+    """Load a number from shared memory."""
     T = dtype.instance_type
 
     def codegen(context, builder, sig, args):
@@ -149,7 +149,7 @@ def put(typingctx, offset, x):
 
 @intrinsic
 def cluster_rank(typingctx):
-    """Number of a block within its cluster."""
+    """The number of the block within its cluster."""
 
     def codegen(context, builder, sig, args):
         return assembly(builder, "mov.u32 $0, %cluster_ctarank;", I32, "=r")
@@ -159,10 +159,10 @@ def cluster_rank(typingctx):
 
 @intrinsic
 def cluster_barrier(typingctx):
-    """Wait for every thread of the cluster; what they have written can be read from here on."""
+    """Wait for all threads of the cluster; what they wrote before is visible after."""
 
     def codegen(context, builder, sig, args):
-        # Not .aligned: LLVM may give each side of a branch a copy of a piece of PTX.
+        # Not .aligned: LLVM may duplicate inline PTX into both sides of a branch.
         assembly(builder, "barrier.cluster.arrive.release;", VOID, "")
         assembly(builder, "barrier.cluster.wait.acquire;", VOID, "")
         return context.get_dummy_value()
@@ -172,10 +172,10 @@ def cluster_barrier(typingctx):
 
 @intrinsic
 def barrier_cluster_arrive(typingctx):
-    """Say that this thread has read what others of the cluster have written; nobody waits."""
+    """Arrive: this thread has read what other blocks of the cluster wrote. It does not wait."""
 
     def codegen(context, builder, sig, args):
-        # Relaxed: a release would wait until every gradient of the block is in memory.
+        # Relaxed: a release would wait until all gradients of the block are written.
         assembly(builder, "barrier.cluster.arrive.relaxed;", VOID, "")
         return context.get_dummy_value()
 
@@ -184,7 +184,7 @@ def barrier_cluster_arrive(typingctx):
 
 @intrinsic
 def barrier_cluster_wait(typingctx):
-    """Wait until every thread of the cluster has said so."""
+    """Wait until all threads of the cluster have arrived."""
 
     def codegen(context, builder, sig, args):
         assembly(builder, "barrier.cluster.wait;", VOID, "")
@@ -195,7 +195,7 @@ def barrier_cluster_wait(typingctx):
 
 @intrinsic
 def get_remote(typingctx, offset, rank, dtype):
-    """The number at a place in the shared memory of a block of the cluster."""
+    """Load a number from the shared memory of another block of the cluster."""
     T = dtype.instance_type
     kind, mark = (f"b{T.bitwidth}", "=r" if T.bitwidth == 32 else "=l")
 

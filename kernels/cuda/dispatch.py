@@ -1,7 +1,7 @@
-"""The launches of a problem: the GPU's answer to ``Problem``.
+"""Plans the launches of a call on a GPU, from its ``Problem``.
 
-What is chosen here must follow from dtypes, shapes, strides, scalars and how addresses lie in
-chunks, never from the numbers in an array: a program serves later calls too.
+A plan may depend on dtypes, shapes, strides, scalars and the alignment of addresses, never on the
+numbers in an array: it is cached and used again for later calls.
 """
 
 import numpy as np
@@ -15,11 +15,11 @@ from fusedce.kernels.cuda.activations import (
     softmax_columns,
     softmax_rows,
 )
-from fusedce.kernels.cuda.dispatch_elementwise import element_losses
+from fusedce.kernels.cuda.dispatch_elementwise import elementwise_launch
 from fusedce.kernels.cuda.dispatch_rows import lanes_of, probability_index, softmax
 from fusedce.kernels.cuda.dtypes import dtype_code, dtype_tag
 from fusedce.kernels.cuda.kernel_args import (
-    RECORD,
+    LABEL_STATS_BYTES,
     Bound,
     Facts,
     Fields,
@@ -33,38 +33,38 @@ from fusedce.kernels.cuda.kernel_args import (
     view,
 )
 from fusedce.kernels.cuda.labels import (
-    Firsts,
-    Integers,
-    Numbers,
-    collected,
-    rows_kept,
-    survey,
-    totals,
+    FirstTargets,
+    FloatLabels,
+    IntegerLabels,
+    combine_label_stats,
+    distribution_pass,
+    label_pass,
+    reduce_losses,
 )
 from fusedce.kernels.cuda.reduce import REDUCTION_SLOT, REDUCTION_SLOTS
 from fusedce.kernels.problem import Problem
 
 
-def losses(problem: Problem, facts: Facts) -> Launch:
-    """What writes everything asked for, and the sums of blocks."""
+def loss_launch(problem: Problem, facts: Facts) -> Launch:
+    """The launch that writes losses, gradients and Hessians, and the sums of losses of blocks."""
     if problem.activation == "softmax":
         return softmax(problem, facts)
     if problem.activation is None and problem.sparse_targets:
         return probability_index(problem, facts)
-    return element_losses(problem, facts)
+    return elementwise_launch(problem, facts)
 
 
-# ------------------------------------------------------------------------------------- the labels
+# --------------------------------------------------------------------------------- the label pass
 
 
 def _by_row(problem: Problem) -> bool:
-    """Whether a row of classes has one loss, not one an element."""
+    """Whether the loss is one number for a row of classes, not one for each element."""
     rows_of_probabilities = problem.activation is None and problem.sparse_targets
     return problem.activation == "softmax" or rows_of_probabilities
 
 
-def _labels(problem: Problem, fields: Fields, bound: Bound) -> tuple[Kernel, int]:
-    """(kernel, labels) of a survey of labels; what its plan needs is put in."""
+def _single_labels(problem: Problem, fields: Fields, bound: Bound) -> tuple[Kernel, int]:
+    """(kernel, number of labels) of a pass over single labels; its fields are added."""
     targets, classes = problem.targets, problem.logits.shape[1]
     fields["elements"] = classes if problem.sparse_targets else 1
     if problem.sparse_targets and _by_row(problem):
@@ -75,68 +75,76 @@ def _labels(problem: Problem, fields: Fields, bound: Bound) -> tuple[Kernel, int
     if targets.flags.c_contiguous:
         fields |= {"outer": 1, "classes": 1, "inner": targets.size}
         fields["targets_inner"] = targets.itemsize
-    label_kind = Numbers if problem.real_targets else Integers
-    return Kernel(survey, (problem.compute, dtype_tag(targets.dtype), label_kind)), targets.size
+    label_kind = FloatLabels if problem.real_targets else IntegerLabels
+    return Kernel(label_pass, (problem.compute, dtype_tag(targets.dtype), label_kind)), targets.size
 
 
-def _survey(problem: Problem, given: np.ndarray | None, validate: bool) -> tuple[Launch, ...]:
-    """What reads labels and denominator and writes the record; partial sums lie behind it."""
+def _label_pass(
+    problem: Problem, user_denominator: np.ndarray | None, validate: bool
+) -> tuple[Launch, ...]:
+    """The launches that read labels and denominator and write the label statistics.
+
+    Scratch holds the statistics, then for each block a sum of weights and two counts.
+    """
     fields, everything = common(problem)
     bound: Bound = {n: everything[n] for n in ("targets", "weight") if n in everything}
-    bound["record"] = "scratch", 0
-    if given is not None:
-        bound["given"], fields["given_dtype"] = ("given", 0), dtype_code(given.dtype)
+    bound["label_stats"] = "scratch", 0
+    if user_denominator is not None:
+        bound["user_denominator"] = "user_denominator", 0
+        fields["user_denominator_dtype"] = dtype_code(user_denominator.dtype)
     fields["elements"] = 1
     one_each = problem.sparse_targets or not _by_row(problem)
     integers = problem.targets.dtype.kind in "iu" and one_each
-    numbers = problem.real_targets and not _by_row(problem)
-    looked_at = given is None or validate
+    floats = problem.real_targets and not _by_row(problem)
+    labels_read = user_denominator is None or validate
     rows = problem.logits.shape[0] * problem.logits.shape[2]
-    last = Kernel(collected, (problem.compute,))
-    kernel, number, span = last, 0, 0  # of nothing: the denominator alone
-    if looked_at and (integers or numbers):
-        (kernel, number), span = _labels(problem, fields, bound), tuning.GPU_LABELS
-    elif looked_at and (problem.normalize or (problem.real_targets and validate)):
-        kernel, span, number = Kernel(rows_kept, (problem.compute,)), tuning.GPU_LABELS >> 4, rows
-    elif looked_at and problem.real_targets:
+    last = Kernel(combine_label_stats, (problem.compute,))
+    kernel, number, span = last, 0, 0  # no labels are read: the denominator alone
+    if labels_read and (integers or floats):
+        (kernel, number), span = _single_labels(problem, fields, bound), tuning.GPU_LABELS
+    elif labels_read and (problem.normalize or (problem.real_targets and validate)):
+        kernel = Kernel(distribution_pass, (problem.compute,))
+        span, number = tuning.GPU_LABELS >> 4, rows
+    elif labels_read and problem.real_targets:
         fields["classes"] = 1
-        kernel = Kernel(survey, (problem.compute, dtype_tag(problem.targets.dtype), Firsts))
+        targets = dtype_tag(problem.targets.dtype)
+        kernel = Kernel(label_pass, (problem.compute, targets, FirstTargets))
         span, number = tuning.GPU_LABELS, rows
     blocks = max(1, -(-number // max(1, span)))
-    places = {"partial": RECORD, "counts": RECORD + 8 * blocks, "bad": RECORD + 16 * blocks}
-    bound |= {name: ("scratch", offset) for name, offset in places.items()}
-    threads = tuning.GPU_SURVEY_THREADS
+    for k, name in enumerate(("partial", "counts", "bad")):
+        bound[name] = "scratch", LABEL_STATS_BYTES + 8 * blocks * k
+    threads = tuning.GPU_LABEL_THREADS
     shared, fields["span"] = 2 * REDUCTION_SLOT + 8 * threads, span
     first = launch(kernel, blocks, threads, fields, bound, shared=shared)
     if blocks == 1:
         return (first,)
-    again = fields | {"span": blocks}
-    return first, launch(last, 1, threads, again, bound, shared=shared)
+    combined = fields | {"span": blocks}
+    return first, launch(last, 1, threads, combined, bound, shared=shared)
 
 
-# ------------------------------------------------------------------------------------ the program
+# --------------------------------------------------------------------------------------- the plan
 
 
-def program(
-    problem: Problem, *, divisor: float | None, given: np.ndarray | None, validate: bool,
+def plan(
+    problem: Problem, *, divisor: float | None, user_denominator: np.ndarray | None, validate: bool,
     total: np.ndarray | None, facts: Facts,
 ) -> Plan:  # fmt: skip
     """The launches of a call.
 
-    ``divisor``: what the mean divides by, None: what ``given`` holds on the device, or what the
-    labels say. ``total``: the reduced loss, if there is one. ``validate``: labels are looked at in
-    any case.
+    ``divisor``: the denominator of the mean. If it is None, it is the number in the device array
+    ``user_denominator``, or follows from the labels. ``total``: the reduced loss, () or None.
+    ``validate``: labels are read in any case, to find the first invalid one.
     """
     unknown = divisor is None
-    ahead = _survey(problem, given, validate) if unknown or validate else ()
-    main = losses(problem, facts)
+    before = _label_pass(problem, user_denominator, validate) if unknown or validate else ()
+    main = loss_launch(problem, facts)
     sums = main.blocks // main.cluster
-    behind = RECORD + 24 * max((found.blocks for found in ahead), default=0)
+    end = LABEL_STATS_BYTES + 24 * max((one.blocks for one in before), default=0)
     fields: Fields = {"scale": bits(1.0 / divisor if divisor else 0.0, problem.compute)}
-    bound: Bound = {"record": ("scratch", 0)} if unknown else {}
+    bound: Bound = {"label_stats": ("scratch", 0)} if unknown else {}
     if total is None:
-        return Plan(ahead, (rebound(main, fields, bound),), behind)
-    bound["partial"] = "scratch", behind
+        return Plan(before, (rebound(main, fields, bound),), end)
+    bound["partial"] = "scratch", end
     main = rebound(main, fields, bound)
     fields = {
         "span": sums,
@@ -144,15 +152,18 @@ def program(
         "p0": bits(divisor or 0.0, np.float64),
     }
     bound["total"] = "total", 0
-    kernel = Kernel(totals, (problem.compute,))
-    last = launch(kernel, 1, tuning.GPU_SURVEY_THREADS, fields, bound, shared=REDUCTION_SLOT)
-    return Plan(ahead, (main, last), behind + 8 * sums)
+    kernel = Kernel(reduce_losses, (problem.compute,))
+    last = launch(kernel, 1, tuning.GPU_LABEL_THREADS, fields, bound, shared=REDUCTION_SLOT)
+    return Plan(before, (main, last), end + 8 * sums)
 
 
 def activation(
     name: str, source: np.ndarray, target: np.ndarray, compute: type, facts: Facts
 ) -> Plan:
-    """target <- softmax, log_softmax, sigmoid or log_sigmoid of source, both (outer, C, inner)."""
+    """The launch of target = softmax, log_softmax, sigmoid or log_sigmoid of source.
+
+    Both arrays are (outer, C, inner).
+    """
     fields: Fields = dict(zip(("outer", "classes", "inner"), source.shape, strict=True))
     bound: Bound = {}
     view(fields, bound, "logits", source)

@@ -38,7 +38,7 @@ from fusedce.kernels.cuda.distribution import (
 )
 from fusedce.kernels.cuda.distribution_rows import OneHot, Unweighted, nonzero
 from fusedce.kernels.cuda.load_store import first_lanes
-from fusedce.kernels.cuda.load_store_masked import numbered, read_lanes
+from fusedce.kernels.cuda.load_store_masked import lane_equals, read_lanes
 from fusedce.kernels.cuda.load_store_scalar import float_of, params_of
 from fusedce.kernels.cuda.logit_transform import transform_logits
 from fusedce.kernels.cuda.row_cache import Registers
@@ -72,7 +72,7 @@ def labels_at(target_layout, N, target_dtype, args, row, label, j, count):
 def _labels_at(target_layout, N, target_dtype, args, row, label, j, count):
     if target_layout.instance_class is OneHot:
         return lambda target_layout, N, target_dtype, args, row, label, j, count: where(
-            numbered(N, j, label), N(1), N(0)
+            lane_equals(N, j, label), N(1), N(0)
         )
 
     def dense(target_layout, N, target_dtype, args, row, label, j, count):

@@ -21,14 +21,14 @@ from fusedce.kernels.cuda.distribution import (
 )
 from fusedce.kernels.cuda.load_store import (
     chunks_of,
-    decoded,
+    decode,
     first_lanes,
     no_words,
+    optimization_barrier,
     per_chunk,
-    read_beside,
-    renewed,
+    read_like,
 )
-from fusedce.kernels.cuda.load_store_masked import hits, read_grid, read_lanes
+from fusedce.kernels.cuda.load_store_masked import chunk_lane_equals, read_grid, read_lanes
 from fusedce.kernels.cuda.load_store_scalar import float_of, itemsize, params_of
 from fusedce.kernels.cuda.logit_transform import lanes_present, transform_logits
 from fusedce.kernels.cuda.online_softmax import (
@@ -85,7 +85,7 @@ def _labels_at(target_layout, N, dtype, target_dtype, args, target, span, k):
             e = span.first // itemsize(dtype) + np.int64(k) * (span.step // itemsize(dtype))
             step = np.int64(span.step // itemsize(dtype)) * ratio
             here = target.address + e * ratio
-            return read_beside(N, target_dtype, dtype, here, step, span.chunks - k)
+            return read_like(N, target_dtype, dtype, here, step, span.chunks - k)
 
         return beside
 
@@ -103,7 +103,7 @@ def labels_from(target_layout, N, dtype, target_dtype, args, target, span, k, wo
 @overload(labels_from, jit_options=INLINED)
 def _labels_from(target_layout, N, dtype, target_dtype, args, target, span, k, words):
     if target_layout.instance_class is SameLayout:
-        return lambda target_layout, N, dtype, target_dtype, args, target, span, k, words: decoded(
+        return lambda target_layout, N, dtype, target_dtype, args, target, span, k, words: decode(
             N, target_dtype, words
         )
     if target_layout.instance_class is OneHot:
@@ -112,7 +112,7 @@ def _labels_from(target_layout, N, dtype, target_dtype, args, target, span, k, w
             item = np.int64(itemsize(dtype))
             step = np.int64(span.step) // item
             here = span.first // item + np.int64(k) * step
-            return where(hits(N, dtype, here, step, target.label), N(1), N(0))
+            return where(chunk_lane_equals(N, dtype, here, step, target.label), N(1), N(0))
 
         return one_hot
 
@@ -258,7 +258,7 @@ def read_row(tags, args, N, source, target, span, out, state, many):
             tags.target_layout, N, dtype, tags.target_dtype, args, target, span, k, marks
         )
         many += nonzero(y)
-        v = decoded(N, dtype, words)
+        v = decode(N, dtype, words)
         v = transform_logits(tags.extra, args, v, lanes_present(tags.extra, N, dtype, span, k))
         found = absorb_visit(tags.residency, dtype, state[0], state[1], state[2], v)
         state = found[0], found[1], found[2]
@@ -286,7 +286,7 @@ def relabelled(tags, args, N, target, span, k, marks):
 @overload(relabelled, jit_options=INLINED)
 def _relabelled(tags, args, N, target, span, k, marks):
     if tags.types[tags.fields.index("residency")].instance_class is Registers:
-        return lambda tags, args, N, target, span, k, marks: renewed(marks)
+        return lambda tags, args, N, target, span, k, marks: optimization_barrier(marks)
     return lambda tags, args, N, target, span, k, marks: labels_at(
         tags.target_layout, N, tags.dtype, tags.target_dtype, args, target, span, k
     )
@@ -299,7 +299,7 @@ def assess_row(tags, args, N, params, source, target, span, m, others, words, ma
     k, per = np.int32(0), chunks_of(N, tags.dtype)
     end = visits(tags.residency, span.chunks, per)
     while k < end:
-        v = decoded(
+        v = decode(
             N, tags.dtype, recall(tags.residency, args, N, tags.dtype, source, span, k, words)
         )
         x = transform_logits(tags.extra, args, v, lanes_present(tags.extra, N, tags.dtype, span, k))
@@ -318,7 +318,7 @@ def write_row(tags, args, N, params, source, grad, hess, target, span, out, row,
     k, per, at = np.int32(0), chunks_of(N, tags.dtype), out.first
     end = visits(tags.residency, out.chunks, per)
     while k < end:
-        v = decoded(
+        v = decode(
             N, tags.dtype, recall(tags.residency, args, N, tags.dtype, source, span, k, words)
         )
         x = transform_logits(tags.extra, args, v, lanes_present(tags.extra, N, tags.dtype, span, k))

@@ -1,10 +1,15 @@
-"""One element on a GPU: its label, its loss, and the derivatives by its stored logit."""
+"""Losses of single elements on a GPU, and their derivatives with respect to the stored logits.
+
+Used by the three element-wise kernels (``elementwise``, ``elementwise_flat``,
+``elementwise_rows``). z: stored logits; y: their labels, as booleans or as numbers in [0, 1]. Both
+are scalars, or vectors of as many lanes as a thread evaluates at once.
+"""
 
 from typing import Any, NamedTuple
 
 from numba.extending import overload
 
-from fusedce.kernels.cuda.elementary import flipped, half_sigmoid
+from fusedce.kernels.cuda.elementary import half_sigmoid, mul_sign
 from fusedce.kernels.cuda.load_store_scalar import float_of
 from fusedce.kernels.cuda.logit_transform import Full, chain_transform, transform_logits
 from fusedce.kernels.cuda.unroll import unrolled
@@ -14,15 +19,15 @@ from fusedce.kernels.scalar import INLINED, fma, scalar, where
 from fusedce.kernels.vector import Single, lane, lanes_as, sum_of_lanes, with_lane
 
 
-class Yes(NamedTuple):
-    """Type tag: every label is yes or no."""
+class HardLabels(NamedTuple):
+    """Type tag: every label is 0 or 1, given as a boolean."""
 
 
-class Sure(NamedTuple):
-    """Type tag: every label is yes or no, factors are larger than 0, no curvature is wanted."""
+class HardLabelsNoHess(NamedTuple):
+    """Type tag: every label is 0 or 1, factors are positive, and no Hessian is written."""
 
 
-class Soft(NamedTuple):
+class SoftLabels(NamedTuple):
     """Type tag: labels are numbers in [0, 1]."""
 
 
@@ -33,6 +38,27 @@ class HalfSigmoid(NamedTuple):
 SIGMOIDS[HalfSigmoid] = half_sigmoid
 
 
+class ElementTags(NamedTuple):
+    """The type tags that a kernel is compiled for."""
+
+    dtype: Any  # of logits, gradients and Hessians
+    targets: Any  # dtype of the labels, None where it is looked up at run time
+    link: Any  # Sigmoid, HalfSigmoid, or Identity for probabilities
+    labels: Any
+    extra: Any  # Plain or Full, see logit_transform.py
+    numbers: Any  # Wide: rules are evaluated on vectors; Single: lane by lane
+
+
+class LossArgs(NamedTuple):
+    """What the loss of an element depends on, besides its logit and its label."""
+
+    args: Any  # KernelArgs
+    params: Any  # of the loss, such as gamma: the NamedTuple that selects the rule
+    pos_factor: Any  # factor of the loss of a positive outcome, a scalar or a vector
+    neg_factor: Any  # factor of the loss of a negative outcome
+    scale: Any  # factor of the derivatives: 1 / denominator
+
+
 @scalar
 def all_hard(y):
     """Whether every label is 0 or 1: y (y - 1) is 0."""
@@ -40,13 +66,13 @@ def all_hard(y):
 
 
 @scalar
-def hard(link, z, yes, up, down, params, scale):
-    """(loss, gradient, curvature) of yes/no labels, the derivatives times ``scale``."""
-    loss, first, second = hard_cell(link, z, yes, up, down, params)
+def hard_loss(link, z, positive, pos_factor, neg_factor, params, scale):
+    """(loss, gradient, curvature) of labels that are 0 or 1, the derivatives times ``scale``."""
+    loss, first, second = hard_cell(link, z, positive, pos_factor, neg_factor, params)
     return loss, first * scale, second * scale
 
 
-def first_derivative(rule: Any) -> Any:
+def value_and_slope(rule: Any) -> Any:
     """The function of (positive, logp, logq, p, q, params) that returns f and q f'."""
     by_logit = rule.by_logit
 
@@ -64,121 +90,131 @@ def first_derivative(rule: Any) -> Any:
     return product if by_logit is None else registered
 
 
-def sure(link, z, yes, up, down, params, scale):
-    """(loss, gradient, nothing) of those whose factors are larger than 0."""
+def hard_loss_no_hess(link, z, positive, pos_factor, neg_factor, params, scale):
+    """(loss, gradient, unused) of labels that are 0 or 1, where factors are positive."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(sure, jit_options=INLINED)
-def _sure(link, z, yes, up, down, params, scale):
+@overload(hard_loss_no_hess, jit_options=INLINED)
+def _hard_loss_no_hess(link, z, positive, pos_factor, neg_factor, params, scale):
     if link.instance_class not in SIGMOIDS:
 
-        def plain(link, z, yes, up, down, params, scale):
-            loss, first = plain_cell(link, z, yes, up, down, params, scale)
+        def probability(link, z, positive, pos_factor, neg_factor, params, scale):
+            loss, first = plain_cell(link, z, positive, pos_factor, neg_factor, params, scale)
             return loss, first, first
 
-        return plain
-    evaluate = first_derivative(RULES[params.instance_class])
+        return probability
+    evaluate = value_and_slope(RULES[params.instance_class])
 
-    def signed(link, z, yes, up, down, params, scale):
-        # The factor carries the sign of the outcome, so that no lane keeps a predicate for long.
-        factor = where(yes, up, -down)
-        logp, logq, p, q = logistic(link, flipped(z, factor))
+    def sigmoid(link, z, positive, pos_factor, neg_factor, params, scale):
+        # The factor carries the sign of the outcome: no lane keeps a predicate register for long.
+        factor = where(positive, pos_factor, -neg_factor)
+        logp, logq, p, q = logistic(link, mul_sign(z, factor))
         f, slope = evaluate(factor > type(z)(0), logp, logq, p, q, params)
         first = factor * scale * slope
         return abs(factor) * f, first, first
 
-    return signed
+    return sigmoid
 
 
 @scalar
-def soft(link, z, y, up, down, params, scale):
-    """(loss, gradient, curvature) of labels in [0, 1]."""
-    loss, first, second = soft_cell(link, z, y, up, down, params)
+def soft_loss(link, z, y, pos_factor, neg_factor, params, scale):
+    """(loss, gradient, curvature) of labels in [0, 1], the derivatives times ``scale``."""
+    loss, first, second = soft_cell(link, z, y, pos_factor, neg_factor, params)
     return loss, first * scale, second * scale
 
 
 @scalar
-def hard_or_soft(link, z, y, up, down, params, scale):
-    """The same; where all are 0 or 1 it takes half as long."""
+def soft_or_hard_loss(link, z, y, pos_factor, neg_factor, params, scale):
+    """As ``soft_loss``, in half the time where every label of the thread is 0 or 1."""
     if all_hard(y):
-        return hard(link, z, y > type(y)(0.5), up, down, params, scale)
-    return soft(link, z, y, up, down, params, scale)
+        return hard_loss(link, z, y > type(y)(0.5), pos_factor, neg_factor, params, scale)
+    return soft_loss(link, z, y, pos_factor, neg_factor, params, scale)
 
 
-CELLS = {Yes: hard, Sure: sure, Soft: hard_or_soft}
+LOSS_BY_LABELS = {
+    HardLabels: hard_loss,
+    HardLabelsNoHess: hard_loss_no_hess,
+    SoftLabels: soft_or_hard_loss,
+}
 
 
 @scalar
-def same(factor, k):
-    """The factor of all lanes."""
+def shared_factor(factor, k):
+    """Lane k of a factor that is the same for all lanes."""
     return factor
 
 
-def cells(tag, labels, link, z, y, up, down, params, scale):
-    """The same by what is known of the labels; a rule that takes no vectors, lane by lane."""
+def loss_by_labels(numbers, labels, link, z, y, shared):
+    """(loss, gradient, curvature) by logits; a rule that takes no vectors goes lane by lane."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(cells, jit_options=INLINED)
-def _cells(tag, labels, link, z, y, up, down, params, scale):
-    cell = CELLS[labels.instance_class]
-    if tag.instance_class is not Single or not hasattr(z, "width"):
-        return lambda tag, labels, link, z, y, up, down, params, scale: cell(
-            link, z, y, up, down, params, scale
+@overload(loss_by_labels, jit_options=INLINED)
+def _loss_by_labels(numbers, labels, link, z, y, shared):
+    loss = LOSS_BY_LABELS[labels.instance_class]
+    if numbers.instance_class is not Single or not hasattr(z, "width"):
+        return lambda numbers, labels, link, z, y, shared: loss(
+            link, z, y, shared.pos_factor, shared.neg_factor, shared.params, shared.scale
         )
 
-    factor_of = lane if hasattr(up, "width") else same
+    factors = shared.types[LossArgs._fields.index("pos_factor")]
+    factor_of = lane if hasattr(factors, "width") else shared_factor
 
     @scalar
-    def one(k, found, link, z, y, up, down, params, scale):
-        a, b = factor_of(up, k), factor_of(down, k)
-        f, f1, f2 = cell(link, lane(z, k), lane(y, k), a, b, params, scale)
+    def one_lane(k, found, link, z, y, shared):
+        pos, neg = factor_of(shared.pos_factor, k), factor_of(shared.neg_factor, k)
+        f, f1, f2 = loss(link, lane(z, k), lane(y, k), pos, neg, shared.params, shared.scale)
         losses, first, second = found
         return with_lane(losses, k, f), with_lane(first, k, f1), with_lane(second, k, f2)
 
-    each = unrolled(one, z.width)
-    return lambda tag, labels, link, z, y, up, down, params, scale: each(
-        (z, z, z), link, z, y, up, down, params, scale
-    )
+    every_lane = unrolled(one_lane, z.width)
+    return lambda numbers, labels, link, z, y, shared: every_lane((z, z, z), link, z, y, shared)
 
 
-def chained(extra, args, z, x, first, second):
-    """Gradient and curvature by the stored logits z, from those by the logits x as seen."""
+def chain_rule(extra, args, z, x, first, second):
+    """Derivatives with respect to the stored logits z, from those with respect to x.
+
+    x: the logits after logit scale and softcap.
+    """
     raise NotImplementedError("compiled code only")
 
 
-@overload(chained, jit_options=INLINED)
-def _chained(extra, args, z, x, first, second):
-    if extra.instance_class is not Full:  # nobody asks for the second: it is not even computed
+@overload(chain_rule, jit_options=INLINED)
+def _chain_rule(extra, args, z, x, first, second):
+    if extra.instance_class is not Full:  # the second is not used, so it is not computed
         return lambda extra, args, z, x, first, second: (first, first)
     return lambda extra, args, z, x, first, second: chain_transform(args, z, x, first, second)
 
 
-def outcome(labels, args, label):
-    """What a stored label says: yes or no, or a number in [0, 1]."""
+def label_value(labels, args, label):
+    """The outcome that a stored label stands for: a boolean, or a number in [0, 1]."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(outcome, jit_options=INLINED)
-def _outcome(labels, args, label):
+@overload(label_value, jit_options=INLINED)
+def _label_value(labels, args, label):
     def number(labels, args, label):
         T = lanes_as(label)
         return label * float_of(T, args.label_factor) + float_of(T, args.label_shift)
 
-    if labels.instance_class is Soft:
+    if labels.instance_class is SoftLabels:
         return number
-    fine = scalar(number)
-    return lambda labels, args, label: fine(labels, args, label) > type(label)(0.5)
+    value = scalar(number)
+    return lambda labels, args, label: value(labels, args, label) > type(label)(0.5)
 
 
 @scalar
-def evaluated(tag, labels, extra, link, args, params, z, y, up, down, scale):
-    """(losses, gradients, curvatures) of stored logits and what their labels say."""
-    x = transform_logits(extra, args, z, True)
-    loss, first, second = cells(tag, labels, link, x, y, up, down, params, scale)
-    first, second = chained(extra, args, z, x, first, second)
+def evaluate_elements(tags, labels, shared, z, y):
+    """(losses, gradients, curvatures) of stored logits z with outcomes y.
+
+    ``labels`` says which outcomes they are, HardLabels or SoftLabels: ``tags.labels`` or a part
+    of it.
+    """
+    x = transform_logits(tags.extra, shared.args, z, True)
+    loss, first, second = loss_by_labels(tags.numbers, labels, tags.link, x, y, shared)
+    first, second = chain_rule(tags.extra, shared.args, z, x, first, second)
     return loss, first, second
 
 
-SINGLE = Single()
+HARD_NO_HESS, SOFT, SINGLE = HardLabelsNoHess(), SoftLabels(), Single()

@@ -1,8 +1,8 @@
 """exp and its relatives on a GPU.
 
-float32 exponentials use the unit ex2.approx (2 ulp) with what the rounding of its argument loses
-put back in; everything else is the polynomials of kernels/elementary.py, and float64 is theirs
-altogether: there is no unit for it.
+float32 exponentials use the instruction ex2.approx (2 ulp), corrected for the rounding of its
+argument. All else, and all of float64, for which there is no such instruction, uses the
+polynomials of kernels/elementary.py.
 """
 
 import numpy as np
@@ -25,7 +25,7 @@ def _unit(builder, text, x):
 
 @intrinsic
 def power_of_two(typingctx, x):
-    """2**x by the approximate unit: to 2**-22, subnormals flushed to 0."""
+    """2**x by the approximate instruction, to 2**-22; subnormals are flushed to 0."""
 
     def codegen(context, builder, sig, args):
         return _unit(builder, "ex2.approx.ftz.f32", args[0])
@@ -55,8 +55,8 @@ def largest_of(typingctx, a, b):
 
 
 @intrinsic
-def flipped(typingctx, x, sign):
-    """-x where ``sign`` is negative, else x."""
+def mul_sign(typingctx, x, sign):
+    """x times the sign of ``sign``: -x where that is negative, else x."""
 
     def codegen(context, builder, sig, args):
         def flip(a, b):
@@ -74,7 +74,7 @@ def flipped(typingctx, x, sign):
 
 @intrinsic
 def unit_inverse(typingctx, x):
-    """1 / x by the approximate unit: to 1 ulp; subnormals are flushed to 0."""
+    """1 / x by the approximate instruction, to 1 ulp; subnormals are flushed to 0."""
 
     def codegen(context, builder, sig, args):
         return _unit(builder, "rcp.approx.ftz.f32", args[0])
@@ -122,15 +122,15 @@ def log1p_unit32(x):
 
 @scalar
 def exp_coarse(x):
-    """e**x for x <= 0 to 4e-6, the cheapest: for what is rounded to half precision next."""
+    """e**x for x <= 0 to 4e-6, the cheapest: for results that are rounded to half precision."""
     return power_of_two(x * type(x)(1.44269502))
 
 
 @scalar
 def exp_rough(x):
-    """e**x for x <= 0 to 5e-6 at x = -87, less above: with the rounding of x, what softmax allows.
+    """e**x for x <= 0: relative error 5e-6 at x = -87, smaller for larger x; for softmax.
 
-    A square, so that no number is flushed that a weight could make a normal one.
+    Computed as a square, so that no result is flushed that times a weight would be normal.
     """
     root = power_of_two(x * type(x)(0.72134752))
     return root * root
@@ -138,9 +138,9 @@ def exp_rough(x):
 
 @scalar
 def half_sigmoid(z):
-    """What ``link.sigmoid_outcomes`` gives for logits of half precision.
+    """As ``link.sigmoid_outcomes``, for logits of half precision.
 
-    Gradients, which are rounded to it, to 1e-5, and log p, of which losses are made, to 4e-6.
+    Accurate to 1e-5 for gradients, which are rounded to half precision, and to 4e-6 for log p.
     """
     T = lanes_as(z)
     root = power_of_two(-abs(z) * T(0.72134751))
@@ -180,5 +180,5 @@ def _ratio(x, y):
 
 
 @overload(stubs.where, target="cuda", jit_options=INLINED)
-def _choose(condition, a, b):
+def _where(condition, a, b):
     return lambda condition, a, b: select(condition, a, b)

@@ -1,4 +1,8 @@
-"""Elements of arrays that lie alike from end to end, with the same factors everywhere."""
+"""The element-wise kernel for contiguous arrays, with the same factors for every element.
+
+All arrays are read and written in chunks of 16 bytes of the logits. A label takes fewer or more
+bytes than a logit, but those of a chunk are adjacent ("_like" in the names of loads and stores).
+"""
 
 from typing import Any, NamedTuple
 
@@ -6,17 +10,29 @@ import numpy as np
 from numba.extending import overload
 
 from fusedce.kernels.cuda.device import block, thread, threads
-from fusedce.kernels.cuda.element_losses import SINGLE, Soft, Sure, evaluated, outcome
+from fusedce.kernels.cuda.element_losses import (
+    HARD_NO_HESS,
+    SINGLE,
+    SOFT,
+    ElementTags,
+    HardLabelsNoHess,
+    LossArgs,
+    SoftLabels,
+    evaluate_elements,
+    label_value,
+)
 from fusedce.kernels.cuda.label_bits import above_zero, bits_at, equal, zeros_or_ones
-from fusedce.kernels.cuda.labels import Numbers, is_label
-from fusedce.kernels.cuda.lane_reduce import chunks_total, pinned
+from fusedce.kernels.cuda.labels import FloatLabels, is_valid_label
+from fusedce.kernels.cuda.lane_reduce import sum_of_chunks
 from fusedce.kernels.cuda.load_store import (
-    decoded,
+    decode,
+    optimization_barrier,
     per_chunk,
-    read_beside,
-    write_beside,
+    read_like,
+    write_like,
 )
 from fusedce.kernels.cuda.load_store_scalar import (
+    FLOAT64,
     any_put,
     float_of,
     itemsize,
@@ -32,57 +48,57 @@ from fusedce.kernels.scalar import INLINED, scalar, where
 from fusedce.kernels.vector import lanes_as, vector_of
 
 
-class Whole(NamedTuple):
-    """Type tag: labels are integers, of which some may be ignored and some none at all."""
+class UncheckedLabels(NamedTuple):
+    """Type tag: labels are used as they are; none is ignored or invalid."""
 
 
-class Given(NamedTuple):
-    """Type tag: labels are used as they are."""
+class MostlyHardLabels(NamedTuple):
+    """Type tag: most threads have only labels 0 and 1; other labels take the slow path.
 
-
-class Mixed(NamedTuple):
-    """Type tag: labels are usually 0 or 1; a thread that meets others goes the long way.
-
-    As with ``Sure``, factors are larger than 0 and no curvature is wanted.
+    As with ``HardLabelsNoHess``, factors are positive and no Hessian is written.
     """
 
 
-class Reduced(NamedTuple):
-    """Type tag: losses are added up and not stored."""
+class SumOnly(NamedTuple):
+    """Type tag, instead of the dtype of the losses: losses are added up and not stored."""
 
 
-class Tags(NamedTuple):
-    """What a kernel is made for."""
-
-    dtype: Any
-    targets: Any
-    link: Any
-    labels: Any
-    extra: Any
-    numbers: Any
+class NoWeight(NamedTuple):
+    """Type tag, instead of the dtype of a weight array: there is no such array."""
 
 
-class Evaluation(NamedTuple):
-    """What all elements of a kernel have in common."""
+class ElementTypes(NamedTuple):
+    """The types that a kernel for contiguous elements is compiled for."""
 
-    args: Any
-    params: Any
-    pos_factor: float
-    neg_factor: float
-    scale: float
-    count: Any  # of a thread's chunks
+    params: type  # NamedTuple of the loss's parameters, which selects its rule
+    compute: Any  # np.float32 or np.float64
+    dtype: type  # of logits, gradients and Hessians
+    targets: type  # dtype of the labels
+    loss: type  # dtype of the losses, or SumOnly
+    link: type  # Sigmoid, HalfSigmoid, or Identity for probabilities
+    lanes: Any  # how many elements a thread takes
+    labels: type  # HardLabels, HardLabelsNoHess, SoftLabels or MostlyHardLabels
+    check: type  # UncheckedLabels, IntegerLabels, FloatLabels or ClassIndices
+    extra: type  # Plain or Full, see logit_transform.py
+    weight: type  # dtype of each weight array, or NoWeight
+    pos_weight: type
+    sample_weight: type
+    numbers: type  # Wide, or Single for a rule that takes no vectors
+
+
+# ------------------------------------------------------------------------- labels that do not count
 
 
 @scalar
-def unchecked(args, N, dtype, label, words, found):
-    """Labels that are used as they are."""
+def keep_all(args, N, dtype, label, words, found):
+    """Results by labels that are used as they are."""
     return found
 
 
 @scalar
-def counted(N, ignored, fine, found):
-    """Nothing where a label is ignored, NaN where it is none."""
-    bad = where(fine, N(1), N(np.nan))
+def mask_results(N, ignored, valid, found):
+    """Results: 0 where a label is ignored, NaN where it is invalid."""
+    bad = where(valid, N(1), N(np.nan))
     return (
         where(ignored, N(0), found[0] * bad),
         where(ignored, N(0), found[1] * bad),
@@ -91,99 +107,104 @@ def counted(N, ignored, fine, found):
 
 
 @scalar
-def checked(args, N, dtype, label, words, found):
-    """Losses and derivatives by labels that are integers."""
-    fine = equal(N, dtype, words, args.lowest) | equal(N, dtype, words, np.int64(1))
-    return counted(N, equal(N, dtype, words, args.ignore_index), fine, found)
+def mask_integer_labels(args, N, dtype, label, words, found):
+    """Results by labels that are integers, of which some may be ignored or invalid."""
+    valid = equal(N, dtype, words, args.lowest) | equal(N, dtype, words, np.int64(1))
+    return mask_results(N, equal(N, dtype, words, args.ignore_index), valid, found)
 
 
 @scalar
-def checked_numbers(args, N, dtype, label, words, found):
-    """Losses and derivatives by labels that are numbers."""
+def mask_float_labels(args, N, dtype, label, words, found):
+    """Results by labels that are floats, of which some may be ignored or invalid."""
     ignored = label == N(float_of(lanes_as(label), args.ignore_value))
-    return counted(N, ignored, is_label(args, label), found)
+    return mask_results(N, ignored, is_valid_label(args, label), found)
 
 
 @scalar
-def never(args):
-    """No label is ignored, and 0 and 1 are labels."""
+def zero_one_valid(args):
+    """Whether 0 and 1 need a check: False, they are always valid and never ignored."""
     return False
 
 
 @scalar
-def special(args):
-    """Whether 0 or 1 may be ignored, or 0 be no label."""
+def zero_one_checked(args):
+    """Whether 0 and 1 need a check: one of them is ignored, or 0 is invalid."""
     return args.lowest != 0 or args.ignore_index == 0 or args.ignore_index == 1
 
 
+# ------------------------------------------------------------------------------ losses by labels
+
+
 @scalar
-def stored(tags, shared, found):
-    """Losses that are stored."""
+def all_losses(tags, count, found):
+    """(losses, gradients, curvatures): losses are stored."""
     return found
 
 
 @scalar
-def summed(tags, shared, found):
-    """The sum of losses instead: in each branch, so that a product and its addition are one."""
-    return chunks_total(tags.dtype, shared.count, found[0]), found[1], found[2]
+def summed_losses(tags, count, found):
+    """(sum of losses, gradients, curvatures): losses are not stored.
 
-
-def losses_of(Labels: type, Check: type, Out: type | None) -> Any:
-    """The function of (tags, shared, z, label, words) by the kind of labels.
-
-    (losses, gradients, curvatures) of stored logits, and labels as floats and as words; of losses
-    that are not stored (``Out`` is Reduced) the sum.
+    Summed in each branch, so that a product and its addition become one instruction.
     """
-    finished = summed if Out is Reduced else stored
-    valid: Any = unchecked if Check is Given else checked_numbers if Check is Numbers else checked
-    unusual = never if Check in (Given, Numbers) else special
-    known = SURE if Labels is Mixed else Labels()
+    return sum_of_chunks(tags.dtype, count, found[0]), found[1], found[2]
+
+
+def losses_by_labels(Labels: type, Check: type, Loss: type | None) -> Any:
+    """The function of (tags, shared, count, z, label, words) for a kind of labels.
+
+    z: logits; label, words: their labels as floats and as packed bits; count: how many chunks of
+    them are present. It returns (losses, gradients, curvatures), or the sum of the losses instead
+    of them if they are not stored (``Loss`` is SumOnly).
+    """
+    output = summed_losses if Loss is SumOnly else all_losses
+    integers = Check not in (UncheckedLabels, FloatLabels)
+    mask: Any = mask_integer_labels if integers else mask_float_labels
+    mask = keep_all if Check is UncheckedLabels else mask
+    need_check = zero_one_checked if integers else zero_one_valid
+    hard = HARD_NO_HESS if Labels is MostlyHardLabels else Labels()
 
     @scalar
-    def soft(tags, shared, z, label, words):
-        args, params, up, down, scale, count = shared
-        y = outcome(SOFT, args, label)
-        found = evaluated(
-            tags.numbers, SOFT, tags.extra, tags.link, args, params, z, y, up, down, scale
-        )
-        return finished(tags, shared, valid(args, type(z), tags.targets, label, words, found))
+    def soft_labels(tags, shared, count, z, label, words):
+        y = label_value(SOFT, shared.args, label)
+        found = evaluate_elements(tags, SOFT, shared, z, y)
+        return output(tags, count, mask(shared.args, type(z), tags.targets, label, words, found))
 
     @scalar
-    def hard(tags, shared, z, label, words):
-        args, params, up, down, scale, count = shared
+    def hard_labels(tags, shared, count, z, label, words):
         y = above_zero(type(z), tags.targets, words)
-        found = evaluated(
-            tags.numbers, known, tags.extra, tags.link, args, params, z, y, up, down, scale
-        )
-        return finished(tags, shared, valid(args, type(z), tags.targets, label, words, found))
+        found = evaluate_elements(tags, hard, shared, z, y)
+        return output(tags, count, mask(shared.args, type(z), tags.targets, label, words, found))
 
-    if Labels is not Mixed:
-        return soft if Labels is Soft else hard
-    usual, rare = losses_of(Sure, Given, Out), soft if Check in (Given, Numbers) else hard
+    if Labels is not MostlyHardLabels:
+        return soft_labels if Labels is SoftLabels else hard_labels
+    fast_path = losses_by_labels(HardLabelsNoHess, UncheckedLabels, Loss)
+    slow_path = hard_labels if integers else soft_labels
 
     @scalar
-    def either(tags, shared, z, label, words):
-        if zeros_or_ones(type(z), tags.targets, words) and not unusual(shared.args):
-            return usual(tags, shared, z, label, words)
-        loss, first, second = rare(tags, shared, z, label, words)
-        return pinned(loss), first, second  # else LLVM adds up behind the branches
+    def mostly_hard_labels(tags, shared, count, z, label, words):
+        if zeros_or_ones(type(z), tags.targets, words) and not need_check(shared.args):
+            return fast_path(tags, shared, count, z, label, words)
+        loss, first, second = slow_path(tags, shared, count, z, label, words)
+        # Otherwise LLVM moves the addition of losses from both branches to after them.
+        return optimization_barrier(loss), first, second
 
-    return either
+    return mostly_hard_labels
 
 
-SURE, SOFT = Sure(), Soft()
+# ------------------------------------------------------------------------------ chunks of a thread
 
 
 class ThreadChunks(NamedTuple):
-    """The chunks of a thread: every threads()-th of its block."""
+    """The chunks of a thread: every threads()-th chunk of its block."""
 
     first: Any
     number: Any
 
 
 @scalar
-def chunks_among(total, args):
-    """Where they are, of so many chunks."""
+def thread_chunks(total, args):
+    """The chunks of this thread, of ``total`` chunks in the grid."""
     start = np.int64(block()) * args.span
     left = np.int32(min(total - start, args.span))
     count = np.int32(np.int32(np.int32(left - 1 - thread()) >> np.int32(args.group)) + 1)
@@ -191,124 +212,140 @@ def chunks_among(total, args):
 
 
 @scalar
-def place_of(dtype, like, array, first):
-    """(address of a chunk, bytes to the next one of this thread) of an array beside another."""
+def chunk_address(dtype, like, array, first):
+    """(address, step) in bytes of the elements of a chunk, in an array of ``dtype``.
+
+    ``first``: number of the chunk, in chunks of ``like``; the step leads to the next chunk of this
+    thread.
+    """
     size = np.int32(per_chunk(like) * itemsize(dtype))
     return array + first * np.int64(size), np.int32(size * threads())
 
 
 @scalar
-def put(dtype, like, array, chunks, x):
-    """Store numbers beside the chunks of another array."""
-    here, step = place_of(dtype, like, array, chunks.first)
-    write_beside(dtype, like, here, np.int64(step), chunks.number, x)
+def store_array(dtype, like, array, chunks, x):
+    """Store x in an array of ``dtype``, at the elements of this thread's chunks."""
+    address, step = chunk_address(dtype, like, array, chunks.first)
+    write_like(dtype, like, address, np.int64(step), chunks.number, x)
 
 
-def put_losses(out, dtype, args, chunks, loss):
-    """Store losses, if any are."""
+def store_losses(out, dtype, args, chunks, loss):
+    """Store losses, unless they are only added up."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(put_losses, jit_options=INLINED)
-def _put_losses(out, dtype, args, chunks, loss):
-    if out.instance_class is Reduced:
+@overload(store_losses, jit_options=INLINED)
+def _store_losses(out, dtype, args, chunks, loss):
+    if out.instance_class is SumOnly:
         return lambda out, dtype, args, chunks, loss: None
-    return lambda out, dtype, args, chunks, loss: put(out, dtype, args.loss, chunks, loss)
+    return lambda out, dtype, args, chunks, loss: store_array(out, dtype, args.loss, chunks, loss)
 
 
-def put_curvatures(extra, dtype, args, chunks, hess):
-    """Store curvatures, if the kernel is one for them and they are wanted."""
+def store_hessians(extra, dtype, args, chunks, hess):
+    """Store Hessians, if the kernel computes them and they are wanted."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(put_curvatures, jit_options=INLINED)
-def _put_curvatures(extra, dtype, args, chunks, hess):
+@overload(store_hessians, jit_options=INLINED)
+def _store_hessians(extra, dtype, args, chunks, hess):
     if extra.instance_class is not Full:
         return lambda extra, dtype, args, chunks, hess: None
 
-    def put_them(extra, dtype, args, chunks, hess):
+    def store_wanted(extra, dtype, args, chunks, hess):
         if args.hess != 0:
-            put(dtype, dtype, args.hess, chunks, hess)
+            store_array(dtype, dtype, args.hess, chunks, hess)
 
-    return put_them
+    return store_wanted
 
 
 @scalar
-def put_all(args, dtype, out, extra, chunks, loss, grad, hess):
-    """Store what is wanted of whole chunks."""
+def store_chunks(args, tags, out, chunks, loss, grad, hess):
+    """Store what is wanted for the chunks of this thread."""
     if args.grad != 0:
-        put(dtype, dtype, args.grad, chunks, grad)
-    put_curvatures(extra, dtype, args, chunks, hess)
-    put_losses(out, dtype, args, chunks, loss)
+        store_array(tags.dtype, tags.dtype, args.grad, chunks, grad)
+    store_hessians(tags.extra, tags.dtype, args, chunks, hess)
+    store_losses(out, tags.dtype, args, chunks, loss)
 
 
 @scalar
-def put_one(args, dtype, e, loss, grad, hess):
-    """The same of a number behind the last whole chunk."""
+def store_element(args, dtype, e, loss, grad, hess):
+    """Store what is wanted for element e, which is after the last whole chunk."""
     item = np.int64(itemsize(dtype))
     if args.grad != 0:
         put_number(dtype, args.grad + e * item, grad)
     if args.hess != 0:
         put_number(dtype, args.hess + e * item, hess)
     if args.loss != 0:
-        any_put(args.loss_dtype, args.loss + e * (8 if args.loss_dtype == 0 else 4), loss)
+        size = 8 if args.loss_dtype == FLOAT64 else 4
+        any_put(args.loss_dtype, args.loss + e * size, loss)
 
 
 @scalar
-def behind(args, dtype):
-    """The number of this thread behind the last whole chunk, of which block 0 takes all; or -1."""
+def tail_element(args, dtype):
+    """The element of this thread after the last whole chunk; -1 if it has none.
+
+    Block 0 takes them all.
+    """
     if block() != np.int32(0):
         return np.int64(-1)
     e = args.classes - args.classes % np.int64(per_chunk(dtype)) + thread()
     return e if e < args.classes else np.int64(-1)
 
 
-def flat_elements(Params: type, T: Any, Dtype: type, Targets: type, Loss: type, Link: type,
-                  Lanes: type, Labels: type, Check: type, Extra: type,
-                  Tag: type) -> Any:  # fmt: skip
-    """The kernel."""
-    losses = losses_of(Labels, Check, Loss)
+# ------------------------------------------------------------------------------------- the kernel
 
-    def flat_elements(args):
-        dtype, targets, out, extra = Dtype(), Targets(), Loss(), Extra()
-        tags = Tags(dtype, targets, Link(), Labels(), extra, Tag())
-        single = Tags(dtype, targets, Link(), Labels(), extra, SINGLE)
-        N = vector_of(T, Lanes())
+
+def elementwise_flat(*types: Any) -> Any:
+    """The kernel for contiguous arrays of n = ``args.classes`` elements; ``types``: ElementTypes.
+
+    logits, grad, hess: (n,) of ``dtype``; targets: (n,) of ``targets``, labels; loss: (n,) of
+    ``loss``; partial: (blocks,) sums of losses, of ``compute``, 8 bytes apart.
+    """
+    t = ElementTypes(*types)
+    Params, T, Loss, Lanes = t.params, t.compute, t.loss, t.lanes
+    losses = losses_by_labels(t.labels, t.check, Loss)
+    tags = ElementTags(t.dtype(), t.targets(), t.link(), t.labels(), t.extra(), t.numbers())
+    single, dtype, targets = tags._replace(numbers=SINGLE), tags.dtype, tags.targets
+
+    def elementwise_flat(args):
+        out, N = Loss(), vector_of(T, Lanes())
         params = params_of(args, Params, T)
         scale = scale_of(args, T)
-        up, down = float_of(T, args.pos_factor), float_of(T, args.neg_factor)
-        # 1. The chunks of this thread, and its number at the end.
-        whole = args.classes // np.int64(per_chunk(dtype))
-        chunks, e = chunks_among(whole, args), behind(args, dtype)
-        if scale == T(0):  # nothing is averaged
-            put_all(args, dtype, out, extra, chunks, N(0), N(0), N(0))
+        pos, neg = float_of(T, args.pos_factor), float_of(T, args.neg_factor)
+        # 1. The chunks of this thread, and its element after the last whole chunk.
+        total_chunks = args.classes // np.int64(per_chunk(dtype))
+        chunks, e = thread_chunks(total_chunks, args), tail_element(args, dtype)
+        # 2. If there is nothing to average, all outputs are 0.
+        if scale == T(0):
+            store_chunks(args, tags, out, chunks, N(0), N(0), N(0))
             if e >= 0:
-                put_one(args, dtype, e, T(0), T(0), T(0))
+                store_element(args, dtype, e, T(0), T(0), T(0))
             if args.partial != 0 and thread() == np.int32(0):
                 poke(args.partial + np.int64(block()) * 8, T(0))
             return
-        # 2. Logits and labels, read all at once.
-        here, step = place_of(dtype, dtype, args.logits, chunks.first)
-        z = decoded(N, dtype, read_beside(N, dtype, dtype, here, np.int64(step), chunks.number))
-        here, step = place_of(targets, dtype, args.targets, chunks.first)
-        words = read_beside(N, targets, dtype, here, np.int64(step), chunks.number)
-        # 3. Losses and derivatives.
-        shared = Evaluation(args, params, up, down, scale, chunks.number)
-        loss, grad, hess = losses(tags, shared, z, decoded(N, targets, words), words)
-        put_all(args, dtype, out, extra, chunks, loss, grad, hess)
-        total = chunks_total(dtype, chunks.number, loss)
-        # 4. The number at the end.
+        # 3. Load logits and labels; all loads are in flight together.
+        address, step = chunk_address(dtype, dtype, args.logits, chunks.first)
+        z = decode(N, dtype, read_like(N, dtype, dtype, address, np.int64(step), chunks.number))
+        address, step = chunk_address(targets, dtype, args.targets, chunks.first)
+        words = read_like(N, targets, dtype, address, np.int64(step), chunks.number)
+        # 4. Compute losses and derivatives, and store them.
+        shared = LossArgs(args, params, pos, neg, scale)
+        labels = decode(N, targets, words)
+        loss, grad, hess = losses(tags, shared, chunks.number, z, labels, words)
+        store_chunks(args, tags, out, chunks, loss, grad, hess)
+        total = sum_of_chunks(dtype, chunks.number, loss)
+        # 5. The same for the element after the last whole chunk.
         if e >= 0:
             z1 = number_at(T, dtype, args.logits + e * itemsize(dtype))
-            there = args.targets + e * itemsize(targets)
-            label, bits = number_at(T, targets, there), bits_at(targets, there)
-            loss1, grad1, hess1 = losses(single, shared, z1, label, bits)
-            put_one(args, dtype, e, loss1, grad1, hess1)
+            address = args.targets + e * itemsize(targets)
+            label, bits = number_at(T, targets, address), bits_at(targets, address)
+            loss1, grad1, hess1 = losses(single, shared, chunks.number, z1, label, bits)
+            store_element(args, dtype, e, loss1, grad1, hess1)
             total += loss1
-        # 5. The sum of the losses of the block.
+        # 6. The sum of the losses of the block.
         if args.partial != 0:
             total = block_sum(total, np.int32(0))
             if thread() == np.int32(0):
                 poke(args.partial + np.int64(block()) * 8, total)
 
-    return flat_elements
+    return elementwise_flat

@@ -1,8 +1,8 @@
-"""Elements in rows of whole chunks: class indices, and weights of classes and of samples.
+"""The element-wise kernel for contiguous rows, with class indices or with weights.
 
-Rows follow each other without a gap, so that the chunks of 16 bytes are numbered from end to end,
-as in flat_elements.py; each lies in one row. A thread asks once a chunk which row that is, and what
-its label and its weights are.
+Logits are (N, C), C a multiple of the numbers in a chunk of 16 bytes. Rows are contiguous, so
+chunks are numbered through all rows, as in ``elementwise_flat``, and each belongs to one row.
+A thread computes once a chunk which row that is, and looks up its label and its weights.
 """
 
 from typing import Any, NamedTuple
@@ -10,34 +10,39 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fusedce.kernels.cuda.device import block, thread
-from fusedce.kernels.cuda.dtypes import BYTES, CHUNK, LANES
-from fusedce.kernels.cuda.element_losses import Soft, evaluated, outcome
-from fusedce.kernels.cuda.elementwise_flat import (
+from fusedce.kernels.cuda.dtypes import CHUNK, LANES, SIZE
+from fusedce.kernels.cuda.element_losses import (
     SOFT,
-    Evaluation,
-    Tags,
-    chunks_among,
-    losses_of,
-    place_of,
-    put_all,
+    ElementTags,
+    LossArgs,
+    SoftLabels,
+    evaluate_elements,
+    label_value,
+)
+from fusedce.kernels.cuda.elementwise_flat import (
+    ElementTypes,
+    NoWeight,
+    chunk_address,
+    losses_by_labels,
+    store_chunks,
+    thread_chunks,
 )
 from fusedce.kernels.cuda.elementwise_weights import (
-    Absent,
-    Seats,
+    RowChunks,
     Weights,
-    chunk_replaced,
-    seat_of,
-    unweighed,
-    weighed,
+    chunk_row,
+    constant_factors,
+    insert_lanes,
+    weighted_factors,
     with_chunk,
 )
-from fusedce.kernels.cuda.lane_reduce import chunks_total
+from fusedce.kernels.cuda.lane_reduce import sum_of_chunks
 from fusedce.kernels.cuda.load_store import (
-    decoded,
+    chunk_lanes,
+    decode,
     first_lanes,
-    lanes_of,
     per_chunk,
-    read_beside,
+    read_like,
 )
 from fusedce.kernels.cuda.load_store_scalar import constant, float_of, integer_at, params_of, poke
 from fusedce.kernels.cuda.reduce import block_sum
@@ -48,140 +53,151 @@ from fusedce.kernels.scalar import scalar, where
 from fusedce.kernels.vector import vector_of
 
 
-class Indexed(NamedTuple):
-    """Type tag: a row has one label, the index of its class; C stands for none of them."""
+class ClassIndices(NamedTuple):
+    """Type tag: a row has one label, the index of its class, or C for no class."""
 
 
 @intrinsic
-def with_hit(typingctx, dtype, mask, k, place):
-    """The mask, in the k-th chunk yes at a place: of no lane where that is outside."""
-    per = lanes_of(dtype.instance_class)
+def with_class(typingctx, dtype, mask, k, cls):
+    """The mask with lanes of its k-th chunk replaced: True for lane ``cls`` of it, else False.
+
+    All are False where ``cls`` is not a lane of the chunk.
+    """
+    per = chunk_lanes(dtype.instance_class)
 
     def codegen(context, builder, sig, args):
-        _, found, k, place = args
-        hits = [builder.icmp_signed("==", place, constant(i)) for i in range(per)]
-        return chunk_replaced(builder, found, k, hits)
+        _, vector, k, cls = args
+        equals = [builder.icmp_signed("==", cls, constant(i)) for i in range(per)]
+        return insert_lanes(builder, vector, k, equals)
 
     return mask(dtype, mask, types.int32, types.int32), codegen
 
 
-class Marked(NamedTuple):
+class LabelMasks(NamedTuple):
     """What class indices say of each lane."""
 
-    yes: Any
+    positive: Any  # whether it is the class of its row
     ignored: Any
     bad: Any
-    odd: Any  # whether any lane is ignored or bad
+    any_masked: Any  # whether any lane is ignored or bad
 
 
 @scalar
-def marked(k, found, seats, dtype, targets):
-    """With those of the k-th chunk."""
-    args = seats.args
-    row, first = seat_of(seats, dtype, k)
+def with_chunk_labels(k, found, chunks, dtype, targets):
+    """The masks with the lanes of the k-th chunk set."""
+    args = chunks.args
+    row, first = chunk_row(chunks, dtype, k)
     label = integer_at(targets, args.targets + row * args.targets_outer)
     ignored = label == args.ignore_index
     bad = np.uint64(label) > np.uint64(args.classes)
-    return Marked(
-        with_hit(dtype, found.yes, k, np.int32(np.int32(label) - first)),
+    return LabelMasks(
+        with_class(dtype, found.positive, k, np.int32(np.int32(label) - first)),
         with_chunk(dtype, found.ignored, k, ignored),
         with_chunk(dtype, found.bad, k, bad),
-        found.odd or ignored or bad,
+        found.any_masked or ignored or bad,
     )
 
 
-def given(Labels: type, Check: type) -> Any:
-    """The function of losses by labels that are stored beside the logits."""
-    found = losses_of(Labels, Check, None)
+def losses_by_label_array(Labels: type, Check: type) -> Any:
+    """The function of losses by labels that are stored at the positions of the logits."""
+    losses = losses_by_labels(Labels, Check, None)
 
     @scalar
-    def losses(N, tags, shared, seats, chunks, z):
-        here, step = place_of(tags.targets, tags.dtype, shared.args.targets, chunks.first)
-        words = read_beside(N, tags.targets, tags.dtype, here, np.int64(step), chunks.number)
-        return found(tags, shared, z, decoded(N, tags.targets, words), words)
+    def by_label_array(N, tags, shared, rows, chunks, z):
+        address, step = chunk_address(tags.targets, tags.dtype, shared.args.targets, chunks.first)
+        words = read_like(N, tags.targets, tags.dtype, address, np.int64(step), chunks.number)
+        return losses(tags, shared, chunks.number, z, decode(N, tags.targets, words), words)
 
-    return losses
+    return by_label_array
 
 
 @scalar
-def yes_or_no(args, N, yes):
-    """Labels that say yes or no."""
-    return yes
+def hard_outcome(args, N, positive):
+    """Outcomes as booleans."""
+    return positive
 
 
 @scalar
-def smoothed(args, N, yes):
-    """Labels as numbers in [0, 1]."""
-    return outcome(SOFT, args, where(yes, N(1), N(0)))
+def soft_outcome(args, N, positive):
+    """Outcomes as numbers in [0, 1], after label smoothing."""
+    return label_value(SOFT, args, where(positive, N(1), N(0)))
 
 
-def indexed(Labels: type, chunks_of_lanes: int) -> Any:
-    """The function of losses by class indices."""
-    each, said = unrolled(marked, chunks_of_lanes), smoothed if Labels is Soft else yes_or_no
+def losses_by_class_index(Labels: type, chunks_of_lanes: int) -> Any:
+    """The function of losses by class indices, one for each row."""
+    every_chunk = unrolled(with_chunk_labels, chunks_of_lanes)
+    outcome = soft_outcome if Labels is SoftLabels else hard_outcome
 
     @scalar
-    def losses(N, tags, shared, seats, chunks, z):
-        args, params, up, down, scale, count = shared
+    def by_class_index(N, tags, shared, rows, chunks, z):
         none = first_lanes(N, np.int32(0))
-        found = each(Marked(none, none, none, False), seats, tags.dtype, tags.targets)
-        y = said(args, N, found.yes)
-        loss, grad, hess = evaluated(
-            tags.numbers, tags.labels, tags.extra, tags.link, args, params, z, y, up, down, scale
-        )
-        if found.odd:
-            bad = where(found.bad, N(np.nan), N(1))
-            loss = where(found.ignored, N(0), loss * bad)
-            grad = where(found.ignored, N(0), grad * bad)
-            hess = where(found.ignored, N(0), hess * bad)
+        masks = LabelMasks(none, none, none, False)
+        masks = every_chunk(masks, rows, tags.dtype, tags.targets)
+        y = outcome(shared.args, N, masks.positive)
+        loss, grad, hess = evaluate_elements(tags, tags.labels, shared, z, y)
+        if masks.any_masked:
+            bad = where(masks.bad, N(np.nan), N(1))
+            loss = where(masks.ignored, N(0), loss * bad)
+            grad = where(masks.ignored, N(0), grad * bad)
+            hess = where(masks.ignored, N(0), hess * bad)
         return loss, grad, hess
 
-    return losses
+    return by_class_index
 
 
-def row_elements(Params: type, T: Any, Dtype: type, Targets: type, Loss: type, Link: type,
-                 Lanes: Any, Labels: type, Check: type, Extra: type, Weight: type,
-                 Positive: type, Samples: type, Tag: type) -> Any:  # fmt: skip
-    """The kernel.
+def elementwise_rows(*types: Any) -> Any:
+    """The kernel for contiguous rows; ``types``: ElementTypes.
 
-    logits, losses, gradients, curvatures: (N, C); targets: (N,) class indices, or (N, C) labels;
-    weight, pos_weight: (C,); sample_weight: (N,).
+    logits, grad, hess: (N, C) of ``dtype``; targets: (N,) class indices, or (N, C) labels, of
+    ``targets``; loss: (N, C) of ``loss``; weight, pos_weight: (C,), sample_weight: (N,), of
+    ``weight``, ``pos_weight`` and ``sample_weight``; partial: (blocks,) sums of losses, of
+    ``compute``, 8 bytes apart. N is ``args.outer``, C ``args.classes``.
     """
-    number = Lanes.lanes * BYTES[Dtype] // CHUNK
-    Piece = LANES[CHUNK // BYTES[Dtype]]
-    losses = indexed(Labels, number) if Check is Indexed else given(Labels, Check)
-    even = (Weight, Positive, Samples) == (Absent,) * 3
-    factors = unweighed if even else unrolled(weighed(Weight, Positive, Samples), number)
+    t = ElementTypes(*types)
+    Params, T, Loss, Lanes = t.params, t.compute, t.loss, t.lanes
+    number = Lanes.lanes * SIZE[t.dtype] // CHUNK
+    ChunkLanes = LANES[CHUNK // SIZE[t.dtype]]
+    by_index = t.check is ClassIndices
+    losses = (
+        losses_by_class_index(t.labels, number)
+        if by_index
+        else losses_by_label_array(t.labels, t.check)
+    )
+    weight_types = t.weight, t.pos_weight, t.sample_weight
+    weights = Weights(*(tag() for tag in weight_types))
+    unweighted = weight_types == (NoWeight,) * 3
+    factors = constant_factors if unweighted else unrolled(weighted_factors(*weight_types), number)
+    tags = ElementTags(t.dtype(), t.targets(), t.link(), t.labels(), t.extra(), t.numbers())
+    dtype = tags.dtype
 
-    def row_elements(args):
-        dtype, out = Dtype(), Loss()
-        tags = Tags(dtype, Targets(), Link(), Labels(), Extra(), Tag())
-        weights = Weights(Weight(), Positive(), Samples())
-        N, P = vector_of(T, Lanes()), vector_of(T, Piece())
+    def elementwise_rows(args):
+        out, N, P = Loss(), vector_of(T, Lanes()), vector_of(T, ChunkLanes())
         params = params_of(args, Params, T)
         scale = scale_of(args, T)
-        up, down = float_of(T, args.pos_factor), float_of(T, args.neg_factor)
+        pos, neg = float_of(T, args.pos_factor), float_of(T, args.neg_factor)
         # 1. The chunks of this thread.
-        whole = args.outer * args.classes // np.int64(per_chunk(dtype))
-        chunks = chunks_among(whole, args)
-        seats = Seats(args, np.int32(chunks.first), np.int32(whole - 1))
-        if scale == T(0):  # nothing is averaged
-            put_all(args, dtype, out, tags.extra, chunks, N(0), N(0), N(0))
+        total_chunks = args.outer * args.classes // np.int64(per_chunk(dtype))
+        chunks = thread_chunks(total_chunks, args)
+        rows = RowChunks(args, np.int32(chunks.first), np.int32(total_chunks - 1))
+        # 2. If there is nothing to average, all outputs are 0.
+        if scale == T(0):
+            store_chunks(args, tags, out, chunks, N(0), N(0), N(0))
             if args.partial != 0 and thread() == np.int32(0):
                 poke(args.partial + np.int64(block()) * 8, T(0))
             return
-        # 2. Logits, read all at once.
-        here, step = place_of(dtype, dtype, args.logits, chunks.first)
-        z = decoded(N, dtype, read_beside(N, dtype, dtype, here, np.int64(step), chunks.number))
-        # 3. What positive and negative outcomes weigh.
-        ups, downs = factors((N(up), N(down)), seats, dtype, T, P, weights, up, down)
-        # 4. Losses and derivatives.
-        shared = Evaluation(args, params, ups, downs, scale, chunks.number)
-        loss, grad, hess = losses(N, tags, shared, seats, chunks, z)
-        put_all(args, dtype, out, tags.extra, chunks, loss, grad, hess)
-        # 5. The sum of the losses of the block.
+        # 3. Load logits; all loads are in flight together.
+        address, step = chunk_address(dtype, dtype, args.logits, chunks.first)
+        z = decode(N, dtype, read_like(N, dtype, dtype, address, np.int64(step), chunks.number))
+        # 4. The factors of positive and negative outcomes, from the weights.
+        all_pos, all_neg = factors((N(pos), N(neg)), rows, dtype, T, P, weights, pos, neg)
+        # 5. Look up labels, compute losses and derivatives, and store them.
+        shared = LossArgs(args, params, all_pos, all_neg, scale)
+        loss, grad, hess = losses(N, tags, shared, rows, chunks, z)
+        store_chunks(args, tags, out, chunks, loss, grad, hess)
+        # 6. The sum of the losses of the block.
         if args.partial != 0:
-            total = block_sum(chunks_total(dtype, chunks.number, loss), np.int32(0))
+            total = block_sum(sum_of_chunks(dtype, chunks.number, loss), np.int32(0))
             if thread() == np.int32(0):
                 poke(args.partial + np.int64(block()) * 8, total)
 
-    return row_elements
+    return elementwise_rows

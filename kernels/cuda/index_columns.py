@@ -17,7 +17,7 @@ from fusedce.kernels.cuda.columns import (
     put_results,
 )
 from fusedce.kernels.cuda.index_rows import derivatives, evaluated
-from fusedce.kernels.cuda.load_store_masked import numbered
+from fusedce.kernels.cuda.load_store_masked import lane_equals
 from fusedce.kernels.cuda.load_store_scalar import number_at, params_of
 from fusedce.kernels.cuda.logit_transform import Full, chain_transform, transform_logits
 from fusedce.kernels.cuda.rows import (
@@ -41,13 +41,13 @@ def _own(extra, args, N, j, label, target, found, live, first, second):
     if extra.instance_class is not Full:
 
         def plain(extra, args, N, j, label, target, found, live, first, second):
-            g = where(numbered(N, j, label if live else np.int64(-1)), N(found.first), first)
+            g = where(lane_equals(N, j, label if live else np.int64(-1)), N(found.first), first)
             return g, g
 
         return plain
 
     def full(extra, args, N, j, label, target, found, live, first, second):
-        hit = numbered(N, j, label if live else np.int64(-1))
+        hit = lane_equals(N, j, label if live else np.int64(-1))
         x = transform_logits(extra, args, target, True)
         g, h = chain_transform(args, target, x, found.first, found.second)
         return where(hit, N(g), first), where(hit, N(h), second)

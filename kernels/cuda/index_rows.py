@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from fusedce.kernels.cuda.lane_reduce import pinned
-from fusedce.kernels.cuda.load_store import chunks_of, decoded, no_words
+from fusedce.kernels.cuda.load_store import chunks_of, decode, no_words, optimization_barrier
 from fusedce.kernels.cuda.load_store_scalar import itemsize, number_at, params_of, put_number
 from fusedce.kernels.cuda.logit_transform import (
     Full,
@@ -135,7 +134,7 @@ def _looked_at(residency, extra, args, N, T, dtype, source, span):
         def at_once(residency, extra, args, N, T, dtype, source, span):
             k = np.int32(0)
             words = read(residency, args, N, dtype, source, span, k)
-            v = decoded(N, dtype, words)
+            v = decode(N, dtype, words)
             v = transform_logits(extra, args, v, lanes_present(extra, N, dtype, span, k))
             top, below, ties, e = fresh(dtype, v)
             return top, below, ties, waiting(residency, words, e)
@@ -148,7 +147,7 @@ def _looked_at(residency, extra, args, N, T, dtype, source, span):
         k = np.int32(0)
         while k < span.chunks:
             waits = read(residency, args, N, dtype, source, span, k)
-            v = decoded(N, dtype, waits)
+            v = decode(N, dtype, waits)
             v = transform_logits(extra, args, v, lanes_present(extra, N, dtype, span, k))
             top, below, ties, e = absorb_visit(residency, dtype, top, below, ties, v)
             k = np.int32(k + chunks_of(N, dtype))
@@ -173,7 +172,7 @@ def _gradients(residency, extra, args, N, dtype, source, span, k, waits, top, ro
         return kept
 
     def recalled(residency, extra, args, N, dtype, source, span, k, waits, top, row, live):
-        v = decoded(N, dtype, recall(residency, args, N, dtype, source, span, k, waits))
+        v = decode(N, dtype, recall(residency, args, N, dtype, source, span, k, waits))
         x = transform_logits(extra, args, v, lanes_present(extra, N, dtype, span, k))
         return derivatives(extra, args, dtype, v, x, row, live)
 
@@ -253,7 +252,8 @@ def index_rows(Params: type, T: Any, Dtype: type, Labels: type, Residency: type,
 
         sync_before_overwrite(group)  # the target's logit; in place it is overwritten now
         if args.grad != 0 or args.hess != 0:
-            grad = pinned(args.grad + outer * args.grad_outer + inner * args.grad_inner)
+            grad = args.grad + outer * args.grad_outer + inner * args.grad_inner
+            grad = optimization_barrier(grad)
             hess = args.hess + outer * args.hess_outer + inner * args.hess_inner
             k, per, at = np.int32(0), chunks_of(N, dtype), out.first
             end = visits(residency, out.chunks, per)

@@ -1,9 +1,9 @@
-"""What a launch is: a kernel, its grid, and a plan of whole numbers.
+"""What a launch is: a kernel, its grid, and its arguments, all of them int64.
 
-A kernel takes one argument, a ``KernelArgs``: addresses, byte strides, sizes, and floats as the
-bits they are stored in. Each field takes eight bytes; a field that a kernel does not read
-costs it nothing. A launch is made once for all calls of a kind: what changes from call to call, the
-addresses of arrays, is added when it is launched (``ARRAYS``, ``Launch.bound``).
+A kernel takes one argument, a ``KernelArgs``: addresses, byte strides, sizes, and floats as their
+bits. Each field takes eight bytes; a field that a kernel does not read costs nothing. A launch is
+planned once for all calls of the same options, dtypes and shapes. What changes from call to call,
+the addresses of arrays, is added when it is launched (``ARRAYS``, ``Launch.bound``).
 """
 
 import struct
@@ -17,7 +17,7 @@ from fusedce.kernels.problem import Problem
 
 
 class KernelArgs(NamedTuple):
-    """The argument of every kernel. Views have the step in bytes along each of three axes."""
+    """The argument of every kernel. An array of three axes has a stride in bytes along each."""
 
     # sizes
     outer: int = 0
@@ -52,43 +52,43 @@ class KernelArgs(NamedTuple):
     weight_step: int = 0
     pos_weight: int = 0  # (C,), or one number: step 0
     pos_weight_step: int = 0
-    given: int = 0  # the denominator, a single number
+    user_denominator: int = 0  # the denominator that the caller passes, a single number
     total: int = 0  # the reduced loss
-    record: int = 0  # what the survey found, see RECORD
-    partial: int = 0  # (blocks,) sums of losses, or of weights, in float64 or the compute type
+    label_stats: int = 0  # results of the label pass, see LABEL_STATS_BYTES
+    partial: int = 0  # (blocks,) sums of losses (compute type) or of weights (float64)
     counts: int = 0  # (blocks,) int64: labels that are not ignored
-    bad: int = 0  # (blocks,) int64: position of the first bad label of a block, or -1
-    # how numbers are stored (``memory.KINDS``) where that is looked up while running
+    bad: int = 0  # (blocks,) int64: position of the first invalid label of a block
+    # codes of dtypes (``dtypes.CODE``) that are looked up at run time
     targets_dtype: int = 0
     sample_dtype: int = 0
     loss_dtype: int = 0
     weight_dtype: int = 0
     pos_weight_dtype: int = 0
-    given_dtype: int = 0
-    # how the work is dealt out
+    user_denominator_dtype: int = 0
+    # how the work is divided
     group: int = 0  # log2 of the lanes that share a row
     cluster: int = 0  # log2 of the blocks that share a row
     span: int = 0  # rows, elements or partial sums of a block
-    rounds: int = 0  # how often a team comes by to read a row
-    staged: int = 0  # bytes of shared memory ahead of the staged row
+    rounds: int = 0  # iterations of a group over a row
+    staged: int = 0  # offset in bytes of the staged row in shared memory
     magic_classes: int = 0  # n // classes == (n * magic) >> 40 for n < 2**20
     magic_inner: int = 0
-    shift_classes: int = 0  # in row_elements: chunks of a row, by ``deal.magic``
+    shift_classes: int = 0  # in elementwise_rows: the shift of its magic division
     # labels
     sparse_targets: int = 0
     normalize: int = 0
     may_ignore: int = 0
     ignore_index: int = 0
-    real_targets: int = 0  # targets that are numbers are looked at, see Problem
+    real_targets: int = 0  # targets are floats that are checked, see Problem
     lowest: int = 0
     highest: int = 0
     forbidden_label: int = 0
-    elements: int = 0  # elements a label stands for in the mean; 0: it counts by its weight
+    elements: int = 0  # elements that a label counts as in the mean; 0: its class weight
     # floats of the compute type, as bits
-    scale: int = 0  # 1 / denominator, unless the record has it
+    scale: int = 0  # 1 / denominator, if there are no label_stats
     label_factor: int = 0
     label_shift: int = 0
-    ignore_value: int = 0  # the number that stands for an ignored target, or NaN
+    ignore_value: int = 0  # the number that marks an ignored target, or NaN
     pos_factor: int = 0
     neg_factor: int = 0
     z_loss: int = 0
@@ -106,27 +106,28 @@ class KernelArgs(NamedTuple):
 
 SLOT = {name: k for k, name in enumerate(KernelArgs._fields)}
 
-# Arrays that each call brings, in this order; scratch holds what one launch leaves for the next.
+# The arrays of a call, in this order; scratch holds what one launch writes for the next.
 ARRAYS = (
-    "logits", "targets", "sample_weight", "weight", "pos_weight", "given",
+    "logits", "targets", "sample_weight", "weight", "pos_weight", "user_denominator",
     "loss", "grad", "hess", "total", "scratch",
 )  # fmt: skip
 
-# The record at the start of scratch: byte offsets of the divisor (float64), of the position of the
-# first bad label (int64, -1: none), of 1 / divisor and of divisor / rows that count (compute type).
-DIVISOR, BAD, SCALE, PER_ROW, RECORD = 0, 8, 16, 24, 32
+# The label statistics at the start of scratch. Offsets in bytes of: the divisor (float64), the
+# position of the first invalid label (int64, -1: none), 1 / divisor, and divisor / rows that are
+# not ignored (both of the compute type).
+STATS_DIVISOR, STATS_BAD_LABEL, STATS_SCALE, STATS_PER_ROW, LABEL_STATS_BYTES = 0, 8, 16, 24, 32
 
 
 class Kernel(NamedTuple):
-    """What there is to compile: ``factory(*types)`` is a Python function of one Plan."""
+    """What is compiled: ``factory(*types)`` is a Python function of a KernelArgs."""
 
     factory: Callable[..., Callable[[KernelArgs], None]]
     types: tuple[Any, ...]
-    registers: int = 64  # a thread may take so many
+    registers: int = 64  # at most so many a thread
 
     @property
     def name(self) -> str:
-        """For people: the factory and what it is made for."""
+        """The name for messages: the factory and its types."""
         words = [getattr(t, "__name__", str(t)) for t in self.types]
         return f"{self.factory.__name__}({', '.join(words)})"
 
@@ -138,21 +139,21 @@ class Launch(NamedTuple):
     blocks: int
     threads: int
     args: KernelArgs  # addresses are offsets from those of ``bound``
-    bound: tuple[tuple[int, int], ...]  # (slot of the plan, index into ARRAYS)
+    bound: tuple[tuple[int, int], ...]  # (field of ``args``, index into ARRAYS)
     shared: int = 0  # bytes of dynamic shared memory a block
     cluster: int = 1  # neighbouring blocks that share a row
 
 
 class Plan(NamedTuple):
-    """The launches of a call, in order, for any arrays that fit."""
+    """The launches of a call, in order, for all arrays of the same dtypes, shapes and strides."""
 
-    survey: tuple[Launch, ...]  # read the labels, write the record
+    label_pass: tuple[Launch, ...]  # read the labels, write the label statistics
     losses: tuple[Launch, ...]  # write losses and gradients
     scratch: int  # bytes
 
 
 class Facts(NamedTuple):
-    """What launches depend on in a device."""
+    """The properties of a device that launches depend on."""
 
     capability: tuple[int, int] = (9, 0)
     processors: int = 132
@@ -161,72 +162,71 @@ class Facts(NamedTuple):
 
 
 def bits(value: float, compute: type) -> int:
-    """A float of the compute type as a whole number."""
+    """The bits of a float of the compute type, as an integer."""
     code, integer = ("<d", "<q") if compute is np.float64 else ("<f", "<i")
     return int(struct.unpack(integer, struct.pack(code, value))[0])
 
 
 Fields = dict[str, Any]
-Bound = dict[str, tuple[str, int]]  # for a field the array it points to, and an offset in bytes
+Bound = dict[str, tuple[str, int]]  # field -> (array that it points to, offset in bytes)
 
 
 def launch(
     kernel: Kernel, blocks: int, threads: int, fields: Fields, bound: Bound, *, shared: int = 0,
     cluster: int = 1,
 ) -> Launch:  # fmt: skip
-    """A launch of a kernel whose plan has these fields."""
+    """A launch of a kernel with these fields of KernelArgs."""
     return rebound(
         Launch(kernel, blocks, threads, KernelArgs(), (), shared, cluster), fields, bound
     )
 
 
 def rebound(made: Launch, fields: Fields, bound: Bound) -> Launch:
-    """A launch with some more fields and arrays."""
+    """The launch with more fields and arrays."""
     offsets = {field: offset for field, (_, offset) in bound.items()}
     slots = tuple((SLOT[field], ARRAYS.index(array)) for field, (array, _) in bound.items())
     return made._replace(args=made.args._replace(**fields, **offsets), bound=made.bound + slots)
 
 
-NAMES = {"sample_weight": "sample"}  # of the steps of a view, where not its own
+STRIDE_PREFIX = {"sample_weight": "sample"}  # of the fields of its strides, if not its name
 
 
 def view(fields: Fields, bound: Bound, name: str, array: np.ndarray | None) -> None:
-    """An array of three axes; an axis of length 1 stands still."""
+    """Add an array of three axes; the stride of an axis of length 1 is 0."""
     if array is None:
         return
     bound[name] = name, 0
     steps = zip(("outer", "cls", "inner"), array.strides, array.shape, strict=True)
     for axis, step, n in steps:
-        fields[f"{NAMES.get(name, name)}_{axis}"] = step if n > 1 else 0
+        fields[f"{STRIDE_PREFIX.get(name, name)}_{axis}"] = step if n > 1 else 0
 
 
 def vector(fields: Fields, bound: Bound, name: str, array: np.ndarray | None) -> None:
-    """An array of classes, or of one number for all."""
+    """Add an array of (C,) numbers, or of one number for all classes."""
     if array is not None:
         bound[name] = name, 0
         fields[f"{name}_step"] = array.strides[0] if array.size > 1 else 0
         fields[f"{name}_dtype"] = dtype_code(array.dtype)
 
 
-def factors(problem: Problem) -> tuple[float, float]:
-    """What positive and negative outcomes weigh, but for arrays."""
+def outcome_factors(problem: Problem) -> tuple[float, float]:
+    """(factor of positive outcomes, factor of negative ones) of the losses, without arrays."""
     if problem.alpha is None:
         return problem.pos_scale, 1.0
     return problem.pos_scale * problem.alpha, 1.0 - problem.alpha
 
 
 def common(problem: Problem) -> tuple[Fields, Bound]:
-    """What every kernel of losses reads alike."""
+    """The fields and arrays that all kernels of losses share."""
     fields: Fields = {}
     bound: Bound = {}
     outer, classes, inner = problem.logits.shape
     T = problem.compute
-    up, down = factors(problem)
+    pos_factor, neg_factor = outcome_factors(problem)
     floats = {
         "label_factor": problem.label_factor, "label_shift": problem.label_shift,
         "ignore_value": problem.ignore_value,
-        "z_loss": problem.z_loss, "softcap": problem.softcap,
-        "logit_scale": problem.logit_scale, "pos_factor": up, "neg_factor": down,
+        "pos_factor": pos_factor, "neg_factor": neg_factor, **problem.scalars,
     }  # fmt: skip
     floats |= {f"p{k}": p for k, p in enumerate(problem.params)}
     fields |= {name: bits(value, T) for name, value in floats.items()}
@@ -251,5 +251,5 @@ def common(problem: Problem) -> tuple[Fields, Bound]:
 
 
 def is_full(problem: Problem) -> bool:
-    """Whether a kernel for more than plain logits and gradients is needed."""
-    return problem.hess is not None or problem.softcap != 0.0 or problem.logit_scale != 1.0
+    """Whether the kernel computes Hessians, or a softcap or scale of logits (``Full``)."""
+    return problem.hess is not None or problem.transforms_logits

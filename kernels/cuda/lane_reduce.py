@@ -1,14 +1,14 @@
-"""Lanes of a number folded in an order that suits a GPU."""
+"""Reductions over the lanes of a vector, in an order with few dependent instructions."""
 
 import functools
 
 from llvmlite import ir
 
-from fusedce.kernels.cuda.device import I32, assembly
-from fusedce.kernels.cuda.load_store import lanes_of
+from fusedce.kernels.cuda.device import I32
+from fusedce.kernels.cuda.load_store import chunk_lanes
 from fusedce.kernels.cuda.load_store_scalar import constant
 from fusedce.kernels.cuda.toolchain import intrinsic, types
-from fusedce.kernels.vector import Vector, elementwise, gathered, lane_by_lane, lane_of
+from fusedce.kernels.vector import Vector, elementwise, gathered, lane_of
 
 
 def _lanes(builder, x):
@@ -18,7 +18,7 @@ def _lanes(builder, x):
 
 
 def _tree(builder, parts):
-    """Their sum."""
+    """The sum of numbers, in pairs."""
     while len(parts) > 1:
         pairs = zip(parts[::2], parts[1::2], strict=False)
         odd = parts[len(parts) // 2 * 2 :]
@@ -27,16 +27,16 @@ def _tree(builder, parts):
 
 
 def _chain(builder, parts):
-    """Their sum, one after the other: of products, each is one instruction."""
+    """The sum of numbers, one after the other: adding a product takes one instruction."""
     return functools.reduce(builder.fadd, parts)
 
 
 @intrinsic
-def chunks_total(typingctx, dtype, count, x):
-    """The sum of the lanes of the first ``count`` chunks; of one number, itself."""
+def sum_of_chunks(typingctx, dtype, count, x):
+    """The sum of the lanes of the first ``count`` chunks of a vector; a scalar itself."""
     if not isinstance(x, Vector):
         return x(dtype, types.int32, x), lambda context, builder, sig, args: args[2]
-    per = lanes_of(dtype.instance_class)
+    per = chunk_lanes(dtype.instance_class)
 
     def codegen(context, builder, sig, args):
         _, count, value = args
@@ -52,8 +52,8 @@ def chunks_total(typingctx, dtype, count, x):
 
 
 @intrinsic
-def product_total(typingctx, x, y):
-    """The sum of the products of lanes: four sums side by side, one instruction a lane."""
+def sum_of_products(typingctx, x, y):
+    """The sum of the products of lanes: four independent sums, one instruction a lane."""
 
     def codegen(context, builder, sig, args):
         a, b = (_lanes(builder, v) for v in args)
@@ -66,11 +66,11 @@ def product_total(typingctx, x, y):
 
 
 @intrinsic
-def ones(typingctx, x):
-    """The sum of lanes that are 0 or 1, up to 256 of them.
+def count_ones(typingctx, x):
+    """The sum of lanes that are 0 or 1, up to 256 lanes.
 
-    Of float32 their bits are added up, three numbers an instruction: 1.0 is 127 * 2**23, and 383
-    undoes 127 in whole numbers of 9 bits.
+    For float32 their bits are added, three numbers an instruction: the bits of 1.0 are
+    127 * 2**23, and 383 is the inverse of 127 modulo 2**9.
     """
     single = lane_of(x) == types.float32
 
@@ -87,34 +87,20 @@ def ones(typingctx, x):
 
 
 @intrinsic
-def largest_last(typingctx, x):
-    """The same lanes in another order, the largest last; only NaN if one is (sm_80)."""
+def max_last(typingctx, x):
+    """The same lanes in another order, the largest last; NaN is last if one is NaN (sm_80)."""
 
     def codegen(context, builder, sig, args):
-        def outcome(name, a, b):
+        def select(name, a, b):
             text = f"{name}.NaN.f32 $0, $1, $2;"
             asm = ir.InlineAsm(ir.FunctionType(a.type, [a.type] * 2), text, "=f,f,f")
             return builder.call(asm, (a, b))
 
-        playing, out = _lanes(builder, args[0]), []
-        while len(playing) > 1:
-            pairs = list(zip(playing[::2], playing[1::2], strict=False))
-            out += [outcome("min", a, b) for a, b in pairs]
-            playing = [outcome("max", a, b) for a, b in pairs] + playing[2 * len(pairs) :]
-        return gathered(builder, out + playing)
-
-    return x(x), codegen
-
-
-@intrinsic
-def pinned(typingctx, x):
-    """The same number, which the compiler neither makes ahead of a branch nor makes again."""
-    mark = {types.float32: "f", types.float64: "d", types.int64: "l"}[lane_of(x)]
-
-    def codegen(context, builder, sig, args):
-        def keep(v):
-            return assembly(builder, "", v.type, f"={mark},0", (v,))
-
-        return lane_by_lane(builder, keep, args[0])
+        left, out = _lanes(builder, args[0]), []
+        while len(left) > 1:
+            pairs = list(zip(left[::2], left[1::2], strict=False))
+            out += [select("min", a, b) for a, b in pairs]
+            left = [select("max", a, b) for a, b in pairs] + left[2 * len(pairs) :]
+        return gathered(builder, out + left)
 
     return x(x), codegen

@@ -1,32 +1,25 @@
-"""Chunks of 16 bytes, and lanes that do not come in whole chunks.
+"""Loads and stores of chunks of 16 bytes, the widest access of a thread.
 
-A thread holds several chunks at once (``Words``), so that their loads are all under way together;
-a chunk past the end of a row is not touched, its words are filled in.
+A thread loads several chunks at once (``Words``), so that their loads are in flight together. A
+chunk past the end of a row is not accessed; its words are filled with -inf or 0. ``read`` and
+``write`` access global memory (addresses are int64), ``get`` and ``put`` shared memory (int32
+offsets in bytes).
 """
 
 from llvmlite import ir
 from numba.extending import models, register_model
 
 from fusedce.kernels.cuda.device import I32, I64, VOID, assembly, shared_place
-from fusedce.kernels.cuda.dtypes import (
-    BYTES,
-    CHUNK,
-    Bfloat16,
-    Float16,
-    Float32,
-    Float64,
-    OldBfloat16,
-    OldFloat16,
-)
+from fusedce.kernels.cuda.dtypes import CHUNK, INFO, SIZE, fill_words
 from fusedce.kernels.cuda.load_store_scalar import I16, constant, from_bits, to_bits, to_float32
 from fusedce.kernels.cuda.toolchain import intrinsic, types
-from fusedce.kernels.vector import FLOAT, Mask, Vector, gathered, lane_by_lane
+from fusedce.kernels.vector import FLOAT, Mask, Vector, gathered, lane_by_lane, lane_of
 
-NEXT = "L1::no_allocate"  # nobody on this processor reads a line twice
+NO_ALLOCATE = "L1::no_allocate"  # no cache line is read twice by a multiprocessor
 
 
 class Words(types.Type):  # type: ignore[misc]
-    """The raw bits of some chunks, 32 at a time."""
+    """Numba type: the stored bits of some chunks, a vector of ``width`` int32."""
 
     def __init__(self, width):
         self.width = width
@@ -34,7 +27,7 @@ class Words(types.Type):  # type: ignore[misc]
 
     @property
     def key(self):
-        """What tells two of these types apart."""
+        """Types with the same key are the same type."""
         return self.width
 
 
@@ -44,43 +37,31 @@ class _WordsModel(models.PrimitiveModel):  # type: ignore[misc]
         super().__init__(dmm, fe_type, ir.VectorType(I32, fe_type.width))
 
 
-def words_of(number, dtype):
-    """Words that hold the lanes of a number."""
-    return Words(max(1, number.width * BYTES[dtype] // 4))
+def words_type(number, dtype):
+    """The type of the words that store a vector."""
+    return Words(max(1, number.width * SIZE[dtype] // 4))
 
 
-def lanes_of(dtype):
-    """Numbers of a chunk."""
-    return CHUNK // BYTES[dtype]
+def chunk_lanes(dtype):
+    """Numbers in a chunk, while compiling."""
+    return CHUNK // SIZE[dtype]
 
 
 @intrinsic
 def per_chunk(typingctx, dtype):
-    """Numbers of a chunk."""
-    value = lanes_of(dtype.instance_class)
+    """Numbers in a chunk, in a kernel: int32."""
+    value = chunk_lanes(dtype.instance_class)
     return types.int32(dtype), lambda context, builder, sig, args: ir.Constant(I32, value)
 
 
 @intrinsic
 def chunks_of(typingctx, number, dtype):
-    """Chunks that hold the lanes of a number."""
-    value = number.instance_type.width // lanes_of(dtype.instance_class)
+    """Chunks that store a vector: int32."""
+    value = number.instance_type.width // chunk_lanes(dtype.instance_class)
     return types.int32(number, dtype), lambda context, builder, sig, args: ir.Constant(I32, value)
 
 
-# The words of -inf, what a row is filled up with: of even and of odd places.
-LOWEST = {
-    Float64: (0, 0xFFF00000), Float32: (0xFF800000,) * 2, Float16: (0xFC00FC00,) * 2,
-    OldFloat16: (0xFC00FC00,) * 2,
-    Bfloat16: (0xFF80FF80,) * 2, OldBfloat16: (0xFF80FF80,) * 2,
-}  # fmt: skip
-
-
-def fills(dtype, low):
-    """The words of what is not there, of even and of odd places."""
-    return LOWEST[dtype] if low else (0, 0)
-
-
+_REGISTER = {types.float32: "f", types.float64: "d", types.int64: "l"}  # in inline PTX
 _VECTOR = {1: "b32", 2: "v2.b32", 4: "v4.b32"}
 
 
@@ -90,8 +71,8 @@ def _names(first, number):
 
 
 def _load_words(builder, address, present, fills, space, number=4):
-    """1, 2 or 4 words; those of the fill where nothing is present. One branchless piece of PTX."""
-    load = f"ld.{space}" if space == "shared" else f"ld.{space}.{NEXT}"
+    """Load 1, 2 or 4 words; the fill where they are not present. Predicated PTX, no branch."""
+    load = f"ld.{space}" if space == "shared" else f"ld.{space}.{NO_ALLOCATE}"
     fill = "".join(f"mov.b32 ${k}, ${number + 2 + k % 2}; " for k in range(number))
     text = (
         f"{{ .reg .pred here; setp.ne.s32 here, ${number + 1}, 0; {fill}"
@@ -106,7 +87,7 @@ def _load_words(builder, address, present, fills, space, number=4):
 
 
 def store_words(builder, address, present, words, space):
-    """Store 1, 2 or 4 words, if they are present."""
+    """Store 1, 2 or 4 words if ``present``."""
     number = len(words)
     store = "st.shared" if space == "shared" else "st.global.cs"
     text = (
@@ -119,7 +100,7 @@ def store_words(builder, address, present, words, space):
 
 
 def step_from(builder, start, step, k):
-    """start + k * step, in the type of start."""
+    """start + k * step, of the type of start."""
     if k == 0:
         return start
     width = start.type
@@ -128,8 +109,8 @@ def step_from(builder, start, step, k):
 
 
 def _load_present(builder, address, words, space):
-    """Words that are there."""
-    load = f"ld.{space}" if space == "shared" else f"ld.{space}.{NEXT}"
+    """Load words that are present."""
+    load = f"ld.{space}" if space == "shared" else f"ld.{space}.{NO_ALLOCATE}"
     register = "r" if address.type == I32 else "l"
     found = assembly(
         builder, f"{load}.{_VECTOR[words]} {_names(0, words)}, [${words}];",
@@ -138,10 +119,10 @@ def _load_present(builder, address, words, space):
     return [builder.extract_value(found, k) for k in range(words)]
 
 
-def _read_words(words, tag, low, space):
-    """Code that reads chunks ``step`` bytes apart, the first ``count`` of them.
+def _read_words(words, tag, fill, space):
+    """Code that loads the first ``count`` of some chunks, ``step`` bytes apart.
 
-    All but the last are there for most threads, which go a shorter way.
+    For most threads all but the last chunk are present: they load those without predicates.
     """
     chunks = words.width // 4
 
@@ -150,25 +131,25 @@ def _read_words(words, tag, low, space):
         if count is None:
             return _load_present(builder, address, 4, space)
         present = builder.icmp_signed("<", constant(k), count)
-        return _load_words(builder, address, present, fills(tag, low), space)
+        return _load_words(builder, address, present, fill_words(tag, fill), space)
 
     def codegen(builder, start, step, count):
         if chunks == 1 or space == "shared":
-            every = [at(builder, start, step, k, count) for k in range(chunks)]
-            return gathered(builder, [w for four in every for w in four])
+            loaded = [at(builder, start, step, k, count) for k in range(chunks)]
+            return gathered(builder, [w for four in loaded for w in four])
         most = builder.icmp_signed(">=", count, constant(chunks - 1))
-        ways = []
-        with builder.if_else(most) as (usual, other):
-            for residency, there in ((usual, None), (other, count)):
-                with residency:
-                    every = [at(builder, start, step, k, there) for k in range(chunks - 1)]
-                    ways.append((every, builder.block))
+        branches = []
+        with builder.if_else(most) as (then, otherwise):
+            for branch, limit in ((then, None), (otherwise, count)):
+                with branch:
+                    loaded = [at(builder, start, step, k, limit) for k in range(chunks - 1)]
+                    branches.append((loaded, builder.block))
         found = []
         for k in range(chunks - 1):
             for i in range(4):
                 word = builder.phi(I32)
-                for every, block in ways:
-                    word.add_incoming(every[k][i], block)
+                for loaded, block in branches:
+                    word.add_incoming(loaded[k][i], block)
                 found.append(word)
         return gathered(builder, found + at(builder, start, step, chunks - 1, count))
 
@@ -185,24 +166,24 @@ def _write_words(words, space):
     return codegen
 
 
-def _reader(low, space):
+def _reader(fill, space):
     @intrinsic
     def read(typingctx, number, dtype, start, step, count):
         tag = dtype.instance_class
-        words = words_of(number.instance_type, tag)
-        code = _read_words(words, tag, low, space)
+        words = words_type(number.instance_type, tag)
+        code = _read_words(words, tag, fill, space)
         address = types.int32 if space == "shared" else types.int64
 
         def codegen(context, builder, sig, args):
-            return code(builder, *placed(builder, args[2], space), *args[3:])
+            return code(builder, *ptx_address(builder, args[2], space), *args[3:])
 
         return words(number, dtype, address, types.int32, types.int32), codegen
 
     return read
 
 
-def placed(builder, address, space):
-    """The address as PTX takes it: in shared memory it begins where the launch's does."""
+def ptx_address(builder, address, space):
+    """(address,) for PTX; in shared memory, of an offset into the launch's dynamic memory."""
     if space == "global":
         return (address,)
     return (builder.ptrtoint(shared_place(builder, address, ir.IntType(8)), I32),)
@@ -215,7 +196,7 @@ def _writer(space):
         address = types.int32 if space == "shared" else types.int64
 
         def codegen(context, builder, sig, args):
-            code(builder, *placed(builder, args[0], space), *args[1:])
+            code(builder, *ptx_address(builder, args[0], space), *args[1:])
             return context.get_dummy_value()
 
         return types.void(address, types.int32, types.int32, words), codegen
@@ -223,22 +204,22 @@ def _writer(space):
     return write
 
 
-# Chunk k lies at start + k * step; it is touched if k < count, else filled: with -inf, or zeros.
-read_logits = _reader(True, "global")
-get_words = _reader(True, "shared")
+# Chunk k is at start + k * step; it is accessed if k < count, else filled with -inf.
+read_logits = _reader("-inf", "global")
+get_words = _reader("-inf", "shared")
 write_words = _writer("global")
 put_words = _writer("shared")
 
 
 @intrinsic
-def read_beside(typingctx, number, dtype, like, start, step, count):
-    """Numbers that belong to the chunks of another array, of form ``like``, as words.
+def read_like(typingctx, number, dtype, like, start, step, count):
+    """Load the elements of ``dtype`` at the positions of some chunks of ``like``, as words.
 
-    Those of chunk k lie side by side from start + k * step; zeros from chunk ``count`` on.
+    Those of chunk k are adjacent, from start + k * step on; zeros from chunk ``count`` on.
     """
-    N, tag, per = number.instance_type, dtype.instance_class, lanes_of(like.instance_class)
-    words = words_of(N, tag)
-    parts, size = _parts(per * BYTES[tag] // 4)
+    N, tag, per = number.instance_type, dtype.instance_class, chunk_lanes(like.instance_class)
+    words = words_type(N, tag)
+    parts, size = _parts(per * SIZE[tag] // 4)
 
     def codegen(context, builder, sig, args):
         found = []
@@ -254,10 +235,10 @@ def read_beside(typingctx, number, dtype, like, start, step, count):
 
 
 @intrinsic
-def write_beside(typingctx, dtype, like, start, step, count, x):
-    """Store numbers beside the chunks of another array the same way."""
-    tag, per = dtype.instance_class, lanes_of(like.instance_class)
-    parts, size = _parts(per * BYTES[tag] // 4)
+def write_like(typingctx, dtype, like, start, step, count, x):
+    """Store x at the positions of some chunks of ``like``, in an array of ``dtype``."""
+    tag, per = dtype.instance_class, chunk_lanes(like.instance_class)
+    parts, size = _parts(per * SIZE[tag] // 4)
 
     def codegen(context, builder, sig, args):
         words = words_from(builder, tag, x, args[5])
@@ -274,15 +255,15 @@ def write_beside(typingctx, dtype, like, start, step, count, x):
 
 
 def _parts(words):
-    """(loads, words of each) of some words side by side."""
+    """(number of loads, words of each) of adjacent words."""
     size = min(4, words)
     return words // size, size
 
 
 @intrinsic
 def no_words(typingctx, number, dtype):
-    """Words that nobody reads."""
-    words = words_of(number.instance_type, dtype.instance_class)
+    """Words that are not used: zeros."""
+    words = words_type(number.instance_type, dtype.instance_class)
 
     def codegen(context, builder, sig, args):
         return ir.Constant(ir.VectorType(I32, words.width), None)
@@ -294,16 +275,16 @@ def _halves(builder, word):
     return builder.trunc(word, I16), builder.trunc(builder.lshr(word, constant(16)), I16)
 
 
-def pieces(builder, dtype, words):
-    """The bits of each stored number."""
-    size = BYTES[dtype]
+def stored_bits(builder, dtype, words):
+    """The bits of each number that some words store, as a list."""
+    size = SIZE[dtype]
     if size == 4:
         return words
     if size == 2:
         return [half for word in words for half in _halves(builder, word)]
     if size == 1:
-        quarter = ir.IntType(8)
-        return [builder.trunc(builder.lshr(word, constant(8 * k)), quarter)
+        byte = ir.IntType(8)
+        return [builder.trunc(builder.lshr(word, constant(8 * k)), byte)
                 for word in words for k in range(4)]  # fmt: skip
     pairs = zip(words[::2], words[1::2], strict=True)
     return [builder.or_(builder.zext(a, I64), builder.shl(builder.zext(b, I64),
@@ -311,37 +292,38 @@ def pieces(builder, dtype, words):
 
 
 @intrinsic
-def decoded(typingctx, number, dtype, words):
-    """The lanes of a number from its words."""
+def decode(typingctx, number, dtype, words):
+    """The vector that some words store, of the type ``number``."""
     N, tag = number.instance_type, dtype.instance_class
 
     def codegen(context, builder, sig, args):
         raw = [builder.extract_element(args[2], constant(k)) for k in range(words.width)]
-        bits = pieces(builder, tag, raw)
+        bits = stored_bits(builder, tag, raw)
         return gathered(builder, [from_bits(builder, tag, N.dtype, b) for b in bits])
 
     return N(number, dtype, words), codegen
 
 
-def _pairs(builder, dtype, x):
-    """Two float32 as the halves of one word, rounded together."""
-    text = f"cvt.rn.{'f16x2' if dtype is Float16 else 'bf16x2'}.f32 $0, $2, $1;"
+def _encode_pairs(builder, text, x):
+    """Words of two float32 each, both rounded by one instruction."""
     single = FLOAT[types.float32]
     asm = ir.InlineAsm(ir.FunctionType(I32, [single, single]), text, "=r,f,f")
     return [builder.call(asm, pair) for pair in zip(x[::2], x[1::2], strict=True)]
 
 
 def words_from(builder, dtype, number, x):
-    """The words that store the lanes of a number, as a list."""
+    """The words that store the lanes of a vector, as a list."""
     lanes = [builder.extract_element(x, constant(k)) for k in range(number.width)]
-    if dtype in (Float16, Bfloat16):
-        return _pairs(builder, dtype, [to_float32(builder, v, number.dtype) for v in lanes])
+    info = INFO[dtype]
+    if info.encode_pair is not None:
+        singles = [to_float32(builder, v, number.dtype) for v in lanes]
+        return _encode_pairs(builder, info.encode_pair, singles)
     bits = [to_bits(builder, dtype, number.dtype, v) for v in lanes]
-    if dtype in (OldBfloat16, OldFloat16):
+    if info.size == 2:
         wide = [builder.zext(b, I32) for b in bits]
-        fmax = [builder.shl(b, constant(16)) for b in wide[1::2]]
-        return [builder.or_(a, b) for a, b in zip(wide[::2], fmax, strict=True)]
-    if dtype is Float64:
+        high = [builder.shl(b, constant(16)) for b in wide[1::2]]
+        return [builder.or_(a, b) for a, b in zip(wide[::2], high, strict=True)]
+    if info.size == 8:
         high = [builder.lshr(b, ir.Constant(I64, 32)) for b in bits]
         pairs = zip(bits, high, strict=True)
         return [builder.trunc(part, I32) for pair in pairs for part in pair]
@@ -349,35 +331,40 @@ def words_from(builder, dtype, number, x):
 
 
 @intrinsic
-def encoded(typingctx, dtype, x):
-    """The words that store the lanes of a number."""
+def encode(typingctx, dtype, x):
+    """The words that store a vector."""
     tag = dtype.instance_class
 
     def codegen(context, builder, sig, args):
         return gathered(builder, words_from(builder, tag, x, args[1]))
 
-    return words_of(x, tag)(dtype, x), codegen
+    return words_type(x, tag)(dtype, x), codegen
 
 
 @intrinsic
-def renewed(typingctx, words):
-    """The same words to the reader, others to the compiler: what was made of them is not kept.
+def optimization_barrier(typingctx, x):
+    """x. To the compiler it is another value, computed here: neither moved nor computed again.
 
-    Else the floats of half-precision words stay in twice as many registers.
+    After it, words are decoded again: otherwise the floats of half-precision words would stay in
+    twice as many registers as the words.
     """
+    mark = "r" if isinstance(x, Words) else _REGISTER[lane_of(x)]
 
     def codegen(context, builder, sig, args):
-        return lane_by_lane(builder, lambda w: assembly(builder, "", I32, "=r,0", (w,)), args[0])
+        def keep(v):
+            return assembly(builder, "", v.type, f"={mark},0", (v,))
 
-    return words(words), codegen
+        return lane_by_lane(builder, keep, args[0])
+
+    return x(x), codegen
 
 
-# ------------------------------------------------------- numbers that do not come in whole chunks
+# ------------------------------------------------------------------- masks of the lanes of a chunk
 
 
 @intrinsic
 def first_lanes(typingctx, number, count):
-    """Which lanes are among the first ``count``."""
+    """The mask of the first ``count`` lanes."""
     N = number.instance_type
     if not isinstance(N, Vector):
         return types.boolean(number, types.int32), (

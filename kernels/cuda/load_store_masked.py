@@ -1,10 +1,13 @@
-"""Lanes that do not come in whole chunks: one number at a time, none where none is present."""
+"""Loads and stores of single numbers under a predicate, for lanes that are not whole chunks.
+
+A lane that is not present is not accessed; it is filled with a given number.
+"""
 
 from llvmlite import ir
 
 from fusedce.kernels.cuda.device import I32, I64, VOID, assembly, shared_place
-from fusedce.kernels.cuda.dtypes import BYTES, Float32, Float64
-from fusedce.kernels.cuda.load_store import lanes_of, step_from
+from fusedce.kernels.cuda.dtypes import SIZE, Float32, Float64
+from fusedce.kernels.cuda.load_store import chunk_lanes, step_from
 from fusedce.kernels.cuda.load_store_scalar import constant, from_bits, to_bits
 from fusedce.kernels.cuda.toolchain import intrinsic, types
 from fusedce.kernels.vector import Mask, Vector, gathered, lane_of
@@ -13,8 +16,8 @@ _ASM = {1: ("u8", "h"), 2: ("b16", "h"), 4: ("b32", "r"), 8: ("b64", "l")}
 
 
 def _load_one(builder, address, present, tag, space="global"):
-    """The bits of one number, 0 if it is not present; no branch."""
-    size = BYTES[tag]
+    """Load the bits of one number, 0 if it is not present. Predicated PTX, no branch."""
+    size = SIZE[tag]
     kind, mark = _ASM[size]
     text = (
         f"{{ .reg .pred here; setp.ne.s32 here, $2, 0; mov.b{max(16, 8 * size)} $0, 0; "
@@ -29,15 +32,15 @@ def _load_one(builder, address, present, tag, space="global"):
 
 
 def _store_one(builder, address, present, bits, tag, space="global"):
-    kind, mark = _ASM[BYTES[tag]]
+    kind, mark = _ASM[SIZE[tag]]
     where = "r" if space == "shared" else "l"
     text = f"{{ .reg .pred here; setp.ne.s32 here, $1, 0; @here st.{space}.{kind} [$0], $2; }}"
     args = (address, builder.zext(present, I32), bits)
     assembly(builder, text, VOID, f"{where},r,{mark}", args)
 
 
-def _places(builder, number, per, start, step, along, count):
-    """(address, whether it is there) of each lane: lane i of chunk k at k * step + i * along."""
+def _lane_addresses(builder, number, per, start, step, along, count):
+    """(address, whether it is present) of each lane: lane i of chunk k at k step + i along."""
     for lane in range(getattr(number, "width", 1)):
         k, i = divmod(lane, per)
         present = builder.icmp_signed("<", constant(k), count)
@@ -62,14 +65,14 @@ def _write_grid(builder, number, tag, x, places):
 
 @intrinsic
 def read_grid(typingctx, number, dtype, like, start, step, along, count, fill):
-    """Numbers that belong to the chunks of another array, of form ``like``.
+    """Load the elements of ``dtype`` at the positions of some chunks of ``like``.
 
-    Number i of chunk k lies at start + k * step + i * along; ``fill`` from chunk ``count`` on.
+    Element i of chunk k is at start + k * step + i * along; ``fill`` from chunk ``count`` on.
     """
-    N, tag, per = number.instance_type, dtype.instance_class, lanes_of(like.instance_class)
+    N, tag, per = number.instance_type, dtype.instance_class, chunk_lanes(like.instance_class)
 
     def codegen(context, builder, sig, args):
-        places = _places(builder, N, per, *args[3:7])
+        places = _lane_addresses(builder, N, per, *args[3:7])
         return _read_grid(builder, N, tag, args[7], places)
 
     sizes = (types.int64, types.int64, types.int64, types.int32)
@@ -78,11 +81,11 @@ def read_grid(typingctx, number, dtype, like, start, step, along, count, fill):
 
 @intrinsic
 def write_grid(typingctx, dtype, start, step, along, count, x):
-    """Store the numbers of chunks the same way, up to chunk ``count``."""
+    """Store x at the elements of the first ``count`` chunks, addressed as by ``read_grid``."""
     tag = dtype.instance_class
 
     def codegen(context, builder, sig, args):
-        places = _places(builder, x, lanes_of(tag), *args[1:5])
+        places = _lane_addresses(builder, x, chunk_lanes(tag), *args[1:5])
         _write_grid(builder, x, tag, args[5], places)
         return context.get_dummy_value()
 
@@ -92,12 +95,12 @@ def write_grid(typingctx, dtype, start, step, along, count, x):
 
 @intrinsic
 def read_lanes(typingctx, number, dtype, start, step, count, fill):
-    """Numbers ``step`` bytes apart, the first ``count``; ``fill`` in the other lanes."""
+    """Load the first ``count`` lanes, ``step`` bytes apart; ``fill`` in the other lanes."""
     N, tag = number.instance_type, dtype.instance_class
 
     def codegen(context, builder, sig, args):
         none = ir.Constant(I64, 0)
-        places = _places(builder, N, 1, args[2], args[3], none, args[4])
+        places = _lane_addresses(builder, N, 1, args[2], args[3], none, args[4])
         return _read_grid(builder, N, tag, args[5], places)
 
     return N(number, dtype, types.int64, types.int64, types.int32, lane_of(N)), codegen
@@ -110,7 +113,7 @@ def write_lanes(typingctx, dtype, start, step, count, x):
 
     def codegen(context, builder, sig, args):
         none = ir.Constant(I64, 0)
-        places = _places(builder, x, 1, args[1], args[2], none, args[3])
+        places = _lane_addresses(builder, x, 1, args[1], args[2], none, args[3])
         _write_grid(builder, x, tag, args[4], places)
         return context.get_dummy_value()
 
@@ -119,15 +122,15 @@ def write_lanes(typingctx, dtype, start, step, count, x):
 
 @intrinsic
 def get_lanes(typingctx, number, start, step, count, fill):
-    """Numbers ``step`` bytes apart in shared memory, the first ``count``; ``fill`` elsewhere."""
+    """As ``read_lanes``, from shared memory, where numbers have the compute type."""
     N = number.instance_type
-    tag = FORMS[lane_of(N)]
+    tag = _SHARED_DTYPE[lane_of(N)]
 
     def codegen(context, builder, sig, args):
         found = []
         for k in range(getattr(N, "width", 1)):
             present = builder.icmp_signed("<", constant(k), args[3])
-            place = _in_shared(builder, step_from(builder, args[1], args[2], k))
+            place = _shared_address(builder, step_from(builder, args[1], args[2], k))
             bits = _load_one(builder, place, present, tag, "shared")
             x = from_bits(builder, tag, lane_of(N), bits)
             found.append(builder.select(present, x, args[4]))
@@ -138,8 +141,8 @@ def get_lanes(typingctx, number, start, step, count, fill):
 
 @intrinsic
 def put_lanes(typingctx, start, step, count, x):
-    """Store the first ``count`` lanes ``step`` bytes apart in shared memory."""
-    tag = FORMS[lane_of(x)]
+    """As ``write_lanes``, to shared memory."""
+    tag = _SHARED_DTYPE[lane_of(x)]
 
     def codegen(context, builder, sig, args):
         start, step, count, value = args
@@ -147,7 +150,7 @@ def put_lanes(typingctx, start, step, count, x):
             vector = isinstance(x, Vector)
             one = builder.extract_element(value, constant(k)) if vector else value
             present = builder.icmp_signed("<", constant(k), count)
-            place = _in_shared(builder, step_from(builder, start, step, k))
+            place = _shared_address(builder, step_from(builder, start, step, k))
             _store_one(
                 builder, place, present, to_bits(builder, tag, lane_of(x), one), tag, "shared"
             )
@@ -156,17 +159,17 @@ def put_lanes(typingctx, start, step, count, x):
     return types.void(types.int32, types.int32, types.int32, x), codegen
 
 
-FORMS = {types.float32: Float32, types.float64: Float64}
+_SHARED_DTYPE = {types.float32: Float32, types.float64: Float64}
 
 
-def _in_shared(builder, offset):
+def _shared_address(builder, offset):
     return builder.ptrtoint(shared_place(builder, offset, ir.IntType(8)), I32)
 
 
 @intrinsic
-def hits(typingctx, number, dtype, start, step, wanted):
-    """Which lane has a number: those of chunk k are start + k * step and the following."""
-    N, per = number.instance_type, lanes_of(dtype.instance_class)
+def chunk_lane_equals(typingctx, number, dtype, start, step, wanted):
+    """The mask of the lane whose number is ``wanted``; lane i of chunk k is start + k step + i."""
+    N, per = number.instance_type, chunk_lanes(dtype.instance_class)
 
     def codegen(context, builder, sig, args):
         found = []
@@ -179,8 +182,8 @@ def hits(typingctx, number, dtype, start, step, wanted):
 
 
 @intrinsic
-def numbered(typingctx, number, start, wanted):
-    """Which lane has a number, counted from ``start``."""
+def lane_equals(typingctx, number, start, wanted):
+    """The mask of the lane whose number is ``wanted``; lane i is start + i."""
     N = number.instance_type
 
     def codegen(context, builder, sig, args):

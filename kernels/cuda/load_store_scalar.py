@@ -1,20 +1,26 @@
-"""Stored numbers, one at a time: at an address, and as floats.
+"""Loads and stores of single numbers, by the type tags and codes of dtypes.py.
 
-They are told apart by the type tags of forms.py.
+An address is that of a byte in global memory, as an int64.
 """
 
 from llvmlite import ir
 
 from fusedce.kernels.cuda.device import I32, I64
 from fusedce.kernels.cuda.dtypes import (
-    BYTES,
-    DTYPE_CODES,
+    CODE,
+    INFO,
+    SIZE,
     Bfloat16,
     Float16,
     Float32,
     Float64,
-    OldBfloat16,
-    OldFloat16,
+    Int8,
+    Int16,
+    Int32,
+    Int64,
+    Uint8,
+    Uint16,
+    Uint32,
     Uint64,
 )
 from fusedce.kernels.cuda.kernel_args import SLOT
@@ -22,27 +28,27 @@ from fusedce.kernels.cuda.toolchain import cgutils, intrinsic, types
 from fusedce.kernels.scalar import scalar
 from fusedce.kernels.vector import FLOAT
 
-DEVICE = 1  # NVVM's address space
+GLOBAL_SPACE = 1  # NVVM's number of the address space
 I16 = ir.IntType(16)
 
 
 def constant(value):
-    """A whole number of 32 bits."""
+    """An int32 constant in LLVM IR."""
     return ir.Constant(I32, value)
 
 
-def _place(builder, address, ty):
-    return builder.inttoptr(address, ty.as_pointer(DEVICE))
+def _pointer(builder, address, ty):
+    return builder.inttoptr(address, ty.as_pointer(GLOBAL_SPACE))
 
 
 @intrinsic
 def peek(typingctx, address, number):
-    """The number of a NumPy type at an address."""
+    """Load a number of a NumPy type."""
     T = number.instance_type
 
     def codegen(context, builder, sig, args):
         return builder.load(
-            _place(builder, args[0], context.get_value_type(T)), align=T.bitwidth // 8
+            _pointer(builder, args[0], context.get_value_type(T)), align=T.bitwidth // 8
         )
 
     return T(types.int64, number), codegen
@@ -53,7 +59,7 @@ def poke(typingctx, address, x):
     """Store a number of a NumPy type."""
 
     def codegen(context, builder, sig, args):
-        builder.store(args[1], _place(builder, args[0], args[1].type), align=x.bitwidth // 8)
+        builder.store(args[1], _pointer(builder, args[0], args[1].type), align=x.bitwidth // 8)
         return context.get_dummy_value()
 
     return types.void(types.int64, x), codegen
@@ -61,7 +67,7 @@ def poke(typingctx, address, x):
 
 @intrinsic
 def float_of(typingctx, number, bits):
-    """The float of a type whose bits a field of the plan holds."""
+    """The float of a type whose bits a field of KernelArgs holds."""
     T = number.instance_type
 
     def codegen(context, builder, sig, args):
@@ -81,10 +87,10 @@ def to_float32(builder, x, T):
     return x if types.float32 == T else builder.fptrunc(x, FLOAT[types.float32])
 
 
-def _single_of_double(builder, bits):
-    """The float32 nearest to a float64's bits, by whole numbers; 0 where it would be subnormal.
+def _float32_from_float64(builder, bits):
+    """The float32 nearest to a float64, in integer arithmetic; 0 where it would be subnormal.
 
-    A float32 kernel has no float64 instruction: most devices do those 32 or 64 times slower.
+    A float32 kernel has no float64 instructions: on most devices they are 32 or 64 times slower.
     """
 
     def wide(value):
@@ -104,26 +110,25 @@ def _single_of_double(builder, bits):
 
 
 def from_bits(builder, dtype, T, bits):
-    """The float that some bits stand for."""
+    """The float of type T that is stored as some bits."""
+    info = INFO[dtype]
+    if info.kind != "f":
+        convert = builder.uitofp if info.kind == "u" else builder.sitofp
+        return convert(bits, FLOAT[T])
     if dtype is Float64:
         if types.float32 == T:
-            return _single_of_double(builder, bits)
+            return _float32_from_float64(builder, bits)
         return builder.bitcast(bits, FLOAT[types.float64])
-    if dtype is Float32:
+    if info.decode is None:
+        if info.size == 2:
+            bits = builder.shl(builder.zext(bits, I32), constant(16))
         return _from_float32(builder, builder.bitcast(bits, FLOAT[types.float32]), T)
-    if dtype in (Float16, OldFloat16):
-        text = "cvt.f32.f16 $0, $1;"
-        asm = ir.InlineAsm(ir.FunctionType(FLOAT[types.float32], [I16]), text, "=f,h")
-        return _from_float32(builder, builder.call(asm, [bits]), T)
-    if dtype in (Bfloat16, OldBfloat16):
-        wide = builder.shl(builder.zext(bits, I32), constant(16))
-        return _from_float32(builder, builder.bitcast(wide, FLOAT[types.float32]), T)
-    convert = builder.uitofp if dtype.__name__.startswith("U") else builder.sitofp
-    return convert(bits, FLOAT[T])
+    asm = ir.InlineAsm(ir.FunctionType(FLOAT[types.float32], [I16]), info.decode, "=f,h")
+    return _from_float32(builder, builder.call(asm, [bits]), T)
 
 
-def _rounded(builder, x):
-    """The upper half of a float32, rounded to even; a NaN stays one."""
+def _upper_half(builder, x):
+    """The upper 16 bits of a float32, rounded to nearest even; a NaN stays NaN."""
     bits = builder.bitcast(x, I32)
     odd = builder.and_(builder.lshr(bits, constant(16)), constant(1))
     near = builder.add(bits, builder.add(odd, constant(0x7FFF)))
@@ -133,31 +138,31 @@ def _rounded(builder, x):
 
 
 def to_bits(builder, dtype, T, x):
-    """The bits that store a float."""
+    """The bits that store a float of type T."""
     if dtype is Float64:
         wide = x if types.float64 == T else builder.fpext(x, FLOAT[types.float64])
         return builder.bitcast(wide, I64)
     x = to_float32(builder, x, T)
     if dtype is Float32:
         return builder.bitcast(x, I32)
-    if dtype is OldBfloat16:
-        return _rounded(builder, x)
-    text = "cvt.rn.f16.f32 $0, $1;" if dtype in (Float16, OldFloat16) else "cvt.rn.bf16.f32 $0, $1;"
+    if INFO[dtype].encode is None:
+        return _upper_half(builder, x)
+    text = INFO[dtype].encode
     asm = ir.InlineAsm(ir.FunctionType(I16, [FLOAT[types.float32]]), text, "=h,f")
     return builder.call(asm, [x])
 
 
 def _bits_type(dtype):
-    return ir.IntType(8 * BYTES[dtype])
+    return ir.IntType(8 * SIZE[dtype])
 
 
 @intrinsic
 def number_at(typingctx, number, dtype, address):
-    """The stored number at an address, as a float."""
+    """Load a number as a float of type ``number``."""
     T, tag = number.instance_type, dtype.instance_class
 
     def codegen(context, builder, sig, args):
-        bits = builder.load(_place(builder, args[2], _bits_type(tag)), align=BYTES[tag])
+        bits = builder.load(_pointer(builder, args[2], _bits_type(tag)), align=SIZE[tag])
         return from_bits(builder, tag, T, bits)
 
     return T(number, dtype, types.int64), codegen
@@ -165,12 +170,12 @@ def number_at(typingctx, number, dtype, address):
 
 @intrinsic
 def put_number(typingctx, dtype, address, x):
-    """Store a float."""
+    """Store a float as a number of a dtype."""
     tag = dtype.instance_class
 
     def codegen(context, builder, sig, args):
         bits = to_bits(builder, tag, x, args[2])
-        builder.store(bits, _place(builder, args[1], bits.type), align=BYTES[tag])
+        builder.store(bits, _pointer(builder, args[1], bits.type), align=SIZE[tag])
         return context.get_dummy_value()
 
     return types.void(dtype, types.int64, x), codegen
@@ -178,17 +183,17 @@ def put_number(typingctx, dtype, address, x):
 
 @intrinsic
 def integer_at(typingctx, dtype, address):
-    """The stored integer at an address; from 2**63 on, the largest int64."""
+    """Load an integer as int64; from 2**63 on, the largest int64."""
     tag = dtype.instance_class
 
     def codegen(context, builder, sig, args):
-        bits = builder.load(_place(builder, args[1], _bits_type(tag)), align=BYTES[tag])
+        bits = builder.load(_pointer(builder, args[1], _bits_type(tag)), align=SIZE[tag])
         if tag is Uint64:
             most = ir.Constant(I64, 2**63 - 1)
             return builder.select(builder.icmp_signed("<", bits, ir.Constant(I64, 0)), most, bits)
         if bits.type == I64:
             return bits
-        unsigned = tag.__name__.startswith("U")
+        unsigned = INFO[tag].kind == "u"
         return builder.zext(bits, I64) if unsigned else builder.sext(bits, I64)
 
     return types.int64(dtype, types.int64), codegen
@@ -197,61 +202,69 @@ def integer_at(typingctx, dtype, address):
 @intrinsic
 def itemsize(typingctx, dtype):
     """Bytes of a stored number."""
-    value = BYTES[dtype.instance_class]
+    value = SIZE[dtype.instance_class]
     return types.int32(dtype), lambda context, builder, sig, args: ir.Constant(I32, value)
 
 
-F64, F32, F16, BF16, I8, IN16, IN32, IN64, U8, U16, U32, U64 = (tag() for tag in DTYPE_CODES)
+# The codes that an array's ``_dtype`` field holds.
+FLOAT64, FLOAT32, FLOAT16, BFLOAT16 = (CODE[t] for t in (Float64, Float32, Float16, Bfloat16))
+INT8, INT16, INT32, INT64 = (CODE[t] for t in (Int8, Int16, Int32, Int64))
+UINT8, UINT16, UINT32, UINT64 = (CODE[t] for t in (Uint8, Uint16, Uint32, Uint64))
+
+# The type tags as values.
+_F64, _F32, _F16, _BF16 = Float64(), Float32(), Float16(), Bfloat16()
+_I8, _I16, _I32, _I64 = Int8(), Int16(), Int32(), Int64()
+_U8, _U16, _U32, _U64 = Uint8(), Uint16(), Uint32(), Uint64()
 
 
 @scalar
 def any_number(T, dtype_code, address):
-    """The same where the form is looked up."""
-    if dtype_code == 0:
-        return number_at(T, F64, address)
-    if dtype_code == 1:
-        return number_at(T, F32, address)
-    if dtype_code == 2:
-        return number_at(T, F16, address)
-    if dtype_code == 3:
-        return number_at(T, BF16, address)
-    if dtype_code == 11:
-        return number_at(T, U64, address)
+    """As ``number_at``, with the dtype looked up at run time."""
+    if dtype_code == FLOAT64:
+        return number_at(T, _F64, address)
+    if dtype_code == FLOAT32:
+        return number_at(T, _F32, address)
+    if dtype_code == FLOAT16:
+        return number_at(T, _F16, address)
+    if dtype_code == BFLOAT16:
+        return number_at(T, _BF16, address)
+    if dtype_code == UINT64:
+        return number_at(T, _U64, address)
     return T(any_integer(dtype_code, address))
 
 
 @scalar
 def any_integer(dtype_code, address):
-    """The same of integers."""
-    if dtype_code == 4:
-        return integer_at(I8, address)
-    if dtype_code == 5:
-        return integer_at(IN16, address)
-    if dtype_code == 6:
-        return integer_at(IN32, address)
-    if dtype_code == 7:
-        return integer_at(IN64, address)
-    if dtype_code == 8:
-        return integer_at(U8, address)
-    if dtype_code == 9:
-        return integer_at(U16, address)
-    if dtype_code == 10:
-        return integer_at(U32, address)
-    return integer_at(U64, address)
+    """As ``integer_at``, with the dtype looked up at run time."""
+    if dtype_code == INT8:
+        return integer_at(_I8, address)
+    if dtype_code == INT16:
+        return integer_at(_I16, address)
+    if dtype_code == INT32:
+        return integer_at(_I32, address)
+    if dtype_code == INT64:
+        return integer_at(_I64, address)
+    if dtype_code == UINT8:
+        return integer_at(_U8, address)
+    if dtype_code == UINT16:
+        return integer_at(_U16, address)
+    if dtype_code == UINT32:
+        return integer_at(_U32, address)
+    return integer_at(_U64, address)
 
 
 @scalar
 def any_put(dtype_code, address, x):
-    """Store a float as float64 or float32, as a number says."""
-    if dtype_code == 0:
-        put_number(F64, address, x)
+    """Store a float as float64 or float32, by the code of the dtype."""
+    if dtype_code == FLOAT64:
+        put_number(_F64, address, x)
     else:
-        put_number(F32, address, x)
+        put_number(_F32, address, x)
 
 
 @intrinsic
 def params_of(typingctx, args, cls, number):
-    """The NamedTuple of floats that selects the rule."""
+    """The parameters of the loss: a NamedTuple ``cls`` of floats, whose type selects the rule."""
     T = number.instance_type
     names = cls.instance_class._fields
     params = types.BaseTuple.from_types((T,) * len(names), cls.instance_class)

@@ -15,7 +15,8 @@ from numba.extending import overload
 
 from fusedce.kernels.cuda.dtypes import Float32, Float64
 from fusedce.kernels.cuda.elementary import exp_coarse, exp_rough, largest_of, power_of_two
-from fusedce.kernels.cuda.lane_reduce import largest_last, ones, pinned, product_total
+from fusedce.kernels.cuda.lane_reduce import count_ones, max_last, sum_of_products
+from fusedce.kernels.cuda.load_store import optimization_barrier
 from fusedce.kernels.cuda.reduce import reduce_max, reduce_sum2
 from fusedce.kernels.cuda.row_cache import SmemAsync
 from fusedce.kernels.scalar import INLINED, exp_down, fma, scalar, where
@@ -84,7 +85,7 @@ def _relative(dtype, below, z):
 
     def single(dtype, below, z):
         if far(dtype, below.top):
-            z = pinned(z - below.top)
+            z = optimization_barrier(z - below.top)
         return z
 
     return single
@@ -146,7 +147,7 @@ def _multiples_of(dtype, top, factor, e):
         T = np.float32
         excess = below_of(dtype, top).excess
         if abs(factor) < T(SMALL):
-            e, excess = pinned(e * excess), T(1)
+            e, excess = optimization_barrier(e * excess), T(1)
         return e * (factor * excess)
 
     return single
@@ -179,7 +180,7 @@ def fresh(dtype, z):
     z = relative(dtype, scaling, z)
     e = powers(dtype, scaling, z)
     lower = where(z >= scaling.level, N(0), N(1))
-    return peak, product_total(e, lower) * scaling.excess, T(width(N)) - ones(lower), e
+    return peak, sum_of_products(e, lower) * scaling.excess, T(width(N)) - count_ones(lower), e
 
 
 @scalar
@@ -198,8 +199,8 @@ def absorbed(dtype, top, below, ties, z):
     e = powers(dtype, scaling, z)
     lower = where(z >= scaling.level, N(0), N(1))
     below = where(same, below, (below + ties) * lowered(dtype, top - peak))
-    ties = where(same, ties, T(0)) + (T(width(N)) - ones(lower))
-    return peak, below + product_total(e, lower) * scaling.excess, ties, e
+    ties = where(same, ties, T(0)) + (T(width(N)) - count_ones(lower))
+    return peak, below + sum_of_products(e, lower) * scaling.excess, ties, e
 
 
 def absorb_visit(residency, dtype, top, below, ties, z):
@@ -222,7 +223,7 @@ def outplayed(dtype, top, below, ties, z):
     out of the sum; others equal to it are in there as 1.
     """
     T, last = type(top), np.int32(width(type(z)) - 1)
-    z = largest_last(z)
+    z = max_last(z)
     best = lane(z, last)
     peak = largest_of(best, top)
     scaling = below_of(dtype, peak)

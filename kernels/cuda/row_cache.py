@@ -10,14 +10,19 @@ from typing import NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from fusedce.kernels.cuda.async_copy import copied, copy_chunk, get_whole, put_lowest
+from fusedce.kernels.cuda.async_copy import (
+    async_copy_chunk,
+    get_chunks,
+    put_neg_inf,
+    wait_async_copies,
+)
 from fusedce.kernels.cuda.device import thread, threads
 from fusedce.kernels.cuda.load_store import (
     chunks_of,
     get_words,
+    optimization_barrier,
     put_words,
     read_logits,
-    renewed,
 )
 from fusedce.kernels.scalar import INLINED, scalar
 
@@ -77,15 +82,15 @@ def _fetch(residency, args, N, dtype, address, span, many):
     def fetched(residency, args, N, dtype, address, span, many):
         k, here = np.int32(0), address + span.first
         while k < span.chunks:
-            copy_chunk(place_of(args, k), here)
+            async_copy_chunk(place_of(args, k), here)
             here += span.step
             k = np.int32(k + 1)
         visit = chunks_of(N, dtype)
         end = np.int32(np.int32(np.int32(many + visit - 1) // visit) * visit)
         while k < end:
-            put_lowest(dtype, place_of(args, k))
+            put_neg_inf(dtype, place_of(args, k))
             k = np.int32(k + 1)
-        copied()
+        wait_async_copies()
 
     return fetched
 
@@ -110,7 +115,7 @@ def read(residency, args, N, dtype, address, span, k):
 @overload(read, jit_options=INLINED)
 def _read(residency, args, N, dtype, address, span, k):
     if residency.instance_class is SmemAsync:
-        return lambda residency, args, N, dtype, address, span, k: get_whole(
+        return lambda residency, args, N, dtype, address, span, k: get_chunks(
             N, dtype, place_of(args, k), np.int32(threads() * 16)
         )
     if residency.instance_class is not Smem:
@@ -135,9 +140,11 @@ def recall(residency, args, N, dtype, address, span, k, words):
 @overload(recall, jit_options=INLINED)
 def _recall(residency, args, N, dtype, address, span, k, words):
     if residency.instance_class is Registers:
-        return lambda residency, args, N, dtype, address, span, k, words: renewed(words)
+        return lambda residency, args, N, dtype, address, span, k, words: optimization_barrier(
+            words
+        )
     if residency.instance_class is SmemAsync:
-        return lambda residency, args, N, dtype, address, span, k, words: get_whole(
+        return lambda residency, args, N, dtype, address, span, k, words: get_chunks(
             N, dtype, place_of(args, k), np.int32(threads() * 16)
         )
     if residency.instance_class is Smem:

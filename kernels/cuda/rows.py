@@ -11,9 +11,9 @@ import numpy as np
 from numba.extending import overload
 
 from fusedce.kernels.cuda.device import block
-from fusedce.kernels.cuda.kernel_args import PER_ROW, SCALE
+from fusedce.kernels.cuda.kernel_args import STATS_PER_ROW, STATS_SCALE
 from fusedce.kernels.cuda.load_store import (
-    encoded,
+    encode,
     per_chunk,
     write_words,
 )
@@ -107,8 +107,8 @@ def owner_of(group, args, dtype, span, label):
 @scalar
 def scale_of(args, T):
     """1 / denominator; 0 where there is nothing to divide by."""
-    if args.record != 0:
-        return peek(args.record + SCALE, T)
+    if args.label_stats != 0:
+        return peek(args.label_stats + STATS_SCALE, T)
     return float_of(T, args.scale)
 
 
@@ -116,8 +116,8 @@ def scale_of(args, T):
 def z_loss_of(args, T):
     """The factor of the squared logsumexp, whose mean is over rows, not over class weights."""
     factor = float_of(T, args.z_loss)
-    if factor != T(0) and args.record != 0:
-        factor *= peek(args.record + PER_ROW, T)
+    if factor != T(0) and args.label_stats != 0:
+        factor *= peek(args.label_stats + STATS_PER_ROW, T)
     return factor
 
 
@@ -174,7 +174,7 @@ def store(alignment, dtype, address, span, k, x):
 def _store(alignment, dtype, address, span, k, x):
     if alignment.instance_class is Vectorized:
         return lambda alignment, dtype, address, span, k, x: write_words(
-            address, span.step, span.chunks - k, encoded(dtype, x)
+            address, span.step, span.chunks - k, encode(dtype, x)
         )  # fmt: skip
     return lambda alignment, dtype, address, span, k, x: write_grid(
         dtype, address, span.step, itemsize(dtype), span.chunks - k, x

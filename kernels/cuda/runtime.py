@@ -1,8 +1,9 @@
-"""Launches: a program's kernels, loaded on a device, run there on a stream.
+"""Loads the kernels of a plan on a device and launches them on a stream.
 
-Nothing here waits for the GPU, except ``read``. A call of loaded launches asks the driver for
-nothing but launches, so that a CUDA graph can capture it. Parameters travel as one block of bytes,
-copied for each launch with the addresses added: 1.4 us a launch, 1.8 through ``cuda.core.launch``.
+Only ``read`` waits for the GPU. A call whose kernels are loaded makes no driver calls other than
+launches, so that a CUDA graph can capture it. The arguments of a launch are one block of bytes; it
+is copied for each launch and the addresses are added: 1.4 us a launch, against 1.8 us through
+``cuda.core.launch``.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from fusedce.kernels.cuda.toolchain import INSTALL, driver, nvjitlink
 
 Attribute = driver.CUdevice_attribute
 FIELDS = len(KernelArgs._fields)
-SHARED = 48 << 10  # what a block may have of dynamic shared memory without being asked for
+DEFAULT_SHARED = 48 << 10  # bytes of dynamic shared memory that a block may use by default
 BUFFER_POINTER, BUFFER_SIZE, END = 1, 2, 0  # CU_LAUNCH_PARAM_...
 READY_KEPT = 1024
 
@@ -30,7 +31,7 @@ _READY: dict[tuple[int, int], "Ready"] = {}
 
 
 def check(result: tuple[Any, ...]) -> Any:
-    """What a function of the driver gives, after its error."""
+    """The result of a driver function; RuntimeError if it failed."""
     if result[0]:
         said = driver.cuGetErrorString(result[0])[1]
         raise RuntimeError(f"CUDA: {said.decode() if said else result[0]}")
@@ -39,7 +40,7 @@ def check(result: tuple[Any, ...]) -> Any:
 
 @functools.cache
 def _primary(device: int) -> Any:
-    """The context that libraries share on a device; it stays for the life of the process."""
+    """The primary context of a device, which libraries share; it is kept until the process ends."""
     try:
         started = driver.cuInit(0)
     except Exception as error:  # cuda.bindings finds no library
@@ -49,7 +50,7 @@ def _primary(device: int) -> Any:
     except RuntimeError as error:
         raise RuntimeError(f"no GPU can be used, the NVIDIA driver says: {error}") from error
     here, compiled_for = check(driver.cuDriverGetVersion()) // 1000, nvjitlink.version()[0]
-    if here < compiled_for:  # it would not load the code
+    if here < compiled_for:  # the driver could not load the code
         raise RuntimeError(
             f"the NVIDIA driver is of CUDA {here}, the compiler of CUDA {compiled_for}: {INSTALL}"
         )
@@ -57,7 +58,7 @@ def _primary(device: int) -> Any:
 
 
 def _enter(context: Any) -> bool:
-    """Make a context current; whether it is the caller's to take back."""
+    """Make a context current; returns whether it was pushed, and so must be popped."""
     if driver.cuCtxGetCurrent()[1] == context:
         return False
     check(driver.cuCtxPushCurrent(context))
@@ -66,7 +67,7 @@ def _enter(context: Any) -> bool:
 
 @contextlib.contextmanager
 def on_device(device: int) -> Iterator[None]:
-    """With this device as the current one."""
+    """Make the primary context of a device current."""
     pushed = _enter(_primary(device))
     try:
         yield
@@ -77,7 +78,7 @@ def on_device(device: int) -> Iterator[None]:
 
 @functools.cache
 def facts(device: int) -> Facts:
-    """What launches depend on in a device."""
+    """The properties of a device that launches depend on."""
     _primary(device)
 
     def ask(name: str) -> int:
@@ -93,17 +94,17 @@ def facts(device: int) -> Facts:
 
 
 class _Function:
-    """A kernel on a device, whose context is current."""
+    """A kernel loaded on a device, whose context is current."""
 
     def __init__(self, kernel: Kernel, threads: int, device: int) -> None:
         code = cubin(kernel, threads, facts(device).capability).code
         library = check(driver.cuLibraryLoadData(code, [], [], 0, [], [], 0))
         loaded = check(driver.cuLibraryGetKernel(library, ENTRY.encode()))
         self.handle = check(driver.cuKernelGetFunction(loaded))
-        self.shared = SHARED
+        self.shared = DEFAULT_SHARED
 
     def allow(self, shared: int) -> None:
-        """Blocks may ask for that much shared memory."""
+        """Allow blocks to use so many bytes of dynamic shared memory."""
         if shared > self.shared:
             name = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
             check(driver.cuFuncSetAttribute(self.handle, name, shared))
@@ -121,8 +122,8 @@ def _function(launch: Launch, device: int) -> Any:
 class _Ready:
     """A launch whose function is loaded.
 
-    ``template`` is the plan, the five words by which the driver finds it (a pointer, a size), and
-    the size.
+    ``template`` holds the arguments, the five words that describe them to the driver (pointer and
+    size, each after its tag, and an end tag), and the size that the second points to.
     """
 
     def __init__(self, launch: Launch, device: int) -> None:
@@ -150,7 +151,7 @@ class _Ready:
             check(done)
 
     def _config(self, stream: int) -> Any:
-        """The way in for the number of blocks of a cluster; kept, since making one takes 3 us."""
+        """The launch configuration with the cluster size; cached, since making one takes 3 us."""
         assert self.configs is not None
         if (config := self.configs.get(stream)) is not None:
             return config
@@ -171,7 +172,7 @@ class _Ready:
 
 
 class Ready:
-    """The launches of a program on one device, loaded."""
+    """The launches of a plan, loaded on one device."""
 
     def __init__(self, launches: Sequence[Launch], device: int) -> None:
         self.launches = launches
@@ -180,7 +181,7 @@ class Ready:
             self.steps = [_Ready(launch, device) for launch in launches if launch.blocks]
 
     def __call__(self, addresses: Sequence[int], stream: int) -> None:
-        """Launch all, in order; addresses stand in the order of ``kernel_args.ARRAYS``."""
+        """Launch all, in order; ``addresses``: of ``kernel_args.ARRAYS``, in that order."""
         pushed = _enter(self.context)
         try:
             for step in self.steps:
@@ -191,9 +192,9 @@ class Ready:
 
 
 def ready(launches: Sequence[Launch], device: int) -> Ready:
-    """The launches of a program, loaded now; they are known again as the same object."""
+    """The launches of a plan, loaded; cached by the identity of the tuple of launches."""
     key = id(launches), device
-    found = _READY.get(key)  # it holds the launches, so that their id is not given to others
+    found = _READY.get(key)  # it holds the launches, so that no other object gets their id
     if found is None:
         with _LOCK:
             if len(_READY) >= READY_KEPT:
@@ -205,9 +206,9 @@ def ready(launches: Sequence[Launch], device: int) -> Ready:
 def run(launches: Sequence[Launch], addresses: Sequence[int], device: int, stream: int) -> bool:
     """Launch all, in order; the first time they are compiled and loaded.
 
-    ``addresses`` stand in the order of ``kernel_args.ARRAYS``. A stream is the driver's handle as a
-    number: 0 and 1 are the default one, 2 is that of the thread. True if a graph has captured the
-    launches, and so will use their scratch again.
+    ``addresses``: of ``kernel_args.ARRAYS``, in that order. A stream is the driver's handle as an
+    integer: 0 and 1 are the default stream, 2 is that of the thread. Returns True if a CUDA graph
+    has captured the launches: it will use their scratch memory again.
     """
     ready(launches, device)(addresses, stream)
     return bool(addresses[-1]) and _captures(stream)
@@ -219,7 +220,7 @@ def _captures(stream: int) -> bool:
 
 
 def read(address: int, dtype: Any, device: int, stream: int) -> Any:
-    """A single number on the device, once the work of the stream is done: this waits."""
+    """Read one number from the device, after the work of the stream; the host waits."""
     host = np.empty((), dtype)
     with on_device(device):
         check(driver.cuMemcpyDtoHAsync(host.ctypes.data, address, host.nbytes, stream))
@@ -228,7 +229,7 @@ def read(address: int, dtype: Any, device: int, stream: int) -> Any:
 
 
 def wait(stream: int, other: int, device: int) -> None:
-    """What is launched on ``stream`` from now on comes after all that ``other`` has been given."""
+    """Order the future work of ``stream`` after all work submitted to ``other`` so far."""
     if (stream or 1) == (other or 1):  # 0 and 1 are one stream
         return
     with on_device(device):
@@ -238,4 +239,4 @@ def wait(stream: int, other: int, device: int) -> None:
             check(driver.cuEventRecord(event, other))
             check(driver.cuStreamWaitEvent(stream, event, 0))
         finally:
-            driver.cuEventDestroy(event)  # which the driver does when the event has come
+            driver.cuEventDestroy(event)  # deferred by the driver until the event has completed

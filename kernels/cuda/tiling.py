@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fusedce.kernels import tuning
-from fusedce.kernels.cuda.dtypes import BYTES, CHUNK, LANES
+from fusedce.kernels.cuda.dtypes import CHUNK, LANES, SIZE
 from fusedce.kernels.cuda.kernel_args import Bound, Facts, Fields, Kernel, Launch
 from fusedce.kernels.cuda.kernel_args import launch as made_launch
 from fusedce.kernels.cuda.reduce import REDUCTION_SLOTS, WARPS, Block, Cluster, Warp
@@ -75,7 +75,7 @@ def power_above(n: int) -> int:
 
 def per_chunk(dtype: type) -> int:
     """Numbers of a chunk."""
-    return CHUNK // BYTES[dtype]
+    return CHUNK // SIZE[dtype]
 
 
 def lanes(number: int) -> Any:

@@ -1,7 +1,7 @@
-"""The one door to numba.cuda, which is here a compiler only, and to CUDA itself: no driver needed.
+"""The only imports of numba-cuda, which is used as a compiler, and of CUDA's own libraries.
 
-It must be NVIDIA's (the distribution numba-cuda), not the deprecated one inside Numba, and it must
-be imported in a way that works beside NumPy 2.5.
+Importing needs no driver. numba.cuda must be NVIDIA's (the distribution numba-cuda), not the
+deprecated one inside Numba.
 """
 
 import contextlib
@@ -14,8 +14,8 @@ import numpy as np
 INSTALL = "pip install 'fusedce[cuda13]', or 'fusedce[cuda12]' for a driver of CUDA 12"
 
 try:
-    # Where pip --target put it, NVIDIA's is not found unless this is imported first: a .pth file
-    # does that, but Python reads those in site-packages only.
+    # A .pth file imports this at start, but Python reads those in site-packages only: after
+    # pip --target it must be imported here, or numba.cuda is the one inside Numba.
     import _numba_cuda_redirector  # noqa: F401
     from numba_cuda import __version__
 except ImportError as error:
@@ -23,10 +23,10 @@ except ImportError as error:
 
 
 @contextlib.contextmanager
-def _as_before() -> Iterator[None]:
-    """NumPy 2.5 lacks row_stack, which numba-cuda 0.30 names, and warns of what it does with times.
+def _numpy_compatible() -> Iterator[None]:
+    """NumPy 2.5 has no row_stack, which numba-cuda 0.30 refers to, and warns about its time units.
 
-    For the imports alone: nobody else finds the name, or misses a warning.
+    Both are worked around during the imports only.
     """
     lacking = not hasattr(np, "row_stack")
     if lacking:
@@ -41,14 +41,14 @@ def _as_before() -> Iterator[None]:
 
 
 try:
-    with _as_before():
+    with _numpy_compatible():
         from cuda.bindings import driver, nvjitlink, nvvm
         from cuda.pathfinder import load_nvidia_dynamic_lib
         from numba import cuda
 
         if getattr(cuda, "implementation", None) == "NVIDIA":
-            importlib.import_module("numba.cuda.np.arrayobj")  # else the first compilation does it
-except Exception as error:  # CUDA's runtime is looked for: the errors are of several types
+            importlib.import_module("numba.cuda.np.arrayobj")  # not left to the first compilation
+except Exception as error:  # searching for CUDA raises several types of errors
     raise ImportError(f"numba-cuda cannot be imported ({error}): {INSTALL}") from error
 if getattr(cuda, "implementation", None) != "NVIDIA":
     raise ImportError(

@@ -681,7 +681,7 @@ def test_on_a_gpu(gpu, monkeypatch):
         fakes.Array, "__dlpack_device__", lambda a: a.memory.__dlpack_device__(), raising=False
     )
     monkeypatch.setattr(
-        jax_operators.devices, "_cupy", lambda: SimpleNamespace(from_dlpack=from_dlpack)
+        jax_operators.array_libraries, "_cupy", lambda: SimpleNamespace(from_dlpack=from_dlpack)
     )
     monkeypatch.setattr(jax_operators, "_on_gpu", lambda x: not isinstance(x, jax.core.Tracer))
     z, k = jnp.zeros((4, 3)), jnp.zeros(4, int)

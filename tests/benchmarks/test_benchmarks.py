@@ -1,4 +1,4 @@
-"""The benchmark as a program: who may be timed, what a run leaves behind, what it calls slower."""
+"""The benchmark as a program: who is timed, the result of a run, and two results compared."""
 
 import copy
 import dataclasses
@@ -27,13 +27,20 @@ from benchmarks import (
     results,
     rivals,
     screen,
-)  # fmt: skip
+    tables,
+    throughput,
+)
+from benchmarks import program as shared
+from benchmarks.frameworks import Frameworks
+from benchmarks.frameworks import parse as frameworks_options
 from benchmarks.measure import Contender, Effort
+from tests.benchmarks.common import printed, write_into, written
 
 FEW = Effort(rounds=3, budget=0.01, least=1, shrink=1 << 14)
 TINY = ["--quick", "--shrink", "65536", "--rival", "numpy"]
 ONE = [*TINY, "--case", "small-32x10"]
 NUMPY = rivals.RIVALS[0]
+RESULT = "throughput.json"
 
 
 def case(name):
@@ -58,17 +65,17 @@ def test_cases():
     names = [c.name for c in cases.CASES]
     assert len(set(names)) == len(names)
     assert all(len(c.title) <= 28 for c in cases.CASES)
-    assert [c.name for c in cases.chosen(0, ["softmax-*10", "focal-1"])] == [
-        "softmax-2000000x10", "focal-1.5"
-    ]  # fmt: skip
-    assert [c.name for c in cases.chosen(0, ["rows"])] == ["rows"]  # a name, not a part of one
-    quick, usual, everything = (set(cases.chosen(level, [])) for level in range(3))
+    names = [c.name for c in cases.chosen(0, ["softmax-*10", "focal-1"], cases.CASES)]
+    assert names == ["softmax-2000000x10", "focal-1.5"]
+    (rows,) = cases.chosen(0, ["rows"], cases.CASES)  # a whole name excludes "rows-10"
+    assert rows.name == "rows"
+    quick, usual, everything = (set(cases.chosen(level, [], cases.CASES)) for level in range(3))
     assert quick < usual < everything == set(cases.CASES)
 
 
 @pytest.mark.parametrize("what", cases.CASES, ids=lambda c: c.name)
 def test_arrays(what):
-    """As many bytes as the case claims, and rows that repeat as the oracle believes."""
+    """The arrays have the bytes that the case states; their rows repeat as the oracle assumes."""
     p = data.make(what.divided(1 << 14))
     assert p.logits.nbytes + p.targets.nbytes == p.case.bytes_read
     assert p.logits.shape == p.grad.shape == p.case.arrays.shape
@@ -91,7 +98,7 @@ def test_rivals_agree(rival):
     if rival.compiles or rival.missing():
         pytest.skip(rival.missing() or rivals.SELDOM)
     names = ["softmax-65536x1000", "distribution", "sigmoid-focal", "bce-bool", "retinanet"]
-    if rival.name != "jax.jit":  # compiles each
+    if rival.name != "jax.jit":  # it compiles for every shape
         names += [c.name for c in cases.CASES if c.group == "size" and c.name not in names]
     names.append("loss-only")
     for p in map(problem, names):
@@ -117,7 +124,7 @@ def test_oracle_sees_what_is_wrong():
 
 
 def liar(spoil):
-    """Plain NumPy, but ``spoil`` gets at the answer."""
+    """Plain NumPy whose answer is changed by ``spoil``."""
 
     def prepare(p, threads):
         return lambda: spoil(plain.mean_loss(p), p.grad), lambda got: (got, p.grad)
@@ -135,7 +142,7 @@ def liar(spoil):
     ],
 )
 def test_who_disagrees_is_not_timed(spoil):
-    record = measure.measure(case("softmax-200000x80"), [liar(spoil), NUMPY], FEW)
+    record = throughput.measured(case("softmax-200000x80"), [liar(spoil), NUMPY], FEW)
     assert "does not agree" in record["skipped"]["liar"]
     assert set(record["times_faster"]) == {"NumPy"}
     assert "liar" not in record["ms"]
@@ -144,7 +151,7 @@ def test_who_disagrees_is_not_timed(spoil):
 def test_who_writes_nothing_is_not_timed():
     idle = dataclasses.replace(NUMPY, prepare=lambda p, n: (lambda: None, lambda got: (
         oracle.answer(p).loss, p.grad)))  # fmt: skip
-    record = measure.measure(case("softmax-200000x80"), [idle], FEW)
+    record = throughput.measured(case("softmax-200000x80"), [idle], FEW)
     assert "gradient nan" in record["skipped"]["NumPy"]
     assert record["times_faster"] == {}
 
@@ -162,11 +169,11 @@ def test_a_rival_that_breaks_or_is_too_large_is_skipped(monkeypatch):
 
     broken = dataclasses.replace(NUMPY, name="broken", prepare=broken)
     large = dataclasses.replace(NUMPY, name="large", memory=lambda c: 1e9)
-    record = measure.measure(case("small-32x10"), [broken, large], FEW)
+    record = throughput.measured(case("small-32x10"), [broken, large], FEW)
     assert record["skipped"]["broken"] == "RuntimeError: no compiler"
     assert record["skipped"]["large"] == "needs some 1280 GB"
-    monkeypatch.setattr(measure, "PATIENCE", 0.0)
-    record = measure.measure(case("small-32x10"), [NUMPY], FEW)
+    monkeypatch.setattr(throughput, "PATIENCE", 0.0)
+    record = throughput.measured(case("small-32x10"), [NUMPY], FEW)
     assert "s a call" in record["skipped"]["NumPy"]
 
 
@@ -200,7 +207,7 @@ def test_floors_work_on_the_arrays_of_the_case():
 
 def test_turns_are_even():
     calls = []
-    seconds = {"a": 0.1, "b": 9.0}  # of the call that tells how many rounds there may be
+    seconds = {"a": 0.1, "b": 9.0}  # of the second call, from which the number of rounds follows
     clocks = [Contender(n, lambda n=n: calls.append(n), 0, seconds[n], n == "b") for n in "ab"]
     measure.take_turns(clocks, Effort(rounds=9, budget=1.0, least=3))
     assert [len(c.times) for c in clocks] == [c.rounds for c in clocks] == [9, 3]
@@ -208,7 +215,7 @@ def test_turns_are_even():
     calls.clear()
     clocks = [Contender(n, lambda n=n: calls.append(n), 0, 1.0) for n in "abc"]
     measure.take_turns(clocks, Effort(rounds=3))
-    assert "".join(calls) == "abcbcacab"  # nobody always follows the same neighbour
+    assert "".join(calls) == "abcbcacab"  # no contender always follows the same other one
 
 
 # --------------------------------------------------------------------- a run
@@ -216,12 +223,12 @@ def test_turns_are_even():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """(status, text, result) of a small run."""
+    """(status, text, path of the result) of a small run."""
     path = tmp_path_factory.mktemp("run") / "result.json"
     names = ["softmax-200000x80", "sigmoid-focal", "threads-softmax", "small-32x10"]
     chosen = [word for name in names for word in ("--case", name)]
     with pytest.MonkeyPatch.context() as patch:
-        ghost = dataclasses.replace(NUMPY, name="ghost", module="no_such_module_at_all")
+        ghost = dataclasses.replace(NUMPY, name="ghost", modules=("no_such_module_at_all",))
         patch.setattr(rivals, "RIVALS", (*rivals.RIVALS, ghost))
         text = []
         patch.setattr(screen.Console, "print", spy(screen.Console.print, text))
@@ -231,7 +238,7 @@ def run(tmp_path_factory):
 
 
 def spy(true, text):
-    """``Console.print`` that also keeps what is printed."""
+    """``Console.print`` that also appends what is printed to ``text``."""
 
     def print_and_keep(console, *objects, **options):
         text.extend(str(o) for o in objects)
@@ -282,28 +289,28 @@ def test_the_missing_are_named(run):
     assert results.read(path)["missing_rivals"] == {"ghost": missing}
 
 
-def printed(what, width):
-    """The lines of something on a screen of this width."""
-    with open("/dev/null", "w") as nowhere:
-        console = screen.Console(width=width, record=True, file=nowhere, highlight=False)
-        console.print(what)
-        return console.export_text()
+def table(records):
+    (found,) = report.tables(records)
+    return found
+
+
+def markdown(result):
+    (found,) = report.page_tables(result)
+    return found.markdown()
 
 
 @pytest.mark.parametrize("width", [30, 40, 60, 72, 80, 100, 200])
 def test_table_fits_a_screen(width):
-    """However narrow it is, no digit is lost; columns are, by name, or each row is some lines."""
+    """Figures are never cut: columns are left out and named, or each row takes several lines."""
     records = report.measured(synthetic())
-    text = printed(report.table(records), width)
-    assert max(map(len, text.splitlines())) <= width
-    assert "…" not in text
+    text = printed(width, table(records))
     words = "".join(text.split())
     hidden = re.search("Not shown, for lack of width: ([^.]*)", text)
     for record in records:
-        shown = [record["title"], report.number(record["ms"]["fusedce"]["p50"])]
+        shown = [record["title"], tables.number(record["ms"]["fusedce"]["p50"])]
         shown += [report.ratio(record)[0], report.best_rival(record)[0]]
         if hidden is None:
-            shown += [report.number(record["gb_per_s"])]
+            shown += [tables.number(record["gb_per_s"])]
         missing = [part for cell in shown for part in cell.split() if part not in words]
         assert not missing
     assert (hidden is not None) == (width == 80)
@@ -312,11 +319,11 @@ def test_table_fits_a_screen(width):
 def test_what_is_left_out_is_named():
     records = report.measured(synthetic())[:2]
     records.append({"title": "2 threads", "group": "threads", "left_out": "there is one thread"})
-    assert "Left out: 2 threads, there is one thread." in printed(report.table(records), 100)
+    assert "Left out: 2 threads, there is one thread." in printed(100, table(records))
 
 
 def test_a_missed_bar_is_told_in_words():
-    """Not by colour alone: what is printed, and the page."""
+    """On a terminal and in README.md, not only by the colour."""
     result = synthetic()
     record = next(r for r in result["cases"] if r["ratio"]["bar"] and r.get("best_rival"))
     ratio, best = record["ratio"], record["best_rival"]
@@ -324,7 +331,7 @@ def test_a_missed_bar_is_told_in_words():
     best |= {"times": 4.4, "bar": 5, "met": False, "name": "torch"}
     assert report.ratio(record) == ("1.50 > 1.25 ✗", False)
     assert report.best_rival(record) == ("4.40× torch < 5 ✗", False)
-    for text in (printed(report.table([record]), 100), report.markdown(result)):
+    for text in (printed(100, table([record])), markdown(result)):
         assert "1.50 > 1.25 ✗" in text
         assert "4.40× torch < 5 ✗" in text
     ratio |= {"value": 1.1, "met": True, "of": "float32"}
@@ -337,16 +344,15 @@ def test_a_missed_bar_is_told_in_words():
 
 
 def test_one_fact_is_said_once():
-    """GB/s over those of a copy is the time over that of a copy."""
+    """No column for GB/s relative to a copy, which follows from the time relative to a copy."""
     result = synthetic()
-    for text in (printed(report.table(report.measured(result)), 200), report.markdown(result)):
+    for text in (printed(200, table(report.measured(result))), markdown(result)):
         assert "of copy" not in text
         assert "the fastest other takes" in text
 
 
 def test_nothing_is_written_unasked(tmp_path, monkeypatch):
-    for place in ("FOLDER", "RUNS"):
-        monkeypatch.setattr(results, place, tmp_path)
+    write_into(tmp_path, monkeypatch)
     assert program.main(ONE) == 0
     assert list(tmp_path.iterdir()) == []
 
@@ -355,7 +361,7 @@ def test_nothing_is_written_unasked(tmp_path, monkeypatch):
 
 
 def shifted(result, factor):
-    """The same result with ratios that are so many times as large."""
+    """The same result with all ratios multiplied by a factor."""
     result = copy.deepcopy(result)
     for record in result["cases"]:
         for key in ("p20", "value", "p80"):
@@ -372,7 +378,7 @@ def test_regressions():
     assert {line["case"] for line in results.regressions(old, shifted(old, 1.5))} == names
     noisy = shifted(old, 1.5)
     for record in noisy["cases"]:
-        record["ratio"]["p20"] /= 1.5  # a fifth of the rounds were as fast as before
+        record["ratio"]["p20"] /= 1.5  # a fifth of the rounds was as fast as before
     assert results.regressions(old, noisy) == []
 
 
@@ -393,7 +399,7 @@ def test_against(tmp_path, capsys):
 
 
 def test_names_that_nobody_has(capsys):
-    """Each of them, also beside others; the error names those there are, or says what does."""
+    """Each unknown name is an error, which lists the known names or the option that lists them."""
     known = ", ".join(r.name for r in rivals.RIVALS)
     for words, says in (
         (["--rival", "nope"], f"no rival is called nope; there are {known}"),
@@ -405,13 +411,14 @@ def test_names_that_nobody_has(capsys):
     ):
         with pytest.raises(SystemExit, match=re.escape(says)):
             program.main(words)
-    assert rivals.chosen(["none"]) == []
+    suite = throughput.Throughput(program.parse(["--rival", "none"]), rivals.RIVALS)
+    assert shared.asked_rivals(suite) == ([], {})
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("rival", ["none", "scikit"])
 def test_against_small_cases(rival, tmp_path, capsys):
-    """They are compared by NumPy's time, which is taken whoever else is asked for."""
+    """They are compared relative to NumPy's time, which is taken for every choice of rivals."""
     words = ["--quick", "--rival", rival, "--case", "small-32x10"]
     path = tmp_path / "old.json"
     assert program.main([*words, "--out", str(path)]) == 0
@@ -439,17 +446,17 @@ def test_what_cannot_be_compared_is_said_why():
     assert dict(others) == {
         first["title"]: "the other result lacks it",
         second["title"]: f"3 × 4 here, {there} there",
-        third["title"]: "nothing that it could be measured by was timed beside it",
-        fourth["title"]: f"measured by NumPy here, by {old['cases'][3]['ratio']['of']} there",
+        third["title"]: "no reference for its time was timed in the same run",
+        fourth["title"]: f"relative to NumPy here, to {old['cases'][3]['ratio']['of']} there",
         fifth["title"]: "it was left out",
     }
 
 
-# --------------------------------------------------------------------- shapes of one's own
+# --------------------------------------------------------------------- shapes of --shape
 
 
 def test_shapes_of_ones_own(tmp_path, capsys):
-    """Each loss on each shape in each dtype, beside whoever can do it, and never fewer rows."""
+    """Each loss on each shape in each dtype, with all rows, beside the rivals that compute it."""
     path = tmp_path / "own.json"
     words = "--quick --rival numpy --rival torch --shape 300x2000 --shape 3,5×4 --dtype bfloat16"
     words += " --dtype float32 --loss focal --loss softmax_focal"
@@ -484,7 +491,9 @@ def test_shapes_that_cannot_be(monkeypatch, capsys):
         assert stopped.value.code == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert says in line
-    with pytest.raises(SystemExit, match="softmax_focal needs rows and classes: --shape 8x10, say"):
+    with pytest.raises(
+        SystemExit, match="softmax_focal needs rows and classes, for example --shape 8x10"
+    ):
         program.main(["--shape", "8", "--loss", "softmax_focal"])
     assert program.main(["--shape", "10000000x1000000", "--quick"]) == 0
     shown = capsys.readouterr().out
@@ -493,7 +502,7 @@ def test_shapes_that_cannot_be(monkeypatch, capsys):
 
 def test_rivals_agree_on_every_kind_of_shape():
     """Rows, images with the classes second, elements: plain NumPy computes what the oracle does."""
-    losses = list(cases.LOSSES)
+    losses = [name for name in cases.LOSSES if name not in cases.LISTED]
     some = cases.own([(70, 9), (6, 5, 7), (2, 3, 4, 5)], ["float32", "float64"], losses)
     some += cases.own([(1000,)], ["float32"], ["focal", "binary_cross_entropy"])
     for what in some:
@@ -517,7 +526,7 @@ PROGRAMS = (
 )
 
 
-# A job of a shell may ignore SIGINT from birth, and so would its children.
+# A background job of a shell may ignore SIGINT, and its children inherit that.
 HEARD = ["env", "--default-signal=INT"] if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else []
 
 
@@ -525,7 +534,7 @@ HEARD = ["env", "--default-signal=INT"] if signal.getsignal(signal.SIGINT) is si
 @pytest.mark.parametrize("words", PROGRAMS, ids=lambda words: words[0])
 @pytest.mark.parametrize("begun", [False, True], ids=["importing", "measuring"])
 def test_interrupted(words, begun, tmp_path):
-    """One line and status 130, while it imports and later."""
+    """One line and status 130, during the imports and later."""
     if not begun:
         for name in ("numba", "matplotlib", "lightgbm"):
             kill = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(9)"
@@ -547,58 +556,46 @@ def test_interrupted(words, begun, tmp_path):
 def synthetic():
     """A result of the usual cases with invented times."""
     rng, records = np.random.default_rng(0), []
-    for c in cases.chosen(cases.USUAL, []):
-        seconds = {"fusedce": 1.1, measure.FRESH: 1.5, "copy": 1.0, "floor": 1.0, "NumPy": 9.0}
+    for c in cases.chosen(cases.USUAL, [], cases.CASES):
+        seconds = {"fusedce": 1.1, throughput.FRESH: 1.5, "copy": 1.0, "floor": 1.0, "NumPy": 9.0}
         seconds |= {"torch": 20.0} | ({c.bar.of: 1.0} if c.bar else {})
         scale = c.bytes_read / 4e10
         clocks = [Contender(n, None, s, s, False, list(s * scale * rng.uniform(0.95, 1.05, 15)), 15)
                   for n, s in seconds.items()]  # fmt: skip
-        records.append(measure.summarize(c, clocks, {"NumPy", "torch"}))
+        records.append(throughput.summarize(c, clocks, {"NumPy", "torch"}))
     return json.loads(json.dumps(results.document(records, {}, {"shrink": 1})))
 
 
-def test_readme(tmp_path, monkeypatch, capsys):
-    """Drawn and written from the JSON alone, and no different the second time."""
-    monkeypatch.setattr(results, "ROOT", tmp_path)
-    for place in ("FOLDER", "RUNS"):
-        monkeypatch.setattr(results, place, tmp_path)
-    readme = tmp_path / "README.md"
-    readme.write_text("# before\n<!-- throughput -->old<!-- /throughput -->\nafter\n")
-    results.write(synthetic(), tmp_path / results.RESULT)
-    assert program.main(["--readme"]) == 0
-    first = readme.read_text()
-    assert first.startswith("# before\n<!-- throughput -->\n")
-    assert first.endswith("<!-- /throughput -->\nafter\n")
-    assert "old" not in first
-    for record in report.measured(results.read(tmp_path / results.RESULT)):
-        assert f"| {record['title']} | " in first
-    assert "16 M in" not in first  # a point of a curve
+def test_readme(tmp_path, monkeypatch):
+    """Pictures and README.md follow from the JSON alone."""
+    write_into(tmp_path, monkeypatch)
+    results.write(synthetic(), tmp_path / RESULT)
+    text = written(program.main, [], tmp_path, "throughput")
+    for record in report.measured(results.read(tmp_path / RESULT)):
+        assert f"| {record['title']} | " in text
+    assert "16 M in" not in text  # a point of a curve
     for name in plots.PLOTS:
         assert tmp_path.joinpath(name).stat().st_size > 20_000
-    for name in report.PICTURES:
-        assert f"(benchmarks/results/{name})" in first
-    assert program.main(["--readme"]) == 0
-    assert readme.read_text() == first
-    readme.write_text("no markers")
-    with pytest.raises(SystemExit, match="has no place for the table"):
-        program.main(["--readme"])
-    capsys.readouterr()
+    for name, _ in report.PICTURES:
+        assert f"(benchmarks/results/{name})" in text
 
 
 def test_readme_of_the_repository():
-    """Its table is that of the result beside it."""
+    """The tables in README.md are those of the results in benchmarks/results."""
     text = (results.ROOT / "README.md").read_text()
-    result = results.read(results.FOLDER / results.RESULT)
-    assert report.render(text, result, results.FOLDER) == text
+    suites = [throughput.Throughput(program.parse([])), Frameworks(frameworks_options([]))]
+    for suite in suites:
+        result = results.read(results.FOLDER / suite.file)
+        assert shared.render(suite, text, result) == text
 
 
 def test_only_the_readme_changes_what_git_keeps(tmp_path, monkeypatch, capsys):
-    """A full run leaves its result where git looks away; --readme takes it from there."""
+    """A full run writes into a folder that git ignores; --readme reads from there."""
     monkeypatch.setattr(results, "ROOT", tmp_path)
     monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
     monkeypatch.setattr(results, "RUNS", tmp_path / "runs")
     options = program.parse([])
-    assert results.destination(options, "x.json") == tmp_path / "runs" / "x.json"
+    assert shared.destination(options, "x.json") == tmp_path / "runs" / "x.json"
     for words in (
         ["--quick"],
         ["--case", "a"],
@@ -606,8 +603,8 @@ def test_only_the_readme_changes_what_git_keeps(tmp_path, monkeypatch, capsys):
         ["--shape", "3"],
         ["--shrink", "2"],
     ):
-        assert results.destination(program.parse(words), "x.json") is None
-    assert results.destination(program.parse(["--quick", "--out", "y"]), "x.json") == Path("y")
+        assert shared.destination(program.parse(words), "x.json") is None
+    assert shared.destination(program.parse(["--quick", "--out", "y"]), "x.json") == Path("y")
     old, new = synthetic(), synthetic() | {"commit": "new"}
     results.write(old, tmp_path / "results" / "x.json")
     assert results.latest("x.json") == tmp_path / "results" / "x.json"

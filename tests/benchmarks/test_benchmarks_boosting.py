@@ -1,4 +1,4 @@
-"""The benchmark of the boosting objectives: its formulas, its measurements in small, its tables."""
+"""The benchmark of the boosting objectives: formulas, a small run, and tables."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ pytest.importorskip("lightgbm")
 pytest.importorskip("xgboost")
 pytest.importorskip("sklearn")
 
-from benchmarks import boosting, boosting_surrogates, boosting_tables, results
+from benchmarks import boosting, boosting_surrogates, boosting_tables, program, results
 from benchmarks import boosting_formulas as formulas
 from fusedce.adapters.boosting import SigmoidFocal, SoftmaxFocal
+from tests.benchmarks.common import write_into, written
 
 GAMMAS = (0.5, 1.0, 2.0, 3.7, 5.0)
 gammas = pytest.mark.parametrize("gamma", GAMMAS)
 
 
 def silent(_):
-    """No progress to show."""
+    """Ignores the progress of a run."""
 
 
 @gammas
 def test_the_digits_are_derivatives(gamma):
-    """Of -(1 - p)^gamma log p, by differences in 80 digits."""
+    """The 50 digits are derivatives of -(1 - p)^gamma log p, by differences in 80 digits."""
     import mpmath
 
     with mpmath.workdps(80):
@@ -36,18 +37,18 @@ def test_the_digits_are_derivatives(gamma):
 
         for z in (-20.0, -2.5, 0.0, 3.0, 30.0):
             for y, sign in ((1, 1), (0, -1)):
-                grad, bend, flat = formulas.exact(sign * z, y, gamma)
+                grad, convex, slope = formulas.exact(sign * z, y, gamma)
                 first, second = (mpmath.diff(loss, mpmath.mpf(z), k) for k in (1, 2))
                 assert abs(grad - sign * first) < 1e-12 * abs(first)
-                assert abs(bend + flat - second) < 1e-10 * (abs(bend) + flat)
+                assert abs(convex + slope - second) < 1e-10 * (abs(convex) + slope)
 
 
 @gammas
 def test_formulas(gamma):
-    """What is timed or trained with is right; what people copy is so where nothing is extreme."""
+    """The formulas that are timed or trained with are exact, public ones at moderate scores."""
     z, y = np.tile(np.linspace(-5, 5, 21), 2), np.repeat([0.0, 1.0], 21)
     found = [formulas.exact(float(v), int(t), gamma) for v, t in zip(z, y, strict=True)]
-    grad, bend, flat = np.array(found, dtype=float).T
+    grad, convex, slope = np.array(found, dtype=float).T
     for formula, relative, absolute in (
         (formulas.stable, 1e-13, 1e-15),
         (formulas.by_shifted_logarithm, 1e-6, 1e-8),
@@ -55,7 +56,7 @@ def test_formulas(gamma):
     ):
         first, second = formula(z, y, gamma)
         np.testing.assert_allclose(first, grad, rtol=relative, atol=absolute)
-        np.testing.assert_allclose(second, bend + flat, rtol=relative, atol=absolute)
+        np.testing.assert_allclose(second, convex + slope, rtol=relative, atol=absolute)
     up = SigmoidFocal(gamma)(y, z)
     for block in (None, 7):
         for got, want in zip(formulas.sigmoid_objective(z, y, gamma, block), up, strict=True):
@@ -71,10 +72,12 @@ def test_formulas(gamma):
 
 def test_the_surrogate_that_won_is_ours():
     z, y = np.linspace(-8, 8, 65), np.ones(65)
-    grad, bend, flat = formulas.terms(z, y, 2.0)
+    grad, convex, slope = formulas.terms(z, y, 2.0)
     ours = SigmoidFocal(2.0)(y, z)
-    np.testing.assert_allclose(ours[1], boosting_surrogates.SURROGATES["bound"](bend, flat), 1e-11)
-    assert (boosting_surrogates.SURROGATES["exact"](bend, flat) < 0).any()
+    np.testing.assert_allclose(
+        ours[1], boosting_surrogates.SURROGATES["bound"](convex, slope), 1e-11
+    )
+    assert (boosting_surrogates.SURROGATES["exact"](convex, slope) < 0).any()
     share = formulas.posterior(np.array(SigmoidFocal(2.0).init_score([1, 0, 0, 0])), 2.0)
     np.testing.assert_allclose(share, 0.25, rtol=1e-9)
 
@@ -87,14 +90,14 @@ def test_accuracy():
         assert max(part["worst"] for part in records["fusedce, float32"][key]) < 2e-5
         assert not sum(part["not_finite"] for part in ours[key])
         assert sum(part["not_finite"] for part in theirs[key])
-    rows = boosting_tables.accuracy_rows(list(records.values()))
-    assert [len(row) for row in rows] == [4] * (1 + len(boosting.CONTENDERS))
-    assert rows[1][-1] == "none"
+    rows = boosting_tables.accuracy_table(list(records.values())).rows()
+    assert [len(row) for row in rows] == [4] * len(boosting.CONTENDERS)
+    assert rows[0][-1] == ("none", None)
 
 
 @pytest.fixture(name="result", scope="module")
 def small_result(tmp_path_factory):
-    """A run of everything, on little."""
+    """A run of all parts with few rows and seeds."""
     path = tmp_path_factory.mktemp("boosting") / "boosting.json"
     stages = boosting_surrogates.STAGES
     boosting_surrogates.STAGES = (2, 4)
@@ -119,39 +122,30 @@ def test_program(result, capsys):
         assert 0 < part["call_ms"] < part["round_ms"]
     assert boosting.main(["--accuracy", "--out", str(result)]) == 0
     again = results.read(result)
-    assert again["surrogates"] == read["surrogates"]  # what was not measured is kept
+    assert again["surrogates"] == read["surrogates"]  # parts that were not measured are kept
     assert "Worst relative error" in capsys.readouterr().out
 
 
 def test_readme(result, tmp_path, monkeypatch):
-    page = tmp_path / "README.md"
-    page.write_text(
-        f"before\n{boosting_tables.START}\nold\n{boosting_tables.END}\nafter\n", encoding="utf-8"
-    )
-    monkeypatch.setattr(results, "ROOT", tmp_path)
-    monkeypatch.setattr(results, "FOLDER", tmp_path)
-    for _ in range(2):
-        assert boosting.main(["--readme", "--out", str(result)]) == 0
-        text = page.read_text(encoding="utf-8")
-        assert text.startswith(f"before\n{boosting_tables.START}\n")
-        assert text.endswith(f"{boosting_tables.END}\nafter\n")
-        assert "old" not in text
-        assert text.count("| --- |") == 4
-    page.write_text("no markers", encoding="utf-8")
-    with pytest.raises(SystemExit, match="no place for the tables"):
-        boosting.main(["--readme", "--out", str(result)])
+    write_into(tmp_path, monkeypatch)
+    text = written(boosting.main, ["--out", str(result)], tmp_path, "boosting")
+    assert text.count("| --- |") == 4
 
 
 def test_a_missed_bar_is_told_in_words():
     call = {"case": "c", "ms": {"fusedce": 1, boosting.WHOLE: 4, boosting.BLOCKS: 2}}
-    record = {"calls": [call | {"ratios": {boosting.WHOLE: 4.0, boosting.BLOCKS: 2.0}}]}
-    record["rounds"] = [{"case": "r", "call_ms": 2, "round_ms": 10, "share": 0.2}]
-    assert boosting_tables.speed_rows(record)[1] == ["c", "1", "4 (4×) ✗", "2 (2×)"]
-    assert boosting_tables.share_rows(record)[1] == ["r", "2", "10", "20.0% ✗"]
+    call |= {"ratios": {boosting.WHOLE: 4.0, boosting.BLOCKS: 2.0}}
+    part = {"case": "r", "call_ms": 2, "round_ms": 10, "share": 0.2}
+    for table, want in (
+        (boosting_tables.speed_table([call]), ["c", "1", "4 (4×) ✗", "2 (2×)"]),
+        (boosting_tables.share_table([part]), ["r", "2", "10", "20.0% ✗"]),
+    ):
+        assert [text for text, _ in table.rows()[0]] == want
+        assert f"| {' | '.join(want)} |" in table.markdown()
 
 
 def test_a_part_leaves_no_result_unasked(tmp_path, monkeypatch, capsys):
-    """Fewer seeds or rows do not take the place of what was measured in full."""
+    """A run with fewer seeds or rows does not overwrite the result of a full run."""
     monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
     monkeypatch.setattr(results, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(boosting, "GAMMAS", (2.0,))
@@ -170,14 +164,16 @@ def test_who_disagrees_is_not_timed():
         "NumPy": lambda: (np.ones(3), np.zeros(3)),
     }
     with pytest.raises(SystemExit, match="do not agree"):
-        boosting.agree(wrong)
-    for case in boosting.cases(shrink=2000).values():
-        boosting.agree(case)
+        boosting.timed(wrong, 1)
+    for calls in boosting.cases(shrink=2000).values():
+        assert set(boosting.timed(calls, 1)) == set(calls)
 
 
 def test_the_result_on_disk():
-    """The figures that the README shows are of all that is measured."""
-    kept = json.loads((results.FOLDER / boosting.RESULT).read_text(encoding="utf-8"))
+    """The result that README.md shows has all parts and all data sets."""
+    suite, text = boosting.Boosting(boosting.parse([])), (results.ROOT / "README.md").read_text()
+    assert program.render(suite, text, results.read(results.FOLDER / suite.file)) == text
+    kept = json.loads((results.FOLDER / "boosting.json").read_text(encoding="utf-8"))
     assert {"surrogates", "accuracy", "speed"} <= kept.keys()
     assert {r["data"] for r in kept["surrogates"]} == set(boosting_surrogates.SOURCES)
     assert min(len(r["trees"]) for r in kept["surrogates"]) >= 5

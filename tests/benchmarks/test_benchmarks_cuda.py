@@ -1,4 +1,4 @@
-"""The GPU benchmark without a GPU: NumPy stands for CuPy and the host's clock for the events."""
+"""The GPU benchmark without a GPU: NumPy replaces CuPy, the host's clock replaces the events."""
 
 import dataclasses
 import sys
@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as program
+from benchmarks import cases as shared
 from benchmarks import oracle
+from benchmarks.cases import LISTED
 from benchmarks.cuda import cases, data, device, measure, rivals
 from benchmarks.measure import OURS, Effort
 
@@ -21,7 +23,7 @@ COPY = {"gb_per_s": 4000.0, "way": "copyto", "bytes": 4 << 30, "ways": {}}
 
 
 class Host:
-    """As much of ``device.Device`` as the rest of the benchmark sees."""
+    """The part of ``device.Device`` that the rest of the benchmark uses, in NumPy."""
 
     xp = np
 
@@ -90,19 +92,21 @@ def small(name):
 
 def test_cases():
     names = [c.name for c in cases.CASES]
-    assert len(set(names)) == len(names) == 8 * 3 * 3
+    assert len(set(names)) == len(names) == (8 * 3 + len(LISTED)) * 3
     assert all(len(c.title) <= 28 for c in cases.CASES)
-    assert [c.name for c in cases.chosen(1, ["focal-float32-loss"])] == ["focal-float32-loss"]
-    quick = cases.chosen(0, [])
+    assert [c.name for c in shared.chosen(1, ["focal-float32-loss"], cases.CASES)] == [
+        "focal-float32-loss"
+    ]
+    quick = shared.chosen(0, [], cases.CASES)
     assert {c.arrays.dtype for c in quick} == {"bfloat16"}
     assert {c.group for c in quick} == {"gradient"}
-    groups = cases.by_problem(cases.chosen(1, []))
-    assert len(groups) == 24
+    groups = cases.by_problem(shared.chosen(1, [], cases.CASES))
+    assert len(groups) == 24 + len(LISTED)
     assert all([c.group for c in group] == list(cases.MODES) for group in groups)
 
 
 def test_bytes():
-    """Two touches of the logits, one for the loss alone; labels of every logit where dense."""
+    """Logits are read and written, or only read for the loss alone; dense labels are read too."""
     n = 16_384 * 32_000
     for dtype, size in (("float32", 4), ("bfloat16", 2), ("float16", 2)):
         asked = [case(f"16384x32000-{dtype}-{mode}") for mode in cases.MODES]
@@ -172,7 +176,7 @@ def test_rivals_agree(shape, dtype):
 
 
 def liar(spoil):
-    """Plain expressions, but ``spoil`` gets at what is read."""
+    """Plain expressions whose answer is changed by ``spoil``."""
 
     def prepare(problem, gpu):
         entries = rivals.prepare_cupy(problem, gpu)
@@ -204,7 +208,7 @@ def test_who_disagrees_is_not_timed(spoil, mode):
 
 
 def test_fusedce_must_agree_too(monkeypatch, capsys):
-    """Where it does not, there is no figure and the status is 1; other cases are measured."""
+    """A wrong case has no figures and the status is 1; the other cases are measured."""
     true = cases.Loss.__call__
 
     def spoilt(loss, z, *args, **options):
@@ -247,7 +251,7 @@ def test_what_does_not_fit_or_has_no_time_is_left_out_by_name():
 
 
 def test_a_fresh_copy_before_each_run():
-    """Who writes over the logits is given them again, outside of what is timed."""
+    """A rival that overwrites the logits gets them again, which is not timed."""
     order = []
 
     def prepare(problem, gpu):
@@ -276,7 +280,7 @@ def test_oracle_is_asked_for_the_upstream_gradient():
 
 
 def cupy_of(log):
-    """As much of CuPy as the clock uses, and what it was asked for."""
+    """The part of CuPy that the clock uses; its calls are appended to ``log``."""
 
     class Event:
         def record(self):
@@ -305,11 +309,11 @@ def test_a_run_is_one_call_between_two_events_behind_a_flush():
 
 
 class There(np.ndarray):
-    """An array that is on no host."""
+    """Stands for an array on the device."""
 
 
 def test_arrays_go_there():
-    """Numbers stay numbers, bfloat16 travels as bits, any part of an array can be compared."""
+    """Scalars stay scalars, bfloat16 keeps its values, any part of an array can be compared."""
     cupy = cupy_of([])
     cupy.asarray = lambda a: np.asarray(a).view(There)
     gpu = device.Device(cupy)

@@ -1,7 +1,6 @@
-"""The GPU benchmark as a program, without a GPU: what a run leaves behind, what the bars say."""
+"""The GPU benchmark as a program, without a GPU: the result of a run, and the bars."""
 
 import copy
-import dataclasses
 import json
 import sys
 import types
@@ -11,16 +10,18 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import results, screen
+from benchmarks import results
 from benchmarks.cuda import cases, device, measure, plots, report, rivals, sweep
 from benchmarks.cuda import program as cuda
 from benchmarks.measure import OURS
+from benchmarks.rivals import Rival
 from fusedce.kernels import tuning
+from tests.benchmarks.common import printed, write_into, written
 from tests.benchmarks.test_benchmarks_cuda import COPY, FACTS, FEW, Host, named, record_of
 
 
 def test_no_gpu(monkeypatch, capsys):
-    """One sentence and status 1, whatever of it is missing."""
+    """One sentence and status 1 if the driver, the GPU or CuPy is missing."""
 
     class CUDARuntimeError(RuntimeError):
         pass
@@ -52,7 +53,7 @@ def test_a_run(tmp_path, monkeypatch, capsys):
     """Result, tables, bars and pictures."""
     monkeypatch.setattr(device, "find", Host)
     monkeypatch.setattr(device, "bandwidth", lambda gpu: COPY)
-    ghost = dataclasses.replace(named("CuPy"), name="ghost", module="no_such_module_at_all")
+    ghost = Rival("ghost", ("no_such_module_at_all",), rivals.prepare_cupy)
     monkeypatch.setattr(rivals, "RIVALS", (named("CuPy"), ghost))
     path = tmp_path / "cuda.json"
     words = ["--device", "cuda", "--shrink", "16384", "--out", str(path), "--case", "4096x4096"]
@@ -91,7 +92,7 @@ def test_a_run(tmp_path, monkeypatch, capsys):
 
 
 def test_shapes_of_ones_own(tmp_path, monkeypatch, capsys):
-    """The three questions about each; nothing is promised of them, and no row is left out."""
+    """The three questions about each shape, without bars and with all rows."""
     monkeypatch.setattr(device, "find", Host)
     monkeypatch.setattr(device, "bandwidth", lambda gpu: COPY)
     monkeypatch.setattr(rivals, "RIVALS", (named("CuPy"),))
@@ -118,21 +119,21 @@ def logits_bytes(record):
 def test_nothing_is_written_unasked(tmp_path, monkeypatch):
     monkeypatch.setattr(device, "find", Host)
     monkeypatch.setattr(device, "bandwidth", lambda gpu: COPY)
-    for place in ("FOLDER", "RUNS"):
-        monkeypatch.setattr(results, place, tmp_path)
+    write_into(tmp_path, monkeypatch)
     words = "--device cuda --shrink 16384 --rival none --case 4096x4096-float16-loss"
     assert program.main(words.split()) == 0
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_clock_runs_out():
-    wanted = cases.chosen(0, [])
-    found = cuda.run(screen.Console(), Host(), wanted, [], FEW, -1.0)
-    assert [r["left_out"] for records in found for r in records] == ["no time left"] * len(wanted)
+    suite = cuda.CudaThroughput(program.parse(["--device", "cuda", "--quick", "--seconds", "-1"]))
+    wanted, suite.gpu = suite.cases(), Host()
+    found = suite.measure(wanted, [], FEW, lambda what: None)
+    assert [r["left_out"] for r in found] == ["no time left"] * len(wanted)
 
 
 def test_seconds(monkeypatch, tmp_path, capsys):
-    """What would begin later is left out by name; the table and the result are still there."""
+    """Cases that would begin later are left out and named; table and result are still written."""
     monkeypatch.setattr(device, "find", Host)
     monkeypatch.setattr(device, "bandwidth", lambda gpu: COPY)
     monkeypatch.setattr(cuda.importlib.util, "find_spec", lambda name: None)
@@ -150,7 +151,7 @@ def test_seconds(monkeypatch, tmp_path, capsys):
 
 
 def invented():
-    """A result with made-up times; nobody measured these."""
+    """A result with invented times."""
     rng, records = np.random.default_rng(0), []
     for question in cases.CASES:
         slow = {OURS: 1.1, "copy": 1.0, "torch": 3.0, "torch.compile": 1.9, "CuPy": 9.0}
@@ -206,17 +207,11 @@ def test_bars_are_taken_from_the_figures():
 
 @pytest.mark.parametrize("width", [40, 80, 100])
 def test_tables_fit_a_screen(width):
-    """No digit is lost where it is narrow; a missed bar is told in words too."""
-    console = screen.Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    """Figures are never cut; a missed bar is marked not only by the colour."""
     records = invented()["cases"]
     records[1]["bars"]["torch"]["met"] = False
     records[0] = {"case": "x", "title": "y", "group": "gradient", "left_out": "no time left"}
-    for mode in cases.MODES:
-        console.print(report.table(records, mode))
-    text = console.export_text()
-    console.file.close()
-    assert "…" not in text
-    assert max(map(len, text.splitlines())) <= width
+    text = printed(width, *report.tables(records))
     assert "Left out: y, no time left." in text
     assert f"{report.faster(records[1], 'torch')} ✗" in text
     words = "".join(text.split())
@@ -226,34 +221,21 @@ def test_tables_fit_a_screen(width):
 
 
 def test_readme(tmp_path, monkeypatch):
-    """Drawn and written from the JSON alone, and no different the second time."""
-    monkeypatch.setattr(results, "ROOT", tmp_path)
-    for place in ("FOLDER", "RUNS"):
-        monkeypatch.setattr(results, place, tmp_path)
-    readme = tmp_path / "README.md"
-    readme.write_text("# before\n<!-- cuda -->old<!-- /cuda -->\nafter\n")
+    """Pictures and README.md follow from the JSON alone."""
+    write_into(tmp_path, monkeypatch)
     results.write(invented(), tmp_path / "cuda.json")
-    assert program.main(["--device", "cuda", "--readme"]) == 0
-    first = readme.read_text()
-    assert first.startswith("# before\n<!-- cuda -->\n")
-    assert first.endswith("<!-- /cuda -->\nafter\n")
-    assert "old" not in first
-    assert "| 8,192 × 128,256 bfloat16 | " in first
+    text = written(program.main, ["--device", "cuda"], tmp_path, "cuda")
+    assert "| 8,192 × 128,256 bfloat16 | " in text
     for name in plots.PLOTS:
         assert tmp_path.joinpath(name).stat().st_size > 20_000
-        assert f"(benchmarks/results/{name})" in first
-    assert program.main(["--device", "cuda", "--readme"]) == 0
-    assert readme.read_text() == first
-    readme.write_text("nothing here")
-    with pytest.raises(SystemExit, match="has no place"):
-        program.main(["--device", "cuda", "--readme"])
+        assert f"(benchmarks/results/{name})" in text
 
 
 # --------------------------------------------------------------------- launch sizes
 
 
 class Clock(Host):
-    """Time by a size of tuning.py."""
+    """A device on which the time depends on a size of tuning.py."""
 
     def seconds(self, call, before):
         before()
@@ -262,14 +244,14 @@ class Clock(Host):
 
 
 def test_sweep(monkeypatch, capsys):
-    """Every candidate is set and timed; what is best is said, and all is as before."""
+    """Every candidate is set and timed, the best is printed, and the size is restored."""
     before, seen = tuning.ROWS, []
     size = sweep.Size("ROWS", (1024, 4096, 16384), ("4096x4096-*-gradient", "65536x1000-bf*-loss"))
     monkeypatch.setattr(sweep, "SIZES", (size,))
     monkeypatch.setattr(device, "find", Clock)
     true = tuning.rows_of_block
     monkeypatch.setattr(tuning, "rows_of_block", lambda *a: seen.append(tuning.ROWS) or true(*a))
-    record_of("4096x4096-bfloat16-gradient")  # a plan of this size is kept
+    record_of("4096x4096-bfloat16-gradient")  # the prepared call is cached
     seen.clear()
     assert program.main(["--device", "cuda", "--sweep", "--shrink", str(FEW.shrink)]) == 0
     text = capsys.readouterr().out

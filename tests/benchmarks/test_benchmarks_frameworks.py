@@ -1,4 +1,4 @@
-"""The benchmark of the adapters: who may be timed, what is counted, what is shown."""
+"""The benchmark of the adapters: who is timed, memory, and the table."""
 
 import copy
 import dataclasses
@@ -12,37 +12,41 @@ from importlib.machinery import ModuleSpec
 import numpy as np
 import pytest
 
-from benchmarks import frameworks, frameworks_table, oracle, plain, results, screen
-from benchmarks.frameworks import COPY, OURS, OURS_COMPILED, OURS_JAX, TASKS, WAYS, Way
+from benchmarks import data, frameworks, frameworks_table, oracle, plain, results, screen
+from benchmarks.frameworks import CASES, COPY, OURS, OURS_COMPILED, OURS_JAX, WAYS
 from benchmarks.measure import Effort
+from benchmarks.rivals import Rival
+from tests.benchmarks.common import printed, write_into, written
 
 SMALL = 1 << 12
-NO_CASE = f"no case is called unknown; there are {', '.join(t.name for t in TASKS)}"
+NO_CASE = f"no case is called unknown; there are {', '.join(t.name for t in CASES)}"
 FEW = Effort(rounds=3, budget=0.01, least=1, shrink=SMALL)
 ARGUMENTS = ["--quick", "--shrink", str(SMALL)]
+RESULT = "frameworks.json"
 
 
-def task(name):
-    return next(t for t in TASKS if t.name == name)
+def case(name):
+    return next(c for c in CASES if c.name == name)
 
 
-def by_numpy(what, problem, spoil=lambda loss, grad: (loss, grad)):
-    """A stand-in for a framework; ``spoil`` gets at the answer."""
-    logits = problem.logits.astype(np.float32)  # NumPy has no bfloat16 of its own
+def by_numpy(problem, spoil=lambda loss, grad: (loss, grad)):
+    """NumPy in place of a framework; ``spoil`` changes the answer."""
+    upstream = np.float32(problem.case.upstream)
+    logits = problem.logits.astype(np.float32)  # NumPy itself has no bfloat16
     problem = dataclasses.replace(problem, logits=logits, grad=np.empty_like(logits))
 
     def call():
-        return spoil(float(plain.mean_loss(problem)), problem.grad * np.float32(what.upstream))
+        return spoil(float(plain.mean_loss(problem)), problem.grad * upstream)
 
     return call, lambda got: got
 
 
 def stand_ins(**spoiled):
-    """The ways of the benchmark, none of which needs a framework; some of them wrong."""
+    """The ways of the benchmark with NumPy in place of the frameworks; some of them wrong."""
     spoiled = {name.replace("_", "."): spoil for name, spoil in spoiled.items()}
     return [
         dataclasses.replace(
-            way, modules=(), compiled=False,
+            way, modules=(), compiles=False, needs=lambda: None,
             prepare=partial(by_numpy, spoil=spoiled[way.name]) if way.name in spoiled else by_numpy,
         )
         for way in WAYS
@@ -50,35 +54,39 @@ def stand_ins(**spoiled):
 
 
 def timed(name, ways):
-    return frameworks.timed(task(name), ways, FEW, lambda what: None)
+    return frameworks.timed(case(name), ways, FEW, lambda what: None)
 
 
 # --------------------------------------------------------------------- tasks
 
 
 def test_tasks():
-    """What is promised, and for how much; each with the gradient of a loss and of a scaled one."""
-    assert len({t.name for t in TASKS}) == len(TASKS) == 8
-    sizes = {(t.case.arrays.shape, t.case.arrays.dtype) for t in TASKS}
+    """The shapes, dtypes and bars; each with the gradient of a loss and of a scaled loss."""
+    assert len({t.name for t in CASES}) == len(CASES) == 8
+    sizes = {(t.arrays.shape, t.arrays.dtype) for t in CASES}
     assert sizes == {((4096, 32_000), "float32"), ((65_536, 1000), "float32"),
                      ((200_000, 80), "float32"), ((65_536, 1000), "bfloat16")}  # fmt: skip
-    assert [t.upstream for t in TASKS] == [1.0, 65536.0] * 4
-    for t in TASKS:
+    assert [t.upstream for t in CASES] == [1.0, 65536.0] * 4
+    for t in CASES:
         if t.name.startswith("softmax"):
             assert t.bars == {"torch": 4.0, "torch.compile": 2.5, "optax": 2.0}
         if t.name.startswith("focal"):
             assert t.bars["torch"] == 3.0
-            assert (t.case.loss.alpha, t.case.loss.gamma) == (0.25, 2.0)  # torchvision's
+            assert (t.loss.alpha, t.loss.gamma) == (0.25, 2.0)  # torchvision's defaults
 
 
-@pytest.mark.parametrize("what", TASKS, ids=lambda t: t.name)
+def unscaled(problem):
+    return dataclasses.replace(problem, case=dataclasses.replace(problem.case, upstream=1.0))
+
+
+@pytest.mark.parametrize("what", CASES, ids=lambda t: t.name)
 def test_what_is_right_is_scaled(what):
-    """The oracle's gradient is that of loss * upstream, its loss that of the loss."""
-    problem, right = frameworks.make(what, SMALL)
-    plainly = oracle.answer(problem)
+    """The oracle scales the gradient by upstream, and not the loss."""
+    problem = data.make(what.divided(SMALL))
+    right, plainly = oracle.answer(problem), oracle.answer(unscaled(problem))
     assert right.loss == plainly.loss
     assert np.array_equal(right.grad, plainly.grad * what.upstream)
-    call, read = by_numpy(what, problem)
+    call, read = by_numpy(problem)
     oracle.check(right, problem, *read(call()))
 
 
@@ -98,13 +106,13 @@ def test_record(name):
         ratio = record["ms"][line["theirs"]]["p50"] / record["ms"][line["ours"]]["p50"]
         assert line["value"] == pytest.approx(ratio, rel=0.01)
         assert line["p20"] <= line["p80"]
-        assert line["bar"] == task(name).bars.get(line["theirs"])
+        assert line["bar"] == case(name).bars.get(line["theirs"])
         assert line["met"] == (None if line["bar"] is None else line["value"] >= line["bar"])
 
 
 def test_ratio_of_medians():
     times = {OURS: [2.0, 1.0, 9.0], "torch": [8.0, 16.0, 9.0], OURS_JAX: [1.0], "optax": [1.9, 1.0]}
-    torch, optax = frameworks.ratios(task("softmax-4096x32000"), times)
+    torch, optax = frameworks.ratios(case("softmax-4096x32000"), times)
     assert (torch["value"], torch["bar"], torch["met"]) == (4.5, 4.0, True)
     assert 1 < torch["p20"] < torch["p80"] < 16
     assert (optax["value"], optax["bar"], optax["met"]) == (1.45, 2.0, False)
@@ -115,7 +123,7 @@ def test_ratio_of_medians():
     [
         lambda loss, grad: (1.01 * loss, grad),
         lambda loss, grad: (loss, -grad),
-        lambda loss, grad: (loss, grad / 65536),  # forgot the upstream gradient
+        lambda loss, grad: (loss, grad / 65536),  # without the upstream gradient
         lambda loss, grad: (loss, grad.T),
         lambda loss, grad: (loss, np.where(grad == grad[0, 0], np.nan, grad)),
     ],
@@ -140,27 +148,28 @@ def test_who_breaks_is_named():
 
 
 def test_the_missing_are_named():
-    way = Way("ghost", ("json", "no_such_module_at_all"), by_numpy)
-    assert way.missing() == "not installed: no_such_module_at_all"
-    assert Way("numpy", ("numpy",), by_numpy).missing() is None
+    way = Rival("ghost", ("json", "no_such_module_at_all"), by_numpy)
+    assert way.missing() == "not installed: pip install no_such_module_at_all"
+    assert Rival("numpy", ("numpy",), by_numpy).missing() is None
 
 
 # --------------------------------------------------------------------- the frameworks themselves
 
-torch_ways = [way for way in WAYS if way.modules[0] == "torch" and not way.compiled]
+torch_ways = [way for way in WAYS if way.modules[0] == "torch" and not way.compiles]
 each_torch_way = pytest.mark.parametrize("way", torch_ways, ids=lambda w: w.name)
 jax_ways = [way for way in WAYS if way.modules[0] == "jax"]
 each_jax_way = pytest.mark.parametrize("way", jax_ways, ids=lambda w: w.name)
-each_task = pytest.mark.parametrize("what", TASKS, ids=lambda t: t.name)
+each_task = pytest.mark.parametrize("what", CASES, ids=lambda t: t.name)
 
 
 def agrees(way, what):
-    """A way of the benchmark computes what is right."""
+    """A way of the benchmark agrees with the oracle and does not change the logits."""
     if way.missing():
         pytest.skip(way.missing())
-    problem, right = frameworks.make(what, SMALL)
+    problem = data.make(what.divided(SMALL))
+    right = oracle.answer(problem)
     before = problem.logits.copy()
-    call, read = way.prepare(what, problem)
+    call, read = way.prepare(problem)
     for _ in range(2):
         oracle.check(right, problem, *read(call()))
     assert np.array_equal(problem.logits, before)
@@ -179,10 +188,10 @@ def test_jax(way, what):
 
 
 def test_torchs_own_formula():
-    """The rival's focal loss is what torchvision publishes; soft labels show the difference."""
+    """The rival's focal loss is torchvision's, also for soft labels."""
     torch = pytest.importorskip("torch")
     z, y = torch.tensor([-3.0, 0.5, 2.0]), torch.tensor([0.0, 0.75, 1.0])
-    loss = frameworks.torch_loss(task("focal").case.loss, ours=False)(z, y)
+    loss = frameworks.torch_loss(case("focal").loss, ours=False)(z, y)
     p, x = 1 / (1 + np.exp([3.0, -0.5, -2.0])), y.numpy()
     p_t = p * x + (1 - p) * (1 - x)
     entropy = -(x * np.log(p) + (1 - x) * np.log(1 - p))
@@ -191,7 +200,7 @@ def test_torchs_own_formula():
 
 
 def test_adapters_are_called_by_their_public_names(monkeypatch):
-    """Stand-ins for the adapters: what the benchmark asks of each."""
+    """The functions and arguments with which the benchmark calls each adapter."""
     pytest.importorskip("torch")
     calls = []
 
@@ -203,8 +212,8 @@ def test_adapters_are_called_by_their_public_names(monkeypatch):
         monkeypatch.setitem(sys.modules, name, made)
 
     module("fusedce.adapters.torch", "cross_entropy", "sigmoid_focal_loss")
-    frameworks.torch_loss(task("bfloat16").case.loss, ours=True)(0, 0)
-    frameworks.torch_loss(task("focal").case.loss, ours=True)(0, 0)
+    frameworks.torch_loss(case("bfloat16").loss, ours=True)(0, 0)
+    frameworks.torch_loss(case("focal").loss, ours=True)(0, 0)
     assert calls == [
         ("cross_entropy", 2, {}),
         ("sigmoid_focal_loss", 2, {"alpha": 0.25, "gamma": 2.0, "reduction": "mean"}),
@@ -227,7 +236,7 @@ print(high_water(call))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
 def test_high_water():
-    """Two arrays at a time, of 80 MB, whatever was held before."""
+    """Two arrays of 80 MB at a time, whether or not more memory was held before."""
     for spike in ("", "import numpy as np; np.ones(60_000_000)\n"):
         done = subprocess.run([sys.executable, "-c", spike + HELD], cwd=results.ROOT,
                               capture_output=True, text=True, check=True)  # fmt: skip
@@ -236,15 +245,14 @@ def test_high_water():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
 def test_memory_of_a_process_of_its_own():
-    """Of the two that are compared; who cannot be weighed is named."""
+    """The memory of the two ways that are compared; a failure is recorded with its reason."""
     pytest.importorskip("torch")
     record = {"ms": {"torch": {}}, "skipped": {}}
-    frameworks.weigh(record, task("bfloat16"), 2)
+    frameworks.weigh(record, case("bfloat16"), 2)
     assert record["skipped"] == {}
     assert set(record["memory"]) == {"torch"}
     assert 2 < record["memory"]["torch"] < 4.5  # log_softmax, its gradient, that of the logits
-    unknown = dataclasses.replace(task("focal").case, name="unknown")
-    frameworks.weigh(record, dataclasses.replace(task("focal"), case=unknown), 1)
+    frameworks.weigh(record, dataclasses.replace(case("focal"), name="unknown"), 1)
     assert record["memory"] == {}
     assert record["skipped"] == {"memory of torch": NO_CASE}
 
@@ -254,11 +262,9 @@ def test_memory_of_a_process_of_its_own():
 
 @pytest.fixture
 def small(monkeypatch, tmp_path):
-    """The program with stand-ins, and a place of its own for what it writes."""
+    """The program with NumPy in place of the frameworks, writing into a temporary folder."""
     monkeypatch.setattr(frameworks, "WAYS", tuple(stand_ins()))
-    monkeypatch.setattr(results, "ROOT", tmp_path)
-    for place in ("FOLDER", "RUNS"):
-        monkeypatch.setattr(results, place, tmp_path)
+    write_into(tmp_path, monkeypatch)
     return tmp_path
 
 
@@ -268,32 +274,33 @@ def test_run(small, capsys, monkeypatch):
     path = small / "some.json"
     assert frameworks.main([*ARGUMENTS, "--case", "focal", "--out", str(path)]) == 0
     shown = capsys.readouterr().out
-    assert "skipped: torch.compile, not installed" not in shown  # a compiler is not in --quick
+    assert "skipped: torch.compile, not installed" not in shown  # --quick skips all compilers
     assert "skipped: torch.compile, seconds of compilation for every shape; not in --quick" in shown
     assert "sigmoid focal 16 M" in shown
     result = results.read(path)
     assert [record["case"] for record in result["cases"]] == ["focal"]
     assert set(result["missing_rivals"]) == {"torch.compile"}
-    assert "memory" not in result["cases"][0]  # of small arrays it says nothing
+    assert "memory" not in result["cases"][0]  # it is not measured for small arrays
     assert {"python", "numpy", "fusedce"} <= set(result["versions"])
-    assert not (small / frameworks.RESULT).exists()
+    assert not (small / RESULT).exists()
     with pytest.raises(SystemExit, match="no case is called nothing"):
         frameworks.main(["--case", "nothing"])
 
 
 def test_only_a_full_run_has_a_place(small, monkeypatch):
-    monkeypatch.setattr(frameworks, "run", lambda *a, **k: [])
+    bare = {"case": "", "title": "bare", "ms": {}, "ratios": [], "skipped": {}}
+    monkeypatch.setattr(frameworks, "timed", lambda *a: dict(bare))
     for arguments in (["--quick"], ["--case", "focal"], ["--shrink", "2"]):
         assert frameworks.main(arguments) == 0
     assert list(small.iterdir()) == []
     assert frameworks.main([]) == 0
-    assert list(small.iterdir()) == [small / frameworks.RESULT]
+    assert list(small.iterdir()) == [small / RESULT]
 
 
 def synthetic():
     """A result with invented times."""
     records = []
-    for t in TASKS:
+    for t in CASES:
         times = {COPY: [0.5] * 3, OURS: [1.0, 1.25, 1.5], OURS_COMPILED: [1.5] * 3, OURS_JAX: [1.0]}
         times |= {"torch": [6.0] * 3, "torch.compile": [3.5] * 3, "optax": [1.8]}
         ms = {name: dict(zip(("p20", "p50", "p80"), np.percentile(v, (20, 50, 80)), strict=True))
@@ -307,8 +314,8 @@ def synthetic():
 
 
 def test_cells():
-    row = dict(zip(frameworks_table.HEADS, frameworks_table.cells(synthetic()["cases"][0], True),
-                   strict=True))  # fmt: skip
+    page = frameworks_table.columns(page=True)
+    row = {column.head: column.of(synthetic()["cases"][0]) for column in page}
     assert row == {
         "case": ("softmax 4,096 × 32,000", None),
         "torch, ms": ("1.25 (1.10–1.40)", None),
@@ -324,49 +331,36 @@ def test_cells():
     record["memory"] = {OURS: 3.1, "torch": 3.0}
     assert frameworks_table.memory_cell(record) == ("3.10 >3.00 ✗", False)
     record["memory"] = {OURS: 3.01, "torch": 3.0}
-    assert frameworks_table.memory_cell(record)[1] is True  # within what is counted late
+    assert frameworks_table.memory_cell(record)[1] is True  # within the slack
     bare = {"title": "bare", "ms": {}, "ratios": [], "skipped": {}}
-    assert {text for text, _ in frameworks_table.cells(bare, False)[1:]} == {"-"}
+    screen_columns = frameworks_table.columns(page=False)[1:]
+    assert {column.of(bare)[0] for column in screen_columns} == {"-"}
 
 
 @pytest.mark.parametrize("width", [40, 80, 100, 160])
 def test_table_fits_a_screen(width):
-    """No digit is lost where it is narrow."""
+    """Figures are never cut."""
     records = synthetic()["cases"]
-    with open("/dev/null", "w") as nowhere:
-        console = screen.Console(width=width, record=True, file=nowhere)
-        console.print(frameworks_table.table(records, 1))
-        text = console.export_text()
-    assert "…" not in text
-    assert max(map(len, text.splitlines())) <= width
+    (table,) = frameworks_table.tables(records, 1)
+    text = printed(width, table)
     words = "".join(text.split())
-    for record in records:
-        for cell, _ in frameworks_table.cells(record, False):
+    for row in table.rows():
+        for cell, _ in row:
             assert cell in ("0.40×", "-") or all(part in words for part in cell.split())
 
 
 def test_readme(small, monkeypatch):
-    """Written from the JSON alone, and no different the second time."""
+    """README.md follows from the JSON alone."""
     monkeypatch.setattr(frameworks, "timed", None)
-    readme = small / "README.md"
-    readme.write_text("before\n<!-- frameworks -->old<!-- /frameworks -->\nafter\n")
-    results.write(synthetic(), small / frameworks.RESULT)
-    assert frameworks.main(["--readme"]) == 0
-    first = readme.read_text()
-    assert first.startswith("before\n<!-- frameworks -->\n| case | ")
-    assert first.endswith("<!-- /frameworks -->\nafter\n")
-    assert "old" not in first
-    for t in TASKS:
+    results.write(synthetic(), small / RESULT)
+    first = written(frameworks.main, [], small, "frameworks")
+    assert first.startswith("# before\n<!-- frameworks -->\n| case | ")
+    for t in CASES:
         assert f"| {t.title} | 1.25 (1.10–1.40) | " in first
     wrong = "optax, does not agree: loss 1 instead of 2 (softmax-4096x32000-scaled)"
     assert f"Left out: ghost, not installed: ghost; {wrong}." in first
     assert len({line.count("|") for line in first.splitlines() if line.startswith("|")}) == 1
-    assert frameworks.main(["--readme"]) == 0
-    assert readme.read_text() == first
-    readme.write_text("no markers")
-    with pytest.raises(SystemExit, match=r"README\.md has no place for the table"):
-        frameworks.main(["--readme"])
-    (small / frameworks.RESULT).write_text("{}")
+    (small / RESULT).write_text("{}")
     with pytest.raises(SystemExit, match="is no result of this benchmark"):
         frameworks.main(["--readme"])
 

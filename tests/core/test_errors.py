@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 
 import fusedce
+from fusedce.losses import LOSSES as DECLARED
 from fusedce.losses.cross_entropy import CrossEntropy
+from fusedce.options import Options
 
 
 def applied(logits, targets, **options):
     return fusedce.apply(CrossEntropy(), logits, targets, **options)
 
 
-LOSSES = {
-    name: getattr(fusedce, name)
-    for name in ("cross_entropy", "binary_cross_entropy", "focal", "poly1", "asymmetric",
-                 "generalized_cross_entropy")
-} | {"apply": applied}  # fmt: skip
-DEFAULT = {name: "softmax" for name in LOSSES} | {
-    name: "sigmoid" for name in ("binary_cross_entropy", "focal", "asymmetric")
-}
+LOSSES = {name: getattr(fusedce, name) for name in DECLARED} | {"apply": applied}
+DEFAULT = {name: loss.activations[0] for name, loss in DECLARED.items()} | {"apply": "softmax"}
 FINITE, NOT_NEGATIVE = "a finite number", "a finite number >= 0"
 POSITIVE, UNIT = "a finite number > 0", "in [0, 1]"
 each_loss = pytest.mark.parametrize("name", LOSSES)
@@ -142,6 +140,18 @@ def test_numbers(name, option, allowed, values):
         fails(LOSSES[name], (Z(), K()), {option: value}, TypeError, f"{text}{value!r}{more}")
 
 
+@pytest.mark.parametrize("name", DECLARED)
+def test_own_numbers(name):
+    """Whatever numbers a listed loss adds are checked, and named in the error."""
+    for option, parameter in inspect.signature(LOSSES[name]).parameters.items():
+        if option in Options._fields or not isinstance(parameter.default, float):
+            continue
+        for value in ("1", True, 1j, [0.5], np.ones(1), np.nan, np.inf):
+            error = ValueError if isinstance(value, float) else TypeError
+            with pytest.raises(error, match=f"^{option} must be "):
+                LOSSES[name](Z(), K(), **{option: value})
+
+
 @each_loss
 @pytest.mark.parametrize("dtype", [np.int64, np.uint8, bool, np.complex64, object, np.longdouble])
 def test_logits_of_another_dtype(name, dtype):
@@ -198,7 +208,7 @@ RANGES = {
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_class_indices_out_of_range(name, activation, reduction):
     """Found before anything is written, also in place; the position is that of the first one."""
-    if name == "asymmetric" and activation != "sigmoid":
+    if name in DECLARED and not DECLARED[name].any_activation and activation != "sigmoid":
         return
     first, allowed = RANGES[activation]
     cases = [(np.int64, v, p) for v in (first, -1, -101, 2**40, -(2**63)) for p in (0, 3)]

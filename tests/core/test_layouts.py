@@ -305,9 +305,9 @@ def past_the_caches(request, monkeypatch):
     """Gradients of any size are stored past the caches, as large ones are."""
     if request.param:
         monkeypatch.setattr(tuning, "STREAM_ABOVE", 0)
-    cpu_replay._KEPT.clear()
+    cpu_replay._PREPARED.clear()
     yield
-    cpu_replay._KEPT.clear()
+    cpu_replay._PREPARED.clear()
 
 
 @losses

@@ -10,19 +10,11 @@ from hypothesis import strategies as st
 
 import fusedce
 from tests.core.test_losses import alike
+from tests.listed import RULES, competing
+from tests.reference import reference
 
-LOSSES = {
-    "cross_entropy": {},
-    "focal": {"gamma": 2.0},
-    "focal 1.5": {"gamma": 1.5},
-    "focal 0.5": {"gamma": 0.5},
-    "poly1": {"epsilon": 1.5},
-    "asymmetric": {"gamma_pos": 1.0, "gamma_neg": 2.5, "clip": 0.05},
-    "generalized_cross_entropy": {"q": 0.6},
-}
-BOTH = [
-    (n, a) for n in LOSSES for a in ("softmax", "sigmoid") if (n, a) != ("asymmetric", "softmax")
-]
+COMPETING = competing(RULES)
+BOTH = [(n, a) for n in RULES for a in ("softmax", "sigmoid") if a == "sigmoid" or n in COMPETING]
 each = pytest.mark.parametrize(("name", "activation"), BOTH)
 dtypes = pytest.mark.parametrize("dtype", [np.float64, np.float32])
 seeds = st.integers(0, 2**32 - 1)
@@ -34,7 +26,7 @@ def few(examples):
 
 def call(name, z, t, **options):
     """Loss, gradient and Hessian."""
-    own = LOSSES[name] | {"return_hessian": True}
+    own = RULES[name] | {"return_hessian": True}
     return getattr(fusedce, name.split()[0])(z, t, **(own | options))
 
 
@@ -70,9 +62,7 @@ def derivatives(f, z, h):
     return slope, curve
 
 
-@pytest.mark.parametrize(
-    ("name", "activation"), [*BOTH, *[(n, None) for n in LOSSES if n != "asymmetric"]]
-)
+@pytest.mark.parametrize(("name", "activation"), [*BOTH, *[(n, None) for n in COMPETING]])
 @pytest.mark.parametrize("hard", [True, False])
 @few(6)
 @given(seeds)
@@ -88,7 +78,7 @@ def test_gradient_and_hessian_are_derivatives(name, activation, hard, seed):
         options |= [{}, {"z_loss": 0.05}][seed // 2 % 2]
     if options["reduction"] == "mean":
         options |= [{}, {"denominator": 2.5}][seed // 4 % 2]
-    if name == "asymmetric" and np.any(abs(1 / (1 + np.exp(-z)) - 0.05) < 1e-2):
+    if RULES[name].get("clip") and np.any(abs(1 / (1 + np.exp(-z)) - 0.05) < 1e-2):
         z = abs(z) - 2.5  # away from the kink, where the loss has no second derivative
     options["activation"] = activation
     _, grad, hess = call(name, z, t, **options)
@@ -115,7 +105,7 @@ def test_no_reduction_is_the_same_derivative(name, activation, seed, hard):
     np.testing.assert_allclose(d[1] * 4, b[1], rtol=1e-14)
 
 
-@pytest.mark.parametrize("name", [n for n in LOSSES if n != "asymmetric"])
+@pytest.mark.parametrize("name", COMPETING)
 @few(10)
 @given(seeds, st.booleans(), st.floats(-50, 50))
 def test_softmax_rows_sum_to_nothing_and_know_no_shift(name, seed, hard, shift):
@@ -171,17 +161,19 @@ def test_weights_scale(name, activation, seed, hard, factor):
     alike(fusedce, call(name, z, t, **plain), call(name, z, t, **options | ones))
 
 
-@pytest.mark.parametrize("name", [n for n in LOSSES if n != "asymmetric"])
+@pytest.mark.parametrize("name", COMPETING)
 @few(15)
 @given(seeds, st.sampled_from([1.0, 10.0, 300.0]))
 def test_sigmoid_is_softmax_of_two(name, seed, spread):
     rng = np.random.default_rng(seed)
     z, y = rng.normal(size=12) * spread, rng.integers(0, 2, 12)
     a = call(name, z, y, activation="sigmoid", reduction="none")
+    rule, options = (name.split()[0], RULES[name]), {"activation": "sigmoid", "reduction": "none"}
+    scales = reference(rule, z, y, scales=True, **options)[1]
     two = np.stack([np.zeros(12), z], axis=1)
     b = call(name, two, y, activation="softmax", reduction="none")
     for k, x in enumerate(a):
-        size = abs(x) if name != "poly1" else abs(x) + 1e-13
+        size = scales[k]
         assert np.all(abs(x - (b[k] if k == 0 else b[k][:, 1])) <= 4e-13 * size + 1e-300)
 
 
@@ -222,7 +214,7 @@ def test_one_hot_is_index(name, activation, dtype, seed, shape):
             alike(fusedce, a, b)
 
 
-@pytest.mark.parametrize("name", [n for n in LOSSES if n != "asymmetric"])
+@pytest.mark.parametrize("name", COMPETING)
 @dtypes
 @few(8)
 @given(seeds, st.booleans(), st.sampled_from([(3, 5), (4, 70), (3, 300)]))
@@ -245,7 +237,7 @@ def test_masked_class_is_no_class(name, dtype, seed, hard, shape):
         assert not x[:, ~keep].any()
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", RULES)
 @dtypes
 @few(10)
 @given(seeds, st.integers(1, 3000))

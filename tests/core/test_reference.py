@@ -8,18 +8,11 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from tests.listed import ALL_RULES, LOSSES, competing
 from tests.reference import REAL, exact_element, exact_row, reference
 
-RULES = [
-    ("cross_entropy", {}),
-    *[("focal", {"gamma": g}) for g in (0.0, 0.5, 1.0, 2.0, 3.7, 5.0)],
-    *[("poly1", {"epsilon": e}) for e in (-1.0, 1.0, 4.0)],
-    *[("generalized_cross_entropy", {"q": q}) for q in (0.3, 0.7, 1.0)],
-]
-ASYMMETRIC = [
-    ("asymmetric", {"gamma_pos": p, "gamma_neg": n, "clip": c})
-    for p, n, c in ((0.0, 4.0, 0.05), (1.0, 0.5, 0.2), (0.5, 2.0, 0.0))
-]
+EVERY = {name: (name.split()[0], own) for name, own in ALL_RULES.items()}
+RULES = [EVERY[name] for name in competing(ALL_RULES)]
 LOGITS = (-746.0, -90.0, -20.0, -2.9, -0.3, 0.0, 1e-5, 0.7, 2.9, 3.0, 14.0, 40.0, 750.0)
 
 
@@ -30,10 +23,10 @@ def agree(got, want, scale):
         assert np.all(abs(np.ravel(g) - w) <= 4e-15 * np.ravel(s) + 3e-308), (got, want)
 
 
-@pytest.mark.parametrize("rule", RULES + ASYMMETRIC, ids=str)
+@pytest.mark.parametrize("rule", EVERY.values(), ids=str)
 @pytest.mark.parametrize("y", [0.0, 1.0, 0.3])
 def test_sigmoid_elements(rule, y):
-    for z in LOGITS + (-1e4, 1e4) * (rule == ("focal", {"gamma": 3.7})):
+    for z in LOGITS + (-1e4, 1e4) * (rule == EVERY["focal 3.7"]):
         for cap in ({}, {"softcap": 30.0, "logit_scale": 0.5}):
             got = reference(
                 rule,
@@ -51,7 +44,7 @@ def test_sigmoid_elements(rule, y):
             agree(got[0], want, got[1])
 
 
-@pytest.mark.parametrize("rule", RULES + ASYMMETRIC, ids=str)
+@pytest.mark.parametrize("rule", EVERY.values(), ids=str)
 @pytest.mark.parametrize("y", [0.0, 1.0, 0.3])
 def test_probability_elements(rule, y):
     for p in (1e-100, 1e-9, 0.02, 0.3, 0.5, 0.949, 0.98, 1 - 1e-9):
@@ -128,9 +121,9 @@ OPTIONS = [
 
 
 CALLS = [
-    (rule, options)
-    for rule, options in itertools.product((RULES[4], ASYMMETRIC[0]), OPTIONS)
-    if rule[0] == "focal" or (options["activation"] != "softmax" and options.get("dense"))
+    (EVERY[name], options)
+    for name, options in itertools.product(LOSSES, OPTIONS)
+    if LOSSES[name].any_activation or (options["activation"] != "softmax" and options.get("dense"))
 ]
 
 

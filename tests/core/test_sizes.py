@@ -161,10 +161,10 @@ def sizes(monkeypatch):
     def patch(**values):
         for name, value in values.items():
             monkeypatch.setattr(tuning, name, value)
-        cpu_replay._KEPT.clear()
+        cpu_replay._PREPARED.clear()
 
     yield patch
-    cpu_replay._KEPT.clear()
+    cpu_replay._PREPARED.clear()
 
 
 def spiked(form, dtype, rows, C, rng):

@@ -15,8 +15,8 @@ FLOATS = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16]
 @pytest.fixture(name="ordinary", autouse=True)
 def count_ordinary_calls(monkeypatch):
     """Nothing kept from other tests; the calls that went the ordinary way, as they come."""
-    monkeypatch.setattr(cpu_replay, "_KEPT", {})
-    monkeypatch.setattr(cpu_replay, "recall", cpu_replay._KEPT.get)
+    monkeypatch.setattr(cpu_replay, "_PREPARED", {})
+    monkeypatch.setattr(cpu_replay, "lookup", cpu_replay._PREPARED.get)
     calls = []
     original = call._run
 
@@ -29,7 +29,7 @@ def count_ordinary_calls(monkeypatch):
 
 
 def forget():
-    cpu_replay._KEPT.clear()
+    cpu_replay._PREPARED.clear()
 
 
 def bits(result):

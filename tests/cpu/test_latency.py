@@ -269,14 +269,14 @@ def test_eight_threads_on_one_signature():
 
 def test_no_more_than_so_many(monkeypatch):
     """However many shapes there are, and right while they are forgotten."""
-    monkeypatch.setattr(cpu_replay, "KEPT", 4)
+    monkeypatch.setattr(cpu_replay, "MAX_PREPARED", 4)
     for _ in range(2):
         for n in range(1, 12):
             z, t = data("index", np.float64, n, (n, 3))
             loss = fusedce.cross_entropy(z, t, return_grad=False)
             want = np.mean(np.log(np.exp(z).sum(axis=1)) - z[np.arange(n), t])
             assert np.isclose(loss, want, 1e-13, 0)
-            assert 1 <= len(cpu_replay._KEPT) <= 4
+            assert 1 <= len(cpu_replay._PREPARED) <= 4
 
 
 def test_no_array_is_kept():
@@ -296,10 +296,10 @@ def test_no_array_is_kept():
     seen = call_once(1000)
     gc.collect()
     assert [r() for r in seen] == [None] * 4
-    assert len(cpu_replay._KEPT) <= 1
-    sizes = [sum(a.nbytes for a in arrays_of(p)) for p in cpu_replay._KEPT.values()]
+    assert len(cpu_replay._PREPARED) <= 1
+    sizes = [sum(a.nbytes for a in arrays_of(p)) for p in cpu_replay._PREPARED.values()]
     call_once(100_000)
-    assert [sum(a.nbytes for a in arrays_of(p)) for p in cpu_replay._KEPT.values()][:1] == sizes
+    assert [sum(a.nbytes for a in arrays_of(p)) for p in cpu_replay._PREPARED.values()][:1] == sizes
     assert all(size < 4096 for size in sizes)
 
 

@@ -37,10 +37,10 @@ def streaming(monkeypatch):
 
     def switch(above):
         monkeypatch.setattr(tuning, "STREAM_ABOVE", above)
-        cpu_replay._KEPT.clear()
+        cpu_replay._PREPARED.clear()
 
     yield switch
-    cpu_replay._KEPT.clear()
+    cpu_replay._PREPARED.clear()
 
 
 def inputs(kind, dtype, rows):

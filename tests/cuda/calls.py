@@ -1,4 +1,4 @@
-"""What usual calls on a GPU launch, found without one: arrays that are nowhere, nothing run."""
+"""What usual calls launch on a GPU, found without one: arrays without memory, nothing is run."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from fusedce.backends.array_libraries import Layout, contiguous
 from fusedce.kernels import rule
 from fusedce.kernels.cuda.kernel_args import Facts
 from fusedce.tools.warmup_cuda import SHARED, Imagined, Nowhere
+from tests.listed import RULES, competing
 
 DTYPES = {
     "float32": np.float32, "float64": np.float64, "float16": np.float16,
@@ -26,12 +27,9 @@ DTYPES = {
 FEW = (4, 21)
 WIDE = (80, 1000, 1001, 4096, 32000, 50257, 128256)
 CLASSES = FEW + WIDE
-LOSSES = {
-    "cross_entropy": {}, "focal": {"gamma": 2.0}, "real_focal": {"gamma": 1.5},
-    "mixed_focal": {"soft_labels": "torchvision"}, "poly1": {}, "generalized_cross_entropy": {},
-}  # fmt: skip
-ADDRESSES = itertools.count(1 << 40, 1 << 40)  # as far apart as no array is long
-BINARY = {"asymmetric": {}, "real_asymmetric": {"gamma_neg": 2.5}}
+# Options of single elements that have a rule of their own, beside the listed losses (``distinct``).
+MIXED = {"focal torchvision": {"soft_labels": "torchvision"}}
+ADDRESSES = itertools.count(1 << 40, 1 << 40)  # farther apart than any array is long
 
 
 class Array(NamedTuple):
@@ -50,13 +48,13 @@ class Array(NamedTuple):
         )
 
     def imagined(self):
-        """In memory that is nowhere."""
+        """With an address and without memory."""
         address = next(ADDRESSES) + self.offset
         return Nowhere(Layout(address, tuple(self.shape), self.strides, np.dtype(self.dtype), 0))
 
 
 def array(shape, dtype, offset=0, padding=0):
-    """An array of imaginary memory."""
+    """An array with an address and without memory."""
     return Array(shape, dtype, offset, padding).imagined()
 
 
@@ -74,7 +72,7 @@ def launched(call, capability=(9, 0)):
     }  # fmt: skip
     with (
         mock.patch.multiple(array_libraries, **instead),
-        mock.patch.object(cuda_replay, "keep"),
+        mock.patch.object(cuda_replay, "store"),
     ):
         call()
     return found
@@ -91,18 +89,35 @@ class Call:
     @property
     def function(self):
         """The name of the public function."""
-        return self.loss.removeprefix("real_").removeprefix("mixed_")
+        return self.loss.split()[0]
 
     @property
     def own(self):
         """The loss's own options."""
-        return LOSSES.get(self.loss) or BINARY.get(self.loss) or {}
+        return RULES.get(self.loss) or MIXED.get(self.loss) or {}
 
     def __call__(self):
         made = {k: v.imagined() if isinstance(v, Array) else v for k, v in self.options.items()}
         targets = () if self.targets is None else (self.targets.imagined(),)
         public = getattr(fusedce, self.function)
         return public(self.logits.imagined(), *targets, **self.own | made)
+
+
+def rules_of(call):
+    """The parameter types of the rules in the kernels of a call."""
+    return {kind for one in launched(call) for kind in one.kernel.types if kind in rule.RULES}
+
+
+def distinct():
+    """Those cases of the listed losses that differ in the type of their rule, the first of each."""
+    found, seen = [], set()
+    for name in RULES:
+        z = (64, 80), np.float32
+        types = rules_of(Call(name, name, z, z, activation="sigmoid"))
+        if types - seen:
+            found.append(name)
+        seen |= types
+    return found
 
 
 def _softmax(loss, dtype, classes, way, **more):
@@ -124,7 +139,9 @@ def _softmax(loss, dtype, classes, way, **more):
 
 # (losses, dtypes, classes, ways): each with what may be too much for its registers.
 CE, HALVES = ("cross_entropy",), ("float16", "bfloat16")
-RULES = ("focal", "real_focal", "poly1", "generalized_cross_entropy")
+LOSSES = distinct()
+COMPETING = tuple(name for name in competing(LOSSES) if name not in CE)
+ELEMENTWISE = (*LOSSES, *MIXED)
 ROWS = (
     (CE, ("float32", "bfloat16"), CLASSES, ("plain",)),
     (CE, ("float64",), (4, 1000, 32000, 128256), ("plain",)),
@@ -137,9 +154,9 @@ ROWS = (
     (CE, ("float16",), (1001,), ("both", "loose")),
     (CE, ("bfloat16",), (21, 32000), ("smooth", "same")),
     (CE, ("bfloat16",), (1000, 32000), ("both",)),
-    (RULES, ("float32",), (1000,), ("plain",)),
+    (COMPETING, ("float32",), (1000,), ("plain",)),
     (("focal",), ("float32", "bfloat16"), (21,), ("smooth",)),
-    (("real_focal", "generalized_cross_entropy"), ("float32", "float64"), (21,), ("both",)),
+    (("focal 3.7", "generalized_cross_entropy"), ("float32", "float64"), (21,), ("both",)),
 )
 
 
@@ -167,18 +184,19 @@ def columns():
         yield Call(f"cross_entropy-{dtype}-padded", "cross_entropy", padded, ((3,), np.int64))
 
 
+REAL_ASYMMETRIC = "asymmetric 0 2.5 0"
 # (losses, dtypes, labels, ways)
 ELEMENTS = (
-    ((*LOSSES, *BINARY), ("float32",), ("int64",), ("plain",)),
-    ((*LOSSES, *BINARY), ("float32",), ("float32",), ("plain", "hessian")),
+    (ELEMENTWISE, ("float32",), ("int64",), ("plain",)),
+    (ELEMENTWISE, ("float32",), ("float32",), ("plain", "hessian")),
     (("focal", "asymmetric"), ("float32", "bfloat16"), ("bool",), ("plain", "hessian")),
     (("focal",), ("float64", *HALVES), ("same", "float32"), ("plain",)),
     (("focal",), ("float16",), ("int8",), ("softcap",)),
-    (("real_asymmetric",), ("float64",), ("bool", "float32"), ("plain", "hessian")),
-    (("focal", *BINARY), ("float32",), ("bool",), ("weighted",)),
-    (("real_asymmetric",), ("float64",), ("float32",), ("weighted",)),
+    ((REAL_ASYMMETRIC,), ("float64",), ("bool", "float32"), ("plain", "hessian")),
+    (("focal", "asymmetric", REAL_ASYMMETRIC), ("float32",), ("bool",), ("weighted",)),
+    ((REAL_ASYMMETRIC,), ("float64",), ("float32",), ("weighted",)),
     (("focal",), ("float64", *HALVES), ("index",), ("plain",)),
-    ((*LOSSES, *BINARY), ("float32",), ("index",), ("plain", "weighted")),
+    (ELEMENTWISE, ("float32",), ("index",), ("plain", "weighted")),
     (("cross_entropy", "asymmetric"), ("float32",), ("index",), ("hessian",)),
     (("focal",), ("float64", *HALVES), ("index", "same"), ("weighted", "samples")),
     (("focal",), ("float32",), ("bool",), ("ragged",)),
@@ -237,18 +255,19 @@ def calls():
 
 
 def families(call):
-    """(kernel, place, type) of each type that a kernel of this call is made for, but for rules."""
-    return {
+    """The rules of this call, and (kernel, place, type) of each other type of its kernels."""
+    found = {
         (one.kernel.factory, place, kind)
         for one in launched(call)
         for place, kind in enumerate(one.kernel.types)
         if kind not in rule.RULES
     }
+    return found | rules_of(call)
 
 
 @functools.cache
 def covering():
-    """The names of calls that between them have every type at every place of every kernel."""
+    """The names of calls that together have all rules, and all types at each place of a kernel."""
     left = {call.name: families(call) for call in calls()}
     missing, chosen = set().union(*left.values()), []
     while missing:
@@ -262,7 +281,7 @@ SELECTED = (
     "cross_entropy-float32-1000-plain", "cross_entropy-bfloat16-128256-plain",
     "cross_entropy-float64-128256-both", "cross_entropy-float16-1001-both",
     "cross_entropy-bfloat16-21-axis-plain", "cross_entropy-float32-80-axis-both",
-    "asymmetric-bfloat16-sigmoid-bool-plain", "real_asymmetric-float64-sigmoid-float32-weighted",
+    "asymmetric-bfloat16-sigmoid-bool-plain", f"{REAL_ASYMMETRIC}-float64-sigmoid-float32-weighted",
     "focal-float16-sigmoid-same-plain", "focal-bfloat16-sigmoid-same-plain",
     "focal-float32-probability-index",
     "focal-bfloat16-sigmoid-index-plain", "focal-float16-sigmoid-index-weighted",

@@ -12,7 +12,7 @@ import pytest
 from fusedce.backends import array_libraries, cpu_replay
 from fusedce.backends.array_libraries import Layout
 from fusedce.kernels import cuda
-from fusedce.kernels.cuda.kernel_args import ARRAYS, BAD, Facts, Plan
+from fusedce.kernels.cuda.kernel_args import ARRAYS, STATS_BAD_LABEL, Facts, Plan
 
 
 class Array:
@@ -87,11 +87,11 @@ class Gpu:
     def array(self, memory, **where):
         return self.library.array(memory, **where)
 
-    def program(self, problem, **options):
+    def plan(self, problem, **options):
         self.problems.append(problem)
         self.options.append(options)
-        survey = ("survey",) if options["divisor"] is None or options["validate"] else ()
-        return Plan(survey, ("losses",), 64 * bool(survey))
+        before = ("label_pass",) if options["divisor"] is None or options["validate"] else ()
+        return Plan(before, ("losses",), 64 * bool(before))
 
     def activation(self, name, source, target, compute, facts):
         self.problems.append((name, source, target, compute))
@@ -101,8 +101,8 @@ class Gpu:
         assert len(addresses) == len(ARRAYS)
         where = SimpleNamespace(**dict(zip(ARRAYS, addresses, strict=True)))
         self.launches.append((library, tuple(launches), where, device, stream))
-        if "survey" in launches:
-            ctypes.c_int64.from_address(where.scratch + BAD).value = self.bad
+        if "label_pass" in launches:
+            ctypes.c_int64.from_address(where.scratch + STATS_BAD_LABEL).value = self.bad
 
     def read(self, address, dtype, device, stream):
         self.reads += 1
@@ -128,9 +128,9 @@ def fake_gpu(monkeypatch):
     for name in ("launch", "read", "wait"):
         monkeypatch.setattr(array_libraries, name, getattr(gpu, name))
     monkeypatch.setattr(array_libraries, "facts", lambda device: Facts())
-    execute = SimpleNamespace(program=gpu.program, activation=gpu.activation)
-    monkeypatch.setitem(sys.modules, "fusedce.kernels.cuda.dispatch", execute)
-    monkeypatch.setattr(cuda, "execute", execute, raising=False)
-    monkeypatch.setattr(cpu_replay, "_KEPT", {})
-    monkeypatch.setattr(cpu_replay, "recall", cpu_replay._KEPT.get)
+    dispatch = SimpleNamespace(plan=gpu.plan, activation=gpu.activation)
+    monkeypatch.setitem(sys.modules, "fusedce.kernels.cuda.dispatch", dispatch)
+    monkeypatch.setattr(cuda, "dispatch", dispatch, raising=False)
+    monkeypatch.setattr(cpu_replay, "_PREPARED", {})
+    monkeypatch.setattr(cpu_replay, "lookup", cpu_replay._PREPARED.get)
     return gpu

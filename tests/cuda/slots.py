@@ -30,7 +30,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fusedce.kernels.cuda import compile as compiler
-from fusedce.kernels.cuda.dtypes import BYTES, CHUNK
+from fusedce.kernels.cuda.dtypes import CHUNK, SIZE
 from fusedce.kernels.cuda.kernel_args import SLOT, Launch
 from fusedce.kernels.cuda.row_cache import Reload, Smem, SmemAsync
 from fusedce.kernels.rule import RULES
@@ -81,7 +81,7 @@ def calls() -> list[Call]:
     found += [_sigmoid("focal", "float32", "int64"), _sigmoid("focal", "bfloat16", "float32")]
     found += [_sigmoid(loss, d, "bool") for loss in ("cross_entropy", "asymmetric")
               for d in ("float32", "bfloat16")]  # fmt: skip
-    found += [_sigmoid("real_focal", "float32", "bool")]
+    found += [_sigmoid("focal 3.7", "float32", "bool")]
     found += [_sigmoid("focal", d, "index") for d in three]
     weights = {"weight": Array((80,), np.float32)}
     samples = {"sample_weight": Array((4096, 1), np.float32)}
@@ -94,7 +94,7 @@ def calls() -> list[Call]:
 
 def main_launch(call: Call) -> Launch:
     """The launch that writes the gradients."""
-    first = ("flat_elements", "row_elements", "elements", "index_elements", *PASSES)
+    first = ("elementwise_flat", "elementwise_rows", "elementwise_strided", *PASSES)
     return next(one for one in launched(call) if one.kernel.factory.__name__ in first)
 
 
@@ -112,7 +112,7 @@ class Work(NamedTuple):
 def _work(one: Launch) -> Work:
     types, name, args = one.kernel.types, one.kernel.factory.__name__, one.args
     stored = types[2] if types[0] in RULES else types[1]
-    per = CHUNK // BYTES[stored]
+    per = CHUNK // SIZE[stored]
     visit = next((t.lanes // per for t in types if hasattr(t, "lanes")), 0)
     if not visit:
         each = GPU_SPAN // one.threads

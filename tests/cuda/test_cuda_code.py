@@ -21,9 +21,9 @@ from tests.cuda import calls, slots
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 from fusedce.kernels.cuda import compile as compiler
-from fusedce.kernels.cuda.dtypes import BYTES, CHUNK, dtype_tag
-from fusedce.kernels.cuda.elementwise_flat import flat_elements
-from fusedce.kernels.cuda.elementwise_rows import row_elements
+from fusedce.kernels.cuda.dtypes import CHUNK, SIZE, dtype_tag
+from fusedce.kernels.cuda.elementwise_flat import elementwise_flat
+from fusedce.kernels.cuda.elementwise_rows import elementwise_rows
 from fusedce.kernels.cuda.logit_transform import Full
 from fusedce.kernels.cuda.reduce import Block, Cluster
 from fusedce.kernels.cuda.row_cache import Reload
@@ -36,7 +36,7 @@ from tests.emulator import programs
 from tests.emulator.extent import part
 
 # Sums of one number a label or a block, in float64 by design.
-DOUBLE = {"survey", "rows_kept", "collected", "totals"}
+DOUBLE = {"label_pass", "distribution_pass", "combine_label_stats", "reduce_losses"}
 # What no instruction does: 64-bit division, once a thread, for the place of a row behind which
 # others lie (``row_of``) and of a block's first element; exact division of floats where numbers are
 # very large or small; before sm_90 shuffles of a warp that has come apart.
@@ -80,16 +80,16 @@ def chunks(kernel):
     if not lanes:
         return 0, 0
     stored = kernel.types[2] if kernel.types[0] in RULES else kernel.types[1]
-    visit = lanes * BYTES[stored] // CHUNK
+    visit = lanes * SIZE[stored] // CHUNK
     name = kernel.factory.__name__
-    if name == "flat_elements":
+    if name == "elementwise_flat":
         labels, loss = kernel.types[3], kernel.types[4]
-        size = visit * CHUNK // BYTES[stored]
-        read, stored_losses = (size * BYTES.get(f, 0) // CHUNK for f in (labels, loss))
+        size = visit * CHUNK // SIZE[stored]
+        read, stored_losses = (size * SIZE.get(f, 0) // CHUNK for f in (labels, loss))
         written = visit * (2 if Full in kernel.types else 1)
         whole = [n if n >= visit else 0 for n in (read, stored_losses)]
         return visit + whole[0], written + whole[1]
-    if name == "row_elements":
+    if name == "elementwise_rows":
         return visit, visit * (2 if Full in kernel.types else 1)
     if name not in ("index_rows", "distribution_rows", "softmax_rows"):
         return 0, 0
@@ -131,7 +131,10 @@ def check_instructions(kernel, found, where):
     loads, stores = chunks(kernel)
     assert wide(ops, "LDG") >= loads, where
     assert wide(ops, "STG") >= stores, where
-    if {Block, Cluster} & set(kernel.types) or kernel.factory in (flat_elements, row_elements):
+    if {Block, Cluster} & set(kernel.types) or kernel.factory in (
+        elementwise_flat,
+        elementwise_rows,
+    ):
         assert [op for op in ops if op.startswith("BAR")], where
     if Cluster in kernel.types:
         assert [op for op in ops if op.startswith(("UCGABAR", "BAR.ARV.CLUSTER"))], where

@@ -175,7 +175,7 @@ def test_other_errors_are_told(rule):
     """Of a rule that single numbers do not help either; of a kernel that evaluates no rule."""
     with pytest.raises(compiler.NumbaError, match="Cannot cast"):
         cubin(Kernel(broken, (rule, Wide)), 32, (9, 0))
-    assert Smooth not in compiler._SINGLE
+    assert Smooth not in compiler._SCALAR_RULES
 
 
 def test_threads_compile_once():

@@ -43,7 +43,7 @@ from tests.cuda.test_cuda_compile import FLOAT32, Kernel, tiny
 record = ctypes.CDLL("libcuda.so.1")
 ADDRESSES = tuple(range(1000, 12000, 1000))
 kernel, other = Kernel(tiny, FLOAT32), Kernel(tiny, (np.float64,))
-places = {"logits": ("logits", 0), "record": ("scratch", 0), "partial": ("scratch", 64)}
+places = {"logits": ("logits", 0), "label_stats": ("scratch", 0), "partial": ("scratch", 64)}
 simple = (kernel_args.launch(kernel, 7, 96, {"classes": 5, "p7": -2}, places),)
 
 def current():
@@ -89,7 +89,13 @@ def test_a_launch(driver):
     assert (launch.device, launch.stream) == ("0", "1234")
     want = dict.fromkeys(KernelArgs._fields, 0)
     scratch = 1000 + 1000 * ARRAYS.index("scratch")
-    want |= {"classes": 5, "p7": -2, "logits": 1000, "record": scratch, "partial": scratch + 64}
+    want |= {
+        "classes": 5,
+        "p7": -2,
+        "logits": 1000,
+        "label_stats": scratch,
+        "partial": scratch + 64,
+    }
     assert dict(zip(KernelArgs._fields, words(launch), strict=True)) == want
     (function,) = named(calls, "cuKernelGetFunction")
     assert launch.function == function.function
@@ -274,7 +280,8 @@ def test_host_cost(driver):
     """Printed; the bound is a wide one, machines differ."""
     said, _ = run(driver, """
         record.nullcuda_quiet(1)
-        bound = {name: (name, 0) for name in kernel_args.ARRAYS[:10]} | {"record": ("scratch", 0)}
+        bound = {name: (name, 0) for name in kernel_args.ARRAYS[:10]}
+        bound["label_stats"] = "scratch", 0
         make_current(0)
         for cluster in (1, 4):
             one = (kernel_args.launch(kernel, 8, 256, {}, bound, cluster=cluster),)

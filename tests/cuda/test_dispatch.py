@@ -61,7 +61,14 @@ def test_what_reaches_the_kernels(name, gpu):
     where = gpu.where
     assert (where.logits, where.targets, where.sample_weight) == (at(z), at(t), at(s))
     assert (where.loss, where.grad, where.hess) == (at(loss), at(grad), at(hess))
-    assert where.total == where.weight == where.pos_weight == where.given == where.scratch == 0
+    assert (
+        where.total
+        == where.weight
+        == where.pos_weight
+        == where.user_denominator
+        == where.scratch
+        == 0
+    )
     assert problem.compute is (np.float64 if name == "double" else np.float32)
     assert all(a.library is gpu.library for a in (loss, grad, hess))
     assert loss.memory.dtype == problem.compute
@@ -121,18 +128,18 @@ REDUCED = [  # options, targets, divisor
 
 @pytest.mark.parametrize(("options", "form", "divisor"), REDUCED, ids=str)
 def test_reductions(options, form, divisor, gpu):
-    """What the mean divides by is known here, or left to the survey; nobody waits for it."""
+    """What the mean divides by is known here, or left to the label pass; nobody waits for it."""
     forms = {"index": K(), "soft": Z(), "bool": dense().astype(bool), "int": dense()}
     z, t = gpu.array(Z(np.float16)), gpu.array(forms[form])
     loss, grad = fusedce.cross_entropy(z, t, **options)
     assert gpu.options[0]["divisor"] == divisor
-    assert gpu.options[0]["given"] is None
+    assert gpu.options[0]["user_denominator"] is None
     assert (loss.memory.shape, loss.memory.dtype) == ((), np.float32)
     assert bare(gpu.options[0]["total"])[0] == gpu.where.total == at(loss)
     assert gpu.problems[0].loss is None
     assert gpu.where.grad == at(grad)
     assert (gpu.where.scratch != 0) == (divisor is None)
-    assert gpu.launches[0][1] == (("survey", "losses") if divisor is None else ("losses",))
+    assert gpu.launches[0][1] == (("label_pass", "losses") if divisor is None else ("losses",))
     assert len(gpu.launches) == 1
     assert gpu.reads == 0
     alone = fusedce.cross_entropy(z, t, return_grad=False, **options)
@@ -143,8 +150,8 @@ def test_denominator_on_the_device(gpu):
     z, t, d = gpu.array(Z()), gpu.array(K()), gpu.array(np.array(3, np.int64))
     fusedce.cross_entropy(z, t, denominator=d)
     assert gpu.options[0]["divisor"] is None
-    assert bare(gpu.options[0]["given"]) == (at(d), (), (), np.dtype(np.int64))
-    assert gpu.where.given == at(d)
+    assert bare(gpu.options[0]["user_denominator"]) == (at(d), (), (), np.dtype(np.int64))
+    assert gpu.where.user_denominator == at(d)
     fusedce.cross_entropy(z, t, denominator=np.array(3.0))  # a number of the host
     assert gpu.options[1]["divisor"] == 3.0
     for wrong in (np.ones(1), np.array("3")):
@@ -376,12 +383,12 @@ def test_waiting_for_other_streams(gpu):
 
 @pytest.mark.parametrize("label", [3, -1])
 def test_validate(label, gpu):
-    """The survey, one number read, and only then anything written; the error of the CPU."""
+    """The label pass, one number read, and only then anything written; the error of the CPU."""
     t = np.repeat(K(), 2).astype(np.int32)[::2]
     z, labels = Z(), gpu.array(t)
     for _ in range(2):
         fusedce.cross_entropy(gpu.array(z), labels, validate=True)
-    assert [launch[1] for launch in gpu.launches] == [("survey",), ("losses",)] * 2
+    assert [launch[1] for launch in gpu.launches] == [("label_pass",), ("losses",)] * 2
     assert gpu.options[-1]["validate"] is True
     assert gpu.reads == 2
     t[2], gpu.bad, gpu.reads = label, 2, 0
@@ -391,7 +398,7 @@ def test_validate(label, gpu):
     with pytest.raises(IndexError) as caught:
         fusedce.cross_entropy(gpu.array(z), labels, validate=True)
     assert str(caught.value) == str(cpu.value)
-    assert [launch[1] for launch in gpu.launches] == [("survey",)]
+    assert [launch[1] for launch in gpu.launches] == [("label_pass",)]
     fusedce.cross_entropy(gpu.array(z), labels)  # nobody looks
     assert gpu.options[-1]["validate"] is False
     assert gpu.reads == 2

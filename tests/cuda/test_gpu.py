@@ -221,7 +221,7 @@ def test_threads(gpu, cupy):
     shapes = [(33 + k % 3, 100 + k % 4) for k in range(8)]
     data = [case(shape, seed=k) for k, shape in enumerate(shapes)]
     want = [gpu.focal(z, t, gamma=1.25, activation="softmax") for z, t in data]
-    fusedce.backends.cpu_replay._KEPT.clear()
+    fusedce.backends.cpu_replay._PREPARED.clear()
     failures = []
 
     def work(k):

@@ -40,7 +40,7 @@ def borrowed():
     """(module, name, function) of every test that is run here."""
     for name, left_out in LEFT_OUT.items():
         with contextlib.suppress(pytest.skip.Exception):  # what the module needs is not there
-            module = importlib.import_module(f"tests.{name}")
+            module = importlib.import_module(f"tests.core.{name}")
             tests = {k: f for k, f in vars(module).items() if k.startswith("test_")}
             assert left_out <= set(tests)
             yield from ((module, k, f) for k, f in tests.items() if k not in left_out)
@@ -48,7 +48,7 @@ def borrowed():
 
 BORROWED = list(borrowed())
 for _module, _name, _function in BORROWED:
-    _suite = _module.__name__.removeprefix("tests.")
+    _suite = _module.__name__.removeprefix("tests.core.")
     globals()[f"{_suite}_{_name.removeprefix('test_')}"] = _function
 
 

@@ -24,7 +24,7 @@ from numpy.lib.array_utils import byte_bounds
 import fusedce
 import tests.cuda.gpu
 from fusedce.backends import array_libraries
-from fusedce.backends.array_libraries import Layout, shadow
+from fusedce.backends.array_libraries import Layout, device_view
 from fusedce.kernels.cuda.kernel_args import Facts
 from fusedce.tools.warmup_cuda import Imagined, Nowhere
 from tests.device import names
@@ -47,7 +47,7 @@ class Array(Nowhere):
 
     @property
     def seen(self):
-        return shadow(self.layout)
+        return device_view(self.layout)
 
     def __getitem__(self, key):
         """A view; of elements that an array names, only one could be looked up, so the first."""

@@ -36,6 +36,6 @@ def install():
     torch.cuda.Stream = torch.cuda.set_sync_debug_mode = mock.MagicMock()
     torch.cuda.stream = lambda stream: contextlib.nullcontext()
     torch.testing.assert_close, torch.compile = mock.MagicMock(), lambda function, **_: function
-    torch_operators._array, torch_operators.pages = array, mock.MagicMock()
+    torch_operators._array, torch_operators.hugepages = array, mock.MagicMock()
     # On a GPU no gradient is kept from the forward pass.
     torch_operators._ones = mock.MagicMock(**{"get.return_value": False})

@@ -68,12 +68,12 @@ FAMILIES = {
     "elements, weighted": Family(CE, "sigmoid", "int", GRID, options={"weight": True}),
     "probabilities": Family(CE, None, "index", GRID),
     "probabilities, labels": Family(CE, None, "int", GRID),
-    "survey of labels": Family(CE, "softmax", "index", GRID,
+    "label pass: labels": Family(CE, "softmax", "index", GRID,
                                options={"ignore_index": 0, "weight": True}),
-    "survey of many labels": Family(CE, "softmax", "index", MANY, options={"ignore_index": 0}),
-    "survey of numbers": Family("focal", "sigmoid", "soft", GRID, numbers=FOCAL,
+    "label pass: many labels": Family(CE, "softmax", "index", MANY, options={"ignore_index": 0}),
+    "label pass: numbers": Family("focal", "sigmoid", "soft", GRID, numbers=FOCAL,
                                 options={"ignore_index": -7}),
-    "survey of distributions": Family(CE, "softmax", "soft", MANY,
+    "label pass: distributions": Family(CE, "softmax", "soft", MANY,
                                       options={"normalize_targets": True}),
     "softmax": Family("softmax", None, "", SHORT[1:4] + LONG[2:3] + WIDE[:1]),
     "softmax, columns": Family("softmax", None, "", PLANES),
@@ -103,8 +103,8 @@ class Case(NamedTuple):
     @property
     def reduction(self) -> str:
         """A mean where it depends on the labels, else a sum."""
-        surveyed = {"ignore_index", "normalize_targets"} & set(self.family.options)
-        return "mean" if surveyed else "sum"
+        label_pass = {"ignore_index", "normalize_targets"} & set(self.family.options)
+        return "mean" if label_pass else "sum"
 
     def options(self, weight: Any) -> dict[str, Any]:
         """Everything but the arrays; the weights come from the caller."""

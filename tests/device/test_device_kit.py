@@ -60,7 +60,7 @@ def test_every_kernel_is_in_the_smoke_test():
 
 @pytest.mark.skipif(bool(programs.missing()), reason=programs.missing() or "")
 @pytest.mark.parametrize("name", ["index rows", "distribution columns", "elements, weighted",
-                                  "survey of distributions", "log_softmax"])  # fmt: skip
+                                  "label pass: distributions", "log_softmax"])  # fmt: skip
 def test_smoke_is_right(name, monkeypatch):
     """The smallest call of a family on the emulator beside the oracle; a spoilt result is seen."""
     case = min((c for c in cases(name) if c.dtype == "float32"), key=lambda c: np.prod(c.shape))
@@ -122,8 +122,8 @@ def test_tests_are_recorded(tmp_path):
 def compiled_kit(tmp_path_factory):
     """A folder with two kernels compiled ahead, of which one takes no vectors."""
     folder = tmp_path_factory.mktemp("kit")
-    calls = "focal-float32-probability-index", "cross_entropy-float32-many"
-    launches = [calls.launched(c)[-1] for c in calls.calls() if c.name in calls]
+    chosen = "focal-float32-probability-index", "cross_entropy-float32-many"
+    launches = [calls.launched(c)[-1] for c in calls.calls() if c.name in chosen]
     lines = [json.dumps(names.written(e.kernel, e.threads)) for e in launches]
     (folder / "wanted").write_text("".join(f"{line}\n" for line in lines))
     command = (sys.executable, "-m", "tests.device.compile_ahead")

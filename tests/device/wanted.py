@@ -42,7 +42,7 @@ def launched(calls):
     with mock.patch.multiple(array_libraries, **instead):
         for call in calls():
             call()
-    cpu_replay._KEPT.clear()  # of no use where arrays have memory
+    cpu_replay._PREPARED.clear()  # of no use where arrays have memory
     return list(found)
 
 

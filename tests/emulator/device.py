@@ -109,8 +109,8 @@ class Emulated(OnGpu):
             patch.setattr(array_libraries, "wait", lambda stream, other, device: None)
             for name, value in self.sizes.items():
                 patch.setattr(tuning, name, value)
-            patch.setattr(cpu_replay, "recall", lambda key: None)
-            patch.setattr(cpu_replay, "keep", lambda key, prepared: None)
+            patch.setattr(cpu_replay, "lookup", lambda key: None)
+            patch.setattr(cpu_replay, "store", lambda key, prepared: None)
             yield
 
     def launch(self, library, launches, addresses, device, stream):

@@ -94,7 +94,7 @@ def test_bytes_of_columns(classes, times, dtype, device):
 @pytest.mark.parametrize("dtype", part(DTYPES, "float16"))
 @pytest.mark.parametrize("labels", part(["int", "soft", "bool"], "soft"))
 @pytest.mark.parametrize("activation", part(["sigmoid", None], "sigmoid"))
-def test_flat_elements(activation, labels, dtype, device):
+def test_elementwise_flat(activation, labels, dtype, device):
     """From one element to several blocks, with and without some that fill no chunk."""
     for k, n in enumerate((1, 3, 4, 17, 600, 1031, 2048)):
         device.order, device.seed = machine.ORDERS[k % 3], k
@@ -102,7 +102,7 @@ def test_flat_elements(activation, labels, dtype, device):
         z, t = z[0], t[0].astype(np.int32) if labels == "int" else t[0]
         check("focal", z, t, dtype, activation=activation)
         if n == 600 and labels != "bool":
-            assert has(device, "flat_elements")
+            assert has(device, "elementwise_flat")
             check("cross_entropy", z[1:], t[1:], dtype, activation=activation)
 
 
@@ -157,7 +157,7 @@ def test_labels_of_several_blocks(form, activation, device):
         check("cross_entropy", z, t, "float32", activation=activation, **options)
     if form != "soft":
         names = [factory for factory, _ in kernels(device)]
-        assert names[:2] == ["survey", "collected"]
+        assert names[:2] == ["label_pass", "combine_label_stats"]
         t.reshape(-1)[[41, 170]] = 77
         with pytest.raises(IndexError, match="77"):
             device.cross_entropy(z, t, activation=activation, validate=True)

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("numba_cuda")
 
 import fusedce
-from fusedce.kernels.cuda.elementwise_flat import Mixed
+from fusedce.kernels.cuda.elementwise_flat import MostlyHardLabels
 from tests.core import test_losses as suite
 from tests.core.test_losses import DTYPES, check, make, near
 from tests.emulator import machine
@@ -94,7 +94,7 @@ def test_hard_labels_of_elements(kind, dtype, device):
             for a, b in zip(got, want, strict=True):
                 near(dtype, a, b, 1e-3)
         types = [t for one in device.launched for t in one.kernel.types]
-        assert Mixed in types
+        assert MostlyHardLabels in types
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", None])

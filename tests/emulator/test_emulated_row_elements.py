@@ -31,7 +31,9 @@ def device(monkeypatch):
 def taken(device):
     """The last kernel over elements, and its type tags."""
     kernel = next(
-        one.kernel for one in reversed(device.launched) if "elements" in one.kernel.factory.__name__
+        one.kernel
+        for one in reversed(device.launched)
+        if "elementwise" in one.kernel.factory.__name__
     )
     return kernel.factory.__name__, {getattr(t, "__name__", t) for t in kernel.types}
 
@@ -67,12 +69,12 @@ def test_class_indices(rows, classes, dtype, device):
     z, t = labelled(dtype, shape)
     for name, reduction in (("focal", "mean"), ("cross_entropy", "none"), ("focal 3.7", "sum")):
         check(name, z, t, dtype, activation="sigmoid", reduction=reduction)
-        assert taken(device)[0] == ("row_elements" if whole else "elements")
+        assert taken(device)[0] == ("elementwise_rows" if whole else "elementwise_strided")
         _, slope = device.focal(z, t, activation="sigmoid", reduction=reduction)
         _, want = fusedce.focal(z, t, activation="sigmoid", reduction=reduction)
         near(dtype, slope, want)
     if whole:
-        assert {"Sure", "Indexed"} <= taken(device)[1]
+        assert {"HardLabelsNoHess", "ClassIndices"} <= taken(device)[1]
 
 
 @pytest.mark.parametrize("dtype", part(DTYPES, "bfloat16"))
@@ -89,9 +91,9 @@ def test_weights(form, dtype, device):
         reduction = ("mean", "none", "sum")[k % 3]
         check("focal", z, t, dtype, activation="sigmoid", reduction=reduction, **some)
         few = form == "bool" and dtype == "float64"  # two bytes beside a chunk are no word
-        assert taken(device)[0] == ("elements" if few else "row_elements")
+        assert taken(device)[0] == ("elementwise_strided" if few else "elementwise_rows")
     check("focal", z, t, dtype, activation="sigmoid", label_smoothing=0.1, **known)
-    assert "Soft" in taken(device)[1]
+    assert "SoftLabels" in taken(device)[1]
 
 
 @pytest.mark.parametrize("kind", part([*FLOATS, "int32", "bool", "uint8"], "float16"))
@@ -99,7 +101,7 @@ def test_every_kind_of_weight(kind, device):
     z, t = labelled("float32", (7, 24), 2)
     some = {k: (w > 1).astype(DTYPES.get(kind, kind)) for k, w in weights((7, 24)).items()}
     check("cross_entropy", z, t, "float32", activation="sigmoid", denominator=3.0, **some)
-    assert taken(device)[0] == "row_elements"
+    assert taken(device)[0] == "elementwise_rows"
 
 
 @pytest.mark.parametrize("kind", part(["int8", "int16", "int32", "uint8", "uint64"], "int32"))
@@ -108,7 +110,7 @@ def test_every_kind_of_index(kind, device):
     t = np.where(t < 0, 24, t).astype(kind)
     check("cross_entropy", z, t, "bfloat16", activation="sigmoid", ignore_index=24)
     check("cross_entropy", z, t, "bfloat16", activation="sigmoid", ignore_index=3)
-    assert taken(device)[0] == "row_elements"
+    assert taken(device)[0] == "elementwise_rows"
 
 
 @pytest.mark.parametrize("dtype", part(DTYPES, "float32"))
@@ -127,7 +129,7 @@ def test_labels_that_are_none(dtype, device):
             nan = np.isnan(result.astype(float))
             np.testing.assert_array_equal(nan, np.repeat(bad[:, None], 16, 1))
             assert not result[7].any()
-        assert taken(device)[0] == "row_elements"
+        assert taken(device)[0] == "elementwise_rows"
 
 
 @pytest.mark.parametrize("some", [{}, weights((70, 32))], ids=["even", "weighted"])
@@ -142,7 +144,7 @@ def test_in_place_and_nothing_to_average(some, device):
     assert np.isnan(loss)
     assert not grad.any()
     assert not hess.any()
-    assert taken(device)[0] == "row_elements"
+    assert taken(device)[0] == "elementwise_rows"
 
 
 @pytest.mark.parametrize("form", part(["index", "bool"], "index"))
@@ -156,7 +158,7 @@ def test_a_rule_that_takes_no_vectors(form, device):
         for ours, true in zip(found, want, strict=True):
             np.testing.assert_allclose(ours, true, rtol=1e-5, atol=1e-9)
         flat = form == "bool" and not some
-        assert taken(device)[0] == ("flat_elements" if flat else "row_elements")
+        assert taken(device)[0] == ("elementwise_flat" if flat else "elementwise_rows")
 
 
 def test_other_layouts_stay_elsewhere(device):
@@ -171,7 +173,7 @@ def test_other_layouts_stay_elsewhere(device):
         (z, t, {"weight": w[::-1][:24]}),
     ):
         check("focal", a, b, "float32", activation="sigmoid", **some)
-        assert taken(device)[0] == "elements"
+        assert taken(device)[0] == "elementwise_strided"
 
 
 def test_bytes(device):

@@ -28,7 +28,7 @@ def deal(lanes=16, held=1024, staged=64, per_block=1 << 16, **facts):
     sizes = {"GPU_HELD_LANES": lanes, "GPU_FULL_LANES": lanes, "GPU_HELD_THREADS": held,
              "GPU_STAGED_THREADS": staged, "GPU_AGAIN_THREADS": staged,
              "GPU_STAGED_BYTES": per_block,
-             "GPU_LANE_CLASSES": 4, "GPU_SURVEY_THREADS": 64}  # fmt: skip
+             "GPU_LANE_CLASSES": 4, "GPU_LABEL_THREADS": 64}  # fmt: skip
     return {"sizes": sizes, "facts": Facts(**facts)}
 
 
@@ -94,7 +94,7 @@ def test_rows_wait_where_they_should(form, dtype, device):
 )
 def test_rows(name, dtype, form, device):
     """Unaligned rows, with and without Hessian."""
-    own = {key: float(np.float32(v)) for key, v in suite.RULES[name].items()}
+    own = suite.RULES[name]
     public = name.split()[0]
     for k, (classes, off) in enumerate(((256, 0), (259, 0), (131, 3))):
         device.order, device.seed = machine.ORDERS[k % 3], classes

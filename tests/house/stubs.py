@@ -1,7 +1,9 @@
-"""``python -m tests.house.stubs`` writes fusedce/__init__.pyi, which type checkers read.
+"""``python -m tests.house.stubs`` writes what follows from the public functions.
 
-The types of every option, out of the signatures that ``help`` shows, and what comes back by
-``return_grad`` and ``return_hessian``. test_typing.py sees that it is up to date.
+* fusedce/__init__.pyi, which type checkers read: the types of every option, from the signatures
+  that ``help`` shows, and what is returned for ``return_grad`` and ``return_hessian``.
+  test_typing.py checks that it is up to date.
+* The table of losses in README.md, from the list of losses. test_readme.py checks it.
 """
 
 from __future__ import annotations
@@ -12,9 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import fusedce
-from fusedce.options import Activation, Options, Reduction
+from fusedce.losses import LOSSES
+from fusedce.losses.declaration import Loss
+from fusedce.options import TYPES, Activation, Reduction
 
 PATH = Path(fusedce.__file__).with_name("__init__.pyi")
+README = Path(__file__).resolve().parents[2] / "README.md"
+BEGIN, END = "<!-- losses: python -m tests.house.stubs -->\n", "<!-- /losses -->"
+TABLE = """| loss | usual activation, the default first | what it is | source |
+|---|---|---|---|
+"""
 HEAD = """# Written by ``python -m tests.house.stubs``.
 
 from collections.abc import Callable
@@ -39,7 +48,7 @@ ALIASES = {Activation: "Activation", Reduction: "Reduction"}
 WORDS = {"float": "_Float", "int": "_Int", "bool": "_Bool"}  # NumPy's numbers are taken as well
 # Options that each function names itself: their defaults differ, or they say what comes back.
 OWN = ("activation", "return_grad", "return_hessian")
-SHARED = [name for name in Options._fields if name not in OWN]
+SHARED = [name for name in TYPES if name not in OWN]
 TRUE, FALSE = "Literal[True]", "Literal[False]"
 # return_grad, return_hessian, what comes back; at last for arrays of other libraries, or for flags
 # that are known only when the call runs.
@@ -99,9 +108,26 @@ def declared(name: str) -> str:
 
 def stubs() -> str:
     """The whole file."""
-    options = "".join(f"    {n}: {taken(Options.__annotations__[n])}\n" for n in SHARED)
-    return HEAD + options + "\n" + "".join(map(declared, fusedce.__all__))
+    options = "".join(f"    {n}: {taken(TYPES[n])}\n" for n in SHARED)
+    return HEAD + options + "\n" + "".join(map(declared, sorted(fusedce.__all__)))
+
+
+def row(loss: Loss) -> str:
+    """A loss in the table of README.md: call with own options, activations, what it is, source."""
+    own = [p for p in inspect.signature(loss.function).parameters.values()
+           if p.name not in {*TYPES, "logits", "targets"}]  # fmt: skip
+    words = ["z", "y", *(f"{p.name}={p.default!r}".replace("'", '"') for p in own)]
+    usual = " or ".join(str(activation) for activation in loss.activations)
+    return f"| `{loss.name}({', '.join(words)})` | {usual} | {loss.summary} | {loss.source} |\n"
+
+
+def with_table(readme: str) -> str:
+    """README.md with the table of losses between its marks."""
+    start, end = readme.index(BEGIN) + len(BEGIN), readme.index(END)
+    table = "".join(row(loss) for _, loss in sorted(LOSSES.items()))
+    return readme[:start] + TABLE + table + readme[end:]
 
 
 if __name__ == "__main__":
     PATH.write_text(stubs())
+    README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.house import stubs
+
 README = Path(__file__).resolve().parents[2] / "README.md"
 TOP, *SECTIONS = re.split(r"^(?=##+ )", README.read_text(encoding="utf-8"), flags=re.MULTILINE)
 EXAMPLES = {part.splitlines()[0].lstrip("# "): part for part in SECTIONS if ">>> " in part}
@@ -21,6 +23,13 @@ def packages(examples):
     named = [alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names]
     named += [n.module or "" for n in nodes if isinstance(n, ast.ImportFrom)]
     return {name.partition(".")[0] for name in named}
+
+
+def test_table_of_losses():
+    readme = README.read_text(encoding="utf-8")
+    assert readme == stubs.with_table(readme), (
+        "README's table does not fit the list of losses: python -m tests.house.stubs writes it"
+    )
 
 
 @pytest.mark.parametrize("heading", EXAMPLES)

@@ -1,4 +1,4 @@
-"""GPU calls like one before: what they launch, what they allocate, what they look at again."""
+"""Replayed GPU calls: what they launch, what they allocate, what they look at again."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_same_launches(options, gpu):
             assert getattr(where, name) == (at(more[name]) if hasattr(more.get(name), "memory")
                                             else 0)  # fmt: skip
         if hasattr(more.get("denominator"), "memory"):
-            assert where.given == at(more["denominator"])
+            assert where.user_denominator == at(more["denominator"])
         placed = [where.loss or where.total, where.grad, where.hess]
         assert [at(r) for r in results] == [p for p in placed if p]
         assert len(gpu.problems) == 1
@@ -69,7 +69,7 @@ def test_the_same_tuple_of_launches(gpu, monkeypatch):
     monkeypatch.setattr(
         array_libraries, "launch", lambda library, launches, *_: seen.append(launches)
     )
-    monkeypatch.setattr(gpu, "program", lambda *_, **__: relaunch_program())
+    monkeypatch.setattr(gpu, "plan", lambda *_, **__: program_of_one_launch())
     for _ in range(3):
         fusedce.cross_entropy(gpu.array(Z()), gpu.array(K()))
         fusedce.softmax(gpu.array(Z()))
@@ -77,10 +77,10 @@ def test_the_same_tuple_of_launches(gpu, monkeypatch):
     assert seen[1] is seen[3] is seen[5]
 
 
-def relaunch_program():
+def program_of_one_launch():
     from fusedce.kernels.cuda.kernel_args import Plan
 
-    return Plan(("survey",), ("losses",), 64)
+    return Plan(("label_pass",), ("losses",), 64)
 
 
 def variants(gpu):
@@ -149,7 +149,7 @@ def test_what_takes_the_ordinary_way(gpu, monkeypatch):
             before = len(gpu.problems)
             fusedce.cross_entropy(*args, **options)
             assert len(gpu.problems) == before + 1
-    assert not cpu_replay._KEPT
+    assert not cpu_replay._PREPARED
 
 
 def test_new_arrays_off_sixteen(gpu, monkeypatch):
@@ -169,9 +169,9 @@ def test_new_arrays_off_sixteen(gpu, monkeypatch):
         assert gpu.where.grad == at(grad)
         assert at(grad) % 16 == 8
         assert len(gpu.problems) == 2 + n
-    cpu_replay._KEPT.clear()
+    cpu_replay._PREPARED.clear()
     fusedce.cross_entropy(z, t)
-    assert not cpu_replay._KEPT  # nor is it kept for arrays that lie better
+    assert not cpu_replay._PREPARED  # nor is it kept for arrays that lie better
 
 
 def test_errors_of_known_signatures(gpu):
@@ -247,17 +247,17 @@ def test_no_array_is_kept(gpu):
     seen = call_once()
     gc.collect()
     assert [r() for r in seen] == [None] * 5
-    assert len(cpu_replay._KEPT) == 1
-    (kept,) = cpu_replay._KEPT.values()
-    assert type(kept) is cuda_replay.Kept
+    assert len(cpu_replay._PREPARED) == 1
+    (kept,) = cpu_replay._PREPARED.values()
+    assert type(kept) is cuda_replay.Prepared
 
 
 def test_no_more_than_so_many(gpu, monkeypatch):
-    monkeypatch.setattr(cpu_replay, "KEPT", 4)
+    monkeypatch.setattr(cpu_replay, "MAX_PREPARED", 4)
     for n in range(1, 12):
         for _ in range(2):
             fusedce.cross_entropy(gpu.array(Z(shape=(n, 3))), gpu.array(np.zeros(n, int)))
-            assert 1 <= len(cpu_replay._KEPT) <= 4
+            assert 1 <= len(cpu_replay._PREPARED) <= 4
     assert len(gpu.problems) == 11
 
 

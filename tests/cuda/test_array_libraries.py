@@ -163,7 +163,7 @@ def test_real_torch(name):
     assert (layout.address, layout.shape) == (x.data_ptr(), (4, 3))
     assert layout.dtype == (BFLOAT16 if name == "bfloat16" else np.dtype(name))
     assert layout.strides == (6 * x.element_size(), 2 * x.element_size())
-    seen = np.broadcast_to(array_libraries.shadow(layout)[:, None], (4, 2, 3))
+    seen = np.broadcast_to(array_libraries.device_view(layout)[:, None], (4, 2, 3))
     copy = library.packed(x, seen)
     assert copy.is_contiguous()
     assert torch.equal(copy, x[:, None].expand(4, 2, 3))
@@ -253,7 +253,9 @@ def test_copies_by_cupy(unaligned, cupy, gpu):
     crop = whole[:, :, ::-2, 1:5]
     assert crop.flags.aligned is not unaligned
     x = cupy.wrap(crop, 1)
-    copy = array_libraries.CUPY.packed(x, array_libraries.shadow(array_libraries.CUPY.layout(x)))
+    copy = array_libraries.CUPY.packed(
+        x, array_libraries.device_view(array_libraries.CUPY.layout(x))
+    )
     np.testing.assert_array_equal(copy.memory, crop)
     assert copy.memory.flags.c_contiguous
     assert copy.memory.flags.aligned
@@ -264,7 +266,7 @@ def test_copies_by_cupy(unaligned, cupy, gpu):
     np.testing.assert_array_equal(home.memory.ravel(), source.memory.ravel())
     half = cupy.wrap(np.ones((6, 4), BFLOAT16)[::2], 0)
     spread = np.lib.stride_tricks.as_strided(
-        array_libraries.shadow(array_libraries.CUPY.layout(half)), (3, 2, 4), (16, 0, 2)
+        array_libraries.device_view(array_libraries.CUPY.layout(half)), (3, 2, 4), (16, 0, 2)
     )
     assert array_libraries.CUPY.packed(half, spread).memory.shape == (3, 2, 4)
 
@@ -272,12 +274,14 @@ def test_copies_by_cupy(unaligned, cupy, gpu):
 def test_copies_by_torch(torch):
     (library,) = (x for x in array_libraries.LIBRARIES if isinstance(x, array_libraries.Torch))
     x = torch.Tensor(np.arange(24.0).reshape(4, 6)[:, ::2])
-    seen = array_libraries.shadow(library.layout(x))
+    seen = array_libraries.device_view(library.layout(x))
     copy = library.packed(x, np.broadcast_to(seen[:, None], (4, 5, 3)))
     np.testing.assert_array_equal(copy.memory, np.broadcast_to(x.memory[:, None], (4, 5, 3)))
     odd = np.zeros(9, np.uint8)[1:].view(np.float64)
     with pytest.raises(ValueError, match="a tensor must lie at a multiple of 8 bytes"):
-        library.packed(torch.Tensor(odd), array_libraries.shadow(library.layout(torch.Tensor(odd))))
+        library.packed(
+            torch.Tensor(odd), array_libraries.device_view(library.layout(torch.Tensor(odd)))
+        )
     library.assign(x, torch.Tensor(np.ones(12)))
     assert (x.memory == 1).all()
 
@@ -294,17 +298,17 @@ def test_libraries_together(torch, cupy, gpu):
 def test_shadows_are_not_read():
     """What would read the memory behind a shadow is refused, not done."""
     layout = array_libraries.Layout(0x10000000, (4, 3), (12, 4), np.dtype(np.float32), 0)
-    shadow = array_libraries.shadow(layout)
+    shadow = array_libraries.device_view(layout)
     assert repr(shadow) == str(shadow) == "<GPU array of shape (4, 3) and dtype float32>"
     assert f"{shadow.tolist()!r}" == repr(shadow)
     for touch in (lambda: shadow + 1, lambda: shadow == 0, lambda: np.exp(shadow)):
         with pytest.raises(TypeError, match="does not support ufuncs"):
             touch()
-    locked = array_libraries.shadow(
+    locked = array_libraries.device_view(
         layout._replace(writeable=False, dtype=BFLOAT16, strides=(6, 2))
     )
     assert (locked.dtype, locked.flags.writeable) == (BFLOAT16, False)
-    assert array_libraries.shadow(layout._replace(address=0, shape=(0, 3))).size == 0
+    assert array_libraries.device_view(layout._replace(address=0, shape=(0, 3))).size == 0
 
 
 REAL = """
@@ -328,8 +332,8 @@ cupy.cuda.get_current_stream = lambda device: SimpleNamespace(ptr=7)
 seen = []
 array_libraries.launch = lambda *launch: seen.append(launch)
 array_libraries.facts = lambda device: Facts()
-execute = SimpleNamespace(program=lambda problem, **_: Plan(("survey",), ("losses",), 64))
-sys.modules["fusedce.kernels.cuda.dispatch"] = cuda.execute = execute
+dispatch = SimpleNamespace(plan=lambda problem, **_: Plan(("label_pass",), ("losses",), 64))
+sys.modules["fusedce.kernels.cuda.dispatch"] = cuda.dispatch = dispatch
 for a in (np.zeros((64, 10), np.float32), np.zeros((10, 64), array_libraries.BFLOAT16).T):
     z, t = wrap(a), wrap(np.zeros(64, np.int64))
     loss, grad = fusedce.cross_entropy(z, t)
@@ -368,8 +372,8 @@ from fusedce.kernels.cuda.kernel_args import Facts, Plan
 from tests.cuda.fake_libraries import fake_torch
 torch = sys.modules["torch"] = fake_torch()
 array_libraries.launch, array_libraries.facts = lambda *launch: None, lambda device: Facts()
-execute = SimpleNamespace(program=lambda problem, **_: Plan((), ("losses",), 64))
-sys.modules["fusedce.kernels.cuda.dispatch"] = cuda.execute = execute
+dispatch = SimpleNamespace(plan=lambda problem, **_: Plan((), ("losses",), 64))
+sys.modules["fusedce.kernels.cuda.dispatch"] = cuda.dispatch = dispatch
 z, t = torch.Tensor(np.zeros((4, 3), np.float32)), torch.Tensor(np.zeros(4, np.int64))
 assert type(fusedce.cross_entropy(z, t)[1]) is torch.Tensor
 found = {name.split(".")[0] for name in sys.modules} & {"cupy", "numba_cuda", "jax", "cuda"}

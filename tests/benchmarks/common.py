@@ -1,0 +1,40 @@
+"""What the tests of the programs share: a temporary folder, a screen of any width, README.md."""
+
+import pytest
+
+from benchmarks import results, screen
+
+
+def write_into(folder, monkeypatch):
+    """Let a program read and write its results and README.md in this folder."""
+    for place in ("ROOT", "FOLDER", "RUNS"):
+        monkeypatch.setattr(results, place, folder)
+
+
+def printed(width, *what):
+    """The text that is printed on a screen of this width, which no line exceeds or is cut at."""
+    with open("/dev/null", "w") as nowhere:
+        console = screen.Console(width=width, record=True, file=nowhere, highlight=False)
+        for one in what:
+            console.print(one)
+        text = console.export_text()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    return text
+
+
+def written(main, words, folder, name):
+    """README.md as ``--readme`` writes it between its markers, the same the second time."""
+    page, start, end = folder / "README.md", f"<!-- {name} -->", f"<!-- /{name} -->"
+    page.write_text(f"# before\n{start}\nold\n{end}\nafter\n")
+    assert main([*words, "--readme"]) == 0
+    first = page.read_text()
+    assert first.startswith(f"# before\n{start}\n")
+    assert first.endswith(f"\n{end}\nafter\n")
+    assert "old" not in first
+    assert main([*words, "--readme"]) == 0
+    assert page.read_text() == first
+    page.write_text("no markers")
+    with pytest.raises(SystemExit, match=r"README\.md has no place for the tables"):
+        main([*words, "--readme"])
+    return first

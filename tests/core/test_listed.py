@@ -1,0 +1,131 @@
+"""The list of losses is what is tested: a wrong loss in it fails by numbers, see `verdicts`."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import fusedce
+from fusedce.losses import LOSSES
+from tests.house.mutation import copied
+
+TEMPLATE = '''
+from typing import NamedTuple
+
+from fusedce.call import run
+from fusedce.kernels.rule import rule
+from fusedce.losses.declaration import Loss, declare
+from fusedce.options import Traits, with_options
+
+
+class Parameters(NamedTuple):
+    """No parameters."""
+
+
+@rule(Parameters)
+def _rule(logp, logq, p, q, params):
+    """f = q, the mean absolute error."""
+    return q, {slope}, -p
+
+
+@with_options
+def {name}(logits, targets, **options):
+    """The mean absolute error."""
+    return run(Parameters(), Traits("{name}"), logits, targets, **options)
+
+
+def _reference(p, xp):
+    return 1 - p
+
+
+declare(Loss({name}, {reference}activations=("softmax", "sigmoid")))
+'''
+STATED = "reference=_reference, "
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_listed_loss_states_its_definition(name):
+    loss = LOSSES[name]
+    assert loss.reference is not None or loss.alias_of is not None, (
+        f"{name} is listed in fusedce/losses/__init__.py without a definition to test it against: "
+        f"give Loss({name}, ...) its reference="
+    )
+
+
+@pytest.mark.parametrize("name", [n for n, loss in LOSSES.items() if loss.alias_of is not None])
+def test_an_alias_is_the_same_loss(name):
+    rng, loss = np.random.default_rng(0), LOSSES[name]
+    z = rng.normal(size=(5, 4))
+    for activation in loss.activations:
+        t = rng.random(z.shape)
+        ours = getattr(fusedce, name)(z, t, activation=activation, return_hessian=True)
+        other = getattr(fusedce, loss.alias_of)(z, t, activation=activation, return_hessian=True)
+        for a, b in zip(ours, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(
+        getattr(fusedce, name)(z, t)[1],
+        getattr(fusedce, name)(z, t, activation=loss.activations[0])[1],
+    )
+
+
+# Of the copy below: every activation, finite differences, many digits, the oracle, the statement.
+CHOSEN = (
+    "mae and (states_its or (every_option and index-float64) or (test_sigmoid and hard-float64) or "
+    "(sigmoid_elements and 0.3) or (are_derivatives and True and (softmax or sigmoid)))"
+)
+FILES = ("listed", "losses", "properties", "accuracy", "reference")
+
+
+@pytest.fixture(scope="module")
+def verdicts(tmp_path_factory):
+    """What the suite says of three losses that were added to the list of a copy of the tree."""
+    tree = copied(tmp_path_factory.mktemp("listed"))
+    folder = tree / "fusedce" / "losses"
+    listed = (folder / "__init__.py").read_text()
+    for name, slope, reference in (
+        ("mae", "-p", STATED), ("mae_wrong_sign", "p", STATED), ("mae_unstated", "-p", ""),
+    ):  # fmt: skip
+        text = TEMPLATE.format(name=name, slope=slope, reference=reference)
+        (folder / f"{name}.py").write_text(text)
+        line = f"from fusedce.losses.{name} import {name} as {name}\n"
+        listed = listed.replace("\n__all__", f"{line}\n__all__")
+    (folder / "__init__.py").write_text(listed)
+    env = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-rA", "--tb=line", "-p", "no:cacheprovider"]
+    command += ["-k", CHOSEN, *(f"tests/core/test_{name}.py" for name in FILES)]
+    done = subprocess.run(
+        command, cwd=tree, env=env, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_wrong_sign_fails_by_numbers(verdicts):
+    """The right loss passes the same tests."""
+    said = dict(line.split(" ", 1)[::-1] for line in verdicts.splitlines()
+                if line.startswith(("PASSED", "FAILED")))  # fmt: skip
+    said = {test.split(" - ")[0]: outcome for test, outcome in said.items()}
+    right = [t for t in said if "mae" in t and "mae_" not in t]
+    assert {said[test] for test in right} == {"PASSED"}
+    for test in right:
+        outcome = said[test.replace("mae", "mae_wrong_sign")]
+        about_references = "states_its" in test or "test_reference" in test
+        assert outcome == ("PASSED" if about_references else "FAILED"), test
+    assert len(right) == 8
+    number = r"np\.float64\((-?[0-9.e-]+)\)"
+    ours, true = re.search(rf"grad\[.*\] {number}, not {number}", verdicts).groups()
+    assert float(ours) == pytest.approx(-float(true))
+
+
+def test_a_loss_without_a_definition_is_one_failure(verdicts):
+    failed = [v for v in verdicts.splitlines() if v.startswith("FAILED") and "mae_unstated" in v]
+    assert len(failed) == 1
+    assert (
+        "mae_unstated is listed in fusedce/losses/__init__.py without a definition to test it "
+        "against: give Loss(mae_unstated, ...) its reference="
+    ) in verdicts
