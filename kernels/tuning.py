@@ -89,13 +89,13 @@ def few_classes(logits: np.ndarray) -> bool:
     return logits.shape[1] < FEW_CLASSES or (logits.shape[rows] > 1 and closer)
 
 
-def rows_of_block(classes: int, direct: bool = True) -> int:
+def rows_per_block(classes: int, direct: bool = True) -> int:
     """Rows worked on in one go."""
     logits = ROWS if direct else ROWS_MOVED
     return 1 if classes > STRIP else max(1, min(ROWS_MAX, logits // max(1, classes)))
 
 
-def lanes_of_block(classes: int) -> int:
+def lanes_per_block(classes: int) -> int:
     """Rows worked on side by side: an odd number of vectors.
 
     With a power of two the classes of a tile fall on the same lines of the L1: 500000 rows of 32

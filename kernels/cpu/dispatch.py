@@ -141,7 +141,7 @@ def _plain(array: np.ndarray | None, problem: Problem, axis: int) -> bool:
     return bool(array.shape[axis] == 1 or array.strides[axis] == array.itemsize)
 
 
-def softmax(problem: Problem) -> Launch:
+def softmax_losses(problem: Problem) -> Launch:
     """Losses over softmax rows."""
     T = problem.compute
     spread = not problem.sparse_targets or problem.label_shift != 0.0
@@ -165,7 +165,7 @@ def softmax(problem: Problem) -> Launch:
     factory: Callable[..., Any]
     extra: tuple[type, ...] = ()
     if few:
-        block = min(tuning.lanes_of_block(classes), -(-inner // 16) * 16)  # whole vectors
+        block = min(tuning.lanes_per_block(classes), -(-inner // 16) * 16)  # whole vectors
         factory = (
             distribution_columns.distribution_columns if spread else index_columns.index_columns
         )
@@ -173,10 +173,10 @@ def softmax(problem: Problem) -> Launch:
         if _interleaved(problem.logits):
             _interleave(args, problem)
     elif spread:
-        block = tuning.rows_of_block(classes)
+        block = tuning.rows_per_block(classes)
         factory = distribution_rows.distribution_rows
     else:
-        block = min(inner, tuning.rows_of_block(classes, args.record["direct_logits"]))
+        block = min(inner, tuning.rows_per_block(classes, args.record["direct_logits"]))
         factory = index_rows.index_rows
         whole = tight and problem.scalars["z_loss"] == 0.0 and classes <= tuning.WIDTH
         whole = whole and (direct_grad or _half(problem.grad))
@@ -213,7 +213,7 @@ def _interleave(args: KernelArgs, problem: Problem) -> None:
 def probability_index(problem: Problem) -> Launch:
     """Losses over rows of probabilities with class indices."""
     args, (outer, classes, inner), _ = _row_args(problem, np.int64)
-    block = min(tuning.rows_of_block(classes), inner)
+    block = min(tuning.rows_per_block(classes), inner)
     args.set(block=block)
     made = kernel(probabilities.probability_rows, type(problem.params), problem.compute)
     return args.launch(made, _slices(outer, inner, block), problem.logits.size)
@@ -345,7 +345,7 @@ def _rows_view(targets: np.ndarray) -> np.ndarray:
 def distribution_label_pass(problem: Problem) -> Launch:
     """The launch that counts the distributions that are not ignored."""
     args, (outer, classes, inner), _ = _row_args(problem, problem.compute)
-    block = min(tuning.rows_of_block(classes), inner)
+    block = min(tuning.rows_per_block(classes), inner)
     args.set(block=block)
     made = kernel(labels.distribution_labels, problem.compute)
     return args.launch(made, _slices(outer, inner, block), problem.targets.size)
@@ -354,7 +354,7 @@ def distribution_label_pass(problem: Problem) -> Launch:
 def losses(problem: Problem) -> Launch:
     """The launch that writes losses, gradients and Hessians, and sums the losses."""
     if problem.activation == "softmax":
-        return softmax(problem)
+        return softmax_losses(problem)
     if problem.activation is None and problem.sparse_targets:
         return probability_index(problem)
     return element_losses(problem)
@@ -375,7 +375,7 @@ def activate(name: str, source: np.ndarray, target: np.ndarray, compute: type) -
         outer, inner, classes = [1] * (3 - len(sizes)) + sizes
         pad = [[0] * (3 - len(s)) + s for s in steps]
         views = [(PRESENT, s[0], s[2], s[1]) for s in pad]
-    block = min(tuning.rows_of_block(classes), inner)
+    block = min(tuning.rows_per_block(classes), inner)
     args.set(
         outer=outer, classes=classes, inner=inner, block=block, logit_scale=1.0,
         width=min(classes, tuning.WIDTH if rowwise else tuning.ELEMENTS),

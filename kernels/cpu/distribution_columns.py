@@ -164,7 +164,7 @@ def sum_lanes(N, T, args, a, step, top):
 
 
 @loop
-def write_lanes(N, T, args, tiles, step, keep, sum_exp_minus_1, largest, factors):
+def write_derivatives(N, T, args, tiles, step, keep, sum_exp_minus_1, largest, factors):
     """exps <- the gradients, hess <- the Hessians of a vector of rows, as in distribution_rows.
 
     largest: the largest |first| and |second| of each lane; factors: ``RowFactors``.
@@ -219,7 +219,7 @@ def distribution_lanes(N, T, args, params, tiles, step, lines, offset):
     # 5. Gradient and Hessian.
     if args.grad.address != 0 or hess != 0:
         factors = RowFactors(sample * T(args.scale), z_square, T(2) * z_square * log_sum_exp)
-        write_lanes(
+        write_derivatives(
             N, T, args, DerivativeTiles(exps, first, second, hess), step, keep, sum_exp_minus_1,
             (max_first, max_second), factors,
         )  # fmt: skip

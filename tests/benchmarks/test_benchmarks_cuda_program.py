@@ -249,8 +249,8 @@ def test_sweep(monkeypatch, capsys):
     size = sweep.Size("ROWS", (1024, 4096, 16384), ("4096x4096-*-gradient", "65536x1000-bf*-loss"))
     monkeypatch.setattr(sweep, "SIZES", (size,))
     monkeypatch.setattr(device, "find", Clock)
-    true = tuning.rows_of_block
-    monkeypatch.setattr(tuning, "rows_of_block", lambda *a: seen.append(tuning.ROWS) or true(*a))
+    true = tuning.rows_per_block
+    monkeypatch.setattr(tuning, "rows_per_block", lambda *a: seen.append(tuning.ROWS) or true(*a))
     record_of("4096x4096-bfloat16-gradient")  # the prepared call is cached
     seen.clear()
     assert program.main(["--device", "cuda", "--sweep", "--shrink", str(FEW.shrink)]) == 0

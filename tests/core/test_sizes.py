@@ -216,7 +216,7 @@ def asked(options, rows, C, dtype):
 def compare_calls(name, form, dtype, rows, C, choices=ASKED):
     """A call with each choice of options: gradient alone, in place, and with the Hessian."""
     z, t = spiked(form, dtype, rows, C, np.random.default_rng(C))
-    block = tuning.rows_of_block(C)
+    block = tuning.rows_per_block(C)
     some = sorted({0, 1, 2, 3, block - 1, block, rows - 2, rows - 1} & set(range(rows)))
     for choice in choices:
         options = asked(choice, rows, C, dtype)
@@ -241,7 +241,7 @@ def compare_calls(name, form, dtype, rows, C, choices=ASKED):
 def test_classes(form, dtype):
     """Every number of classes at which a loop or a kernel changes, and a block of rows and one."""
     for C in CLASSES:
-        rows = tuning.rows_of_block(C) + 1 if C >= tuning.FEW_CLASSES else 17
+        rows = tuning.rows_per_block(C) + 1 if C >= tuning.FEW_CLASSES else 17
         compare_calls("cross_entropy", form, dtype, max(5, rows), C, ASKED[: 2 if C > 9 else 5])
     for C in (7, 66, STRIP, STRIP + 1, 2 * STRIP + 1):
         compare_calls("cross_entropy", form, dtype, 7, C)

@@ -18,7 +18,7 @@ FILES = {
     if folder != "fusedce" or "kernels" not in path.parts
 }
 MOST_PARAMETERS = 9
-MANY_PARAMETERS = 24  # functions that may have more: this number falls, and never rises
+MANY_PARAMETERS = 4  # functions that may have more: this number falls, and never rises
 
 
 def test_few_functions_have_many_parameters():
@@ -46,8 +46,12 @@ def defined(tree):
                 yield from (part.id for part in parts if isinstance(part, ast.Name))
 
 
-# Names that mean the same in files of different names, on purpose.
-SAME_MEANING: dict[str, str] = {}
+# Names that mean the same in files of different names: each half has its own version.
+SAME_MEANING = {
+    "I32", "I64", "KernelArgs", "Launch", "Plan", "SplitSum", "chain_transform", "count_nonzero",
+    "fmax", "itemsize", "label_pass", "mul_or_zero", "peek", "poke", "reduce_max", "rescale_factor",
+    "store_losses", "sum_of_others", "transform_logits", "view",
+}  # fmt: skip
 
 
 def test_a_name_has_one_meaning_in_kernels():
@@ -64,7 +68,7 @@ def test_a_name_has_one_meaning_in_kernels():
         if len(paths) > 1 and not _counterparts(paths) and name not in SAME_MEANING
     }
     assert not twice
-    assert set(SAME_MEANING) <= set(places), "a name of the list is not defined any more"
+    assert set(places) >= SAME_MEANING, "a name of the list is not defined any more"
 
 
 def _counterparts(paths):
