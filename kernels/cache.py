@@ -136,7 +136,7 @@ def no_place() -> str | None:
     return None
 
 
-def load(path: str) -> bytes | None:
+def read_sealed(path: str) -> bytes | None:
     """What is kept there, or None."""
     try:
         with open(path, "rb") as f:
@@ -149,7 +149,7 @@ def load(path: str) -> bytes | None:
     return data if hashlib.sha256(data).digest() == seal else None
 
 
-def save(path: str, data: bytes) -> None:
+def write_sealed(path: str, data: bytes) -> None:
     """Keep it, where there is a place for it; whoever reads meanwhile finds the old or the new."""
     folder, part = os.path.dirname(path), f"{path}.{uuid.uuid4().hex}"
     with contextlib.suppress(OSError):

@@ -1,8 +1,8 @@
-"""How a function is compiled that only kernels call: not to machine code.
+"""Compile helper functions to LLVM IR only; each kernel inlines and optimises them once.
 
-Numba makes a finished library of every function, optimised and in machine code, and then the same
-again for each caller it is inlined into. A kernel of 70 small functions took 6 s to compile; with
-the small ones left as raw material, to be optimised once within the kernel, 3 s.
+Numba compiles every function to machine code, and again within each caller it is inlined into. A
+kernel of 70 small functions took 6 s to compile; with the small ones left as IR, to be optimised
+once within the kernel, 3 s.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from numba.core.compiler import Compiler
 
 
 class _IRLibrary(JITCodeLibrary):  # type: ignore[misc]
-    """A library to link into others."""
+    """A library of LLVM IR that is linked into others."""
 
     def _optimize_final_module(self) -> None:
         pass
@@ -23,24 +23,24 @@ class _IRLibrary(JITCodeLibrary):  # type: ignore[misc]
 
 
 class IROnlyCompiler(Compiler):  # type: ignore[misc]
-    """Numba's compiler, up to LLVM's language."""
+    """Numba's compiler, up to LLVM IR."""
 
     def define_pipelines(self) -> Any:
-        """The usual passes, the last one cut short."""
+        """The usual passes, without code generation at the end."""
         self.state.flags.no_compile = True
         return super().define_pipelines()
 
     def compile_extra(self, func: Any) -> Any:
-        """Compile a function into raw material."""
+        """Compile a function to LLVM IR."""
         state = self.state
         if state.targetctx.codegen()._library_class is JITCodeLibrary:
             state.library = _IRLibrary(state.targetctx.codegen(), func.__qualname__)
         made = super().compile_extra(func)
         nothing: list[Any] = []
-        key = nothing.append  # some C function of its own: callers look the code up under it
+        key = nothing.append  # a unique C function: the key under which callers find the code
         state.targetctx.insert_user_function(key, made.fndesc, [made.library])
         return made._replace(entry_point=key)
 
 
-# Options of such functions; nobody calls them from Python or C, so no wrappers either.
+# Options of such functions. They are not called from Python or C and need no wrappers.
 IR_ONLY = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": IROnlyCompiler}

@@ -1,6 +1,6 @@
-"""What Python cannot say: bit patterns, rounding and raw addresses, as LLVM instructions.
+"""LLVM instructions that Python has no syntax for: bit patterns, rounding, raw addresses.
 
-Bit arithmetic stands in one intrinsic each because Numba promotes int32 + int32 to int64, which
+Each piece of bit arithmetic is one intrinsic, because Numba promotes int32 + int32 to int64, which
 halves the lanes. Additions that rely on rounding carry no fast-math flag, so that no caller's
 ``reassoc`` can undo them.
 """
@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fusedce.kernels.vector import FLOAT, Mask, Vector, common, elementwise, on_gpu
+from fusedce.kernels.vector import FLOAT, Mask, Vector, call_intrinsic, common_vector_type, on_gpu
 
 INT = {types.float32: ir.IntType(32), types.float64: ir.IntType(64)}
 MANTISSA = {types.float32: 23, types.float64: 52}
@@ -20,12 +20,12 @@ ONE_BITS = {types.float32: 0x3F800000, types.float64: 0x3FF0000000000000}
 
 
 def _of(table, ty):
-    """What a table by float type says of a type, also for each lane of a vector."""
+    """The entry of a table for a float type, or for the lanes of a vector type."""
     return table[ty.dtype if isinstance(ty, Vector) else ty]
 
 
 def _wide(element, ty):
-    """An LLVM type, or as many of it as there are lanes."""
+    """An LLVM type, or a vector of it for a vector type."""
     return ir.VectorType(element, ty.width) if isinstance(ty, Vector) else element
 
 
@@ -62,7 +62,7 @@ def round_even(typingctx, x):
     """The nearest whole number, ties to even."""
 
     def codegen(context, builder, signature, args):
-        return elementwise(builder, "llvm.rint", *args)
+        return call_intrinsic(builder, "llvm.rint", *args)
 
     return x(x), codegen
 
@@ -72,9 +72,9 @@ def fused(typingctx, a, b, c):
     """a * b + c with one rounding."""
 
     def codegen(context, builder, signature, args):
-        return elementwise(builder, "llvm.fma", *args)
+        return call_intrinsic(builder, "llvm.fma", *args)
 
-    ty = common((a, b, c)) or a
+    ty = common_vector_type((a, b, c)) or a
     return ty(ty, ty, ty), codegen
 
 
@@ -86,9 +86,9 @@ def select(typingctx, condition, a, b):
         return builder.select(*args)
 
     if isinstance(condition, Mask):
-        result = common((a, b)) or Vector(a, condition.width)
+        result = common_vector_type((a, b)) or Vector(a, condition.width)
         return result(condition, result, result), codegen
-    result = common((a, b)) or (a if a == b else None)
+    result = common_vector_type((a, b)) or (a if a == b else None)
     return (result(types.boolean, result, result), codegen) if result else None
 
 
@@ -114,7 +114,7 @@ def scale_by_power(typingctx, x, n):
         half = builder.fmul(args[0], _field_to_power(builder, ty, first))
         return builder.fmul(half, _field_to_power(builder, ty, second))
 
-    ty = common((x, n)) or x
+    ty = common_vector_type((x, n)) or x
     return ty(ty, ty), codegen
 
 
@@ -255,7 +255,7 @@ def poke(typingctx, address, x):
 
 @intrinsic
 def take_number(typingctx, address):
-    """The int64 at an address, which goes up by one: no two threads get the same."""
+    """The int64 at an address, incremented atomically: no two threads get the same number."""
 
     def codegen(context, builder, signature, args):
         i64 = ir.IntType(64)
@@ -265,7 +265,7 @@ def take_number(typingctx, address):
     return types.int64(types.int64), codegen
 
 
-def _call(builder, address, args):
+def _call_address(builder, address, args):
     """Call the C function void(int64, ...) at an address."""
     fn = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * len(args))
     builder.call(builder.inttoptr(address, fn.as_pointer()), args)
@@ -273,10 +273,10 @@ def _call(builder, address, args):
 
 @intrinsic
 def call3(typingctx, address, a, b, c):
-    """Call a block kernel: void(plan, first, last)."""
+    """Call a kernel: void(args, first, last)."""
 
     def codegen(context, builder, signature, args):
-        _call(builder, args[0], args[1:])
+        _call_address(builder, args[0], args[1:])
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 4), codegen
@@ -284,10 +284,10 @@ def call3(typingctx, address, a, b, c):
 
 @intrinsic
 def call7(typingctx, f, a, b, c, d, e, g, h):
-    """Call a mover: void(source, stride, stride, rows, columns, target, extra)."""
+    """Call a packing function: void(address, stride, stride, rows, columns, scratch, extra)."""
 
     def codegen(context, builder, signature, args):
-        _call(builder, args[0], args[1:])
+        _call_address(builder, args[0], args[1:])
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 8), codegen

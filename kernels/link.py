@@ -1,8 +1,8 @@
 """The chain rule from log p to the logits, once for each activation. Numbers only.
 
 With f, f', f'' by l = log p, a term ``mass * f(l)`` has, by a logit z, the gradient
-``mass f' dl/dz`` and the curvature ``mass (f'' (dl/dz)**2 + f' d2l/dz2)``. What 1 - p would lose by
-cancellation is never formed: every function below gets or makes q = 1 - p as a sum of its own.
+``mass f' dl/dz`` and the second derivative ``mass (f'' (dl/dz)**2 + f' d2l/dz2)``. q = 1 - p is
+never computed by subtraction, which would cancel: every function below is given q or sums it up.
 """
 
 import math
@@ -36,7 +36,7 @@ class Identity(NamedTuple):
 
 @scalar
 def sigmoid_outcomes(z):
-    """(log p, log q, p, q) of p = sigmoid(z), each right to its own size, one exp in all."""
+    """(log p, log q, p, q) of p = sigmoid(z), each to full relative precision, by one exp."""
     e = exp_down(-abs(z))
     logp, logq, p, q = sigmoid_from(z, e, log1p_unit(e))
     return logp, logq, p, q
@@ -44,15 +44,15 @@ def sigmoid_outcomes(z):
 
 @scalar
 def sigmoid_from(z, e, tail):
-    """The same from e = exp(-|z|) and tail = log(1 + e)."""
+    """As ``sigmoid_outcomes``, from e = exp(-|z|) and tail = log(1 + e)."""
     T = type(z)
     larger = inverse(T(1) + e)
     smaller = e * larger
-    up = z >= T(0)
+    is_positive = z >= T(0)
     logp = min(z, T(0)) - tail
     logq = min(-z, T(0)) - tail
-    p = where(up, larger, smaller)
-    q = where(up, smaller, larger)
+    p = where(is_positive, larger, smaller)
+    q = where(is_positive, smaller, larger)
     return logp, logq, p, q
 
 
@@ -76,7 +76,7 @@ class Slope(NamedTuple):
 
 
 class Curvature(NamedTuple):
-    """Type tag: second derivatives too; without it their loops are not even compiled."""
+    """Type tag: second derivatives too. Without it their loops are not compiled."""
 
 
 def outcomes(link, z):
@@ -97,8 +97,8 @@ def _outcomes(link, z):
     def identity(link, z):
         T = type(z)
         q = T(1) - z
-        up, down = reciprocal(z), reciprocal(q)
-        return log(z), log1p(-z), z, q, up, -up * up, -down, -down * down
+        slope_p, slope_q = reciprocal(z), reciprocal(q)
+        return log(z), log1p(-z), z, q, slope_p, -slope_p * slope_p, -slope_q, -slope_q * slope_q
 
     return identity
 
@@ -119,7 +119,7 @@ def steep(f1, slope):
 
 
 def term(link, mass, f, f1, f2, slope, bend):
-    """mass * f(l(z)) and its derivatives; no mass, no term, even where f is infinite."""
+    """mass * f(l(z)) and its derivatives by z: all 0 for a mass of 0, even where f is infinite."""
     raise NotImplementedError("compiled code only")
 
 
@@ -145,23 +145,25 @@ def _term(link, mass, f, f1, f2, slope, bend):
     return identity
 
 
-def hard_cell(link, z, yes, up, down, params):
-    """Loss, gradient, curvature of one yes/no label: one evaluation of the rule."""
+def hard_cell(link, z, yes, pos_factor, neg_factor, params):
+    """Loss, first and second derivative of one yes/no label: one evaluation of the rule."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(hard_cell, jit_options=INLINED)
-def _hard_cell(link, z, yes, up, down, params):
+def _hard_cell(link, z, yes, pos_factor, neg_factor, params):
     if link.instance_class in SIGMOIDS:
 
-        def sigmoid(link, z, yes, up, down, params):
+        def sigmoid(link, z, yes, pos_factor, neg_factor, params):
             logp, logq, p, q = logistic(link, where(yes, z, -z))
             f, f1, f2 = evaluate_outcome(yes, logp, logq, p, q, params)
-            return term(link, where(yes, up, down), f, f1, f2, where(yes, q, -q), -p * q)
+            return term(
+                link, where(yes, pos_factor, neg_factor), f, f1, f2, where(yes, q, -q), -p * q
+            )
 
         return sigmoid
 
-    def identity(link, z, yes, up, down, params):
+    def identity(link, z, yes, pos_factor, neg_factor, params):
         logp, logq, p, q, slope_p, bend_p, slope_q, bend_q = outcomes(link, z)
         f, f1, f2 = evaluate_outcome(
             yes,
@@ -172,30 +174,30 @@ def _hard_cell(link, z, yes, up, down, params):
             params,
         )
         slope, bend = where(yes, slope_p, slope_q), where(yes, bend_p, bend_q)
-        return term(link, where(yes, up, down), f, f1, f2, slope, bend)
+        return term(link, where(yes, pos_factor, neg_factor), f, f1, f2, slope, bend)
 
     return identity
 
 
-def plain_cell(link, z, yes, up, down, params, scale):
+def plain_cell(link, z, yes, pos_factor, neg_factor, params, scale):
     """(loss, gradient) of a yes/no label, for factors that are not 0 and the same everywhere."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(plain_cell, jit_options=INLINED)
-def _plain_cell(link, z, yes, up, down, params, scale):
+def _plain_cell(link, z, yes, pos_factor, neg_factor, params, scale):
     if link.instance_class in SIGMOIDS:
 
-        def sigmoid(link, z, yes, up, down, params, scale):
+        def sigmoid(link, z, yes, pos_factor, neg_factor, params, scale):
             logp, logq, p, q = logistic(link, where(yes, z, -z))
             f, f1, f2 = evaluate_outcome(yes, logp, logq, p, q, params)
-            slope = where(yes, up * scale, -(down * scale))
-            return where(yes, up, down) * f, slope * (f1 * q)
+            slope = where(yes, pos_factor * scale, -(neg_factor * scale))
+            return where(yes, pos_factor, neg_factor) * f, slope * (f1 * q)
 
         return sigmoid
 
-    def identity(link, z, yes, up, down, params, scale):
-        loss, first, second = hard_cell(link, z, yes, up, down, params)
+    def identity(link, z, yes, pos_factor, neg_factor, params, scale):
+        loss, first, second = hard_cell(link, z, yes, pos_factor, neg_factor, params)
         return loss, first * scale
 
     return identity
@@ -203,83 +205,85 @@ def _plain_cell(link, z, yes, up, down, params, scale):
 
 @scalar
 def probability_cell(p, mass, params):
-    """Loss, gradient, curvature of mass * f(log p) by the probability p itself."""
+    """Loss, first and second derivative of mass * f(log p) by the probability p itself."""
     link = Identity()
     logp, logq, p, q, slope, bend, slope_q, bend_q = outcomes(link, p)
     f, f1, f2 = evaluate_outcome(True, logp, logq, p, q, params)
     return term(link, mass, f, f1, f2, slope, bend)
 
 
-def soft_cell(link, z, y, up, down, params):
-    """Loss, gradient, curvature of one label y in [0, 1]."""
+def soft_cell(link, z, y, pos_factor, neg_factor, params):
+    """Loss, first and second derivative of one label y in [0, 1]."""
     raise NotImplementedError("compiled code only")
 
 
 @overload(soft_cell, jit_options=INLINED)
-def _soft_cell(link, z, y, up, down, params):
+def _soft_cell(link, z, y, pos_factor, neg_factor, params):
     mixed = RULES[params.instance_class].soft
     if mixed is not None:
 
-        def one_piece(link, z, y, up, down, params):
+        def one_piece(link, z, y, pos_factor, neg_factor, params):
             T = type(z)
             logp, logq, p, q = sigmoid_outcomes(z)
             f, f1, f2 = mixed(logp, logq, p, q, y, params)
-            mass = up * y + down * (T(1) - y)
+            mass = pos_factor * y + neg_factor * (T(1) - y)
             some = mass != T(0)
             loss, first, second = mass * T(f), mass * T(f1), mass * T(f2)
             return where(some, loss, T(0)), where(some, first, T(0)), where(some, second, T(0))
 
         return one_piece
 
-    def mixture(link, z, y, up, down, params):
+    def mixture(link, z, y, pos_factor, neg_factor, params):
         T = type(z)
         logp, logq, p, q, slope_p, bend_p, slope_q, bend_q = outcomes(link, z)
         f, f1, f2 = evaluate_outcome(True, logp, logq, p, q, params)
         g, g1, g2 = evaluate_outcome(False, logq, logp, q, p, params)
-        a, a1, a2 = term(link, up * y, f, f1, f2, slope_p, bend_p)
-        b, b1, b2 = term(link, down * (T(1) - y), g, g1, g2, slope_q, bend_q)
+        a, a1, a2 = term(link, pos_factor * y, f, f1, f2, slope_p, bend_p)
+        b, b1, b2 = term(link, neg_factor * (T(1) - y), g, g1, g2, slope_q, bend_q)
         return a + b, a1 + b1, a2 + b2
 
     return mixture
 
 
 @scalar
-def softmax_outcome(d, e, others, log_total):
-    """(log p, log q, p, q) of one class: d = z - max, e = exp(d), others = sum of exp - 1.
+def softmax_outcome(d, e, sum_exp_minus_1, log_total):
+    """(log p, log q, p, q) of one class: d = z - max, e = exp(d).
 
-    The sum of exponentials is 1 + others with the maximum's own 1 kept apart, so the maximum has
-    q = others / total and log p = -log1p(others) exactly; any other class has p <= 1/2, where
-    total - e loses nothing.
+    sum_exp_minus_1: the sum of exp(z - max) over the classes, less 1.
+
+    The sum of exponentials is 1 + sum_exp_minus_1, where the 1 is the maximum's own, so that the
+    maximum has q = sum_exp_minus_1 / total and log p = -log1p(sum_exp_minus_1), without
+    cancellation. Any other class has p <= 1/2, and total - e loses no precision there.
     """
     T = type(d)
-    total = T(1) + others
+    total = T(1) + sum_exp_minus_1
     p = ratio(e, total)
-    q = ratio(where(d >= T(0), others, total - e), total)
+    q = ratio(where(d >= T(0), sum_exp_minus_1, total - e), total)
     logq = where(q < T(0.5), log(q), log1p(-p))
     return d - log_total, logq, p, q
 
 
 @scalar
-def softmax_rest(e, others, total):
-    """total * (1 - p) of a class with exponential e: as above, from e alone."""
+def softmax_rest(e, sum_exp_minus_1, total):
+    """total * (1 - p) of a class with the exponential e, as in ``softmax_outcome``."""
     T = type(e)
-    return where(e >= T(1), others, total - e)
+    return where(e >= T(1), sum_exp_minus_1, total - e)
 
 
 @scalar
-def softmax_row(params, d, e, m, others, weight, sample, z_loss, scale):
+def softmax_row(params, d, e, m, sum_exp_minus_1, weight, sample, z_loss, scale):
     """A row whose target is one class: its loss, and what its derivatives need.
 
     d = z - max of the target, e = exp(d).
 
     (loss, k, rest, first, square, product, second): other classes have the gradient k exp(z - max)
-    and the curvature square p**2 + product p (1 - p), the target's own are ``first`` and
-    ``second``. Without z-loss ``first`` is -k rest, with the sum of all other exponentials.
+    and the Hessian square p**2 + product p (1 - p); those of the target are ``first`` and
+    ``second``. Without z-loss ``first`` is -k rest; rest is the sum of all other exponentials.
     """
     T = type(d)
-    log_total = log1p_up(others)
-    total = T(1) + others
-    logp, logq, p, q = softmax_outcome(d, e, others, log_total)
+    log_total = log1p_up(sum_exp_minus_1)
+    total = T(1) + sum_exp_minus_1
+    logp, logq, p, q = softmax_outcome(d, e, sum_exp_minus_1, log_total)
     f, f1, f2 = evaluate(logp, logq, p, q, params)
     zeta = sample * z_loss
     plain = zeta == T(0)
@@ -287,7 +291,7 @@ def softmax_row(params, d, e, m, others, weight, sample, z_loss, scale):
     term, ridge = weight * scale, zeta * scale
     slope = T(2) * ridge * lse
     product = slope - term * f1
-    k, rest = ratio(product, total), softmax_rest(e, others, total)
+    k, rest = ratio(product, total), softmax_rest(e, sum_exp_minus_1, total)
     first = where(plain, -(k * rest), term * f1 * q + slope * p)
     square = term * f2 + T(2) * ridge
     second = term * (f2 * q * q - f1 * p * q) + T(2) * ridge * p * p + slope * p * q

@@ -1,4 +1,4 @@
-"""Strides of arrays that are gone through together."""
+"""Strides of arrays that are traversed together."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ import numpy as np
 def coalesce(
     shape: tuple[int, ...], strides: list[tuple[int, ...]]
 ) -> tuple[list[int], list[list[int]]]:
-    """Axes in falling order of the first array's strides, neighbours merged where all arrays can.
+    """Axes in falling order of the first array's strides, merged where all strides allow it.
 
     Returns the new shape and, for each array, its strides along it.
     """
@@ -27,5 +27,5 @@ def coalesce(
 
 
 def steps_of(array: np.ndarray) -> tuple[int, ...]:
-    """Strides of an array that stands still along axes of length 1."""
+    """The strides of an array, 0 along axes of length 1."""
     return tuple(0 if n == 1 else s for s, n in zip(array.strides, array.shape, strict=True))

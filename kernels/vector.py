@@ -83,7 +83,7 @@ def _to_mask(context, builder, fromty, toty, value):
     return splat(builder, value, toty.width)
 
 
-def common(args):
+def common_vector_type(args):
     """The vector type among some types, or None."""
     found = {a for a in args if isinstance(a, Vector)}
     rest = [a for a in args if not isinstance(a, types.Number | types.Boolean)]
@@ -98,7 +98,7 @@ def _operator(names, emit, result=lambda v: v):
             key = name
 
             def generic(self, args, kws):
-                vector = common(args)
+                vector = common_vector_type(args)
                 return signature(result(vector), *[vector] * len(args)) if vector else None
 
         infer_global(name)(Template)
@@ -133,7 +133,7 @@ def gathered(builder, values):
     return vector
 
 
-def elementwise(builder, name, *args):
+def call_intrinsic(builder, name, *args):
     """Call an LLVM intrinsic that works lane by lane; NVVM knows only those of one lane."""
     ty = args[0].type
     if on_gpu(builder):
@@ -190,7 +190,7 @@ _operator([operator.mul, operator.imul], lambda b, x, y: b.fmul(x, y))
 _operator([operator.truediv, operator.itruediv], quotient)
 _operator([operator.neg], negative)
 _operator([operator.pos], lambda b, x: x)
-_operator([abs], lambda b, x: elementwise(b, "llvm.fabs", x))
+_operator([abs], lambda b, x: call_intrinsic(b, "llvm.fabs", x))
 # As in Python: the first argument unless the second is beyond it.
 _operator([min], lambda b, x, y: b.select(b.fcmp_ordered("<", y, x), y, x))
 _operator([max], lambda b, x, y: b.select(b.fcmp_ordered(">", y, x), y, x))
@@ -350,7 +350,7 @@ def max_of_lanes(typingctx, x):
     def codegen(context, builder, sig, args):
         def larger(a, b):
             if on_gpu(builder):  # one instruction
-                return elementwise(builder, "llvm.maxnum", a, b)
+                return call_intrinsic(builder, "llvm.maxnum", a, b)
             return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
         return _folded(builder, args[0], larger)

@@ -158,7 +158,7 @@ class Handler:
         )
         refusal = _Frame.api.offset, _Api.error.offset
         texts = map(ctypes.addressof, self.texts)
-        self.gate = xla_callback.Gate(self._once, self._again, refusal, *texts)
+        self.gate = xla_callback.CallbackGuard(self._once, self._again, refusal, *texts)
         self.address = self.gate.address
         atexit.register(self.gate.close)  # JAX joins its threads with the interpreter locked
         if hasattr(os, "register_at_fork"):

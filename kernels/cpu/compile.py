@@ -1,10 +1,10 @@
 """From a Python factory to the address of machine code, kept on disk.
 
-Kernels and movers are C functions (``numba.cfunc``) made by factories that close over types only.
-Numba keeps such a closure on disk under its bytecode and the types; what it does not see is an
-edit in another file (numba #9316), so here the folder and the stamp of every cached function are
-those of kernels/cache.py. A rule registered outside fusedce is compiled anew in each process: its
-source is not ours to hash.
+Kernels and packing functions are C functions (``numba.cfunc``) made by factories that close over
+types only. Numba stores such a closure on disk under its bytecode and the types, but does not see
+an edit in another file (numba #9316): the folder and the stamp of every cached function are
+therefore those of kernels/cache.py. A rule registered outside fusedce is compiled anew in each
+process, because the stamp does not include its source.
 """
 
 import functools
@@ -22,13 +22,13 @@ from numba.core.serialize import dumps
 from numba.core.sigutils import normalize_signature
 
 from fusedce.kernels import elementary  # noqa: F401  registers the elementary functions
-from fusedce.kernels.cache import cache_folder, load, ours, save, source_stamp
+from fusedce.kernels.cache import cache_folder, ours, read_sealed, source_stamp, write_sealed
 from fusedce.kernels.compiling import compiling
 from fusedce.kernels.scalar import FASTMATH
 from fusedce.kernels.vector import Single, Wide
 
-KERNEL = "void(int64, int64, int64)"  # plan, first block, last block
-MOVER = "void(int64, int64, int64, int64, int64, int64, int64)"
+KERNEL = "void(int64, int64, int64)"  # arguments, first block, end of blocks
+PACKER = "void(int64, int64, int64, int64, int64, int64, int64)"
 
 
 class _Locator(caching._CacheLocator):  # type: ignore[misc]
@@ -53,10 +53,10 @@ class _CacheImpl(caching.CompileResultCacheImpl):  # type: ignore[misc]
 
 
 class _Cache(caching.FunctionCache):  # type: ignore[misc]
-    """A file for each kernel, named by its key and sealed with a hash of its contents.
+    """A file for each kernel, named by its key, with a hash of its contents.
 
     Numba numbers the files and lists them in an index: of two processes that add to it at once, one
-    finds the other's code under its own entry. Here a file is there whole, or it does not count.
+    finds the other's code under its own entry. Here a file whose hash does not match is not loaded.
     """
 
     _impl_class = _CacheImpl
@@ -68,20 +68,20 @@ class _Cache(caching.FunctionCache):  # type: ignore[misc]
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The compiled function on disk, or None."""
         target_context.refresh()
-        data = load(self._path(sig, target_context.codegen()))
+        data = read_sealed(self._path(sig, target_context.codegen()))
         if data is None:
             return None
         return self._impl.rebuild(target_context, pickle.loads(data))
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Keep a compiled function, where there is a place for it."""
+        """Save a compiled function, if the folder can be written."""
         if not self._impl.check_cachable(data):
             return
         try:
             payload = dumps(self._impl.reduce(data))
         except RuntimeError:  # Ctrl-C inside LLVM's callback is swallowed, and the object code lost
             return
-        save(self._path(sig, data.codegen), payload)
+        write_sealed(self._path(sig, data.codegen), payload)
 
 
 class Compiled(list):  # type: ignore[type-arg]
@@ -114,17 +114,17 @@ def kernel(factory: Callable[..., Callable[..., None]], *types: Any) -> CFunc:
 
 
 def packer(factory: Callable[..., Callable[..., None]], *types: Any) -> int:
-    """The address of the mover that a factory makes for these types."""
-    return int(_made(factory, types, MOVER).address)
+    """The address of the packing function that a factory makes for these types."""
+    return int(_made(factory, types, PACKER).address)
 
 
-_SINGLE: set[type] = set()  # rules with an ``if``, which a vector cannot decide
+_SINGLE: set[type] = set()  # rules with an ``if`` on a number, which vectors do not support
 
 
 def rule_kernel(
     factory: Callable[..., Callable[..., None]], rule: type, T: type, *types: Any
 ) -> CFunc:
-    """The same where loops evaluate a rule: on vectors, if the rule can take them."""
+    """The kernel of a factory whose loops evaluate a rule: on vectors, if the rule allows it."""
     if rule not in _SINGLE:
         try:
             return kernel(factory, rule, T, Wide, *types)

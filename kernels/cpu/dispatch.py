@@ -1,7 +1,7 @@
-"""Fill the plan of a problem and choose its kernel: the CPU's answer to ``Problem``.
+"""Choose the kernel of a ``Problem`` and fill in its arguments.
 
-What is chosen here must follow from dtypes, shapes, strides and scalars alone, never from the
-numbers in an array or from where it lies: a launch serves later calls too.
+The choice depends on dtypes, shapes, strides and scalars alone, never on the values or the address
+of an array: a launch is used again for later calls.
 """
 
 from collections.abc import Callable
@@ -20,6 +20,7 @@ from fusedce.kernels.cpu import (
     labels,
     packing,
     probabilities,
+    row_gradients,
 )
 from fusedce.kernels.cpu.compile import kernel, packer, rule_kernel
 from fusedce.kernels.cpu.dtypes import storage
@@ -32,7 +33,7 @@ from fusedce.kernels.strides import coalesce, steps_of
 
 
 class KernelArgs:
-    """The fields of a plan record, but for addresses: see ``driver.Plan``."""
+    """The fields of a kernel's arguments but the addresses, which ``runtime.Plan`` fills in."""
 
     def __init__(self) -> None:
         self.record: dict[str, Any] = {}
@@ -42,13 +43,13 @@ class KernelArgs:
         self.record.update(fields)
 
     def launch(self, made: Any, blocks: int, size: int) -> Launch:
-        """A kernel over the blocks of this plan."""
+        """The launch of a kernel with these arguments over a number of blocks."""
         parallel = blocks > 1 and size >= tuning.SERIAL_BELOW
         return Launch(made, packed(self.record), blocks, parallel)
 
 
 def _interleaved(array: np.ndarray | None) -> bool:
-    """Whether rows of very few classes lie one behind the other."""
+    """Whether an array is contiguous rows of very few classes."""
     if array is None:
         return False
     classes, item = array.shape[1], array.itemsize
@@ -67,12 +68,12 @@ def _slices(outer: int, inner: int, block: int) -> int:
 
 
 def _blocked(array: np.ndarray, swap: bool) -> np.ndarray:
-    """(outer, class, 1) seen as (1, class, outer): rows lie along the inner axis."""
+    """(outer, class, 1) as (1, class, outer), so that rows lie along the inner axis."""
     return array.transpose(2, 1, 0) if swap else array
 
 
 def _options(args: KernelArgs, problem: Problem) -> None:
-    """The fields every kernel reads alike."""
+    """The fields that every kernel reads in the same sense."""
     args.set(
         sparse_targets=problem.sparse_targets,
         ignore_index=problem.ignore_index,
@@ -91,7 +92,7 @@ def _options(args: KernelArgs, problem: Problem) -> None:
 
 
 def _outputs(args: KernelArgs, problem: Problem, swap: bool, direct_grad: bool) -> None:
-    """Where losses, gradient and Hessian go; a mover that is not needed is not compiled."""
+    """Views of losses, gradient and Hessian, and the packing functions that are needed."""
     for name in ("loss", "grad", "hess"):
         array = getattr(problem, name)
         if array is not None:
@@ -103,7 +104,7 @@ def _outputs(args: KernelArgs, problem: Problem, swap: bool, direct_grad: bool) 
 def _inputs(
     args: KernelArgs, problem: Problem, swap: bool, number: type, direct_logits: bool
 ) -> None:
-    """Where logits, targets and weights come from."""
+    """Views of logits, targets and weights, and their packing functions."""
     args.record["logits"] = view(_blocked(problem.logits, swap))
     if not direct_logits:
         args.record["load_logits"] = pack_function(problem.logits, problem.compute)
@@ -116,10 +117,10 @@ def _inputs(
         args.set(weight=PRESENT)
 
 
-def _row_plan(
+def _row_args(
     problem: Problem, number: type, *, direct_logits: bool = False, direct_grad: bool = False
 ) -> tuple[KernelArgs, tuple[int, int, int], bool]:
-    """A plan for rows of classes, and its (outer, classes, inner)."""
+    """The arguments for rows of classes, and the shape (outer, classes, inner)."""
     outer, classes, inner = problem.logits.shape
     swap = inner == 1
     if swap:
@@ -148,9 +149,9 @@ def softmax(problem: Problem) -> Launch:
     number = np.int64 if problem.sparse_targets and not few else T
     options = problem.transforms_logits
     by_row = problem.logits.shape[2] == 1
-    # Of rows in lanes a class at a time is stored, of all rows: these lie along axis 2.
+    # With one row a lane, a class of all rows is stored at a time: rows lie along axis 2.
     direct_grad = _plain(problem.grad, problem, 2 if few else 1) and not (few and by_row)
-    args, (outer, classes, inner), _ = _row_plan(
+    args, (outer, classes, inner), _ = _row_args(
         problem, number, direct_grad=direct_grad and not few,
         direct_logits=not (few or options) and _plain(problem.logits, problem, 1),
     )  # fmt: skip
@@ -170,7 +171,7 @@ def softmax(problem: Problem) -> Launch:
         )
         args.set(adjacent=tight and _plain(problem.grad, problem, 1) and large)
         if _interleaved(problem.logits):
-            _deal(args, problem)
+            _interleave(args, problem)
     elif spread:
         block = tuning.rows_of_block(classes)
         factory = distribution_rows.distribution_rows
@@ -181,27 +182,27 @@ def softmax(problem: Problem) -> Launch:
         whole = whole and (direct_grad or _half(problem.grad))
         nothing = problem.grad is None and problem.hess is None
         plain = not options and (whole or nothing)
-        extra = (index_rows.ContiguousGrad if plain else index_rows.AnyOutputs,)
+        extra = (row_gradients.ContiguousGrad if plain else row_gradients.AnyOutputs,)
     args.set(block=block)
     made = rule_kernel(factory, type(problem.params), T, *extra)
     return args.launch(made, _slices(outer, inner, block), problem.logits.size)
 
 
 def _half(array: np.ndarray | None) -> bool:
-    """Whether classes are 16-bit numbers, one behind the other."""
+    """Whether the class axis is contiguous 16-bit numbers."""
     return array is not None and (array.itemsize, array.strides[1]) == (2, 2)
 
 
 def _tight(array: np.ndarray | None) -> bool:
-    """Whether (outer, class, 1) lies row behind row."""
+    """Whether the rows of (outer, class, 1) are contiguous in memory."""
     if array is None:
         return False
     rows, classes, _ = array.shape
     return rows == 1 or bool(array.strides[0] == classes * array.itemsize)
 
 
-def _deal(args: KernelArgs, problem: Problem) -> None:
-    """Movers for rows of very few classes."""
+def _interleave(args: KernelArgs, problem: Problem) -> None:
+    """The packing functions for contiguous rows of very few classes."""
     marks, grad = (0,) * problem.logits.shape[1], problem.grad
     deal = (*storage(problem.logits.dtype), problem.compute, marks)
     args.record["load_logits"] = packer(packing.load_few, *deal)
@@ -211,7 +212,7 @@ def _deal(args: KernelArgs, problem: Problem) -> None:
 
 def probability_index(problem: Problem) -> Launch:
     """Losses over rows of probabilities with class indices."""
-    args, (outer, classes, inner), _ = _row_plan(problem, np.int64)
+    args, (outer, classes, inner), _ = _row_args(problem, np.int64)
     block = min(tuning.rows_of_block(classes), inner)
     args.set(block=block)
     made = kernel(probabilities.probability_rows, type(problem.params), problem.compute)
@@ -219,7 +220,7 @@ def probability_index(problem: Problem) -> Launch:
 
 
 class _Patches:
-    """The axes of an element-wise problem, merged as far as all its arrays allow."""
+    """The axes of an element-wise problem, merged where the strides of all arrays allow it."""
 
     def __init__(self, problem: Problem, up: np.ndarray, down: np.ndarray) -> None:
         arrays = {
@@ -230,7 +231,7 @@ class _Patches:
         }  # fmt: skip
         self.arrays = {name: a for name, a in arrays.items() if a is not None}
         strides = [steps_of(a) for a in self.arrays.values()]
-        # The class axis stays apart where a class index is compared with it.
+        # The class axis is not merged where class indices are compared with it.
         strides.append((0, int(problem.sparse_targets), 0))
         sizes, steps = coalesce(problem.logits.shape, strides)
         lead = 3 - len(sizes)
@@ -245,7 +246,7 @@ class _Patches:
         self.blocks = self.outer * -(-self.inner // self.lines) * -(-self.along // self.columns)
 
     def direct(self, name: str, number: type) -> bool:
-        """Whether every patch of an array lies contiguous, in the compute dtype."""
+        """Whether every patch of an array is contiguous, in the compute dtype."""
         array = self.arrays.get(name)
         if array is None or array.dtype != number:
             return False
@@ -283,7 +284,7 @@ def element_losses(problem: Problem) -> Launch:
     direct_targets = not problem.sparse_targets and patches.direct("targets", T)
     yes_or_no = (problem.label_factor, problem.label_shift) in _YES_OR_NO
     uniform = up.size == down.size == 1 and problem.sample_weight is None and bool(up * down != 0)
-    # No label that the shortest loop would take for yes or no stands for an ignored one.
+    # The fastest loop is used only if no ignored label could look like a valid one to it.
     counted = not problem.may_ignore and problem.ignore_value not in (problem.lowest, 1)
     args.set(
         outer=patches.outer, classes=patches.along, inner=patches.inner, block=tuning.ELEMENTS,
@@ -304,15 +305,15 @@ def element_losses(problem: Problem) -> Launch:
         kept = pack_function(problem.targets, np.int64 if problem.sparse_targets else T)
         args.set(load_targets=kept, load_targets_if_none_ignored=kept)
     if problem.may_ignore and not problem.sparse_targets:
-        args.set(load_targets=packer(packing.load_labels, problem.targets.dtype.type, T))
+        args.set(load_targets=packer(packing.load_binary_labels, problem.targets.dtype.type, T))
     link = Sigmoid if problem.activation == "sigmoid" else Identity
     order = Slope if problem.hess is None else Curvature
     made = rule_kernel(elementwise.elementwise, type(problem.params), T, link, order)
     return args.launch(made, patches.blocks, problem.logits.size)
 
 
-def survey(problem: Problem) -> tuple[Launch, np.ndarray]:
-    """What reads labels that each stand alone, ahead of the logits; and these labels.
+def label_pass(problem: Problem) -> tuple[Launch, np.ndarray]:
+    """The launch that reads labels ahead of the logits, and the labels it reads.
 
     It finds (sum of their weights, how many are kept, the first bad one), or of numbers
     (0, how many are kept, 0 if any is bad). Positions count in C order over the targets.
@@ -341,9 +342,9 @@ def _rows_view(targets: np.ndarray) -> np.ndarray:
     return targets.transpose(2, 1, 0) if targets.shape[2] == 1 else targets
 
 
-def rows_kept(problem: Problem) -> Launch:
-    """What counts the distributions that are not ignored."""
-    args, (outer, classes, inner), _ = _row_plan(problem, problem.compute)
+def distribution_label_pass(problem: Problem) -> Launch:
+    """The launch that counts the distributions that are not ignored."""
+    args, (outer, classes, inner), _ = _row_args(problem, problem.compute)
     block = min(tuning.rows_of_block(classes), inner)
     args.set(block=block)
     made = kernel(labels.distribution_labels, problem.compute)
@@ -351,7 +352,7 @@ def rows_kept(problem: Problem) -> Launch:
 
 
 def losses(problem: Problem) -> Launch:
-    """What writes everything asked for, and sums the losses."""
+    """The launch that writes losses, gradients and Hessians, and sums the losses."""
     if problem.activation == "softmax":
         return softmax(problem)
     if problem.activation is None and problem.sparse_targets:
@@ -369,7 +370,7 @@ def activate(name: str, source: np.ndarray, target: np.ndarray, compute: type) -
         views = [view(_blocked(a, swap)) for a in (source, target)]
         if swap:
             outer, inner = inner, outer
-    else:  # any one axis will do as rows: blocks of the longest contiguous one
+    else:  # rows are the longest contiguous axis
         sizes, steps = coalesce(source.shape, [steps_of(source), steps_of(target)])
         outer, inner, classes = [1] * (3 - len(sizes)) + sizes
         pad = [[0] * (3 - len(s)) + s for s in steps]

@@ -24,13 +24,13 @@ from fusedce.kernels.cpu.columns import (
 )
 from fusedce.kernels.cpu.distribution_rows import (
     RowFactors,
-    mul_or_zero,
     split_at,
     sum_of_others,
 )
 from fusedce.kernels.cpu.kernel_args import args_at, params_at
 from fusedce.kernels.cpu.labels import store_counts
 from fusedce.kernels.cpu.load_store import load, masked_load, store
+from fusedce.kernels.cpu.target_mass import mul_or_zero
 from fusedce.kernels.cpu.vector_loops import fill, fmax, loop
 from fusedce.kernels.intrinsics import peek
 from fusedce.kernels.link import softmax_outcome, softmax_rest

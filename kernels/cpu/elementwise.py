@@ -5,17 +5,16 @@ the kernel's arguments. A block is a patch of lines, or a part of one long line.
 patch are contiguous: read in place, or packed into scratch memory.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numba.extending import overload
 
 from fusedce.kernels.cpu.blocks import address_of, align_line, padded, store_partial_sum
+from fusedce.kernels.cpu.element_losses import PatchArrays, PatchOutputs, patch_losses
 from fusedce.kernels.cpu.kernel_args import args_at, params_at
-from fusedce.kernels.cpu.labels import count_numbers, is_not_binary, store_counts
-from fusedce.kernels.cpu.load_store import load, masked_load, store
+from fusedce.kernels.cpu.labels import store_counts
+from fusedce.kernels.cpu.load_store import load, store
 from fusedce.kernels.cpu.vector_loops import (
-    FLUSH,
     chain_transform,
     copy,
     fill,
@@ -27,15 +26,11 @@ from fusedce.kernels.cpu.vector_loops import (
     transform_slopes,
 )
 from fusedce.kernels.intrinsics import call7, peek
-from fusedce.kernels.link import Slope, hard_cell, plain_cell, soft_cell
-from fusedce.kernels.scalar import INLINED, where
+from fusedce.kernels.scalar import where
 from fusedce.kernels.vector import (
-    count_true,
     itemsize,
     lanes,
     numbers,
-    sum_of_lanes,
-    to_float64,
     width,
 )
 
@@ -50,24 +45,6 @@ class Patch(NamedTuple):
     columns: int
 
 
-class PatchArrays(NamedTuple):
-    """The n elements of a patch: addresses of (n,) T each."""
-
-    n: int
-    logits: int
-    labels: int
-    pos_factor: int
-    neg_factor: int
-
-
-class PatchOutputs(NamedTuple):
-    """Addresses of the results of a patch: (n,) T each."""
-
-    loss: int
-    grad: int
-    hess: int  # 0: none
-
-
 class PatchScratch(NamedTuple):
     """Addresses of the buffers of a patch: (block,) T each."""
 
@@ -80,24 +57,6 @@ class PatchScratch(NamedTuple):
     hess: int
     slopes: int
     sample_weight: int
-
-
-class LabelScalars(NamedTuple):
-    """Numbers of type T: y = label * factor + shift, a label that is ignored, 1 / denominator."""
-
-    factor: Any
-    shift: Any
-    ignore_value: Any
-    scale: Any
-
-
-class UniformScalars(NamedTuple):
-    """Numbers of type T: the smaller of the two labels, both factors, 1 / denominator."""
-
-    lowest: Any
-    pos_factor: Any
-    neg_factor: Any
-    scale: Any
 
 
 @loop
@@ -150,110 +109,6 @@ def one_hot(T, args, patch, labels, y):
                 hit = where(labels[j] == cls, T(1), T(0))
                 label = where(labels[j] == args.ignore_index, T(np.inf), hit)
                 set_at(T, y, i * columns + j, label)
-
-
-@loop
-def uniform_losses(N, T, link, params, n, logits, labels, scalars, out):
-    """(sum of the losses, labels that are neither 1 nor ``lowest``) of n elements.
-
-    For labels of 0 and 1, or -1 and 1, none of them ignored, with the same factors everywhere. n is
-    a multiple of a vector's lanes; out: addresses of losses (0: not wanted) and gradients.
-    """
-    lowest, pos_factor, neg_factor, scale = scalars
-    losses_out, grad_out = out
-    losses = to_float64(N(0))
-    not_binary = 0
-    for start in range(0, n, FLUSH * width(N)):
-        total = N(0)
-        for j in range(start, min(n, start + FLUSH * width(N)), width(N)):
-            here = j * itemsize(N)
-            label = load(N, labels + here)
-            not_binary += count_true(is_not_binary(label, lowest))
-            loss, grad = plain_cell(
-                link, load(N, logits + here), label > T(0), pos_factor, neg_factor, params, scale
-            )
-            total = total + loss
-            if losses_out != 0:
-                store(losses_out + here, loss)
-            store(grad_out + here, grad)
-        losses = losses + to_float64(total)
-    return sum_of_lanes(losses), not_binary
-
-
-@loop
-def binary_losses(N, T, link, params, arrays, scalars, out):
-    """The sum of the losses of a patch of labels that are 0 and 1, or -1 and 1."""
-    n, logits, labels, pos_factor, neg_factor = arrays
-    factor, shift, ignore_value, scale = scalars
-    losses_out, grad_out = out
-    losses = to_float64(N(0))
-    for j in range(0, n, width(N)):
-        here, left = j * itemsize(N), n - j
-        label = masked_load(labels + here, left, N(0))
-        loss, first, second = hard_cell(
-            link, masked_load(logits + here, left, N(0)), label * factor + shift > T(0.5),
-            masked_load(pos_factor + here, left, N(0)), masked_load(neg_factor + here, left, N(0)),
-            params,
-        )  # fmt: skip
-        keep = label != ignore_value
-        loss = where(keep, loss, N(0))
-        losses = losses + to_float64(loss)
-        store(losses_out + here, loss)
-        store(grad_out + here, where(keep, first * scale, N(0)))
-    return sum_of_lanes(losses)
-
-
-@loop
-def soft_losses(N, T, link, params, arrays, scalars, out):
-    """The sum of the losses of a patch of labels y = label * factor + shift in [0, 1]."""
-    n, logits, labels, pos_factor, neg_factor = arrays
-    factor, shift, ignore_value, scale = scalars
-    losses_out, grad_out = out
-    losses = to_float64(N(0))
-    for j in range(0, n, width(N)):
-        here, left = j * itemsize(N), n - j
-        label = masked_load(labels + here, left, N(0))
-        loss, first, second = soft_cell(
-            link, masked_load(logits + here, left, N(0)), label * factor + shift,
-            masked_load(pos_factor + here, left, N(0)), masked_load(neg_factor + here, left, N(0)),
-            params,
-        )  # fmt: skip
-        keep = label != ignore_value
-        loss = where(keep, loss, N(0))
-        losses = losses + to_float64(loss)
-        store(losses_out + here, loss)
-        store(grad_out + here, where(keep, first * scale, N(0)))
-    return sum_of_lanes(losses)
-
-
-def write_hessian(order, N, T, link, params, arrays, scalars, hess):
-    """hess <- the second derivatives of a patch, in kernels for ``Curvature``; else nothing."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(write_hessian, jit_options=INLINED)
-def _write_hessian(order, N, T, link, params, arrays, scalars, hess):
-    if order.instance_class is Slope:
-        return lambda order, N, T, link, params, arrays, scalars, hess: None
-    return lambda order, N, T, link, params, arrays, scalars, hess: soft_hessian(
-        N, T, link, params, arrays, scalars, hess
-    )
-
-
-@loop
-def soft_hessian(N, T, link, params, arrays, scalars, hess):
-    """hess <- the second derivatives of a patch of labels; address of (n,) T."""
-    n, logits, labels, pos_factor, neg_factor = arrays
-    factor, shift, ignore_value, scale = scalars
-    for j in range(0, n, width(N)):
-        here, left = j * itemsize(N), n - j
-        label = masked_load(labels + here, left, N(0))
-        loss, first, second = soft_cell(
-            link, masked_load(logits + here, left, N(0)), label * factor + shift,
-            masked_load(pos_factor + here, left, N(0)), masked_load(neg_factor + here, left, N(0)),
-            params,
-        )  # fmt: skip
-        store(hess + here, where(label != ignore_value, second * scale, N(0)))
 
 
 @loop
@@ -327,46 +182,6 @@ def chain_patch(T, args, n, logits, slopes, grad, hess):
         multiply(T, grad, n, scale, grad)
         if hess != 0:
             multiply(T, hess, n, scale * scale, hess)
-
-
-@loop
-def patch_losses(N, T, args, order, link, params, arrays, out):
-    """(sum of the losses, ignored labels, invalid labels) of a patch; derivatives go to ``out``."""
-    n, logits, labels, pos_factor, neg_factor = arrays
-    loss, grad, hess = out
-    item, lowest = itemsize(T), T(args.lowest)
-    factor, shift, scale = T(args.label_factor), T(args.label_shift), T(args.scale)
-    ignore_value = T(np.inf) if args.may_ignore else T(args.ignore_value)
-    scalars = LabelScalars(factor, shift, ignore_value, scale)
-    n_ignored, n_invalid = 0, 0
-    # 1. Second derivatives.
-    if hess != 0:
-        write_hessian(order, N, T, link, params, arrays, scalars, hess)
-    done, losses = 0, 0.0
-    # 2. The fastest loop, over whole vectors; its results count if every label was binary.
-    if args.uniform:
-        whole = n // width(N) * width(N)
-        uniform = UniformScalars(lowest, peek(pos_factor, T), peek(neg_factor, T), scale)
-        losses, not_binary = uniform_losses(
-            N, T, link, params, whole, logits, labels, uniform,
-            (loss if args.loss.address != 0 else 0, grad),
-        )  # fmt: skip
-        done = whole if not_binary == 0 else 0
-        losses = losses if not_binary == 0 else 0.0
-    # 3. The remaining elements: one evaluation of the rule for binary labels, else two.
-    if done < n:
-        past, left = done * item, n - done
-        rest = PatchArrays(left, logits + past, labels + past, pos_factor + past, neg_factor + past)
-        not_binary = 0
-        if not args.binary:
-            not_binary, n_ignored, n_invalid = count_numbers(
-                T, rest.labels, left, lowest, ignore_value
-            )
-        if not_binary == 0 and args.unsmoothed:
-            losses += binary_losses(N, T, link, params, rest, scalars, (loss + past, grad + past))
-        else:
-            losses += soft_losses(N, T, link, params, rest, scalars, (loss + past, grad + past))
-    return losses, n_ignored * args.real_targets, n_invalid * args.real_targets
 
 
 @loop

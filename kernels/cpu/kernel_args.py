@@ -1,8 +1,8 @@
-"""One call as a record in memory: addresses, byte strides, sizes and scalars.
+"""The arguments of a kernel, a record in memory: addresses, byte strides, sizes and scalars.
 
-A kernel takes the address of a plan and a range of blocks, ``void(args, first, last)``: the same
-signature for every loss, dtype and layout, so one driver runs them all, and what does not change
-the inner loop (strides, dtypes of inputs, options) is no reason to compile again.
+A kernel takes the address of this record and a range of blocks, ``void(args, first, last)``. The
+signature is the same for every loss, dtype and layout, so that one compiled function (runtime.py)
+runs all kernels, and strides, dtypes of inputs and options need no new compilation.
 """
 
 import struct
@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 
 from fusedce.kernels.rule import MAX_PARAMETERS
 
-# In place of the address of an array that each call brings: not 0, which means there is none.
+# Stands for the address of an array that each call fills in; 0 means that there is none.
 PRESENT = 1
 
 # An array of three axes (outer, class, inner): the first byte and the step in bytes along each.
@@ -32,36 +32,36 @@ KERNEL_ARGS = np.dtype(
         ("pos_factor", VIEW), ("neg_factor", VIEW),  # factors of positive and negative outcomes
         ("weight", "i8"),  # (C,) in the compute dtype
         ("partial", "i8"),  # (blocks,) float64 sums of losses
-        ("bad", "i8"),  # (blocks,) int64: first bad label of a block, or -1
-        ("count", "i8"),  # (blocks,) int64: in a survey labels that count, else numbers ignored
-        # movers: addresses of C functions
+        ("bad", "i8"),  # (blocks,) int64: position of the first invalid label of a block, or -1
+        ("count", "i8"),  # (blocks,) int64: labels that count (label pass), or ignored ones
+        # addresses of packing functions, see packing.py
         ("load_logits", "i8"), ("load_targets", "i8"), ("load_sample_weight", "i8"),
         ("load_factor", "i8"),
         ("store_loss", "i8"), ("store_grad", "i8"), ("store_hess", "i8"),
         # switches
-        ("direct_logits", "i8"),  # logits are read where they lie
-        ("direct_grad", "i8"),  # the gradient is written where it lies
+        ("direct_logits", "i8"),  # logits are read in place
+        ("direct_grad", "i8"),  # the gradient is written in place
         ("direct_targets", "i8"),
-        ("adjacent", "i8"),  # gradients lie one behind the other, nothing else is due
-        ("stream", "i8"),  # gradients are stored past the caches
+        ("adjacent", "i8"),  # gradients are contiguous and no Hessian is wanted
+        ("stream", "i8"),  # gradients are written by non-temporal stores
         ("sparse_targets", "i8"),  # targets are class indices
         ("normalize", "i8"),
         ("class_column", "i8"), ("class_line", "i8"), ("class_outer", "i8"),  # the class axis
-        ("constant_factors", "i8"),  # up and down are the same in every patch
-        ("uniform", "i8"),  # yes/no labels, none ignored; up and down the same everywhere, not 0
-        ("binary", "i8"),  # every label is known to be yes or no
-        ("unsmoothed", "i8"),  # such labels are not smoothed
+        ("constant_factors", "i8"),  # the factors are the same in every patch
+        ("uniform", "i8"),  # binary labels, none ignored; the same nonzero factors everywhere
+        ("binary", "i8"),  # every label is known to be binary
+        ("unsmoothed", "i8"),  # binary labels are not smoothed
         ("may_ignore", "i8"),  # a label of +inf stands for ignore_index
-        ("real_targets", "i8"),  # targets that are numbers are looked at, see Problem
+        ("real_targets", "i8"),  # numbers as targets are checked, see Problem
         ("ignore_index", "i8"),
-        # what takes the place of these, with ignoring = 0, once no label has been found ignored
+        # replace uniform, load_targets if the label pass found no ignored label
         ("uniform_if_none_ignored", "i8"), ("load_targets_if_none_ignored", "i8"),
-        ("bytes", "i8"),  # of a label where labels lie one behind the other, else 0
+        ("bytes", "i8"),  # of a label where labels are contiguous, else 0
         # lowest <= label < highest, and label != forbidden_label
         ("lowest", "i8"), ("highest", "i8"), ("forbidden_label", "i8"),
         # scalars
         ("scale", "f8"),  # 1 / denominator
-        ("ignore_value", "f8"),  # the number that stands for an ignored target, or NaN
+        ("ignore_value", "f8"),  # the number that marks an ignored target, or NaN
         ("label_factor", "f8"), ("label_shift", "f8"),  # y = label * factor + shift
         ("z_loss", "f8"), ("softcap", "f8"), ("logit_scale", "f8"),
         ("params", "f8", (MAX_PARAMETERS,)),

@@ -1,9 +1,10 @@
-"""Movers: the only code that knows dtypes and strides.
+"""Packing functions: the only code that depends on the dtype and strides of an array.
 
-A mover copies a (rows, columns) patch between an array of any strides and dtype and scratch of the
-compute dtype, in one call: ``void(address, row_stride, column_stride, rows, columns, scratch,
-pitch)``. Kernels call movers by address, so a float16 or strided input costs no new compilation of
-a kernel. ``pitch`` is the length of a row of scratch, 0 for ``columns``.
+A packing function copies a (rows, columns) patch of an array of any strides and dtype to scratch
+memory of the compute dtype, or back, in one call: ``void(address, row_stride, column_stride, rows,
+columns, scratch, pitch)``. Kernels call it by address, so that a float16 or strided input needs no
+new compilation of a kernel. ``pitch`` is the elements between rows of scratch memory, 0 for
+``columns``.
 """
 
 import functools
@@ -14,22 +15,18 @@ import numpy as np
 
 from fusedce.kernels.cpu.blocks import array_at
 from fusedce.kernels.cpu.compile import packer
-from fusedce.kernels.cpu.dtypes import (
+from fusedce.kernels.cpu.dtypes import decode_one, encode_one, load_as, storage, store_as
+from fusedce.kernels.cpu.kernel_args import PRESENT
+from fusedce.kernels.cpu.load_store import load, masked_store, prefetch, store
+from fusedce.kernels.cpu.transpose import (
     Lines,
-    decode_one,
-    encode_one,
-    load_as,
     load_full_square,
     load_interleaved,
     load_square,
-    storage,
-    store_as,
     store_full_square,
     store_interleaved,
     store_square,
 )
-from fusedce.kernels.cpu.kernel_args import PRESENT
-from fusedce.kernels.cpu.load_store import load, masked_store, prefetch, store
 from fusedce.kernels.cpu.vector_loops import loop
 from fusedce.kernels.intrinsics import peek, poke
 from fusedce.kernels.scalar import where
@@ -48,7 +45,7 @@ class PatchView(NamedTuple):
 
 @loop
 def fetch(address, size):
-    """Ask for the cache lines of some bytes."""
+    """Prefetch the cache lines of ``size`` bytes."""
     for k in range(0, size, 64):
         prefetch(address + k)
 
@@ -62,7 +59,7 @@ def inside(N, size, j, step, rows, columns):
 
 @loop
 def load_squares(tag, bits_type, T, address, step, rows, columns, scratch, pitch):
-    """scratch <- patch whose columns lie close together, in squares of vectors."""
+    """scratch <- a patch whose columns are contiguous, in transposed squares of vectors."""
     N, size, item = lanes(T), itemsize(bits_type), itemsize(T)
     for j in range(0, columns, width(N)):
         source, target = address + j * step, scratch + j * item
@@ -84,11 +81,12 @@ def load_squares(tag, bits_type, T, address, step, rows, columns, scratch, pitch
 
 @loop
 def store_squares(tag, bits_type, T, address, step, rows, columns, scratch, pitch):
-    """Patch whose columns lie close together <- scratch."""
+    """A patch whose columns are contiguous <- scratch, in transposed squares of vectors."""
     N, size, item = lanes(T), itemsize(bits_type), itemsize(T)
     for j in range(0, columns, width(N)):
         target, source = address + j * step, scratch + j * item
-        tight = rows >= width(N) or step == rows * size  # what spills over is written later
+        # What is written beyond the patch is overwritten later.
+        tight = rows >= width(N) or step == rows * size
         if tight and j + width(N) <= columns and inside(N, size, j, step, rows, columns):
             for i in range(0, rows, width(N)):
                 k = max(0, min(i, rows - width(N)))
@@ -106,11 +104,11 @@ def store_squares(tag, bits_type, T, address, step, rows, columns, scratch, pitc
 
 @loop
 def load_patch(tag, bits_type, T, patch, scratch, pitch):
-    """scratch <- patch: line by line, in squares of vectors, or one by one."""
+    """scratch <- patch: by rows, in transposed squares of vectors, or element by element."""
     address, row_stride, column_stride, rows, columns = patch
     N, size, item = lanes(T), itemsize(bits_type), itemsize(T)
     if column_stride == size or columns == 1:
-        # The next patch, most likely.
+        # Prefetch what is most likely the next patch.
         ahead = columns * size * (rows if row_stride == columns * size else 1)
         for i in range(rows):
             source, target = address + i * row_stride, scratch + i * pitch
@@ -156,7 +154,7 @@ def store_patch(tag, bits_type, T, patch, scratch, pitch):
 
 
 def loads(Tag, bits_type, T):
-    """The mover from stored values to numbers of type T."""
+    """The packing function from stored values to numbers of type T."""
     item = np.dtype(T).itemsize
 
     def loads(address, row_stride, column_stride, rows, columns, scratch, pitch):
@@ -168,7 +166,7 @@ def loads(Tag, bits_type, T):
 
 
 def stores(Tag, bits_type, T):
-    """The mover from numbers of type T to stored values."""
+    """The packing function from numbers of type T to stored values."""
     item = np.dtype(T).itemsize
 
     def stores(address, row_stride, column_stride, rows, columns, scratch, pitch):
@@ -180,7 +178,7 @@ def stores(Tag, bits_type, T):
 
 
 def load_few(Tag, bits_type, T, classes):
-    """The same for rows of so few classes, one behind the other: vectors are dealt out."""
+    """The packing function for contiguous rows of len(classes) classes, by shuffles of vectors."""
     item = np.dtype(T).itemsize
 
     def load_few(address, row_stride, column_stride, rows, columns, scratch, pitch):
@@ -200,7 +198,7 @@ def load_few(Tag, bits_type, T, classes):
 
 
 def store_few(Tag, bits_type, T, classes):
-    """The same the other way round."""
+    """The reverse of ``load_few``: numbers are stored."""
     item = np.dtype(T).itemsize
 
     def store_few(address, row_stride, column_stride, rows, columns, scratch, pitch):
@@ -218,11 +216,11 @@ def store_few(Tag, bits_type, T, classes):
     return store_few
 
 
-def load_labels(bits_type, T):
-    """The mover from integer yes/no labels to numbers; ``ignored`` becomes +inf."""
+def load_binary_labels(bits_type, T):
+    """The packing function from binary integer labels to T; ``ignored`` becomes +inf."""
     nothing, size, item = math.inf, np.dtype(bits_type).itemsize, np.dtype(T).itemsize
 
-    def load_labels(address, row_stride, column_stride, rows, columns, scratch, ignored):
+    def load_binary_labels(address, row_stride, column_stride, rows, columns, scratch, ignored):
         for i in range(rows):
             place, target = address + i * row_stride, scratch + i * columns * item
             if column_stride == size:
@@ -236,11 +234,11 @@ def load_labels(bits_type, T):
                     x = where(np.int64(label) == ignored, T(nothing), T(label))
                     poke(target + j * item, x)
 
-    return load_labels
+    return load_binary_labels
 
 
 def load_indices(bits_type):
-    """The mover from integers of any width to int64."""
+    """The packing function from integers of any width to int64."""
     size = np.dtype(bits_type).itemsize
 
     def load_indices(address, row_stride, column_stride, rows, columns, scratch, pitch):
@@ -257,29 +255,29 @@ def load_indices(bits_type):
 
 
 @functools.cache
-def _load_mover(dtype: np.dtype[Any], number: type) -> int:
+def _packer(dtype: np.dtype[Any], number: type) -> int:
     if number is np.int64:
         return packer(load_indices, dtype.type)
     return packer(loads, *storage(dtype), number)
 
 
 @functools.cache
-def _store_mover(dtype: np.dtype[Any], number: type) -> int:
+def _unpacker(dtype: np.dtype[Any], number: type) -> int:
     return packer(stores, *storage(dtype), number)
 
 
 def pack_function(array: np.ndarray, number: type) -> int:
     """The address of the function that packs an array."""
-    return _load_mover(array.dtype, number)
+    return _packer(array.dtype, number)
 
 
 def unpack_function(array: np.ndarray, number: type) -> int:
     """The address of the function that unpacks into an array."""
-    return _store_mover(array.dtype, number)
+    return _unpacker(array.dtype, number)
 
 
 def view(array: np.ndarray) -> tuple[int, int, int, int]:
-    """(PRESENT, strides) of an array of three axes; an axis of length 1 stands still."""
+    """(PRESENT, strides) of an array of three axes; the stride of an axis of length 1 is 0."""
     outer, cls, inner = array.strides
     a, b, c = array.shape
     return PRESENT, outer if a > 1 else 0, cls if b > 1 else 0, inner if c > 1 else 0

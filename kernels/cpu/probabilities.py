@@ -15,9 +15,9 @@ from fusedce.kernels.cpu.blocks import (
     store_losses,
     store_partial_sum,
 )
-from fusedce.kernels.cpu.distribution_rows import load_masses
 from fusedce.kernels.cpu.kernel_args import args_at, params_at
 from fusedce.kernels.cpu.rows import row_outputs, store_zeros
+from fusedce.kernels.cpu.target_mass import load_masses
 from fusedce.kernels.cpu.vector_loops import get_at, loop, set_at
 from fusedce.kernels.intrinsics import call7
 from fusedce.kernels.link import probability_cell

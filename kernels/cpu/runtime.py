@@ -1,12 +1,12 @@
-"""Run the kernels of a call: in this thread, or spread over Numba's threads.
+"""Run the kernels of a call in this thread, or on Numba's threads.
 
-One compiled entry serves every loss, since it calls kernels by address. It reads the labels, knows
-then what the mean divides by, and writes losses and gradients: a small call is one step out of
-Python and back. The blocks and the order of their sums do not depend on the number of threads, so
+One compiled entry serves every loss, since it calls kernels by address. It reads the labels, which
+gives the denominator of the mean, and then computes losses and gradients: a small call leaves
+Python only once. The blocks and the order of their sums do not depend on the number of threads, so
 neither do the bits of the result.
 
 Numba's workqueue layer aborts when two threads enter it at once, and GNU OpenMP when a forked
-child does: whoever finds the threads taken, or was forked, works alone.
+child does. A call that finds the threads in use, or runs in a forked child, uses its own thread.
 """
 
 import functools
@@ -32,24 +32,27 @@ from fusedce.kernels.cpu.kernel_args import SLOT, SLOTS
 from fusedce.kernels.inline import IR_ONLY
 from fusedce.kernels.intrinsics import call3, peek, poke, take_number
 
-# Blocks are handed out in so many tasks a thread, to whoever is free: on a shared machine halves
-# fixed beforehand took 45 ms for 65536 rows of 1000 classes, tasks 24 to 29.
+# Blocks are divided into this many tasks a thread, taken by whichever thread is free: on
+# a shared machine two fixed halves took 45 ms for 65536 rows of 1000 classes, tasks 24 to 29.
 TASKS_PER_THREAD = 16
 
-# The address of an array's first element stands in the array object, right after what every
-# object begins with. Asked through ndarray.ctypes it takes 900 ns, read by compiled code none.
+# The address of an array's first element is in the array object, right behind the fields that
+# every object has. Through ndarray.ctypes it takes 900 ns, read by compiled code almost nothing.
 DATA = object.__basicsize__
-LOGITS, TARGETS, LOSS = SLOT["logits"], SLOT["targets"], SLOT["loss"]
+LOGITS, TARGETS_SLOT, LOSS = SLOT["logits"], SLOT["targets"], SLOT["loss"]
 GRAD, HESS, SAMPLE_WEIGHT = SLOT["grad"], SLOT["hess"], SLOT["sample_weight"]
-WEIGHT, UP, DOWN = SLOT["weight"], SLOT["pos_factor"], SLOT["neg_factor"]
-SCALE, PARTIAL, COUNT, BAD = SLOT["scale"], SLOT["partial"], SLOT["count"], SLOT["bad"]
+WEIGHT, POS_FACTOR, NEG_FACTOR = SLOT["weight"], SLOT["pos_factor"], SLOT["neg_factor"]
+SCALE_SLOT, PARTIAL, COUNT, BAD_SLOT = SLOT["scale"], SLOT["partial"], SLOT["count"], SLOT["bad"]
 Z_LOSS = SLOT["z_loss"]
-IGNORING, PLAIN, LOAD = SLOT["may_ignore"], SLOT["uniform"], SLOT["load_targets"]
-PLAIN_KEPT, LOAD_KEPT = SLOT["uniform_if_none_ignored"], SLOT["load_targets_if_none_ignored"]
-HEAD, STAGE = 3 * 8, (3 + SLOTS) * 8  # bytes before the launches of a program, and of each
+MAY_IGNORE, UNIFORM, LOAD = SLOT["may_ignore"], SLOT["uniform"], SLOT["load_targets"]
+UNIFORM_UNIGNORED, LOAD_UNIGNORED = (
+    SLOT["uniform_if_none_ignored"],
+    SLOT["load_targets_if_none_ignored"],
+)
+HEAD, STAGE = 3 * 8, (3 + SLOTS) * 8  # bytes before the launches of a plan, and of each launch
 
-inner = njit(error_model="numpy", **IR_ONLY)
-_taken = np.zeros(1, np.int64)  # 1: the threads are at work, or are not there (after a fork)
+inlined = njit(error_model="numpy", **IR_ONLY)
+_taken = np.zeros(1, np.int64)  # 1: the threads are in use, or do not exist (after a fork)
 
 
 def _mark_forked() -> None:
@@ -64,8 +67,8 @@ def _forked_beside_openmp() -> bool:
     """Whether this process was forked, before fusedce was imported, with GNU OpenMP in memory.
 
     If the parent had started OpenMP's threads (Numba and LightGBM share one library), a parallel
-    loop would end this process or wait for ever. Nobody keeps the number of the process that did.
-    But logging, which Numba imports, knows how long ago it was loaded: a fork is younger.
+    loop would end this process or never return. No record of the parent is kept,
+    but logging, which Numba imports, knows how long ago it was loaded: a fork is younger.
     """
     try:
         started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
@@ -82,7 +85,7 @@ if _forked_beside_openmp():
 
 @intrinsic
 def _swap(typingctx, address, value):
-    """The int64 at an address, replaced in the same instant."""
+    """The int64 at an address, exchanged atomically for a value."""
 
     def codegen(context, builder, signature, args):
         place = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
@@ -91,38 +94,38 @@ def _swap(typingctx, address, value):
     return types.int64(types.int64, types.int64), codegen
 
 
-@inner
-def _data(array):
+@inlined
+def _data_address(array):
     """The address of the first element of the NumPy array that is the object at an address."""
     return peek(array + DATA, np.int64)
 
 
-@inner
-def _bind(memory, slot, array):
-    """Point a field that is in use at an array: until then it holds PRESENT."""
+@inlined
+def _bind_array(memory, slot, array):
+    """The address field of a view that is in use <- the address of an array; it held PRESENT."""
     if memory[slot] != 0:
-        memory[slot] = _data(array)
+        memory[slot] = _data_address(array)
 
 
-@inner
-def _bound(kernel_args, blocks):
-    """A copy of a plan for this call, with room for what its blocks find and for a counter."""
+@inlined
+def _copy_args(kernel_args, blocks):
+    """A copy of a kernel's arguments for this call, then the results of its blocks, a counter."""
     memory = np.zeros(SLOTS + 3 * blocks + 1, np.int64)
     for k in range(SLOTS):
         memory[k] = peek(kernel_args + 8 * k, np.int64)
     here = np.int64(memory.ctypes.data)
     memory[PARTIAL] = here + 8 * SLOTS
     memory[COUNT] = here + 8 * (SLOTS + blocks)
-    memory[BAD] = here + 8 * (SLOTS + 2 * blocks)
+    memory[BAD_SLOT] = here + 8 * (SLOTS + 2 * blocks)
     memory[SLOTS + 2 * blocks : SLOTS + 3 * blocks] = -1
     return memory
 
 
-@inner
-def _found(memory, blocks):
-    """(sum of the partial sums, sum of the counts, first bad label or -1).
+@inlined
+def _sum_blocks(memory, blocks):
+    """(sum of the partial sums, sum of the counts, first invalid label or -1).
 
-    What each addition loses is summed apart (Neumaier); none of it counts once that overflows.
+    The rounding errors are summed apart (Neumaier), and left out if that sum is not finite.
     """
     partial = memory[PARTIAL]
     total, lost = 0.0, 0.0
@@ -138,7 +141,7 @@ def _found(memory, blocks):
     return total + lost if lost - lost == 0.0 else total, count, bad
 
 
-def _spread(kernel, kernel_args, blocks, threads, taken):
+def _run_on_threads(kernel, kernel_args, blocks, threads, taken):
     counter = kernel_args + 8 * (SLOTS + 3 * blocks)  # see _bound
     if _swap(taken, 1) == 0:
         tasks = min(blocks, TASKS_PER_THREAD * threads)
@@ -147,89 +150,89 @@ def _spread(kernel, kernel_args, blocks, threads, taken):
             while task < tasks:
                 call3(kernel, kernel_args, task * blocks // tasks, (task + 1) * blocks // tasks)
                 task = take_number(counter)
-        # No interrupt comes between the two swaps: Python looks for them between its own steps.
+        # No KeyboardInterrupt can come between the two swaps: Python raises it between bytecodes.
         _swap(taken, 0)
     else:
         call3(kernel, kernel_args, 0, blocks)
 
 
-_spread = njit(parallel=True, nogil=True)(_spread)
+_run_on_threads = njit(parallel=True, nogil=True)(_run_on_threads)
 
 
-@inner
-def _over(kernel, kernel_args, blocks, parallel, threads, taken):
-    """All blocks; without threads what spreads them is not even compiled."""
+@inlined
+def _run_blocks(kernel, kernel_args, blocks, parallel, threads, taken):
+    """Run all blocks; where ``threads`` is None the parallel loop is not compiled."""
     if threads is None:
         call3(kernel, kernel_args, 0, blocks)
     elif parallel:
-        _spread(kernel, kernel_args, blocks, threads, taken)
+        _run_on_threads(kernel, kernel_args, blocks, threads, taken)
     else:
         call3(kernel, kernel_args, 0, blocks)
 
 
-@inner
+@inlined
 def _none_ignored(memory):
-    """What a plan may leave out once every label is known to count."""
-    memory[IGNORING] = 0
-    memory[PLAIN] = memory[PLAIN_KEPT]
-    if memory[LOAD_KEPT] != 0:
-        memory[LOAD] = memory[LOAD_KEPT]
+    """Choose the faster loops, once the label pass has found no ignored label."""
+    memory[MAY_IGNORE] = 0
+    memory[UNIFORM] = memory[UNIFORM_UNIGNORED]
+    if memory[LOAD_UNIGNORED] != 0:
+        memory[LOAD] = memory[LOAD_UNIGNORED]
 
 
-@inner
-def _stage(here):
-    """(kernel, blocks, whether they may be spread, plan) of a packed launch."""
+@inlined
+def _launch_at(here):
+    """(kernel, blocks, whether they may run in parallel, its arguments) of a packed launch."""
     wide = peek(here + 16, np.int64)
     return peek(here, np.int64), peek(here + 8, np.int64), wide != 0, here + 24
 
 
-def _call(
+def _run_plan(
     program, labels, logits, targets, sample_weight, weight, pos_factor, neg_factor, loss, grad,
-    hess, given, threads, taken,
+    hess, user_denominator, threads, taken,
 ):  # fmt: skip
-    """(reduced loss, what it is divided by, first bad label or -1); see ``Plan``."""
-    here = _data(program)
+    """(reduced loss, denominator, first invalid label or -1); see ``Plan``."""
+    here = _data_address(program)
     divisor, elements = peek(here, np.float64), peek(here + 8, np.float64)
     kept, bad, rows = 0, -1, 0.0
-    # 1. Labels are read, where there is something to find out before anything is written.
-    kernel, blocks, parallel, kernel_args = _stage(here + HEAD)
+    # 1. The label pass, if there is one: validity, number and weights, before anything is written.
+    kernel, blocks, parallel, kernel_args = _launch_at(here + HEAD)
     if kernel != 0:
-        memory = _bound(kernel_args, blocks)
-        _bind(memory, TARGETS, labels)
-        _bind(memory, WEIGHT, weight)
-        _over(kernel, np.int64(memory.ctypes.data), blocks, parallel, threads, taken)
-        weights, kept, bad = _found(memory, blocks)
+        memory = _copy_args(kernel_args, blocks)
+        _bind_array(memory, TARGETS_SLOT, labels)
+        _bind_array(memory, WEIGHT, weight)
+        _run_blocks(kernel, np.int64(memory.ctypes.data), blocks, parallel, threads, taken)
+        weights, kept, bad = _sum_blocks(memory, blocks)
         divisor, rows = kept * elements, 0.0
         if elements < 0.0:
             divisor, rows = weights, np.float64(kept)
-    unseen = kernel == 0 and given == 0.0
-    if given != 0.0:
-        divisor, rows = given, 0.0
-    # 2. Losses and gradients. Where numbers to be ignored are found only now, all once more, with
-    #    what the mean divides by then.
+    unseen = kernel == 0 and user_denominator == 0.0
+    if user_denominator != 0.0:
+        divisor, rows = user_denominator, 0.0
+    # 2. Losses and gradients. If ignored numbers are found only here, once more with the
+    #    denominator that results.
     total, again = 0.0, True
-    kernel, blocks, parallel, kernel_args = _stage(here + HEAD + STAGE)
+    kernel, blocks, parallel, kernel_args = _launch_at(here + HEAD + STAGE)
     while again and kernel != 0 and bad < 0 and divisor != 0.0:
-        memory = _bound(kernel_args, blocks)
-        _bind(memory, LOGITS, logits)
-        _bind(memory, TARGETS, targets)
-        _bind(memory, SAMPLE_WEIGHT, sample_weight)
-        _bind(memory, WEIGHT, weight)
-        _bind(memory, UP, pos_factor)
-        _bind(memory, DOWN, neg_factor)
-        _bind(memory, LOSS, loss)
-        _bind(memory, GRAD, grad)
-        _bind(memory, HESS, hess)
+        memory = _copy_args(kernel_args, blocks)
+        _bind_array(memory, LOGITS, logits)
+        _bind_array(memory, TARGETS_SLOT, targets)
+        _bind_array(memory, SAMPLE_WEIGHT, sample_weight)
+        _bind_array(memory, WEIGHT, weight)
+        _bind_array(memory, POS_FACTOR, pos_factor)
+        _bind_array(memory, NEG_FACTOR, neg_factor)
+        _bind_array(memory, LOSS, loss)
+        _bind_array(memory, GRAD, grad)
+        _bind_array(memory, HESS, hess)
         where = np.int64(memory.ctypes.data)
-        poke(where + 8 * SCALE, 1.0 / divisor)
+        poke(where + 8 * SCALE_SLOT, 1.0 / divisor)
         if rows > 0.0:
-            # The mean of the z-loss is over rows, whatever weights the classes have. The plan is a
-            # copy of this pass, so that its factor is multiplied once.
+            # The mean of the z-loss is over rows, without class weights. The arguments are a copy
+            # for this pass, so that the factor is applied once.
             poke(where + 8 * Z_LOSS, peek(where + 8 * Z_LOSS, np.float64) * (divisor / rows))
         if kept == peek(here + 16, np.int64):
             _none_ignored(memory)
-        _over(kernel, where, blocks, parallel, threads, taken)
-        total, ignored, bad = _found(memory, blocks)
+        _run_blocks(kernel, where, blocks, parallel, threads, taken)
+        total, ignored, bad = _sum_blocks(memory, blocks)
         again = ignored > 0 and unseen
         divisor, unseen = divisor - (ignored if again else 0), False
         total /= divisor
@@ -239,9 +242,9 @@ def _call(
 @functools.cache
 def _entry(parallel: bool) -> Any:
     """The compiled call, which takes its threads as None or as a number."""
-    entry = njit(nogil=True, error_model="numpy")(_call)
+    entry = njit(nogil=True, error_model="numpy")(_run_plan)
     if ours():
-        entry._cache = _Cache(_call)
+        entry._cache = _Cache(_run_plan)
     threads = types.int64 if parallel else types.none
     with compiling():
         entry.compile((types.int64,) * 11 + (types.float64, threads, types.int64))
@@ -249,7 +252,7 @@ def _entry(parallel: bool) -> Any:
 
 
 class Launch(NamedTuple):
-    """A kernel over the blocks of a plan that lacks the addresses of arrays."""
+    """A kernel, its arguments without the addresses of arrays, and its number of blocks."""
 
     kernel: CFunc
     kernel_args: bytes  # see ``kernel_args.packed``
@@ -258,37 +261,40 @@ class Launch(NamedTuple):
 
 
 class Plan:
-    """The one or two launches of a call, for any arrays that fit."""
+    """The one or two launches of a call, for any arrays of the same shapes and strides."""
 
     def __init__(
-        self, survey: Launch | None, losses: Launch | None, count: float, elements: float = 1.0,
+        self, label_pass: Launch | None, losses: Launch | None, count: float, elements: float = 1.0,
         labels: int = -1,
     ) -> None:  # fmt: skip
-        """Set down what the mean divides by.
+        """Store how the denominator of the mean follows from the label pass.
 
-        That is ``count`` without a survey; else ``elements`` a label that is kept, or, with
-        ``elements`` below 0, the sum of their weights. ``labels``: how many the survey reads.
+        That is ``count`` without a label pass; else ``elements`` a label that is kept, or, with
+        ``elements`` below 0, the sum of their weights. ``labels``: how many the label pass reads.
         """
-        self._launches = (survey, losses)
+        self._launches = (label_pass, losses)
         head = struct.pack("ddq", count, elements, labels)
-        self._memory = np.frombuffer(head + _packed(survey) + _packed(losses), np.int64)
+        self._memory = np.frombuffer(head + _packed(label_pass) + _packed(losses), np.int64)
         self._where = id(self._memory)
         self.parallel = any(x is not None and x.parallel for x in self._launches)
 
     def run(
-        self, labels: np.ndarray | None, arrays: tuple[np.ndarray | None, ...], given: float
+        self,
+        labels: np.ndarray | None,
+        arrays: tuple[np.ndarray | None, ...],
+        user_denominator: float,
     ) -> tuple[float, float, int]:
-        """(reduced loss, what it is divided by, first bad label or -1).
+        """(reduced loss, denominator, first invalid label or -1).
 
-        ``arrays``: logits, targets, sample_weight, weight, up, down, loss, grad, hess, None for
-        those the plans do without. ``given`` replaces the divisor unless it is 0. With a bad label
-        or a divisor of 0 nothing is written.
+        ``arrays``: logits, targets, sample_weight, weight, pos_factor, neg_factor, loss, grad,
+        hess; None for those that no launch uses. ``user_denominator`` replaces the denominator
+        unless it is 0. With an invalid label or a denominator of 0 nothing is written.
         """
         threads, taken = None, 0
         if self.parallel and not _taken[0]:
             threads, taken = _number_of_threads(), _taken.ctypes.data
         return _entry(threads is not None)(  # type: ignore[no-any-return]
-            self._where, id(labels), *map(id, arrays), given, threads, taken
+            self._where, id(labels), *map(id, arrays), user_denominator, threads, taken
         )
 
 
@@ -296,13 +302,13 @@ def _number_of_threads() -> int:
     """numba.get_num_threads(), without the lock of it that all processes of a fork share.
 
     An interrupt, or a forked child that is killed, can leave that lock taken, and the next call of
-    another thread would wait for ever. Once Numba's threads are there, their number takes no lock.
+    another thread would never return. Once Numba's threads run, reading their number takes no lock.
     """
     return int(getattr(layer, "_get_num_threads", numba.get_num_threads)())
 
 
 def _packed(launch: Launch | None) -> bytes:
-    """A launch as ``_stage`` reads it."""
+    """A launch as ``_launch_at`` reads it."""
     if launch is None:
         return bytes(STAGE)
     return (

@@ -70,7 +70,7 @@ _WAITING, _RAISE = (_shared.ctypes.data + 8 * k for k in range(2))  # how many w
 
 
 @intrinsic
-def _call(typingctx, function, arguments):
+def _c_call(typingctx, function, arguments):
     """``int64 f(int64, ...)`` at an address."""
 
     def codegen(context, builder, signature, args):
@@ -95,18 +95,18 @@ def _words(typingctx, count):
 @njit
 def _is_under(caller, place):
     """Whether Python has been called from a place in a frame that has not gone on since."""
-    frame = _call(_FRAME, ())
+    frame = _c_call(_FRAME, ())
     if frame == 0 or frame == caller:
         return False
-    _call(_KEEP, (frame,))
+    _c_call(_KEEP, (frame,))
     while frame != 0 and frame != caller:
         inner = frame
-        frame = _call(_BACK, (inner,))
-        _call(_FORGET, (inner,))
+        frame = _c_call(_BACK, (inner,))
+        _c_call(_FORGET, (inner,))
     if frame == 0:
         return False
-    now = _call(_PLACE, (frame,)) & _INT
-    _call(_FORGET, (frame,))
+    now = _c_call(_PLACE, (frame,)) & _INT
+    _c_call(_FORGET, (frame,))
     return now == place
 
 
@@ -116,16 +116,16 @@ def _raise(held):
 
     Not in what is called while XLA computes: handlers of other signals, finalizers, callbacks.
     """
-    place = _call(_VALUE_OF, (_call(_ITEM, (held, 2)),))
-    under = _is_under(_call(_ITEM, (held, 1)), place)
-    if under and _call(_LATER, (peek(_RAISE, np.int64), held)) & _INT == 0:
+    place = _c_call(_VALUE_OF, (_c_call(_ITEM, (held, 2)),))
+    under = _is_under(_c_call(_ITEM, (held, 1)), place)
+    if under and _c_call(_LATER, (peek(_RAISE, np.int64), held)) & _INT == 0:
         return np.int32(0)
     poke(_WAITING, peek(_WAITING, np.int64) - 1)
-    exception = _call(_ITEM, (held, 0))
-    kind = _call(_TYPE, (exception,))
-    _call(_SET, (kind, exception))
-    _call(_FORGET, (kind,))
-    _call(_FORGET, (held,))
+    exception = _c_call(_ITEM, (held, 0))
+    kind = _c_call(_TYPE, (exception,))
+    _c_call(_SET, (kind, exception))
+    _c_call(_FORGET, (kind,))
+    _c_call(_FORGET, (held,))
     return np.int32(-1)
 
 
@@ -135,9 +135,9 @@ _shared[1] = _raise.address
 @njit
 def _raise_later(held):
     """Have Python's main thread raise it when it runs Python again; whether there was room."""
-    _call(_KEEP, (held,))
-    if _call(_LATER, (peek(_RAISE, np.int64), held)) & _INT != 0:
-        _call(_FORGET, (held,))
+    _c_call(_KEEP, (held,))
+    if _c_call(_LATER, (peek(_RAISE, np.int64), held)) & _INT != 0:
+        _c_call(_FORGET, (held,))
         return False
     poke(_WAITING, peek(_WAITING, np.int64) + 1)
     return True
@@ -157,22 +157,22 @@ def stop_waiting(raised: Raised) -> None:
 def _hold(raised):
     """Take Python's exception, with its traceback and the frame that called XLA."""
     kind, value, traceback = raised + _KIND, raised + _VALUE, raised + _TRACEBACK
-    _call(_FETCH, (kind, value, traceback))
-    _call(_NORMALIZE, (kind, value, traceback))
+    _c_call(_FETCH, (kind, value, traceback))
+    _c_call(_NORMALIZE, (kind, value, traceback))
     if peek(traceback, np.int64) != 0:
-        _call(_SET_TRACEBACK, (peek(value, np.int64), peek(traceback, np.int64)))
-        _call(_FORGET, (peek(traceback, np.int64),))
-    _call(_FORGET, (peek(kind, np.int64),))
-    frame, place = _call(_FRAME, ()), 0
+        _c_call(_SET_TRACEBACK, (peek(value, np.int64), peek(traceback, np.int64)))
+        _c_call(_FORGET, (peek(traceback, np.int64),))
+    _c_call(_FORGET, (peek(kind, np.int64),))
+    frame, place = _c_call(_FRAME, ()), 0
     if frame == 0:
         frame = _NONE
     else:
-        place = _call(_PLACE, (frame,)) & _INT
-    _call(_KEEP, (frame,))
-    held = _call(_TUPLE, (3,))
-    _call(_SET_ITEM, (held, 0, peek(value, np.int64)))
-    _call(_SET_ITEM, (held, 1, frame))
-    _call(_SET_ITEM, (held, 2, _call(_NUMBER, (place,))))
+        place = _c_call(_PLACE, (frame,)) & _INT
+    _c_call(_KEEP, (frame,))
+    held = _c_call(_TUPLE, (3,))
+    _c_call(_SET_ITEM, (held, 0, peek(value, np.int64)))
+    _c_call(_SET_ITEM, (held, 1, frame))
+    _c_call(_SET_ITEM, (held, 2, _c_call(_NUMBER, (place,))))
     return held
 
 
@@ -180,36 +180,36 @@ def _hold(raised):
 def _did(work, x, raised):
     """Whether ``work(x)`` came to its end."""
     if peek(_WAITING, np.int64) != 0:  # it would be interrupted again and again
-        _call(_KEEP, (_NONE,))
+        _c_call(_KEEP, (_NONE,))
         poke(raised + _HELD, _NONE)
         return False
-    number = _call(_NUMBER, (x,))
-    done = _call(_CALL, (work, number))
-    _call(_FORGET, (number,))
+    number = _c_call(_NUMBER, (x,))
+    done = _c_call(_CALL, (work, number))
+    _c_call(_FORGET, (number,))
     if done == 0:
         poke(raised + _HELD, _hold(raised))
         return False
-    _call(_FORGET, (done,))
+    _c_call(_FORGET, (done,))
     return True
 
 
 @njit
 def _hand_over(raised, again, python):
     """Call ``again(raised)``, which starts a thread, and wait for the result; whether it did."""
-    lock = _call(_NEW_LOCK, ())
-    _call(_ACQUIRE, (lock, 1))
+    lock = _c_call(_NEW_LOCK, ())
+    _c_call(_ACQUIRE, (lock, 1))
     poke(raised + _WAIT, lock)
-    poke(raised + _IDENT, _call(_THREAD, ()))
-    arguments = _call(_TUPLE, (1,))
-    _call(_SET_ITEM, (arguments, 0, _call(_NUMBER, (raised,))))
-    started = _call(_CALL, (again, arguments))
-    _call(_FORGET, (arguments,))
+    poke(raised + _IDENT, _c_call(_THREAD, ()))
+    arguments = _c_call(_TUPLE, (1,))
+    _c_call(_SET_ITEM, (arguments, 0, _c_call(_NUMBER, (raised,))))
+    started = _c_call(_CALL, (again, arguments))
+    _c_call(_FORGET, (arguments,))
     if started != 0:
-        _call(_FORGET, (started,))
-        _call(_UNLOCK, (python,))
-        _call(_ACQUIRE, (lock, 1))
-        _call(_LOCK, ())
-    _call(_FREE_LOCK, (lock,))
+        _c_call(_FORGET, (started,))
+        _c_call(_UNLOCK, (python,))
+        _c_call(_ACQUIRE, (lock, 1))
+        _c_call(_LOCK, ())
+    _c_call(_FREE_LOCK, (lock,))
     return started != 0
 
 
@@ -220,7 +220,7 @@ def _enter(x, state):
     why, result = peek(state + 8 * _CLOSED_TEXT, np.int64), 0
     if peek(state + 8 * _CLOSED, np.int64) == 0:
         why = 0
-        python = _call(_LOCK, ()) & _INT
+        python = _c_call(_LOCK, ()) & _INT
         raised = _words(_WORDS)
         poke(raised + _X, x)
         if not _did(peek(state + 8 * _WORK, np.int64), x, raised):
@@ -228,19 +228,19 @@ def _enter(x, state):
                 result = peek(raised + _RESULT, np.int64)
             else:
                 why = peek(state + 8 * _NO_THREAD, np.int64)
-                _call(_CLEAR, ())
+                _c_call(_CLEAR, ())
                 if peek(raised + _HELD, np.int64) != _NONE:
                     _raise_later(peek(raised + _HELD, np.int64))
-            _call(_FORGET, (peek(raised + _HELD, np.int64),))
-        _call(_UNLOCK, (python,))
+            _c_call(_FORGET, (peek(raised + _HELD, np.int64),))
+        _c_call(_UNLOCK, (python,))
     if why != 0:
         api = peek(x + peek(state + 8 * _OUTER, np.int64), np.int64)
-        result = _call(peek(api + peek(state + 8 * _INNER, np.int64), np.int64), (why,))
+        result = _c_call(peek(api + peek(state + 8 * _INNER, np.int64), np.int64), (why,))
     take_number(state + 8 * _LEFT)
     return result
 
 
-class Gate:
+class CallbackGuard:
     """A compiled ``int64 f(int64 x)``, to be called at ``address`` as long as the gate is kept.
 
     It calls ``work(x)``; the result is 0. Where that raises, it starts a thread that is given the
@@ -262,7 +262,7 @@ class Gate:
 
         @cfunc("int64(int64)")
         def enter(x):
-            return _call(inside, (x, state))
+            return _c_call(inside, (x, state))
 
         self.compiled = enter
         self.address = enter.address

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from numba.core.errors import NumbaError  # the base of numba-cuda's own, which raises both
 
-from fusedce.kernels.cache import cache_folder, load, ours, save
+from fusedce.kernels.cache import cache_folder, ours, read_sealed, write_sealed
 from fusedce.kernels.compiling import compiling
 from fusedce.kernels.cuda.kernel_args import Kernel, KernelArgs
 from fusedce.kernels.cuda.toolchain import (
@@ -86,13 +86,13 @@ def _kept(kernel: Kernel, threads: int, capability: Capability) -> Compiled:
     key = _key(kernel, threads, capability)
     path = os.path.join(cache_folder() or "", f"cuda-{kernel.factory.__name__}-{key}")
     keep = ours(kernel.factory, *kernel.types)
-    data = load(path) if keep else None
+    data = read_sealed(path) if keep else None
     found = data is not None
     if data is None:
         code, log = _assembled(_ptx(kernel, threads, capability), capability)
         data = log.encode() + b"\0" + code
         if keep:
-            save(path, data)
+            write_sealed(path, data)
     said, _, code = data.partition(b"\0")
     made = Compiled(kernel.name, code, said.decode(), time.perf_counter() - start, found)
     COMPILED.append(made)

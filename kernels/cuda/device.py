@@ -12,7 +12,7 @@ from fusedce.kernels.cuda.toolchain import cgutils, intrinsic, types
 I32, I64, VOID = ir.IntType(32), ir.IntType(64), ir.VoidType()
 _BITS = {32: I32, 64: I64}
 SHARED = 3  # NVVM's address space
-ALL_LANES, WIDTH = ir.Constant(I32, -1), ir.Constant(I32, 31)
+ALL_LANES, SHUFFLE_CLAMP = ir.Constant(I32, -1), ir.Constant(I32, 31)
 
 
 def call(builder: Any, name: str, result: Any, args: Any = ()) -> Any:
@@ -95,7 +95,7 @@ def _shuffled(builder, x, mode, lane):
     pair = ir.LiteralStructType([I32, ir.IntType(1)])
     found = []
     for word in _words(builder, x):
-        args = (ALL_LANES, ir.Constant(I32, mode), word, lane, WIDTH)
+        args = (ALL_LANES, ir.Constant(I32, mode), word, lane, SHUFFLE_CLAMP)
         got = call(builder, "llvm.nvvm.shfl.sync.i32", pair, args)
         found.append(builder.extract_value(got, 0))
     return _number(builder, found, x.type)

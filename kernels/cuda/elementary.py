@@ -14,7 +14,13 @@ from fusedce.kernels.cuda.toolchain import intrinsic, overload
 from fusedce.kernels.intrinsics import fused, select
 from fusedce.kernels.link import sigmoid_from
 from fusedce.kernels.scalar import INLINED, scalar
-from fusedce.kernels.vector import common, elementwise, lane_by_lane, lane_of, lanes_as
+from fusedce.kernels.vector import (
+    call_intrinsic,
+    common_vector_type,
+    lane_by_lane,
+    lane_of,
+    lanes_as,
+)
 
 
 def _unit(builder, text, x):
@@ -48,9 +54,9 @@ def largest_of(typingctx, a, b):
     """The larger of two numbers; the other one if one is NaN."""
 
     def codegen(context, builder, sig, args):
-        return elementwise(builder, "llvm.maxnum", *args)
+        return call_intrinsic(builder, "llvm.maxnum", *args)
 
-    ty = common((a, b)) or a
+    ty = common_vector_type((a, b)) or a
     return ty(ty, ty), codegen
 
 
@@ -67,7 +73,7 @@ def mul_sign(typingctx, x, sign):
         word = ir.IntType(x_type.bitwidth)
         return lane_by_lane(builder, flip, *args)
 
-    ty = common((x, sign)) or x
+    ty = common_vector_type((x, sign)) or x
     x_type = lane_of(ty)
     return ty(ty, ty), codegen
 

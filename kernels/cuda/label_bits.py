@@ -12,7 +12,7 @@ from fusedce.kernels.cuda.dtypes import INFO, SIZE, Uint64
 from fusedce.kernels.cuda.load_store import Words, stored_bits
 from fusedce.kernels.cuda.load_store_scalar import GLOBAL_SPACE, constant
 from fusedce.kernels.cuda.toolchain import intrinsic, types
-from fusedce.kernels.vector import Mask, Vector, elementwise, gathered
+from fusedce.kernels.vector import Mask, Vector, call_intrinsic, gathered
 
 
 def _unsigned(dtype):
@@ -49,7 +49,7 @@ def _float_test(builder, word):
     """y y - y of a float32, which is 0 only for 0 and 1."""
     y = builder.bitcast(word, ir.FloatType())
     less = builder.fsub(ir.Constant(y.type, -0.0), y)
-    return builder.bitcast(elementwise(builder, "llvm.fma", y, y, less), I32)
+    return builder.bitcast(call_intrinsic(builder, "llvm.fma", y, y, less), I32)
 
 
 def _pair_test(kind):

@@ -8,7 +8,7 @@ from fusedce.kernels.cuda.device import I32
 from fusedce.kernels.cuda.load_store import chunk_lanes
 from fusedce.kernels.cuda.load_store_scalar import constant
 from fusedce.kernels.cuda.toolchain import intrinsic, types
-from fusedce.kernels.vector import Vector, elementwise, gathered, lane_of
+from fusedce.kernels.vector import Vector, call_intrinsic, gathered, lane_of
 
 
 def _lanes(builder, x):
@@ -59,7 +59,7 @@ def sum_of_products(typingctx, x, y):
         a, b = (_lanes(builder, v) for v in args)
         sums = [builder.fmul(*pair) for pair in zip(a[:4], b[:4], strict=True)]
         for k in range(4, len(a)):
-            sums[k % 4] = elementwise(builder, "llvm.fma", a[k], b[k], sums[k % 4])
+            sums[k % 4] = call_intrinsic(builder, "llvm.fma", a[k], b[k], sums[k % 4])
         return _tree(builder, sums)
 
     return lane_of(x)(x, y), codegen

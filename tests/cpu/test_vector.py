@@ -8,8 +8,9 @@ import pytest
 from numba import njit
 
 from fusedce.kernels import elementary, vector  # noqa: F401
-from fusedce.kernels.cpu import dtypes, load_store
-from fusedce.kernels.cpu.dtypes import Bfloat16, Float16, Lines, Native
+from fusedce.kernels.cpu import dtypes, load_store, transpose
+from fusedce.kernels.cpu.dtypes import Bfloat16, Float16, Native
+from fusedce.kernels.cpu.transpose import Lines
 from fusedce.kernels.scalar import where
 
 floats = pytest.mark.parametrize("T", [np.float32, np.float64])
@@ -183,8 +184,8 @@ def squares(form, stored, T):
     def run(source, step, rows, columns, scratch, pitch, target, back):
         N = vector.lanes(T)
         lines = Lines(scratch, pitch)
-        dtypes.load_square(form(), stored, N, Lines(source, step), rows, columns, lines)
-        dtypes.store_square(form(), stored, N, lines, columns, rows, Lines(target, back))
+        transpose.load_square(form(), stored, N, Lines(source, step), rows, columns, lines)
+        transpose.store_square(form(), stored, N, lines, columns, rows, Lines(target, back))
 
     return run
 
@@ -219,8 +220,8 @@ def dealt(form, stored, T, marks):
     @compiled
     def run(source, scratch, pitch, target):
         N = vector.lanes(T)
-        dtypes.load_interleaved(form(), stored, N, marks, source, scratch, pitch)
-        dtypes.store_interleaved(form(), stored, N, marks, scratch, pitch, target)
+        transpose.load_interleaved(form(), stored, N, marks, source, scratch, pitch)
+        transpose.store_interleaved(form(), stored, N, marks, scratch, pitch, target)
 
     return run
 

@@ -66,6 +66,7 @@ CALL, REPLAY, LINK = "fusedce/call.py", "fusedce/backends/cpu_replay.py", "kerne
 COLUMNS, MASSES = "kernels/cpu/index_columns.py", "kernels/cpu/distribution_columns.py"
 ROWS, INDEX_ROWS, TILES = (f"kernels/cpu/{name}.py" for name in ("rows", "index_rows", "columns"))
 ELEMENTS, LOOPS = "kernels/cpu/elementwise.py", "kernels/cpu/vector_loops.py"
+ELEMENT_LOSSES, GRADIENTS = "kernels/cpu/element_losses.py", "kernels/cpu/row_gradients.py"
 DRIVER, LABELS, MOVERS = (f"kernels/cpu/{n}.py" for n in ("runtime", "labels", "packing"))
 DISTRIBUTION = "kernels/cpu/distribution_rows.py"
 PYTHON = (CALL, REPLAY)  # compiles nothing
@@ -83,14 +84,15 @@ MUTATIONS = [
     Mutation("sign of the gradient", LINK,
              "product = slope - term * f1", "product = slope + term * f1", WIDE_ROWS),
     Mutation("target's gradient by 1 - p", LINK,
-             "softmax_rest(e, others, total)\n    first", "total - e\n    first", WIDE_ROWS),
+             "softmax_rest(e, sum_exp_minus_1, total)\n    first", "total - e\n    first",
+             WIDE_ROWS),
     Mutation("no rescaling at a new maximum", ROWS,
              "(sum_below_max + n_at_max) * factor, 0", "sum_below_max + n_at_max, 0",
              LONG_ROWS),
     Mutation("strips keep their own maximum", ROWS, "if strip_max != row_max:",
              "if strip_max > row_max:",
              SIZES + "test_classes_of_another_rule[soft]"),
-    Mutation("strips keep their own maximum, gradient alone", INDEX_ROWS,
+    Mutation("strips keep their own maximum, gradient alone", GRADIENTS,
              "grad_factor * rescale_factor(T, peek(strip_maxima + s * itemsize(T), T), row_max)",
              "grad_factor", LONG_ROWS),
     Mutation("long rows share a block", "kernels/tuning.py",
@@ -123,7 +125,7 @@ MUTATIONS = [
              "where(n_at_max > N(0), sum_exp_minus_1, N(0))",
              IGNORED),
     Mutation("ignored row keeps its gradient", COLUMNS, "where(keep, g, N(0))", "g", IGNORED),
-    Mutation("an ignored row is not written", INDEX_ROWS,
+    Mutation("an ignored row is not written", GRADIENTS,
              "store_zeros(T, args, out, strip.grad)", "pass",
              SIZES + "test_every_row_ignored[float32]"),
     Mutation("last lane of a tile skipped", COLUMNS, "min(rows.n, r + FLUSH",
@@ -131,9 +133,11 @@ MUTATIONS = [
              ROWS_OF_BLOCKS),
     Mutation("normalized by C, not M", MASSES,
              "T(args.label_factor) / found", "N(args.label_factor) / N(args.classes)", SOFT),
-    Mutation("ignored element counts", ELEMENTS, "loss = where(keep, loss, N(0))",
+    Mutation("ignored element counts", ELEMENT_LOSSES,
+             "loss = where(keep, loss, N(0))",
              "loss = loss", BINARY),
-    Mutation("soft labels taken for yes or no", ELEMENTS, "whole if not_binary == 0 else 0",
+    Mutation("soft labels taken for yes or no", ELEMENT_LOSSES,
+             "whole if not_binary == 0 else 0",
              "whole",
              SIZES + "test_small_patches[float32]"),
     Mutation("background is class C - 1", ELEMENTS, "labels[j] == cls", "labels[j] >= cls",
