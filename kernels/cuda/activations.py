@@ -20,6 +20,7 @@ from fusedce.kernels.cuda.load_store import chunks_of, decode, no_words
 from fusedce.kernels.cuda.load_store_scalar import number_at, put_number
 from fusedce.kernels.cuda.logit_transform import Plain
 from fusedce.kernels.cuda.online_softmax import (
+    SoftmaxState,
     empty_state,
     online_softmax_iteration,
     online_softmax_reduce,
@@ -99,7 +100,8 @@ def softmax_rows(T: Any, Dtype: type, Residency: type, Group: type, Lanes: type,
         part = lane_part(tags, args, source, this.rank, this.in_range)
         # 2. The remainder (scalar head and tail of the row): at most one class a thread.
         z = load_remainder(T, dtype, source, part)
-        state = online_softmax_update(dtype, empty_state(T), z)
+        # Scalars, not a record: a record in a loop would change the machine code.
+        top, below, ties = online_softmax_update(dtype, empty_state(T), z)
         # 3. First pass over the body: online softmax of the thread's chunks.
         words = no_words(N, dtype)
         prefetch_row(tags, args, N, source, part, part.chunks)
@@ -108,9 +110,12 @@ def softmax_rows(T: Any, Dtype: type, Residency: type, Group: type, Lanes: type,
         while k < end:
             words = load_chunks(tags, args, N, source, part, k)
             v = decode(N, dtype, words)
-            state, _ = online_softmax_iteration(tags.residency, dtype, state, v)
+            (top, below, ties), _ = online_softmax_iteration(
+                tags.residency, dtype, SoftmaxState(top, below, ties), v
+            )
             k = np.int32(k + per)
         # 4. Combine the threads' states to the row's maximum and sum.
+        state = SoftmaxState(top, below, ties)
         maximum, sum_exp_minus_1 = online_softmax_reduce(group, args, dtype, 0, state)
         cluster_arrive(group)
         # 5. Second pass: the results, from logits in the row cache.
