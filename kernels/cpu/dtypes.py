@@ -144,7 +144,7 @@ def _encode(builder, tag, bits_type, number, x):
     return (builder.fpext if bits_type == types.float64 else builder.fptrunc)(x, wide)
 
 
-def read_lanes(builder, tag, bits_type, number, address, count):
+def emit_load(builder, tag, bits_type, number, address, count):
     """The first ``count`` stored values at an address as numbers, zeros in the other lanes.
 
     All lanes, without a mask, if ``count`` is None.
@@ -159,7 +159,7 @@ def read_lanes(builder, tag, bits_type, number, address, count):
     return _decode(builder, tag, bits_type, number, bits)
 
 
-def write_lanes(builder, tag, bits_type, number, address, count, x):
+def emit_store(builder, tag, bits_type, number, address, count, x):
     """Store the first ``count`` lanes of numbers, or all."""
     bits = _encode(builder, tag, bits_type, number, x)
     place = builder.inttoptr(address, bits.type.as_pointer())
@@ -213,7 +213,7 @@ def load_as(typingctx, tag, bits_type, number, address, count):
     Tag, element, N = tag.instance_class, bits_type_of(bits_type), number.instance_type
 
     def codegen(context, builder, sig, args):
-        return read_lanes(builder, Tag, element, N, args[3], _count(count, args[4]))
+        return emit_load(builder, Tag, element, N, args[3], _count(count, args[4]))
 
     return N(tag, bits_type, number, types.int64, _whole_or(count)), codegen
 
@@ -224,7 +224,7 @@ def store_as(typingctx, tag, bits_type, address, count, x):
     Tag, element = tag.instance_class, bits_type_of(bits_type)
 
     def codegen(context, builder, sig, args):
-        write_lanes(builder, Tag, element, x, args[2], _count(count, args[3]), args[4])
+        emit_store(builder, Tag, element, x, args[2], _count(count, args[3]), args[4])
         return context.get_dummy_value()
 
     return types.void(tag, bits_type, types.int64, _whole_or(count), x), codegen

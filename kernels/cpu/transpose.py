@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fusedce.kernels.cpu.dtypes import Native, bits_type_of, read_lanes, write_lanes
+from fusedce.kernels.cpu.dtypes import Native, bits_type_of, emit_load, emit_store
 from fusedce.kernels.vector import I32, I64
 
 
@@ -67,13 +67,13 @@ def load_square(typingctx, tag, bits_type, number, source, rows, columns, target
         lines, rows, columns, out = args[3:]
         (source, step), (target, pitch) = _unpacked(builder, lines, out)
         vectors = [
-            read_lanes(builder, Tag, element, N, _strided(builder, source, step, k),
+            emit_load(builder, Tag, element, N, _strided(builder, source, step, k),
                        _limit(builder, k, rows, columns))
             for k in range(N.width)
         ]  # fmt: skip
         for k, x in enumerate(_transposed(builder, vectors)):
             count = _limit(builder, k, columns, rows)
-            write_lanes(builder, Native, N.dtype, N, _strided(builder, target, pitch, k), count, x)
+            emit_store(builder, Native, N.dtype, N, _strided(builder, target, pitch, k), count, x)
         return context.get_dummy_value()
 
     return types.void(tag, bits_type, number, source, types.int64, types.int64, target), codegen
@@ -88,13 +88,13 @@ def store_square(typingctx, tag, bits_type, number, source, rows, columns, targe
         lines, rows, columns, out = args[3:]
         (source, pitch), (target, step) = _unpacked(builder, lines, out)
         vectors = [
-            read_lanes(builder, Native, N.dtype, N, _strided(builder, source, pitch, k),
+            emit_load(builder, Native, N.dtype, N, _strided(builder, source, pitch, k),
                        _limit(builder, k, rows, columns))
             for k in range(N.width)
         ]  # fmt: skip
         for k, x in enumerate(_transposed(builder, vectors)):
             count = _limit(builder, k, columns, rows)
-            write_lanes(builder, Tag, element, N, _strided(builder, target, step, k), count, x)
+            emit_store(builder, Tag, element, N, _strided(builder, target, step, k), count, x)
         return context.get_dummy_value()
 
     return types.void(tag, bits_type, number, source, types.int64, types.int64, target), codegen
@@ -112,13 +112,13 @@ def load_full_square(typingctx, tag, bits_type, number, source, columns, target)
         lines, columns, out = args[3:]
         (source, step), (target, pitch) = _unpacked(builder, lines, out)
         vectors = [
-            read_lanes(builder, Tag, element, N, _strided(builder, source, step, k), None)
+            emit_load(builder, Tag, element, N, _strided(builder, source, step, k), None)
             for k in range(N.width)
         ]
         for k, x in enumerate(_transposed(builder, vectors)):
             with builder.if_then(builder.icmp_signed("<", ir.Constant(I64, k), columns)):
                 place = _strided(builder, target, pitch, k)
-                write_lanes(builder, Native, N.dtype, N, place, None, x)
+                emit_store(builder, Native, N.dtype, N, place, None, x)
         return context.get_dummy_value()
 
     return types.void(tag, bits_type, number, source, types.int64, target), codegen
@@ -142,9 +142,9 @@ def store_full_square(typingctx, tag, bits_type, number, source, rows, target):
             index = ir.Constant(I64, k)
             index = builder.select(builder.icmp_signed("<", index, last), index, last)
             place = builder.add(source, builder.mul(pitch, index))
-            vectors.append(read_lanes(builder, Native, N.dtype, N, place, None))
+            vectors.append(emit_load(builder, Native, N.dtype, N, place, None))
         for k, x in enumerate(_transposed(builder, vectors)):
-            write_lanes(builder, Tag, element, N, _strided(builder, target, step, k), None, x)
+            emit_store(builder, Tag, element, N, _strided(builder, target, step, k), None, x)
         return context.get_dummy_value()
 
     return types.void(tag, bits_type, number, source, types.int64, target), codegen
@@ -173,13 +173,13 @@ def load_interleaved(typingctx, tag, bits_type, number, classes, source, target,
     def codegen(context, builder, sig, args):
         source, target, pitch = args[4:]
         vectors = [
-            read_lanes(builder, Tag, element, N, builder.add(source, ir.Constant(I64, k * size)),
+            emit_load(builder, Tag, element, N, builder.add(source, ir.Constant(I64, k * size)),
                        None)
             for k in range(C)
         ]  # fmt: skip
         for j in range(C):
             x = _picked(builder, vectors, N.width, lambda r, j=j: r * C + j)
-            write_lanes(builder, Native, N.dtype, N, _strided(builder, target, pitch, j), None, x)
+            emit_store(builder, Native, N.dtype, N, _strided(builder, target, pitch, j), None, x)
         return context.get_dummy_value()
 
     return types.void(tag, bits_type, number, classes, *[types.int64] * 3), codegen
@@ -196,7 +196,7 @@ def store_interleaved(typingctx, tag, bits_type, number, classes, source, pitch,
     def codegen(context, builder, sig, args):
         source, pitch, target = args[4:]
         vectors = [
-            read_lanes(builder, Native, N.dtype, N, _strided(builder, source, pitch, j), None)
+            emit_load(builder, Native, N.dtype, N, _strided(builder, source, pitch, j), None)
             for j in range(C)
         ]
         for k in range(C):
@@ -207,7 +207,7 @@ def store_interleaved(typingctx, tag, bits_type, number, classes, source, pitch,
 
             x = _picked(builder, vectors, N.width, place)
             there = builder.add(target, ir.Constant(I64, k * size))
-            write_lanes(builder, Tag, element, N, there, None, x)
+            emit_store(builder, Tag, element, N, there, None, x)
         return context.get_dummy_value()
 
     return types.void(tag, bits_type, number, classes, *[types.int64] * 3), codegen
