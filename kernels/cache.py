@@ -1,9 +1,9 @@
-"""Compiled code on disk: where it is kept, and under which stamp.
+"""The disk cache of compiled code: its folder, and the stamp of a version.
 
-What decides what a kernel compiles to is all the sources and the versions of the compilers, so the
-folder is named by a hash of them: after an upgrade or an edit nothing stale is loaded. Each file is
-sealed with a hash of its contents: it is there whole, or it does not count. What is read is run, so
-only files that this user or root wrote are read.
+The result of a compilation depends on all the sources and on the versions of the compilers, so the
+folder is named by a hash of them: after an upgrade or an edit no outdated code is loaded. Each file
+begins with a hash of its contents, and is ignored if that does not match. Code that is read is run,
+so only files that this user or root wrote are read.
 """
 
 import contextlib
@@ -29,10 +29,10 @@ SOURCES = ("fusedce.kernels", "fusedce.losses", "fusedce.adapters.rules")
 
 @functools.cache
 def source_stamp() -> str | None:
-    """A hash of everything that decides what a kernel compiles to.
+    """A hash of everything that the machine code of a kernel depends on.
 
     The files of the modules are hashed as they are installed: .py, or .pyc alone, in folders or in
-    a zip. None where there are none, as in frozen applications: one version looks like another.
+    a zip. None where there are no files, as in frozen applications.
     """
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
     found = set()
@@ -54,16 +54,16 @@ def _files(spec: Any) -> Iterator[tuple[str, bytes]]:
         yield from _files(each.module_finder.find_spec(each.name, None))
 
 
-source_stamp()  # at import: what is hashed must be what runs, not what an editor saves meanwhile
+source_stamp()  # at import: the sources that run are hashed, not what an editor saves later
 
 
 @functools.cache
 def cache_folder() -> str | None:
-    """Where this version's compiled code is kept: in NUMBA_CACHE_DIR or the user's cache.
+    """The folder of this version's compiled code, in NUMBA_CACHE_DIR or the user's cache folder.
 
     A folder a stamp, so that two versions do not overwrite each other; the oldest are removed. It
-    need not be there, nor be writable: what cannot be kept is compiled in each process. None where
-    there is no stamp, or where the user has no home.
+    may be missing or read-only: code that cannot be saved is compiled in each process. None where
+    there is no stamp, or where the user has no home folder.
     """
     stamp, home = source_stamp(), _home()
     if stamp is None or home is None:
@@ -83,7 +83,7 @@ def _home() -> str | None:
 
 def _forget_oldest(root: str) -> None:
     """Keep the newest stamps; a process that still uses an older one compiles again."""
-    with contextlib.suppress(OSError):  # another process may be forgetting the same ones
+    with contextlib.suppress(OSError):  # another process may be removing the same ones
         folders = [e for e in os.scandir(root) if e.is_dir()]
         folders.sort(key=lambda e: e.stat().st_mtime)
         for entry in folders[:-STAMPS_KEPT]:
@@ -95,14 +95,14 @@ def trusted(status: os.stat_result) -> bool:
     if not hasattr(os, "geteuid"):  # Windows: folders of a user are the user's own
         return True
     mine = status.st_uid == os.geteuid()
-    # In a sticky folder each user changes only files of their own.
+    # In a sticky folder users can change only their own files.
     sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
     others = 0 if sticky else stat.S_IWGRP | stat.S_IWOTH
     return (mine or status.st_uid == 0) and not status.st_mode & others
 
 
 def _levels(folder: str) -> tuple[str, str]:
-    """The folder of all stamps, and that of one."""
+    """The folder of all stamps, and the folder of one stamp."""
     return os.path.dirname(folder), folder
 
 
@@ -113,7 +113,7 @@ def _prepare(folder: str) -> None:
 
 
 def no_place() -> str | None:
-    """Why compiled code cannot be kept, and what helps; None where it can."""
+    """Why compiled code cannot be saved, and how to change that; None where it can."""
     if source_stamp() is None:
         return (
             "fusedce's .py or .pyc files cannot be read (in a frozen application, say), "
@@ -170,7 +170,7 @@ def _opener(path: str, flags: int) -> int:
 
 
 def ours(*things: object) -> bool:
-    """Whether code of these is kept: they are defined where the stamp looks, or by their names."""
+    """Whether code for these types is saved: they are defined in files that the stamp includes."""
     owners = {getattr(thing, "__module__", "builtins").split(".")[0] for thing in things}
     known = owners <= {"fusedce", "numpy", "ml_dtypes", "numba", "builtins"}
     return known and cache_folder() is not None

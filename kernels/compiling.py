@@ -1,8 +1,8 @@
-"""What holds while Numba compiles: one thread does it, no fork comes between, and Ctrl-C waits.
+"""Compile under a lock: one thread at a time, no fork meanwhile, Ctrl-C deferred to the end.
 
-A Ctrl-C that arrives in LLVM's callbacks is lost with no trace but a printed line, and one that
-arrives while Numba takes its lock leaves it taken, and every other thread waiting. So it is raised
-when the kernel is there, some seconds later at most; a second one is raised at once.
+A KeyboardInterrupt in one of LLVM's callbacks is only printed, and one that comes while Numba takes
+its lock leaves the lock taken, so that every other thread blocks. It is therefore raised once the
+kernel is compiled, some seconds later at most; a second Ctrl-C is raised at once.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import numba
 from numba.core import config
 from numba.core.compiler_lock import global_compiler_lock
 
-# A child forked while another thread compiles inherits a lock that nobody will open: forks wait.
+# A child forked while another thread compiles inherits a lock that is never released.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=global_compiler_lock.acquire,
@@ -27,19 +27,19 @@ if hasattr(os, "register_at_fork"):
 
 @contextlib.contextmanager
 def compiling() -> Iterator[None]:
-    """Where Numba compiles a kernel, or loads it from disk."""
+    """The context in which Numba compiles a kernel, or loads it from disk."""
     with _interrupts_later(), global_compiler_lock:
-        config.reload_config()  # the compiler does it too: now, and it finds nothing new later
+        config.reload_config()  # the compiler does so too, and then finds nothing new
         with _jit_enabled():
             yield
 
 
 @contextlib.contextmanager
 def _jit_enabled() -> Iterator[None]:
-    """Compile in spite of NUMBA_DISABLE_JIT.
+    """A context that compiles in spite of NUMBA_DISABLE_JIT.
 
-    It is set to measure the coverage of a project's own functions; these here work on addresses,
-    which Python cannot.
+    That variable is set to measure the coverage of a project's own functions. The functions here
+    work on addresses, which Python itself cannot do.
     """
     with global_compiler_lock:
         before, config.DISABLE_JIT = config.DISABLE_JIT, 0
@@ -50,7 +50,7 @@ def _jit_enabled() -> Iterator[None]:
 
 
 def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """numba.njit, in spite of NUMBA_DISABLE_JIT."""
+    """numba.njit that ignores NUMBA_DISABLE_JIT."""
 
     def decorate(fn: Callable[..., Any]) -> Any:
         with _jit_enabled():
@@ -60,7 +60,7 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 class _Later:
-    """A handler of SIGINT that keeps the first for later."""
+    """A handler of SIGINT that defers the first signal."""
 
     def __init__(self, previous: Callable[..., Any]) -> None:
         self.previous = previous
@@ -76,7 +76,7 @@ class _Later:
 
 @contextlib.contextmanager
 def _interrupts_later() -> Iterator[None]:
-    """What handles Ctrl-C is called at the end. Python calls it in the main thread only."""
+    """Call the handler of Ctrl-C at the end. Python calls it in the main thread only."""
     previous = signal.getsignal(signal.SIGINT)
     if not callable(previous) or threading.current_thread() is not threading.main_thread():
         yield
@@ -84,7 +84,7 @@ def _interrupts_later() -> Iterator[None]:
     later = _Later(previous)
     try:
         signal.signal(signal.SIGINT, later)
-    except ValueError:  # the main thread of another interpreter than the main one
+    except ValueError:  # the main thread of a subinterpreter
         yield
         return
     try:

@@ -1,4 +1,4 @@
-"""exp, expm1, log, log1p and tanh as polynomials that LLVM can put into vector lanes.
+"""exp, expm1, log, log1p and tanh as polynomials, without branches, for numbers and vectors.
 
 pip's llvmlite has no SVML, so ``math.exp`` in a loop is one scalar call an element, 7 times slower
 than these. No branch, only selects. Accurate to 2 ulp over the whole range, subnormals, infinities
@@ -142,7 +142,7 @@ def log1p_unit64(x):
 
 @scalar
 def log1p_up32(x):
-    """log(1 + x) for x >= 0: of 1 + x only where its rounding does not show."""
+    """log(1 + x) for x >= 0: by log of 1 + x only where the rounding of the sum is harmless."""
     T = np.float32
     near = x < T(0.41421356)
     f, k, _ = split(T(1.0) + x)
@@ -218,7 +218,7 @@ def _log_reduced64(t, k):
 
 @scalar
 def _log_edges(x, y):
-    """y = log x for ordinary x; what x = 0, negative, infinite or NaN need."""
+    """y = log x for ordinary x; the results for x = 0, negative, infinite or NaN."""
     T = type(x)
     y = select(x == T(0), T(-INF), y)
     y = select(x == T(INF), x, y)
@@ -244,7 +244,7 @@ def log64(x):
 
 @scalar
 def log1p32(x):
-    """log u for u = 1 + x, with what the rounding of u lost put back into the reduced argument."""
+    """log u for u = 1 + x, with the rounding error of u added back to the reduced argument."""
     T = np.float32
     u = T(1.0) + x
     lost = select(x < T(1.0), x - (u - T(1.0)), T(1.0) - (u - x))

@@ -1,9 +1,9 @@
 """A loss is a function of one number: l = log p of the true outcome.
 
-``@rule(Params)`` files the scalar function of a loss under the type of its parameters, and
+``@rule(Params)`` registers the scalar function of a loss under the type of its parameters, and
 ``evaluate`` looks it up by that type at compile time: one loop serves every loss, as fast as a
 loop written for it, and the compiled loop can be kept on disk (closures over jitted functions
-cannot). This is the only metaprogramming of the package.
+cannot).
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ class Registration:
 
     def __init__(self, params: type, *functions: Callable[..., Any] | None) -> None:
         self.arguments = params, *functions
-        if params not in RULES:  # what has arrived before is compiled
+        if params not in RULES:  # a rule that is registered already is compiled
             RULES[params] = Rule(*(None if fn is None else scalar(fn) for fn in functions))
 
     def __reduce__(self) -> Any:
@@ -52,9 +52,10 @@ def rule(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a loss: ``params`` is a NamedTuple of floats, the function its rule.
 
-    The function takes ``(logp, logq, p, q, params)`` with q = 1 - p and logq = log q, all exact to
-    their own size, and returns f, df/dlogp and d2f/dlogp2. ``negative`` replaces it for the
-    negative outcome of a sigmoid; ``soft`` replaces the mixture y f(log p) + (1-y) f(log(1-p)).
+    The function takes ``(logp, logq, p, q, params)`` with q = 1 - p and logq = log q, all to
+    full relative precision, and returns f, df/dlogp and d2f/dlogp2. ``negative`` replaces it for
+    the negative outcome of a sigmoid; ``soft`` replaces the mixture y f(log p) +
+    (1-y) f(log(1-p)).
     """
     fields = getattr(params, "_fields", None)
     if fields is None or not isinstance(params, type):

@@ -1,4 +1,4 @@
-"""The scalar dialect: one decorator, and the elementary functions by name.
+"""Scalar functions: the decorator that compiles them, and the elementary functions they call.
 
 A scalar function takes numbers and returns numbers. It is written once without a signature and
 compiled for each device that calls it, so literals are made with ``T = type(x)``, ``T(1)``: a bare
@@ -38,7 +38,7 @@ def exp_down(x: float) -> float:
 
 
 def expm1(x: float) -> float:
-    """e**x - 1, right to its own size near zero."""
+    """e**x - 1, to full relative precision near zero."""
     return math.expm1(x)
 
 
@@ -48,7 +48,7 @@ def log(x: float) -> float:
 
 
 def log1p(x: float) -> float:
-    """log(1 + x), right to its own size near zero; -inf at -1, NaN below."""
+    """log(1 + x), to full relative precision near zero; -inf at -1, NaN below."""
     return math.log1p(x) if x > -1 else (-math.inf if x == -1 else math.nan)
 
 
@@ -78,7 +78,7 @@ def tanh(x: float) -> float:
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
-    """``a if condition else b`` without a branch: two such on one condition would stay scalar."""
+    """``a if condition else b`` without a branch, which would prevent vectorising."""
     return a if condition else b
 
 
@@ -96,7 +96,7 @@ def tiny(x):
 
 @scalar
 def whole_power(x, n):
-    """x**n for n in {0, ..., 7}, by multiplication: the choices are made once outside the loop."""
+    """x**n for n in {0, ..., 7}, by multiplication: conditions are evaluated outside the loop."""
     T = type(x)
     bits = int(n)
     x2 = x * x
@@ -107,7 +107,7 @@ def whole_power(x, n):
 
 @scalar
 def real_power(logx, a):
-    """x**a = exp(a log x) for x in [0, 1], a > 0, the rounding of the product put back in."""
+    """x**a = exp(a log x) for x in [0, 1], a > 0, corrected for the rounding of the product."""
     T = type(a)
     product = a * logx
     lost = fma(a, logx, -product)

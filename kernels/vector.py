@@ -1,11 +1,11 @@
-"""A number of several lanes: the type a loop works in, so that a scalar function becomes SIMD.
+"""Vectors of floats as a Numba type, so that scalar functions compile to SIMD.
 
-``Vector`` is 64 bytes of float32 or float64, one LLVM vector; a machine with narrower registers
-splits it. Arithmetic, comparisons (to a ``Mask``), abs, min, max and ``where`` work as they do on
-numbers, and a number meets a vector as the same number in every lane, so the scalar functions of
-rules and links compile for vectors as they stand. What a vector cannot do is decide a Python
-``if``. LLVM's own vectoriser needs no such type, but falls back to one lane whenever a loop is not
-to its taste, and cannot stream stores or mask a tail.
+``Vector`` is 64 bytes of float32 or float64, one LLVM vector, which LLVM splits for narrower
+registers. Arithmetic, comparisons (to a ``Mask``), abs, min, max and ``where`` work as they do on
+numbers, and a number is broadcast to all lanes, so that the scalar functions of rules and links
+compile for vectors unchanged. A vector cannot be the condition of a Python ``if``. LLVM's loop
+vectoriser needs no such type, but it falls back to scalar code for many loops, and it emits no
+non-temporal stores and no masked tails.
 """
 
 import operator
@@ -31,12 +31,12 @@ class Vector(types.Number):  # type: ignore[misc]
 
     @property
     def key(self):
-        """What tells two of these types apart."""
+        """Types with equal keys are the same type."""
         return self.dtype, self.width
 
 
 class Mask(types.Type):  # type: ignore[misc]
-    """A yes or no in each lane."""
+    """A boolean in each lane."""
 
     def __init__(self, width):
         self.width = width
@@ -44,7 +44,7 @@ class Mask(types.Type):  # type: ignore[misc]
 
     @property
     def key(self):
-        """What tells two of these types apart."""
+        """Types with equal keys are the same type."""
         return self.width
 
 
@@ -91,7 +91,7 @@ def common_vector_type(args):
 
 
 def _operator(names, emit, result=lambda v: v):
-    """Give operators a meaning for vectors: all arguments become one type, ``emit`` computes."""
+    """Define operators on vectors: arguments become one vector type, ``emit`` makes the code."""
     for name in names:
 
         class Template(AbstractTemplate):  # type: ignore[misc]
@@ -244,11 +244,11 @@ def lanes(typingctx, dtype):
 
 
 class Wide(NamedTuple):
-    """Type tag: loops that evaluate a rule take a vector at a time."""
+    """Type tag: loops evaluate the rule on one vector at a time."""
 
 
 class Single(NamedTuple):
-    """Type tag: one number at a time, for a rule that has an ``if``."""
+    """Type tag: loops evaluate the rule on one number at a time, for a rule that has an ``if``."""
 
 
 @intrinsic
@@ -314,17 +314,17 @@ def lane_of(ty):
 
 
 def _folded(builder, x, combine):
-    """Halves combined until one lane is left: a fixed order. An odd lane waits for its turn."""
+    """Combine halves until one lane is left, in a fixed order; an odd lane is combined last."""
     if not isinstance(x.type, ir.VectorType):
         return x
     width = x.type.count
     while width % 2 == 0:
         width //= 2
-        lower, fmax = (
+        lower, upper = (
             ir.Constant(ir.VectorType(I32, width), [ir.Constant(I32, k) for k in half])
             for half in (range(width), range(width, 2 * width))
         )
-        x = combine(builder.shuffle_vector(x, x, lower), builder.shuffle_vector(x, x, fmax))
+        x = combine(builder.shuffle_vector(x, x, lower), builder.shuffle_vector(x, x, upper))
     lanes = [builder.extract_element(x, ir.Constant(I32, k)) for k in range(width)]
     while len(lanes) > 1:
         half = len(lanes) // 2
@@ -373,7 +373,7 @@ def to_float64(typingctx, x):
 
 @intrinsic
 def count_true(typingctx, condition):
-    """The number of lanes that say yes."""
+    """The number of lanes that are true."""
 
     def codegen(context, builder, sig, args):
         if isinstance(condition, types.Boolean):

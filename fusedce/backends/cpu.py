@@ -162,7 +162,7 @@ def _prepared(
         if call.sparse_targets:
             elements = -1.0 if call.by_row else float(call.classes)
         if call.targets.size:
-            survey, read = dispatch.label_pass(problem)
+            survey, read = dispatch.label_launch(problem)
             labels = call.targets.size
         else:
             count = 0.0
@@ -196,8 +196,8 @@ def _survey_of_floats(call: Call, problem: Problem) -> tuple[Any, np.ndarray]:
     from fusedce.kernels.cpu import dispatch
 
     if call.by_row:
-        return dispatch.distribution_label_pass(problem), problem.targets
-    return dispatch.label_pass(problem)
+        return dispatch.distribution_label_launch(problem), problem.targets
+    return dispatch.label_launch(problem)
 
 
 def _bad_number(call: Call, compute: Any) -> ValueError:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fusedce.kernels.cpu.blocks import align_line, padded, row_address, rows_of_block
+from fusedce.kernels.cpu.blocks import align_line, block_rows, padded, row_address
 from fusedce.kernels.cpu.kernel_args import args_at
 from fusedce.kernels.cpu.load_store import masked_load, store
 from fusedce.kernels.cpu.rows import (
@@ -72,7 +72,7 @@ def _over_rows(T, logarithm):
         out = logits + 2 * row
         for b in range(first, last):
             # 2. Each row of the block.
-            outer, start, stop = rows_of_block(args, b)
+            outer, start, stop = block_rows(args, b)
             for inner in range(start, stop):
                 activate_row(
                     T, args, outer, inner, logits, logits + row, out, out + strip, logarithm
@@ -111,7 +111,7 @@ def _over_elements(T, logarithm):
         memory = np.empty(padded(args.width) * item + 64, np.uint8)
         values = align_line(memory)
         for b in range(first, last):
-            outer, start, stop = rows_of_block(args, b)
+            outer, start, stop = block_rows(args, b)
             for inner in range(start, stop):
                 source = row_address(args.logits, outer, inner)
                 target = row_address(args.grad, outer, inner)

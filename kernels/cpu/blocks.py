@@ -93,7 +93,7 @@ def load_class_indices(args, rows, labels):
 
 
 @loop
-def rows_of_block(args, block):
+def block_rows(args, block):
     """(outer, start, stop): the rows of a block, all at one index of the outer axis."""
     per_slice = (args.inner + args.block - 1) // args.block
     start = (block % per_slice) * args.block
@@ -101,7 +101,7 @@ def rows_of_block(args, block):
 
 
 @loop
-def store_losses(args, rows, losses):
+def store_row_losses(args, rows, losses):
     """Store the losses of a range of n rows if the caller wants them; losses: address of (n,) T."""
     if args.loss.address != 0:
         there = row_address(args.loss, rows.outer, rows.start)

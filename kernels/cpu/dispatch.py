@@ -32,7 +32,7 @@ from fusedce.kernels.problem import Problem
 from fusedce.kernels.strides import coalesce, steps_of
 
 
-class KernelArgs:
+class ArgsBuilder:
     """The fields of a kernel's arguments but the addresses, which ``runtime.Plan`` fills in."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ def _blocked(array: np.ndarray, swap: bool) -> np.ndarray:
     return array.transpose(2, 1, 0) if swap else array
 
 
-def _options(args: KernelArgs, problem: Problem) -> None:
+def _options(args: ArgsBuilder, problem: Problem) -> None:
     """The fields that every kernel reads in the same sense."""
     args.set(
         sparse_targets=problem.sparse_targets,
@@ -91,7 +91,7 @@ def _options(args: KernelArgs, problem: Problem) -> None:
     )
 
 
-def _outputs(args: KernelArgs, problem: Problem, swap: bool, direct_grad: bool) -> None:
+def _outputs(args: ArgsBuilder, problem: Problem, swap: bool, direct_grad: bool) -> None:
     """Views of losses, gradient and Hessian, and the packing functions that are needed."""
     for name in ("loss", "grad", "hess"):
         array = getattr(problem, name)
@@ -102,7 +102,7 @@ def _outputs(args: KernelArgs, problem: Problem, swap: bool, direct_grad: bool) 
 
 
 def _inputs(
-    args: KernelArgs, problem: Problem, swap: bool, number: type, direct_logits: bool
+    args: ArgsBuilder, problem: Problem, swap: bool, number: type, direct_logits: bool
 ) -> None:
     """Views of logits, targets and weights, and their packing functions."""
     args.record["logits"] = view(_blocked(problem.logits, swap))
@@ -119,13 +119,13 @@ def _inputs(
 
 def _row_args(
     problem: Problem, number: type, *, direct_logits: bool = False, direct_grad: bool = False
-) -> tuple[KernelArgs, tuple[int, int, int], bool]:
+) -> tuple[ArgsBuilder, tuple[int, int, int], bool]:
     """The arguments for rows of classes, and the shape (outer, classes, inner)."""
     outer, classes, inner = problem.logits.shape
     swap = inner == 1
     if swap:
         outer, inner = inner, outer
-    args = KernelArgs()
+    args = ArgsBuilder()
     args.set(outer=outer, classes=classes, inner=inner, width=min(classes, tuning.WIDTH))
     _options(args, problem)
     _inputs(args, problem, swap, number, direct_logits)
@@ -201,7 +201,7 @@ def _tight(array: np.ndarray | None) -> bool:
     return rows == 1 or bool(array.strides[0] == classes * array.itemsize)
 
 
-def _interleave(args: KernelArgs, problem: Problem) -> None:
+def _interleave(args: ArgsBuilder, problem: Problem) -> None:
     """The packing functions for contiguous rows of very few classes."""
     marks, grad = (0,) * problem.logits.shape[1], problem.grad
     deal = (*storage(problem.logits.dtype), problem.compute, marks)
@@ -210,7 +210,7 @@ def _interleave(args: KernelArgs, problem: Problem) -> None:
         args.record["store_grad"] = packer(packing.store_few, *deal)
 
 
-def probability_index(problem: Problem) -> Launch:
+def probability_losses(problem: Problem) -> Launch:
     """Losses over rows of probabilities with class indices."""
     args, (outer, classes, inner), _ = _row_args(problem, np.int64)
     block = min(tuning.rows_per_block(classes), inner)
@@ -264,12 +264,12 @@ class _Patches:
 _YES_OR_NO = ((1.0, 0.0), (0.5, 0.5))  # of labels {0, 1} and {-1, 1}
 
 
-def element_losses(problem: Problem) -> Launch:
+def elementwise_losses(problem: Problem) -> Launch:
     """Losses of single elements."""
     T = problem.compute
     up, down = problem.pos_factor.reshape(1, -1, 1), problem.neg_factor.reshape(1, -1, 1)
     patches = _Patches(problem, up, down)
-    args = KernelArgs()
+    args = ArgsBuilder()
     _options(args, problem)
     for name, (address, outer, line, along) in patches.views.items():
         args.record[name] = (address, outer, along, line)  # in the order of VIEW
@@ -312,7 +312,7 @@ def element_losses(problem: Problem) -> Launch:
     return args.launch(made, patches.blocks, problem.logits.size)
 
 
-def label_pass(problem: Problem) -> tuple[Launch, np.ndarray]:
+def label_launch(problem: Problem) -> tuple[Launch, np.ndarray]:
     """The launch that reads labels ahead of the logits, and the labels it reads.
 
     It finds (sum of their weights, how many are kept, the first bad one), or of numbers
@@ -323,7 +323,7 @@ def label_pass(problem: Problem) -> tuple[Launch, np.ndarray]:
         targets = np.ascontiguousarray(targets)
     rows = targets.reshape(1, 1, -1) if targets.flags.c_contiguous else _rows_view(targets)
     outer, _, inner = rows.shape
-    args = KernelArgs()
+    args = ArgsBuilder()
     block = min(inner, tuning.ROWS)
     _options(args, problem)
     args.set(outer=outer, inner=inner, block=block, targets=view(rows))
@@ -342,7 +342,7 @@ def _rows_view(targets: np.ndarray) -> np.ndarray:
     return targets.transpose(2, 1, 0) if targets.shape[2] == 1 else targets
 
 
-def distribution_label_pass(problem: Problem) -> Launch:
+def distribution_label_launch(problem: Problem) -> Launch:
     """The launch that counts the distributions that are not ignored."""
     args, (outer, classes, inner), _ = _row_args(problem, problem.compute)
     block = min(tuning.rows_per_block(classes), inner)
@@ -356,14 +356,14 @@ def losses(problem: Problem) -> Launch:
     if problem.activation == "softmax":
         return softmax_losses(problem)
     if problem.activation is None and problem.sparse_targets:
-        return probability_index(problem)
-    return element_losses(problem)
+        return probability_losses(problem)
+    return elementwise_losses(problem)
 
 
 def activate(name: str, source: np.ndarray, target: np.ndarray, compute: type) -> None:
     """target <- softmax, log_softmax, sigmoid or log_sigmoid of source, both (outer, C, inner)."""
     outer, classes, inner = source.shape
-    args = KernelArgs()
+    args = ArgsBuilder()
     rowwise = name.endswith("softmax")
     if rowwise:
         swap = inner == 1

@@ -7,10 +7,10 @@ import numpy as np
 from fusedce.kernels.cpu.blocks import (
     RowRange,
     align_line,
+    block_rows,
     padded,
-    rows_of_block,
-    store_losses,
     store_partial_sum,
+    store_row_losses,
 )
 from fusedce.kernels.cpu.columns import (
     CLASSES_PER_FLUSH,
@@ -263,7 +263,7 @@ def distribution_tile(N, T, args, params, rows, tiles, lines):
     # 4. Store derivatives and losses.
     if args.grad.address != 0 or hess != 0:
         finish_tile(T, args, rows, logits, slopes, exps, hess)
-    store_losses(args, rows, lines.losses)
+    store_row_losses(args, rows, lines.losses)
     return sum_of_lanes(total), ignored, wrong
 
 
@@ -290,7 +290,7 @@ def distribution_columns(Params, T, Lanes):
         )  # fmt: skip
         for b in range(first, last):
             # 2. Everything of a block but the sum of its losses.
-            outer, start, stop = rows_of_block(args, b)
+            outer, start, stop = block_rows(args, b)
             loss, ignored, wrong = distribution_tile(
                 N, T, args, params, RowRange(outer, start, stop - start), tiles,
                 RowLines(lines, lines + line, lines + 2 * line),

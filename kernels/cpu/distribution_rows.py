@@ -14,13 +14,13 @@ import numpy as np
 from fusedce.kernels.cpu.blocks import (
     RowRange,
     align_line,
+    block_rows,
     load_class_indices,
     load_one,
     padded,
     row_address,
-    rows_of_block,
-    store_losses,
     store_partial_sum,
+    store_row_losses,
 )
 from fusedce.kernels.cpu.kernel_args import args_at, params_at
 from fusedce.kernels.cpu.labels import store_counts
@@ -372,7 +372,7 @@ def distribution_rows(Params, T, Lanes):
         labels = np.zeros(args.block, np.int64)
         for b in range(first, last):
             # 2. Load the labels of the block, where they are class indices.
-            outer, start, stop = rows_of_block(args, b)
+            outer, start, stop = block_rows(args, b)
             rows = RowRange(outer, start, stop - start)
             if args.sparse_targets:
                 load_class_indices(args, rows, labels)
@@ -387,7 +387,7 @@ def distribution_rows(Params, T, Lanes):
                 total += np.float64(loss)
                 set_at(T, losses, r, loss)
             # 4. Losses of the rows, the block's part of the reduced loss, and its counts.
-            store_losses(args, rows, losses)
+            store_row_losses(args, rows, losses)
             store_partial_sum(args, b, total)
             store_counts(args, b, ignored, wrong)
         memory[0] = 0  # the last use of memory: addresses alone do not keep it allocated

@@ -10,10 +10,10 @@ import numpy as np
 from fusedce.kernels.cpu.blocks import (
     RowRange,
     align_line,
+    block_rows,
     padded,
-    rows_of_block,
-    store_losses,
     store_partial_sum,
+    store_row_losses,
 )
 from fusedce.kernels.cpu.columns import (
     RowLines,
@@ -145,7 +145,7 @@ def index_tile(N, T, args, params, rows, tiles, lines):
     # 3. Store derivatives and losses.
     if args.grad.address != 0 or hess != 0:
         finish_tile(T, args, rows, logits, slopes, exps, hess)
-    store_losses(args, rows, lines.losses)
+    store_row_losses(args, rows, lines.losses)
     return sum_of_lanes(total)
 
 
@@ -168,7 +168,7 @@ def index_columns(Params, T, Lanes):
         hess = u + 3 * tile if args.hess.address != 0 else 0
         for b in range(first, last):
             # 2. Everything of a block but the sum of its losses.
-            outer, start, stop = rows_of_block(args, b)
+            outer, start, stop = block_rows(args, b)
             loss = index_tile(
                 N, T, args, params, RowRange(outer, start, stop - start),
                 IndexTiles(u, u + tile, u + 2 * tile, hess),

@@ -9,12 +9,12 @@ import numpy as np
 from fusedce.kernels.cpu.blocks import (
     RowRange,
     align_line,
+    block_rows,
     load_class_indices,
     padded,
     row_address,
-    rows_of_block,
-    store_losses,
     store_partial_sum,
+    store_row_losses,
 )
 from fusedce.kernels.cpu.kernel_args import args_at, params_at
 from fusedce.kernels.cpu.load_store import load, masked_load, store
@@ -164,7 +164,7 @@ def index_block(N, T, outputs, args, params, rows, labels, scratch):
     # 5. Gradients and Hessians.
     write(outputs, T, args, rows, labels, scratch)
     # 6. Losses of the rows, if they are not reduced.
-    store_losses(args, rows, address + STATS.loss * stride)
+    store_row_losses(args, rows, address + STATS.loss * stride)
     return loss
 
 
@@ -193,7 +193,7 @@ def index_rows(Params, T, Lanes, Outputs):
         labels = np.empty(args.block, np.int64)
         for b in range(first, last):
             # 2. Load the labels of the block.
-            outer, start, stop = rows_of_block(args, b)
+            outer, start, stop = block_rows(args, b)
             rows = RowRange(outer, start, stop - start)
             load_class_indices(args, rows, labels)
             # 3. Compute and store everything but the sum of losses.

@@ -6,7 +6,7 @@ logits, and the denominator of the mean is known when the first gradient is writ
 
 import numpy as np
 
-from fusedce.kernels.cpu.blocks import address_of, array_at, row_address, rows_of_block
+from fusedce.kernels.cpu.blocks import address_of, array_at, block_rows, row_address
 from fusedce.kernels.cpu.kernel_args import args_at
 from fusedce.kernels.cpu.load_store import masked_load
 from fusedce.kernels.cpu.vector_loops import loop
@@ -136,7 +136,7 @@ def labels(T):
         args = args_at(address)
         scratch = np.empty(args.block, np.int64)
         for b in range(first, last):
-            outer, start, stop = rows_of_block(args, b)
+            outer, start, stop = block_rows(args, b)
             n, step = stop - start, args.targets.inner
             here = row_address(args.targets, outer, start)
             kept, bad, weights = n, -1, np.float64(n)
@@ -170,7 +170,7 @@ def number_labels(T):
         args = args_at(address)
         y = np.empty(args.block, T)
         for b in range(first, last):
-            outer, start, stop = rows_of_block(args, b)
+            outer, start, stop = block_rows(args, b)
             n, step = stop - start, args.targets.inner
             lowest, ignore_value = T(args.lowest), T(args.ignore_value)
             here = row_address(args.targets, outer, start)
@@ -211,7 +211,7 @@ def distribution_labels(T):
         args = args_at(address)
         y = np.empty(args.width, T)
         for b in range(first, last):
-            outer, start, stop = rows_of_block(args, b)
+            outer, start, stop = block_rows(args, b)
             kept, wrong = 0, 0
             # 1. Count the targets of each row.
             for inner in range(start, stop):

@@ -1,6 +1,6 @@
-"""Numbers of one lane or more in memory, by address.
+"""Load and store numbers of one lane or more at an address.
 
-A vector may lie anywhere; the last of a row is loaded and stored in part, by mask.
+Addresses need no alignment. The last vector of a row is loaded and stored with a mask.
 """
 
 from llvmlite import ir
@@ -42,7 +42,7 @@ def store(typingctx, address, x):
 
 @intrinsic
 def stream_store(typingctx, address, x):
-    """Store a vector past the caches, at a multiple of 64 bytes: its line is not read first."""
+    """Store a vector at a multiple of 64 bytes, non-temporal: its cache line is not read first."""
 
     def codegen(context, builder, sig, args):
         put = builder.store(args[1], _place(context, builder, args[0], x), align=BYTES)
@@ -54,7 +54,7 @@ def stream_store(typingctx, address, x):
 
 @intrinsic
 def prefetch(typingctx, address):
-    """Ask for the cache line of an address, which need not be ours."""
+    """Prefetch the cache line of an address, which need not be valid."""
 
     def codegen(context, builder, sig, args):
         place = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
@@ -76,7 +76,7 @@ def first_lanes(builder, count, width):
 
 
 def llvm_masked_load(builder, place, mask, fill, align):
-    """The lanes of a mask from memory, ``fill`` in the others; theirs is not touched."""
+    """The lanes of a mask from memory, ``fill`` in the others, whose memory is not read."""
     element = fill.type.element
     fnty = ir.FunctionType(fill.type, [place.type, I32, mask.type, fill.type])
     name = f"llvm.masked.load.v{fill.type.count}{element.intrinsic_name}.p0"

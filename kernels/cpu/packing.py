@@ -44,7 +44,7 @@ class PatchView(NamedTuple):
 
 
 @loop
-def fetch(address, size):
+def prefetch_bytes(address, size):
     """Prefetch the cache lines of ``size`` bytes."""
     for k in range(0, size, 64):
         prefetch(address + k)
@@ -63,7 +63,7 @@ def load_squares(tag, bits_type, T, address, step, rows, columns, scratch, pitch
     N, size, item = lanes(T), itemsize(bits_type), itemsize(T)
     for j in range(0, columns, width(N)):
         source, target = address + j * step, scratch + j * item
-        fetch(source + columns * step, width(N) * step)
+        prefetch_bytes(source + columns * step, width(N) * step)
         if j + width(N) <= columns and inside(N, size, j, step, rows, columns):
             for i in range(0, rows, width(N)):
                 k = max(0, min(i, rows - width(N)))  # the last square may overlap
@@ -187,7 +187,7 @@ def load_few(Tag, bits_type, T, classes):
         whole = columns // width(N) * width(N)
         for j in range(0, whole, width(N)):
             here = address + j * column_stride
-            fetch(here + columns * column_stride, width(N) * column_stride)
+            prefetch_bytes(here + columns * column_stride, width(N) * column_stride)
             load_interleaved(tag, bits_type, N, classes, here, scratch + j * item, step)
         rest = PatchView(
             address + whole * column_stride, row_stride, column_stride, rows, columns - whole

@@ -7,13 +7,13 @@ import numpy as np
 from fusedce.kernels.cpu.blocks import (
     RowRange,
     align_line,
+    block_rows,
     load_class_indices,
     load_one,
     padded,
     row_address,
-    rows_of_block,
-    store_losses,
     store_partial_sum,
+    store_row_losses,
 )
 from fusedce.kernels.cpu.kernel_args import args_at, params_at
 from fusedce.kernels.cpu.rows import row_outputs, store_zeros
@@ -102,7 +102,7 @@ def probability_rows(Params, T):
         labels = np.empty(args.block, np.int64)
         for b in range(first, last):
             # 2. Load the labels of the block.
-            outer, start, stop = rows_of_block(args, b)
+            outer, start, stop = block_rows(args, b)
             rows = RowRange(outer, start, stop - start)
             load_class_indices(args, rows, labels)
             # 3. Each row: loss, gradient and Hessian.
@@ -115,7 +115,7 @@ def probability_rows(Params, T):
                 total += np.float64(loss)
                 set_at(T, losses, r, loss)
             # 4. Losses of the rows, and the block's part of the reduced loss.
-            store_losses(args, rows, losses)
+            store_row_losses(args, rows, losses)
             store_partial_sum(args, b, total)
         memory[0] = 0  # the last use of memory: addresses alone do not keep it allocated
 

@@ -52,7 +52,7 @@ def _python(name: str) -> int:
     return ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0
 
 
-_LOCK, _UNLOCK = _python("PyGILState_Ensure"), _python("PyGILState_Release")
+_ENSURE_GIL, _RELEASE_GIL = _python("PyGILState_Ensure"), _python("PyGILState_Release")
 _NEW_LOCK, _FREE_LOCK = _python("PyThread_allocate_lock"), _python("PyThread_free_lock")
 _ACQUIRE, _THREAD = _python("PyThread_acquire_lock"), _python("PyThread_get_thread_ident")
 _KEEP, _FORGET, _TYPE = _python("Py_IncRef"), _python("Py_DecRef"), _python("PyObject_Type")
@@ -82,7 +82,7 @@ def _c_call(typingctx, function, arguments):
 
 
 @intrinsic
-def _words(typingctx, count):
+def _stack_words(typingctx, count):
     """The address of some int64 of this call's own, all 0."""
 
     def codegen(context, builder, signature, args):
@@ -206,22 +206,22 @@ def _hand_over(raised, again, python):
     _c_call(_FORGET, (arguments,))
     if started != 0:
         _c_call(_FORGET, (started,))
-        _c_call(_UNLOCK, (python,))
+        _c_call(_RELEASE_GIL, (python,))
         _c_call(_ACQUIRE, (lock, 1))
-        _c_call(_LOCK, ())
+        _c_call(_ENSURE_GIL, ())
     _c_call(_FREE_LOCK, (lock,))
     return started != 0
 
 
 @cfunc("int64(int64, int64)")
-def _enter(x, state):
+def _call_guarded(x, state):
     """A call of XLA's: 0, or the address of what it takes for an error."""
     take_number(state + 8 * _ENTERED)
     why, result = peek(state + 8 * _CLOSED_TEXT, np.int64), 0
     if peek(state + 8 * _CLOSED, np.int64) == 0:
         why = 0
-        python = _c_call(_LOCK, ()) & _INT
-        raised = _words(_WORDS)
+        python = _c_call(_ENSURE_GIL, ()) & _INT
+        raised = _stack_words(_WORDS)
         poke(raised + _X, x)
         if not _did(peek(state + 8 * _WORK, np.int64), x, raised):
             if _hand_over(raised, peek(state + 8 * _AGAIN, np.int64), python):
@@ -232,7 +232,7 @@ def _enter(x, state):
                 if peek(raised + _HELD, np.int64) != _NONE:
                     _raise_later(peek(raised + _HELD, np.int64))
             _c_call(_FORGET, (peek(raised + _HELD, np.int64),))
-        _c_call(_UNLOCK, (python,))
+        _c_call(_RELEASE_GIL, (python,))
     if why != 0:
         api = peek(x + peek(state + 8 * _OUTER, np.int64), np.int64)
         result = _c_call(peek(api + peek(state + 8 * _INNER, np.int64), np.int64), (why,))
@@ -255,10 +255,10 @@ class CallbackGuard:
         refusal: tuple[int, int], closed: int, no_thread: int,
     ) -> None:  # fmt: skip
         start = partial(_thread.start_new_thread, again)  # C all through: no handler runs in it
-        self.kept = work, start, _enter, _raise, _shared
+        self.kept = work, start, _call_guarded, _raise, _shared
         words = 0, 0, 0, id(work), id(start), *refusal, closed, no_thread
         self._state = np.array(words, np.int64)
-        inside, state = _enter.address, self._state.ctypes.data
+        inside, state = _call_guarded.address, self._state.ctypes.data
 
         @cfunc("int64(int64)")
         def enter(x):
