@@ -1,1 +1,1 @@
-"""The CPU half: blocks of work behind one C signature, run serially or by Numba's threads."""
+"""The CPU half: kernels over blocks, with one C signature, run in one thread or in several."""

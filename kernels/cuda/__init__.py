@@ -1,1 +1,1 @@
-"""GPU kernels: over rows, over columns (class axis not last, or few classes), over elements."""
+"""The GPU half: kernels over rows, over columns (one row for each thread), and over elements."""
