@@ -154,15 +154,15 @@ def _prepared(
     """What the call launches, and the targets as its first pass reads them."""
     from fusedce.kernels.cpu import dispatch, runtime
 
-    survey, elements, labels, read = None, 1.0, -1, problem.targets
+    label_pass, elements, labels, read = None, 1.0, -1, problem.targets
     count = float(math.prod(call.loss_shape))
     if targets_first:
-        survey, read = _survey_of_floats(call, problem)
+        label_pass, read = _label_pass_of_floats(call, problem)
     elif call.integer_targets:
         if call.sparse_targets:
             elements = -1.0 if call.by_row else float(call.classes)
         if call.targets.size:
-            survey, read = dispatch.label_launch(problem)
+            label_pass, read = dispatch.label_launch(problem)
             labels = call.targets.size
         else:
             count = 0.0
@@ -170,7 +170,7 @@ def _prepared(
     weighted = call.weight is not None or call.pos_weight is not None
     factors = None if weighted else (None, problem.pos_factor, problem.neg_factor)
     prepared = cpu_replay.Prepared(
-        plan=runtime.Plan(survey, losses, count, elements, labels),
+        plan=runtime.Plan(label_pass, losses, count, elements, labels),
         factors=factors,
         alpha=alpha,
         compute=problem.compute,
@@ -192,7 +192,7 @@ def _check_unsigned(call: Call) -> None:
         raise _bad_label(call, int(call.targets.argmax()))
 
 
-def _survey_of_floats(call: Call, problem: Problem) -> tuple[Any, np.ndarray]:
+def _label_pass_of_floats(call: Call, problem: Problem) -> tuple[Any, np.ndarray]:
     from fusedce.kernels.cpu import dispatch
 
     if call.by_row:
