@@ -190,7 +190,7 @@ def assembled_ptx(kernel: Kernel, threads: int, capability: tuple[int, int]) -> 
     """The PTX that the package's compiler assembles: wide, or single where a rule needs it."""
     instead = {
         "_ptx": ptx, "_assembled": lambda text, capability: (text.encode(), ""), "_MADE": {},
-        "load": lambda path: None, "save": lambda path, data: None,
+        "read_sealed": lambda path: None, "write_sealed": lambda path, data: None,
     }  # fmt: skip
     with mock.patch.multiple(compiler, **instead):
         return compiler.cubin(kernel, threads, capability).code.decode()
