@@ -55,7 +55,7 @@ def test_columns(name, form, dtype, device):
         check(name, z, t, dtype, activation="softmax", axis=1)
         device.cross_entropy(z, t, axis=1)
         if classes in (2, 30):  # of float64 half as many are kept
-            assert has(device, "columns", "Again" if classes == 30 else "Held")
+            assert has(device, "columns", "Reload" if classes == 30 else "Registers")
 
 
 @rest
@@ -83,7 +83,7 @@ def test_bytes_of_columns(classes, times, dtype, device):
     z, t = make("softmax", "index", dtype, (64, classes), np.random.default_rng(0))
     device.cross_entropy(z, t)
     if classes == 5:
-        assert has(device, "columns", "Along")
+        assert has(device, "columns", "SmemStaged")
         read, _ = traffic(device, "logits", z)
         assert 1 <= read <= 1 + 1 / classes
 

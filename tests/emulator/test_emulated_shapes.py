@@ -35,15 +35,15 @@ def deal(lanes=16, held=1024, staged=64, per_block=1 << 16, **facts):
 WIDE = {"lanes": 8, "held": 16}  # rows of more than 128 classes wait elsewhere
 # name -> (device, tags that its kernels have for 259 classes)
 WAYS = {
-    "warps": (deal(lanes=32), {"Kept", "Warp"}),
-    "blocks": (deal(lanes=4), {"Kept", "Block"}),
-    "staged": (deal(**WIDE, staged=32, capability=OLD), {"Staged", "Block"}),
-    "fetched": (deal(**WIDE, staged=32, capability=(8, 0)), {"Fetched", "Block"}),
-    "again": (deal(**WIDE, staged=128, capability=OLD, shared=SMALL), {"Again", "Block"}),
-    "clusters": (deal(**WIDE, staged=32, per_block=512), {"Fetched", "Cluster"}),
+    "warps": (deal(lanes=32), {"RegisterExps", "Warp"}),
+    "blocks": (deal(lanes=4), {"RegisterExps", "Block"}),
+    "staged": (deal(**WIDE, staged=32, capability=OLD), {"Smem", "Block"}),
+    "fetched": (deal(**WIDE, staged=32, capability=(8, 0)), {"SmemAsync", "Block"}),
+    "again": (deal(**WIDE, staged=128, capability=OLD, shared=SMALL), {"Reload", "Block"}),
+    "clusters": (deal(**WIDE, staged=32, per_block=512), {"SmemAsync", "Cluster"}),
     "clusters again": (
         deal(**WIDE, staged=128, per_block=800, shared=SMALL),
-        {"Again", "Cluster"},
+        {"Reload", "Cluster"},
     ),
 }
 
@@ -82,9 +82,9 @@ def test_rows_wait_where_they_should(form, dtype, device):
     device.cross_entropy(z, t)
     found, wanted = kinds(device), WAYS[device.way][1]
     if dtype == "float32":
-        assert wanted <= found | ({"Kept"} if "Held" in found else set())
-    if "Kept" not in wanted:
-        assert not found & {"Kept", "Held"}
+        assert wanted <= found | ({"RegisterExps"} if "Registers" in found else set())
+    if "RegisterExps" not in wanted:
+        assert not found & {"RegisterExps", "Registers"}
 
 
 @rest
@@ -207,7 +207,7 @@ def test_bytes_of_rows(classes, dtype, device):
     """On chip two touches a logit, else three; in chunks, but for the ends of a row."""
     z, t = z_and_t("index", dtype, (4, classes))
     reads, writes = traffic(device, z, t)
-    once = 2 if "Again" in kinds(device) else 1
+    once = 2 if "Reload" in kinds(device) else 1
     assert once <= reads <= once + shared_look(device, z) + 1e-9
     assert 1 <= writes <= 1 + 1 / classes + 1e-9
     singles = device.memory.sizes("grad")[1]
@@ -222,5 +222,5 @@ def test_bytes_of_distributions(dtype, device):
     z, _ = z_and_t("index", dtype, (4, 512))
     t = np.random.default_rng(0).dirichlet(np.ones(512), 4).astype(np.float32)
     reads, writes = traffic(device, z, t)
-    assert reads == (3 if "Again" in kinds(device) else 1)
+    assert reads == (3 if "Reload" in kinds(device) else 1)
     assert writes == 1
