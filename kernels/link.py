@@ -8,12 +8,10 @@ never computed by subtraction, which would cancel: every function below is given
 import math
 from typing import Any, NamedTuple
 
-from numba.extending import overload
-
 from fusedce.kernels.rule import RULES, evaluate, evaluate_outcome
 from fusedce.kernels.scalar import (
-    INLINED,
     exp_down,
+    generated,
     inverse,
     log,
     log1p,
@@ -60,13 +58,9 @@ def sigmoid_from(z, e, tail):
 SIGMOIDS: dict[type, Any] = {Sigmoid: sigmoid_outcomes}
 
 
+@generated
 def logistic(link, z):
     """(log p, log q, p, q) of a sigmoid."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(logistic, jit_options=INLINED)
-def _logistic(link, z):
     found = SIGMOIDS[link.instance_class]
     return lambda link, z: found(z)
 
@@ -79,13 +73,9 @@ class Curvature(NamedTuple):
     """Type tag: second derivatives too. Without it their loops are not compiled."""
 
 
+@generated
 def outcomes(link, z):
     """(log p, log q, p, q, dlogp/dz, d2logp/dz2, dlogq/dz, d2logq/dz2); see ``term``."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(outcomes, jit_options=INLINED)
-def _outcomes(link, z):
     if link.instance_class in SIGMOIDS:
 
         def sigmoid(link, z):
@@ -118,13 +108,9 @@ def steep(f1, slope):
     return f1 * slope * where(edge & (abs(f1) > T(1e-30)), T(math.inf), T(1))
 
 
+@generated
 def term(link, mass, f, f1, f2, slope, bend):
     """mass * f(l(z)) and its derivatives by z: all 0 for a mass of 0, even where f is infinite."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(term, jit_options=INLINED)
-def _term(link, mass, f, f1, f2, slope, bend):
     if link.instance_class in SIGMOIDS:
 
         def sigmoid(link, mass, f, f1, f2, slope, bend):
@@ -145,13 +131,9 @@ def _term(link, mass, f, f1, f2, slope, bend):
     return identity
 
 
+@generated
 def hard_cell(link, z, yes, pos_factor, neg_factor, params):
     """Loss, first and second derivative of one yes/no label: one evaluation of the rule."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(hard_cell, jit_options=INLINED)
-def _hard_cell(link, z, yes, pos_factor, neg_factor, params):
     if link.instance_class in SIGMOIDS:
 
         def sigmoid(link, z, yes, pos_factor, neg_factor, params):
@@ -179,13 +161,9 @@ def _hard_cell(link, z, yes, pos_factor, neg_factor, params):
     return identity
 
 
+@generated
 def plain_cell(link, z, yes, pos_factor, neg_factor, params, scale):
     """(loss, gradient) of a yes/no label, for factors that are not 0 and the same everywhere."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(plain_cell, jit_options=INLINED)
-def _plain_cell(link, z, yes, pos_factor, neg_factor, params, scale):
     if link.instance_class in SIGMOIDS:
 
         def sigmoid(link, z, yes, pos_factor, neg_factor, params, scale):
@@ -212,13 +190,9 @@ def probability_cell(p, mass, params):
     return term(link, mass, f, f1, f2, slope, bend)
 
 
+@generated
 def soft_cell(link, z, y, pos_factor, neg_factor, params):
     """Loss, first and second derivative of one label y in [0, 1]."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(soft_cell, jit_options=INLINED)
-def _soft_cell(link, z, y, pos_factor, neg_factor, params):
     mixed = RULES[params.instance_class].soft
     if mixed is not None:
 

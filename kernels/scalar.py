@@ -6,9 +6,12 @@ compiled for each device that calls it, so literals are made with ``T = type(x)`
 debugger); each device registers its own body with ``@overload(stub, target=...)``.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
+
+from numba.extending import overload
 
 from fusedce.kernels.compiling import njit
 from fusedce.kernels.inline import IR_ONLY
@@ -17,6 +20,21 @@ from fusedce.kernels.inline import IR_ONLY
 FASTMATH = {"contract", "nsz"}
 # For the bodies registered with @overload, which do not inherit their caller's options.
 INLINED = {"error_model": "numpy", "fastmath": FASTMATH, "forceinline": True, **IR_ONLY}
+
+
+def generated(choose: Callable[..., Any]) -> Any:
+    """A function whose body is chosen while its caller is compiled, as by ``numba.generated_jit``.
+
+    ``choose`` is called with the Numba types of the arguments and returns the body: a function, or
+    a lambda, with the same parameters. What is not chosen is not compiled.
+    """
+
+    @functools.wraps(choose)
+    def stub(*args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(f"{choose.__qualname__} is for compiled code only")
+
+    overload(stub, jit_options=INLINED)(choose)
+    return stub
 
 
 def scalar(fn: Callable[..., Any]) -> Any:

@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 
 from fusedce.kernels.cpu.load_store import first_lanes, llvm_masked_load, llvm_masked_store
 from fusedce.kernels.intrinsics import (
@@ -22,7 +22,7 @@ from fusedce.kernels.intrinsics import (
     single_to_bfloat,
     single_to_half,
 )
-from fusedce.kernels.scalar import INLINED
+from fusedce.kernels.scalar import generated
 from fusedce.kernels.vector import FLOAT, I32
 
 
@@ -171,26 +171,18 @@ def write_vector(builder, tag, bits_type, number, address, count, x):
         llvm_masked_store(builder, bits, place, mask, align)
 
 
+@generated
 def decode_one(tag, x):
     """The number of a stored value."""
-    raise NotImplementedError("compiled code only")
-
-
-def encode_one(tag, x):
-    """The stored value of a number."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(decode_one, jit_options=INLINED)
-def _decode_one(tag, x):
     if tag.instance_class in CODECS:
         convert = CODECS[tag.instance_class].decode_one
         return lambda tag, x: convert(x)
     return lambda tag, x: x
 
 
-@overload(encode_one, jit_options=INLINED)
-def _encode_one(tag, x):
+@generated
+def encode_one(tag, x):
+    """The stored value of a number."""
     if tag.instance_class in CODECS:
         convert = CODECS[tag.instance_class].encode_one
         return lambda tag, x: convert(np.float32(x))

@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import overload
 
 from fusedce.kernels.cpu.labels import count_numbers, is_not_binary
 from fusedce.kernels.cpu.load_store import load, masked_load, store
@@ -13,7 +12,7 @@ from fusedce.kernels.cpu.vector_loops import (
 )
 from fusedce.kernels.intrinsics import peek
 from fusedce.kernels.link import Slope, hard_cell, plain_cell, soft_cell
-from fusedce.kernels.scalar import INLINED, where
+from fusedce.kernels.scalar import generated, where
 from fusedce.kernels.vector import (
     count_true,
     itemsize,
@@ -133,13 +132,9 @@ def soft_losses(N, T, link, params, arrays, scalars, out):
     return sum_of_lanes(losses)
 
 
+@generated
 def write_hessian(order, N, T, link, params, arrays, scalars, hess):
     """hess <- the second derivatives of a patch, in kernels for ``Curvature``; else nothing."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(write_hessian, jit_options=INLINED)
-def _write_hessian(order, N, T, link, params, arrays, scalars, hess):
     if order.instance_class is Slope:
         return lambda order, N, T, link, params, arrays, scalars, hess: None
     return lambda order, N, T, link, params, arrays, scalars, hess: soft_hessian(

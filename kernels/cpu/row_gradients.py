@@ -2,8 +2,6 @@
 
 from typing import NamedTuple
 
-from numba.extending import overload
-
 from fusedce.kernels.cpu.blocks import (
     row_address,
 )
@@ -27,7 +25,7 @@ from fusedce.kernels.cpu.vector_loops import (
     stream_bytes,
 )
 from fusedce.kernels.intrinsics import call7, peek
-from fusedce.kernels.scalar import INLINED
+from fusedce.kernels.scalar import generated
 from fusedce.kernels.tuning import STRIP
 from fusedce.kernels.vector import itemsize
 
@@ -225,12 +223,8 @@ def write_any(T, args, rows, labels, scratch):
         write_rows(T, args, rows, labels, logits, exps, stats, strip)
 
 
+@generated
 def write(outputs, *block):
     """``write_contiguous`` or ``write_any``, by type tag: the other one is not compiled."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(write, jit_options=INLINED)
-def _write(outputs, *block):
     chosen = write_contiguous if outputs.instance_class is ContiguousGrad else write_any
     return lambda outputs, *block: chosen(*block)

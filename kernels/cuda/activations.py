@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import overload
 
 from fusedce.kernels.cuda.columns import (
     class_loop_end,
@@ -42,7 +41,7 @@ from fusedce.kernels.cuda.rows import (
 )
 from fusedce.kernels.cuda.tags import ColumnTags, RowTags
 from fusedce.kernels.link import sigmoid_outcomes
-from fusedce.kernels.scalar import INLINED, exp_down, log1p_up
+from fusedce.kernels.scalar import exp_down, generated, log1p_up
 from fusedce.kernels.vector import vector_of, width
 
 
@@ -54,13 +53,9 @@ class LogProbability(NamedTuple):
     """Type tag: its value is the logarithm of a probability."""
 
 
+@generated
 def softmax_value(output, z, maximum, sum_exp_minus_1):
     """exp(z - maximum) / (1 + sum_exp_minus_1), or its logarithm."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(softmax_value, jit_options=INLINED)
-def _softmax_value(output, z, maximum, sum_exp_minus_1):
     if output.instance_class is LogProbability:
         return lambda output, z, maximum, sum_exp_minus_1: (z - maximum) - log1p_up(sum_exp_minus_1)
     return lambda output, z, maximum, sum_exp_minus_1: (
@@ -68,13 +63,9 @@ def _softmax_value(output, z, maximum, sum_exp_minus_1):
     )
 
 
+@generated
 def sigmoid_value(output, z):
     """sigmoid(z), or its logarithm."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(sigmoid_value, jit_options=INLINED)
-def _sigmoid_value(output, z):
     if output.instance_class is LogProbability:
         return lambda output, z: sigmoid_outcomes(z)[0]
     return lambda output, z: sigmoid_outcomes(z)[2]

@@ -15,7 +15,6 @@ pass: with ``Registers`` all of the row.
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import overload
 
 from fusedce.kernels.cuda.compensated_sum import (
     SEGMENT_CLASSES,
@@ -39,7 +38,7 @@ from fusedce.kernels.cuda.reduce import WARPS
 from fusedce.kernels.cuda.row_cache import Registers
 from fusedce.kernels.cuda.rows import GroupRow, store_loss, unravel_row
 from fusedce.kernels.cuda.tags import tag_class
-from fusedce.kernels.scalar import INLINED, scalar, where
+from fusedce.kernels.scalar import generated, scalar, where
 from fusedce.kernels.vector import itemsize as bytes_of
 from fusedce.kernels.vector import lanes_as, width
 
@@ -133,25 +132,17 @@ def copy_from_smem(tags, N, args, address):
     barrier()
 
 
+@generated
 def stage_logits(tags, N, args):
     """SmemStaged: copy a block's logits to shared memory."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(stage_logits, jit_options=INLINED)
-def _stage_logits(tags, N, args):
     if tag_class(tags, "layout") is SmemStaged:
         return lambda tags, N, args: copy_to_smem(tags, N, args, args.logits)
     return lambda tags, N, args: None
 
 
+@generated
 def write_staged(tags, N, args, address):
     """SmemStaged: copy a block's results from shared memory to an array at an address."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(write_staged, jit_options=INLINED)
-def _write_staged(tags, N, args, address):
     if tag_class(tags, "layout") is SmemStaged:
         return lambda tags, N, args, address: copy_from_smem(tags, N, args, address)
     return lambda tags, N, args, address: None
@@ -173,13 +164,9 @@ def present_classes(N, classes, j):
     return count, first_lanes(N, count)
 
 
+@generated
 def load_classes(tags, N, args, row, j, count):
     """The stored logits of ``count`` classes from j on; -inf in the other lanes."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(load_classes, jit_options=INLINED)
-def _load_classes(tags, N, args, row, j, count):
     if tag_class(tags, "layout") is SmemStaged:
 
         def from_smem(tags, N, args, row, j, count):
@@ -199,25 +186,17 @@ def _load_classes(tags, N, args, row, j, count):
     return from_global
 
 
+@generated
 def reload_classes(tags, N, args, row, j, count, kept):
     """The same in a later pass."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(reload_classes, jit_options=INLINED)
-def _reload_classes(tags, N, args, row, j, count, kept):
     if tag_class(tags, "residency") is Registers:
         return lambda tags, N, args, row, j, count, kept: kept
     return lambda tags, N, args, row, j, count, kept: load_classes(tags, N, args, row, j, count)
 
 
+@generated
 def store_classes(tags, args, address, step, j, count, x):
     """Store results of ``count`` classes from j on, in an array with these row address and step."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(store_classes, jit_options=INLINED)
-def _store_classes(tags, args, address, step, j, count, x):
     if tag_class(tags, "layout") is SmemStaged:
 
         def to_smem(tags, args, address, step, j, count, x):
@@ -230,13 +209,9 @@ def _store_classes(tags, args, address, step, j, count, x):
     )
 
 
+@generated
 def store_class_results(tags, N, args, row, j, count, first, second):
     """Store gradients, and second derivatives if wanted, of ``count`` classes from j on."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(store_class_results, jit_options=INLINED)
-def _store_class_results(tags, N, args, row, j, count, first, second):
     if tag_class(tags, "features") is not Full:
 
         def plain(tags, N, args, row, j, count, first, second):
@@ -256,13 +231,9 @@ def _store_class_results(tags, N, args, row, j, count, first, second):
     return full
 
 
+@generated
 def class_loop_end(tags, N, classes):
     """Where a loop over classes ends: after one iteration if the row fits in registers."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(class_loop_end, jit_options=INLINED)
-def _class_loop_end(tags, N, classes):
     if tag_class(tags, "residency") is Registers:
         return lambda tags, N, classes: np.int64(width(N))
     return lambda tags, N, classes: np.int64(classes)
@@ -296,13 +267,9 @@ def sum_exp_minus_1_of(sum_below_max, n_at_max):
     return where(n_at_max > T(0), sum_below_max + (n_at_max - T(1)), T(np.nan))
 
 
+@generated
 def online_softmax_row(tags, N, args, row):
     """(maximum, sum of exponentials - 1, logits of the last iteration) of a row."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(online_softmax_row, jit_options=INLINED)
-def _online_softmax_row(tags, N, args, row):
     if tag_class(tags, "residency") is Registers:
 
         def single_iteration(tags, N, args, row):

@@ -9,12 +9,11 @@ Threads that share a row and load it again do the same with the terms of a distr
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import overload
 
 from fusedce.kernels.cuda.distribution import SplitSum, split_sum_add, split_sum_add_hess
 from fusedce.kernels.cuda.row_cache import Reload
 from fusedce.kernels.cuda.tags import tag_class
-from fusedce.kernels.scalar import INLINED, exp_down, expm1, fma, scalar, where
+from fusedce.kernels.scalar import exp_down, expm1, fma, generated, scalar, where
 from fusedce.kernels.vector import sum_of_lanes
 
 SEGMENT_CLASSES = 256  # a multiple of the classes of an iteration
@@ -171,13 +170,9 @@ def close_segment(terms):
     )
 
 
+@generated
 def init_terms(tags, found):
     """What a thread's iterations add to; ``found``: (loss, first, second) of its remainder."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(init_terms, jit_options=INLINED)
-def _init_terms(tags, found):
     if tag_class(tags, "residency") is not Reload:
         return lambda tags, found: found
 
@@ -191,13 +186,9 @@ def _init_terms(tags, found):
     return segmented
 
 
+@generated
 def add_terms(tags, terms, iteration, f, a, b):
     """The terms with those of an iteration: mass f, mass f' and mass f'' of its classes."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(add_terms, jit_options=INLINED)
-def _add_terms(tags, terms, iteration, f, a, b):
     if tag_class(tags, "residency") is not Reload:
         return lambda tags, terms, iteration, f, a, b: (
             terms[0] + sum_of_lanes(f), split_sum_add(terms[1], a),
@@ -216,13 +207,9 @@ def _add_terms(tags, terms, iteration, f, a, b):
     return segmented
 
 
+@generated
 def total_terms(tags, terms):
     """(loss, first, second) of a thread: the loss, SplitSums of mass f' and of mass f''."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(total_terms, jit_options=INLINED)
-def _total_terms(tags, terms):
     if tag_class(tags, "residency") is not Reload:
         return lambda tags, terms: terms
 

@@ -13,7 +13,6 @@ stored logits, transformed logits and masses of some classes, numbers or vectors
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import overload
 
 from fusedce.kernels.cuda.load_store_scalar import float_of, number_at
 from fusedce.kernels.cuda.logit_transform import Full, chain_transform
@@ -23,7 +22,7 @@ from fusedce.kernels.cuda.tags import tag_class
 from fusedce.kernels.cuda.unroll import unrolled
 from fusedce.kernels.link import softmax_outcome
 from fusedce.kernels.rule import evaluate
-from fusedce.kernels.scalar import INLINED, exp_down, log1p_up, scalar, where
+from fusedce.kernels.scalar import exp_down, generated, log1p_up, scalar, where
 from fusedce.kernels.vector import Single, lane, lanes_as, max_of_lanes, sum_of_lanes, with_lane
 
 
@@ -103,13 +102,9 @@ def mul_or_zero(mass, x):
     return where(mass != N(0), mass * x, N(0))
 
 
+@generated
 def evaluate_rule(evaluation, logp, logq, p, q, params):
     """(f, f', f'') of the rule, on vectors or, if it does not take them, lane by lane."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(evaluate_rule, jit_options=INLINED)
-def _evaluate_rule(evaluation, logp, logq, p, q, params):
     if evaluation.instance_class is not Single or not hasattr(p, "width"):
         return lambda evaluation, logp, logq, p, q, params: evaluate(logp, logq, p, q, params)
 
@@ -182,13 +177,9 @@ def z_loss_terms(args, T, sample, maximum, sum_exp_minus_1):
     return lse, factor, where(factor == T(0), T(0), factor * lse)
 
 
+@generated
 def distribution_derivatives(tags, args, params, z, x, mass, sums, factors):
     """(gradients, second derivatives) of classes with respect to their stored logits."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(distribution_derivatives, jit_options=INLINED)
-def _distribution_derivatives(tags, args, params, z, x, mass, sums, factors):
     if tag_class(tags, "features") is not Full:
 
         def plain(tags, args, params, z, x, mass, sums, factors):
@@ -214,25 +205,17 @@ def _distribution_derivatives(tags, args, params, z, x, mass, sums, factors):
     return full
 
 
+@generated
 def split_sum_add_hess(features, total, b):
     """``split_sum_add`` of mass f'' with Full; nothing with Plain."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(split_sum_add_hess, jit_options=INLINED)
-def _split_sum_add_hess(features, total, b):
     if features.instance_class is Full:
         return lambda features, total, b: split_sum_add(total, b)
     return lambda features, total, b: total
 
 
+@generated
 def split_sum_reduce_hess(features, group, args, slot, total):
     """``split_sum_reduce`` with Full; nothing with Plain."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(split_sum_reduce_hess, jit_options=INLINED)
-def _split_sum_reduce_hess(features, group, args, slot, total):
     if features.instance_class is Full:
         return lambda features, group, args, slot, total: split_sum_reduce(group, args, slot, total)
     return lambda features, group, args, slot, total: total

@@ -6,7 +6,6 @@ columns.py and distribution.py explain the arguments.
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import overload
 
 from fusedce.kernels.cuda.columns import (
     ThreadRow,
@@ -51,7 +50,7 @@ from fusedce.kernels.cuda.logit_transform import transform_logits
 from fusedce.kernels.cuda.row_cache import Registers
 from fusedce.kernels.cuda.rows import load_any_class_index, sample_weight_of, scale_of
 from fusedce.kernels.cuda.tags import DistributionColumnTags, tag_class
-from fusedce.kernels.scalar import INLINED, scalar, where
+from fusedce.kernels.scalar import generated, scalar, where
 from fusedce.kernels.vector import lanes_as, sum_of_lanes, vector_of, width
 
 
@@ -65,13 +64,9 @@ class ReducedThreadRow(NamedTuple):
     kept: Any  # logits of the last iteration
 
 
+@generated
 def column_labels(tags, N, args, row, label, j, count):
     """The labels of ``count`` classes from j on; ``label``: the class index, with OneHot."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(column_labels, jit_options=INLINED)
-def _column_labels(tags, N, args, row, label, j, count):
     if tag_class(tags, "target_layout") is OneHot:
         return lambda tags, N, args, row, label, j, count: where(
             lane_equals(N, j, label), N(1), N(0)
@@ -86,13 +81,9 @@ def _column_labels(tags, N, args, row, label, j, count):
     return dense
 
 
+@generated
 def column_weights(tags, N, args, j, count):
     """The weights of ``count`` classes from j on."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(column_weights, jit_options=INLINED)
-def _column_weights(tags, N, args, j, count):
     if tag_class(tags, "weight_dtype") is Unweighted:
         return lambda tags, N, args, j, count: N(1)
 
@@ -148,13 +139,9 @@ def terms_of_classes(tags, N, args, params, reduced, j, end, first, second):
     return loss, first, second
 
 
+@generated
 def terms_of_row(tags, N, args, params, reduced):
     """(loss, first, second) of a row; many classes are added up in segments."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(terms_of_row, jit_options=INLINED)
-def _terms_of_row(tags, N, args, params, reduced):
     if tag_class(tags, "residency") is Registers:
 
         def single_iteration(tags, N, args, params, reduced):

@@ -8,7 +8,6 @@ arguments; ``target``: Target.
 from typing import NamedTuple
 
 import numpy as np
-from numba.extending import overload
 
 from fusedce.kernels.cuda.distribution import OneHot, Unweighted, masked_mass
 from fusedce.kernels.cuda.load_store import (
@@ -24,7 +23,7 @@ from fusedce.kernels.cuda.load_store_masked import chunk_lane_equals, read_grid,
 from fusedce.kernels.cuda.load_store_scalar import float_of, itemsize
 from fusedce.kernels.cuda.row_cache import Registers
 from fusedce.kernels.cuda.tags import tag_class
-from fusedce.kernels.scalar import INLINED, scalar, where
+from fusedce.kernels.scalar import generated, scalar, where
 from fusedce.kernels.vector import lanes_as
 
 
@@ -39,13 +38,9 @@ class OwnLayout(NamedTuple):
 # ------------------------------------------------------------------- chunks of the body of a row
 
 
+@generated
 def load_label_words(tags, args, N, target, part, k):
     """SameLayout: the words of the labels of the chunks from the k-th on; else nothing."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(load_label_words, jit_options=INLINED)
-def _load_label_words(tags, args, N, target, part, k):
     if tag_class(tags, "target_layout") is SameLayout:
 
         def same_layout(tags, args, N, target, part, k):
@@ -60,13 +55,9 @@ def _load_label_words(tags, args, N, target, part, k):
     return lambda tags, args, N, target, part, k: no_words(N, tags.target_dtype)
 
 
+@generated
 def reload_label_words(tags, args, N, target, part, k, words):
     """The same in a later pass; ``words``: those of the last iteration."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(reload_label_words, jit_options=INLINED)
-def _reload_label_words(tags, args, N, target, part, k, words):
     if tag_class(tags, "residency") is Registers:
         return lambda tags, args, N, target, part, k, words: optimization_barrier(words)
     return lambda tags, args, N, target, part, k, words: load_label_words(
@@ -74,13 +65,9 @@ def _reload_label_words(tags, args, N, target, part, k, words):
     )
 
 
+@generated
 def chunk_labels(tags, args, N, target, part, k, words):
     """The labels of the chunks from the k-th on; zeros in lanes without a logit."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(chunk_labels, jit_options=INLINED)
-def _chunk_labels(tags, args, N, target, part, k, words):
     layout = tag_class(tags, "target_layout")
     if layout is SameLayout:
         return lambda tags, args, N, target, part, k, words: decode(N, tags.target_dtype, words)
@@ -106,13 +93,9 @@ def _chunk_labels(tags, args, N, target, part, k, words):
     return own_layout
 
 
+@generated
 def chunk_weights(tags, args, N, part, k):
     """The class weights of the chunks from the k-th on."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(chunk_weights, jit_options=INLINED)
-def _chunk_weights(tags, args, N, part, k):
     if tag_class(tags, "weight_dtype") is Unweighted:
         return lambda tags, args, N, part, k: N(1)
 
@@ -155,13 +138,9 @@ def remainder_label(tags, args, T, target, part):
     return read_lanes(T, tags.target_dtype, address, np.int64(0), part.has_remainder, T(0))
 
 
+@generated
 def remainder_weight(tags, args, T, part):
     """The weight of that class."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(remainder_weight, jit_options=INLINED)
-def _remainder_weight(tags, args, T, part):
     if tag_class(tags, "weight_dtype") is Unweighted:
         return lambda tags, args, T, part: T(1)
     return lambda tags, args, T, part: read_lanes(

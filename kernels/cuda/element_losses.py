@@ -7,15 +7,13 @@ are scalars, or vectors of as many lanes as a thread evaluates at once.
 
 from typing import Any, NamedTuple
 
-from numba.extending import overload
-
 from fusedce.kernels.cuda.elementary import half_sigmoid, mul_sign
 from fusedce.kernels.cuda.load_store_scalar import float_of
 from fusedce.kernels.cuda.logit_transform import Full, chain_transform, transform_logits
 from fusedce.kernels.cuda.unroll import unrolled
 from fusedce.kernels.link import SIGMOIDS, hard_cell, logistic, plain_cell, soft_cell
 from fusedce.kernels.rule import RULES, evaluate_outcome
-from fusedce.kernels.scalar import INLINED, fma, scalar, where
+from fusedce.kernels.scalar import fma, generated, scalar, where
 from fusedce.kernels.vector import Single, lane, lanes_as, sum_of_lanes, with_lane
 
 
@@ -90,13 +88,9 @@ def value_and_slope(rule: Any) -> Any:
     return product if by_logit is None else registered
 
 
+@generated
 def hard_loss_no_hess(link, z, positive, pos_factor, neg_factor, params, scale):
     """(loss, gradient, unused) of labels that are 0 or 1, where factors are positive."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(hard_loss_no_hess, jit_options=INLINED)
-def _hard_loss_no_hess(link, z, positive, pos_factor, neg_factor, params, scale):
     if link.instance_class not in SIGMOIDS:
 
         def probability(link, z, positive, pos_factor, neg_factor, params, scale):
@@ -145,13 +139,9 @@ def shared_factor(factor, k):
     return factor
 
 
+@generated
 def loss_by_labels(numbers, labels, link, z, y, shared):
     """(loss, gradient, curvature) by logits; a rule that takes no vectors goes lane by lane."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(loss_by_labels, jit_options=INLINED)
-def _loss_by_labels(numbers, labels, link, z, y, shared):
     loss = LOSS_BY_LABELS[labels.instance_class]
     if numbers.instance_class is not Single or not hasattr(z, "width"):
         return lambda numbers, labels, link, z, y, shared: loss(
@@ -172,28 +162,21 @@ def _loss_by_labels(numbers, labels, link, z, y, shared):
     return lambda numbers, labels, link, z, y, shared: every_lane((z, z, z), link, z, y, shared)
 
 
+@generated
 def chain_rule(extra, args, z, x, first, second):
     """Derivatives with respect to the stored logits z, from those with respect to x.
 
     x: the logits after logit scale and softcap.
     """
-    raise NotImplementedError("compiled code only")
-
-
-@overload(chain_rule, jit_options=INLINED)
-def _chain_rule(extra, args, z, x, first, second):
     if extra.instance_class is not Full:  # the second is not used, so it is not computed
         return lambda extra, args, z, x, first, second: (first, first)
     return lambda extra, args, z, x, first, second: chain_transform(args, z, x, first, second)
 
 
+@generated
 def label_value(labels, args, label):
     """The outcome that a stored label stands for: a boolean, or a number in [0, 1]."""
-    raise NotImplementedError("compiled code only")
 
-
-@overload(label_value, jit_options=INLINED)
-def _label_value(labels, args, label):
     def number(labels, args, label):
         T = lanes_as(label)
         return label * float_of(T, args.label_factor) + float_of(T, args.label_shift)

@@ -7,7 +7,6 @@ bytes than a logit, but those of a chunk are adjacent ("_like" in the names of l
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import overload
 
 from fusedce.kernels.cuda.device import block, thread, threads
 from fusedce.kernels.cuda.element_losses import (
@@ -44,7 +43,7 @@ from fusedce.kernels.cuda.load_store_scalar import (
 from fusedce.kernels.cuda.logit_transform import Full
 from fusedce.kernels.cuda.reduce import block_sum
 from fusedce.kernels.cuda.rows import scale_of
-from fusedce.kernels.scalar import INLINED, scalar, where
+from fusedce.kernels.scalar import generated, scalar, where
 from fusedce.kernels.vector import lanes_as, vector_of
 
 
@@ -229,25 +228,17 @@ def store_array(dtype, like, array, chunks, x):
     write_like(dtype, like, address, np.int64(step), chunks.number, x)
 
 
+@generated
 def store_losses(out, dtype, args, chunks, loss):
     """Store losses, unless they are only added up."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(store_losses, jit_options=INLINED)
-def _store_losses(out, dtype, args, chunks, loss):
     if out.instance_class is SumOnly:
         return lambda out, dtype, args, chunks, loss: None
     return lambda out, dtype, args, chunks, loss: store_array(out, dtype, args.loss, chunks, loss)
 
 
+@generated
 def store_hessians(extra, dtype, args, chunks, hess):
     """Store Hessians, if the kernel computes them and they are wanted."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(store_hessians, jit_options=INLINED)
-def _store_hessians(extra, dtype, args, chunks, hess):
     if extra.instance_class is not Full:
         return lambda extra, dtype, args, chunks, hess: None
 

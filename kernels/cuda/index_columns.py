@@ -6,7 +6,6 @@ columns.py explains the arguments.
 from typing import Any
 
 import numpy as np
-from numba.extending import overload
 
 from fusedce.kernels.cuda.columns import (
     class_loop_end,
@@ -29,20 +28,16 @@ from fusedce.kernels.cuda.rows import (
     scale_of,
 )
 from fusedce.kernels.cuda.tags import ColumnTags, tag_class
-from fusedce.kernels.scalar import INLINED, scalar, where
+from fusedce.kernels.scalar import generated, scalar, where
 from fusedce.kernels.vector import vector_of, width
 
 
+@generated
 def replace_target(tags, args, N, j, target, sums, live, first, second):
     """Derivatives of the classes from j on, with those of the target class in its lane.
 
     ``target``: IndexTarget, ``sums``: IndexRow.
     """
-    raise NotImplementedError("compiled code only")
-
-
-@overload(replace_target, jit_options=INLINED)
-def _replace_target(tags, args, N, j, target, sums, live, first, second):
     if tag_class(tags, "features") is not Full:
 
         def plain(tags, args, N, j, target, sums, live, first, second):

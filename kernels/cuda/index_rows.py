@@ -6,7 +6,6 @@ rows.py explains the arguments.
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import overload
 
 from fusedce.kernels.cuda.load_store import chunks_of, decode, no_words, optimization_barrier
 from fusedce.kernels.cuda.load_store_scalar import itemsize, number_at, params_of, put_number
@@ -58,7 +57,7 @@ from fusedce.kernels.cuda.rows import (
 )
 from fusedce.kernels.cuda.tags import RowTags, tag_class
 from fusedce.kernels.link import softmax_row
-from fusedce.kernels.scalar import INLINED, exp_down, scalar, where
+from fusedce.kernels.scalar import exp_down, generated, scalar, where
 from fusedce.kernels.vector import lanes_as, vector_of
 
 
@@ -120,13 +119,9 @@ def evaluate_row(args, dtype, params, target, x, maximum, sum_exp_minus_1, live,
     return none, IndexRow(scaling, unit, none, none, none, none, none, none, none)
 
 
+@generated
 def derivatives(tags, args, z, x, row, live):
     """(gradients, second derivatives) of classes other than the target; ``row``: IndexRow."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(derivatives, jit_options=INLINED)
-def _derivatives(tags, args, z, x, row, live):
     if tag_class(tags, "features") is not Full:
 
         def plain(tags, args, z, x, row, live):
@@ -146,13 +141,9 @@ def _derivatives(tags, args, z, x, row, live):
     return full
 
 
+@generated
 def softmax_pass(tags, args, N, source, part):
     """(SoftmaxState, what stays in registers) of a thread's chunks: the first pass over a row."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(softmax_pass, jit_options=INLINED)
-def _softmax_pass(tags, args, N, source, part):
     if tag_class(tags, "residency") in (Registers, RegisterExps):
 
         def single_iteration(tags, args, N, source, part):
@@ -184,13 +175,9 @@ def _softmax_pass(tags, args, N, source, part):
     return loop
 
 
+@generated
 def gradients(tags, args, N, source, part, k, kept, row, live):
     """(gradients, second derivatives) of the chunks from the k-th on; ``kept``: Kept."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(gradients, jit_options=INLINED)
-def _gradients(tags, args, N, source, part, k, kept, row, live):
     if tag_class(tags, "residency") is RegisterExps:
 
         def from_exponentials(tags, args, N, source, part, k, kept, row, live):
@@ -208,13 +195,9 @@ def _gradients(tags, args, N, source, part, k, kept, row, live):
     return from_logits
 
 
+@generated
 def store_target(tags, args, out, target, row):
     """Store the gradient, and second derivative if wanted, of the target class."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(store_target, jit_options=INLINED)
-def _store_target(tags, args, out, target, row):
     if tag_class(tags, "features") is not Full:
         return lambda tags, args, out, target, row: put_number(
             tags.dtype, out.grad + target.label * itemsize(tags.dtype), row.first

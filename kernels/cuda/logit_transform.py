@@ -7,12 +7,11 @@ x = softcap tanh(scale z / softcap), or x = scale z without a softcap. ``z``: st
 from typing import NamedTuple
 
 import numpy as np
-from numba.extending import overload
 
 from fusedce.kernels.cuda.load_store import chunks_of, first_lanes, per_chunk
 from fusedce.kernels.cuda.load_store_scalar import float_of
 from fusedce.kernels.cuda.tags import tag_class
-from fusedce.kernels.scalar import INLINED, exp_down, scalar, tanh, where
+from fusedce.kernels.scalar import exp_down, generated, scalar, tanh, where
 from fusedce.kernels.vector import lanes_as
 
 
@@ -24,13 +23,9 @@ class Full(NamedTuple):
     """Type tag: logit scale, softcap and Hessian are compiled in."""
 
 
+@generated
 def transform_logits(features, args, z, present):
     """The transformed logits; -inf in lanes that are not ``present``."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(transform_logits, jit_options=INLINED)
-def _transform_logits(features, args, z, present):
     if features.instance_class is Plain:
         return lambda features, args, z, present: z
 
@@ -90,13 +85,9 @@ def chain_transform(args, z, x, first, second):
     return first * slope, second * slope * slope + more
 
 
+@generated
 def present_lanes(tags, N, part, k):
     """Which lanes of the iteration from chunk k on hold logits; True where it does not matter."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(present_lanes, jit_options=INLINED)
-def _present_lanes(tags, N, part, k):
     if tag_class(tags, "features") is Plain:
         return lambda tags, N, part, k: True
     return lambda tags, N, part, k: first_lanes(

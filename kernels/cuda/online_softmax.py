@@ -11,7 +11,6 @@ that c would not be near 1, it is subtracted from the logits first.
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import overload
 
 from fusedce.kernels.cuda.dtypes import Float32, Float64
 from fusedce.kernels.cuda.elementary import exp_coarse, exp_rough, largest_of, power_of_two
@@ -19,7 +18,7 @@ from fusedce.kernels.cuda.lane_reduce import count_ones, max_last, sum_of_produc
 from fusedce.kernels.cuda.load_store import optimization_barrier
 from fusedce.kernels.cuda.reduce import reduce_max, reduce_sum2
 from fusedce.kernels.cuda.row_cache import SmemAsync
-from fusedce.kernels.scalar import INLINED, exp_down, fma, scalar, where
+from fusedce.kernels.scalar import exp_down, fma, generated, scalar, where
 from fusedce.kernels.vector import lane, lanes_as, max_of_lanes, sum_of_lanes, width, with_lane
 
 EXPONENT_LIFT = 24.0
@@ -37,13 +36,9 @@ class ExpScale(NamedTuple):
     correction: Any  # c of the module's docstring
 
 
+@generated
 def exp_scale(dtype, maximum):
     """The ExpScale of a maximum."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(exp_scale, jit_options=INLINED)
-def _exp_scale(dtype, maximum):
     if dtype.instance_class is Float64:
         return lambda dtype, maximum: ExpScale(maximum, maximum, maximum, type(maximum)(1))
 
@@ -64,24 +59,16 @@ def _exp_scale(dtype, maximum):
     return single if dtype.instance_class is Float32 else half
 
 
+@generated
 def is_large_max(dtype, maximum):
     """Whether a maximum is so large that it is subtracted from the logits first."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(is_large_max, jit_options=INLINED)
-def _is_large_max(dtype, maximum):
     limit = LARGE_MAX if dtype.instance_class is Float32 else LARGE_MAX_OF_HALF
     return lambda dtype, maximum: abs(maximum) > np.float32(limit)
 
 
+@generated
 def shifted_logits(dtype, scaling, z):
     """What ``exp_scaled`` takes: logits, minus the maximum if that is large."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(shifted_logits, jit_options=INLINED)
-def _shifted_logits(dtype, scaling, z):
     if dtype.instance_class is Float64:
         return lambda dtype, scaling, z: z
 
@@ -93,13 +80,9 @@ def _shifted_logits(dtype, scaling, z):
     return single
 
 
+@generated
 def exp_scaled(dtype, scaling, z):
     """exp(z - level) / correction for z <= level; NaN stays NaN."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(exp_scaled, jit_options=INLINED)
-def _exp_scaled(dtype, scaling, z):
     if dtype.instance_class is Float64:
         return lambda dtype, scaling, z: exp_down(z - scaling.maximum)
 
@@ -109,13 +92,9 @@ def _exp_scaled(dtype, scaling, z):
 SMALL_FACTOR = 2.0**-64  # below it, factor * 2**-EXPONENT_LIFT could be subnormal: bits lost
 
 
+@generated
 def exp_scale_and_factor(dtype, maximum, factor):
     """(scaling, unit) with factor * exp(z - maximum) = unit * exp_scaled."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(exp_scale_and_factor, jit_options=INLINED)
-def _exp_scale_and_factor(dtype, maximum, factor):
     if dtype.instance_class is not Float32:
 
         def simply(dtype, maximum, factor):
@@ -135,13 +114,9 @@ def _exp_scale_and_factor(dtype, maximum, factor):
     return single
 
 
+@generated
 def times_exp_scaled(dtype, maximum, factor, e):
     """factor * exp(z - maximum) from e = exp_scaled of z."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(times_exp_scaled, jit_options=INLINED)
-def _times_exp_scaled(dtype, maximum, factor, e):
     if dtype.instance_class is not Float32:
         return lambda dtype, maximum, factor, e: e * (factor * exp_scale(dtype, maximum).correction)
 
@@ -176,13 +151,9 @@ def empty_state(T):
     return SoftmaxState(T(-np.finfo(T).max), T(0), T(0))
 
 
+@generated
 def rescale_factor(dtype, d):
     """exp(d) for d <= 0: rescales a sum when the maximum rises by -d."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(rescale_factor, jit_options=INLINED)
-def _rescale_factor(dtype, d):
     if dtype.instance_class is Float64:
         return lambda dtype, d: exp_down(d)
     if dtype.instance_class is Float32:
@@ -227,13 +198,9 @@ def online_softmax_update_exps(dtype, state, z):
     return SoftmaxState(maximum, below + sum_of_products(e, lower) * scaling.correction, n), e
 
 
+@generated
 def online_softmax_iteration(residency, dtype, state, z):
     """(state, exponentials) after the logits of an iteration, by the cheaper of two ways."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(online_softmax_iteration, jit_options=INLINED)
-def _online_softmax_iteration(residency, dtype, state, z):
     if residency.instance_class is SmemAsync and dtype.instance_class is not Float64:
         return lambda residency, dtype, state, z: online_softmax_update_unordered(dtype, state, z)
     return lambda residency, dtype, state, z: online_softmax_update_exps(dtype, state, z)

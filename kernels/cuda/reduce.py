@@ -10,7 +10,6 @@ shared memory; ``neutral``: what a thread without a number contributes.
 from typing import NamedTuple
 
 import numpy as np
-from numba.extending import overload
 
 from fusedce.kernels.cuda.device import (
     barrier,
@@ -28,7 +27,7 @@ from fusedce.kernels.cuda.device import (
     warp_barrier,
 )
 from fusedce.kernels.cuda.elementary import largest_of
-from fusedce.kernels.scalar import INLINED, scalar, where
+from fusedce.kernels.scalar import generated, scalar, where
 
 # Bytes of one slot: a number of each of 32 warps, and one of the block for its cluster.
 REDUCTION_SLOT_BYTES = 33 * 8
@@ -61,13 +60,9 @@ def fmax(a, b):
     return where(b > a, b, a)
 
 
+@generated
 def row_and_rank(group, args):
     """(row, rank) of this thread: the number of its row, and its index within the group."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(row_and_rank, jit_options=INLINED)
-def _row_and_rank(group, args):
     if issubclass(group.instance_class, Warp):
         bits = group.instance_class.bits
 
@@ -86,25 +81,17 @@ def _row_and_rank(group, args):
     return of_cluster
 
 
+@generated
 def row_in_range(group, args, row):
     """Whether there is a row of this number; always, if a group is a block or a cluster."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(row_in_range, jit_options=INLINED)
-def _row_in_range(group, args, row):
     if issubclass(group.instance_class, Warp):
         return lambda group, args, row: row < args.outer * args.inner
     return lambda group, args, row: True
 
 
+@generated
 def group_size_log2(group, args):
     """log2 of the threads in a group."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(group_size_log2, jit_options=INLINED)
-def _group_size_log2(group, args):
     if issubclass(group.instance_class, Warp):
         bits = group.instance_class.bits
         return lambda group, args: np.int32(bits)
@@ -269,13 +256,9 @@ def cluster_sum2(a, b, address, size):
     return sum_of_8(a), sum_of_8(b)
 
 
+@generated
 def reduce_max(group, args, slot, x, neutral):
     """The maximum of x over a row, in every thread of the group."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(reduce_max, jit_options=INLINED)
-def _reduce_max(group, args, slot, x, neutral):
     if issubclass(group.instance_class, Warp):
         fold = WARP_MAXIMA[group.instance_class.bits]
         return lambda group, args, slot, x, neutral: fold(x)
@@ -290,13 +273,9 @@ def _reduce_max(group, args, slot, x, neutral):
     return of_cluster
 
 
+@generated
 def reduce_sum2(group, args, slot, a, b):
     """The sums of a and b over a row, with one barrier. Takes two reduction slots."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(reduce_sum2, jit_options=INLINED)
-def _reduce_sum2(group, args, slot, a, b):
     if issubclass(group.instance_class, Warp):
         fold = WARP_SUMS[group.instance_class.bits]
         return lambda group, args, slot, a, b: (fold(a), fold(b))
@@ -310,13 +289,9 @@ def _reduce_sum2(group, args, slot, a, b):
     return of_cluster
 
 
+@generated
 def reduce_sum(group, args, slot, x):
     """The sum of x over a row, in every thread of the group."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(reduce_sum, jit_options=INLINED)
-def _reduce_sum(group, args, slot, x):
     if issubclass(group.instance_class, Warp):
         fold = WARP_SUMS[group.instance_class.bits]
         return lambda group, args, slot, x: fold(x)
@@ -330,45 +305,28 @@ def _reduce_sum(group, args, slot, x):
     return of_cluster
 
 
+@generated
 def sync_before_overwrite(group):
     """Call before a thread overwrites what its group has read: shuffles do not order memory."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(sync_before_overwrite, jit_options=INLINED)
-def _sync_before_overwrite(group):
     if issubclass(group.instance_class, Warp):
         return lambda group: warp_barrier()
     return lambda group: None  # a reduction with a barrier came in between
 
 
+@generated
 def cluster_arrive(group):
     """Call after a row's last reduction: the block reads no more from others of its cluster."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(cluster_arrive, jit_options=INLINED)
-def _cluster_arrive(group):
     if group.instance_class is Cluster:
         return lambda group: barrier_cluster_arrive()
     return lambda group: None
 
 
+@generated
 def cluster_wait(group):
     """Call before a block ends: its shared memory must exist while others of its cluster read."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(cluster_wait, jit_options=INLINED)
-def _cluster_wait(group):
     if group.instance_class is Cluster:
         return lambda group: barrier_cluster_wait()
     return lambda group: None
-
-
-def block_loss_sum(group, slot, x, first):
-    """(sum of a block's losses x, whether this thread stores it); ``first``: rank 0 of a row."""
-    raise NotImplementedError("compiled code only")
 
 
 @scalar
@@ -387,8 +345,9 @@ def sum_of_warp_sums(x, address):
     return total
 
 
-@overload(block_loss_sum, jit_options=INLINED)
-def _block_loss_sum(group, slot, x, first):
+@generated
+def block_loss_sum(group, slot, x, first):
+    """(sum of a block's losses x, whether this thread stores it); ``first``: rank 0 of a row."""
     if issubclass(group.instance_class, Warp):
 
         def of_rows(group, slot, x, first):

@@ -8,7 +8,6 @@ shared memory (``Smem``, ``SmemAsync``), or nowhere: they are loaded from global
 from typing import NamedTuple
 
 import numpy as np
-from numba.extending import overload
 
 from fusedce.kernels.cuda.async_copy import (
     async_copy_chunk,
@@ -25,7 +24,7 @@ from fusedce.kernels.cuda.load_store import (
     read_logits,
 )
 from fusedce.kernels.cuda.tags import tag_class
-from fusedce.kernels.scalar import INLINED, scalar
+from fusedce.kernels.scalar import generated, scalar
 
 
 class Registers(NamedTuple):
@@ -48,13 +47,9 @@ class Reload(NamedTuple):
     """Type tag: the logits are loaded from global memory again."""
 
 
+@generated
 def chunk_loop_end(tags, chunks, per_iteration):
     """Where a thread's loop over its chunks ends: after one iteration if they fit in registers."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(chunk_loop_end, jit_options=INLINED)
-def _chunk_loop_end(tags, chunks, per_iteration):
     if tag_class(tags, "residency") in (Registers, RegisterExps):
         return lambda tags, chunks, per_iteration: per_iteration
     return lambda tags, chunks, per_iteration: chunks
@@ -66,17 +61,13 @@ def smem_chunk_address(args, k):
     return np.int32(args.staged + (np.int64(k) * threads() + thread()) * 16)
 
 
+@generated
 def prefetch_row(tags, args, N, source, part, chunks):
     """SmemAsync: copy all chunks of a thread to shared memory; else nothing.
 
     The chunks behind them are filled with -inf up to the end of the last iteration over ``chunks``
     chunks, so that no load needs a mask. For a row that does not count, all are.
     """
-    raise NotImplementedError("compiled code only")
-
-
-@overload(prefetch_row, jit_options=INLINED)
-def _prefetch_row(tags, args, N, source, part, chunks):
     if tag_class(tags, "residency") is not SmemAsync:
         return lambda tags, args, N, source, part, chunks: None
 
@@ -96,25 +87,17 @@ def _prefetch_row(tags, args, N, source, part, chunks):
     return copy_async
 
 
+@generated
 def values_to_keep(tags, words, e):
     """What is kept of an iteration in registers: its words (raw bits) or its exponentials."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(values_to_keep, jit_options=INLINED)
-def _values_to_keep(tags, words, e):
     if tag_class(tags, "residency") is RegisterExps:
         return lambda tags, words, e: e
     return lambda tags, words, e: words
 
 
+@generated
 def load_chunks(tags, args, N, source, part, k):
     """First pass: the words of the chunks from the k-th on; Smem: also stored in shared memory."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(load_chunks, jit_options=INLINED)
-def _load_chunks(tags, args, N, source, part, k):
     residency = tag_class(tags, "residency")
     if residency is SmemAsync:
         return lambda tags, args, N, source, part, k: get_chunks(
@@ -134,13 +117,9 @@ def _load_chunks(tags, args, N, source, part, k):
     return staged
 
 
+@generated
 def reload_chunks(tags, args, N, source, part, k, words):
     """A later pass: the words of the same chunks; ``words``: those of the last iteration."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(reload_chunks, jit_options=INLINED)
-def _reload_chunks(tags, args, N, source, part, k, words):
     residency = tag_class(tags, "residency")
     if residency is Registers:
         return lambda tags, args, N, source, part, k, words: optimization_barrier(words)

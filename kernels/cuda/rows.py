@@ -18,7 +18,6 @@ counts (in the grid, not ignored, denominator not 0).
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import overload
 
 from fusedce.kernels.cuda.device import block
 from fusedce.kernels.cuda.kernel_args import STATS_PER_ROW, STATS_SCALE
@@ -47,7 +46,7 @@ from fusedce.kernels.cuda.reduce import (
 )
 from fusedce.kernels.cuda.tags import tag_class
 from fusedce.kernels.link import softmax_rest
-from fusedce.kernels.scalar import INLINED, scalar
+from fusedce.kernels.scalar import generated, scalar
 
 
 class Vectorized(NamedTuple):
@@ -235,13 +234,9 @@ def store_remainder(dtype, address, part, x):
     write_lanes(dtype, address + part.remainder_offset, np.int64(0), part.has_remainder, x)
 
 
+@generated
 def store_row_chunks(tags, address, part, k, x):
     """Store results of the chunks from the k-th on; ``address``: of chunk k."""
-    raise NotImplementedError("compiled code only")
-
-
-@overload(store_row_chunks, jit_options=INLINED)
-def _store_row_chunks(tags, address, part, k, x):
     if tag_class(tags, "alignment") is Vectorized:
         return lambda tags, address, part, k, x: write_words(
             address, part.step, part.chunks - k, encode(tags.dtype, x)
@@ -251,16 +246,12 @@ def _store_row_chunks(tags, address, part, k, x):
     )  # fmt: skip
 
 
+@generated
 def store_chunk_results(tags, args, out, part, k, first, second):
     """Store gradients, and second derivatives if wanted, of the chunks from the k-th on.
 
     ``out``: Outputs, addresses of chunk k.
     """
-    raise NotImplementedError("compiled code only")
-
-
-@overload(store_chunk_results, jit_options=INLINED)
-def _store_chunk_results(tags, args, out, part, k, first, second):
     if tag_class(tags, "features") is not Full:
         return lambda tags, args, out, part, k, first, second: store_row_chunks(
             tags, out.grad, part, k, first
@@ -275,16 +266,12 @@ def _store_chunk_results(tags, args, out, part, k, first, second):
     return full
 
 
+@generated
 def store_remainder_results(tags, args, out, part, first, second):
     """Store gradients, and second derivatives if wanted, of the remainder.
 
     ``out``: Outputs, addresses of the row.
     """
-    raise NotImplementedError("compiled code only")
-
-
-@overload(store_remainder_results, jit_options=INLINED)
-def _store_remainder_results(tags, args, out, part, first, second):
     if tag_class(tags, "features") is not Full:
         return lambda tags, args, out, part, first, second: store_remainder(
             tags.dtype, out.grad, part, first

@@ -2,7 +2,7 @@
 
 A type tag is an instance of an empty NamedTuple class (``Registers()``, ``Block()``): it has a type
 but no value, and costs nothing in machine code. A kernel collects its tags in one of these records.
-Functions registered with ``@overload`` look at the types in the record and return the body to use.
+``@generated`` functions look at the types in the record and return the body to use.
 """
 
 from typing import Any, NamedTuple
