@@ -12,7 +12,7 @@ from fusedce.kernels.cpu.vector_loops import (
 )
 from fusedce.kernels.intrinsics import peek
 from fusedce.kernels.link import Slope, hard_cell, plain_cell, soft_cell
-from fusedce.kernels.scalar import generated, where
+from fusedce.kernels.scalar import generated, scalar, where
 from fusedce.kernels.vector import (
     count_true,
     itemsize,
@@ -86,50 +86,41 @@ def uniform_losses(N, T, link, params, n, logits, labels, scalars, out):
     return sum_of_lanes(losses), not_binary
 
 
-@loop
-def binary_losses(N, T, link, params, arrays, scalars, out):
-    """The sum of the losses of a patch of labels that are 0 and 1, or -1 and 1."""
-    n, logits, labels, pos_factor, neg_factor = arrays
-    factor, shift, ignore_value, scale = scalars
-    losses_out, grad_out = out
-    losses = to_float64(N(0))
-    for j in range(0, n, width(N)):
-        here, left = j * itemsize(N), n - j
-        label = masked_load(labels + here, left, N(0))
-        loss, first, second = hard_cell(
-            link, masked_load(logits + here, left, N(0)), label * factor + shift > T(0.5),
-            masked_load(pos_factor + here, left, N(0)), masked_load(neg_factor + here, left, N(0)),
-            params,
-        )  # fmt: skip
-        keep = label != ignore_value
-        loss = where(keep, loss, N(0))
-        losses = losses + to_float64(loss)
-        store(losses_out + here, loss)
-        store(grad_out + here, where(keep, first * scale, N(0)))
-    return sum_of_lanes(losses)
+@scalar
+def binary_element(link, z, y, pos_factor, neg_factor, params):
+    """Loss, gradient and second derivative of an element whose label y is 0 or 1."""
+    return hard_cell(link, z, y > type(y)(0.5), pos_factor, neg_factor, params)
 
 
-@loop
-def soft_losses(N, T, link, params, arrays, scalars, out):
-    """The sum of the losses of a patch of labels y = label * factor + shift in [0, 1]."""
-    n, logits, labels, pos_factor, neg_factor = arrays
-    factor, shift, ignore_value, scale = scalars
-    losses_out, grad_out = out
-    losses = to_float64(N(0))
-    for j in range(0, n, width(N)):
-        here, left = j * itemsize(N), n - j
-        label = masked_load(labels + here, left, N(0))
-        loss, first, second = soft_cell(
-            link, masked_load(logits + here, left, N(0)), label * factor + shift,
-            masked_load(pos_factor + here, left, N(0)), masked_load(neg_factor + here, left, N(0)),
-            params,
-        )  # fmt: skip
-        keep = label != ignore_value
-        loss = where(keep, loss, N(0))
-        losses = losses + to_float64(loss)
-        store(losses_out + here, loss)
-        store(grad_out + here, where(keep, first * scale, N(0)))
-    return sum_of_lanes(losses)
+def losses_by(element):
+    """The loop over a patch whose elements ``element`` evaluates; returns the sum of the losses."""
+
+    @loop
+    def losses_of_patch(N, T, link, params, arrays, scalars, out):
+        n, logits, labels, pos_factor, neg_factor = arrays
+        factor, shift, ignore_value, scale = scalars
+        losses_out, grad_out = out
+        losses = to_float64(N(0))
+        for j in range(0, n, width(N)):
+            here, left = j * itemsize(N), n - j
+            label = masked_load(labels + here, left, N(0))
+            loss, first, second = element(
+                link, masked_load(logits + here, left, N(0)), label * factor + shift,
+                masked_load(pos_factor + here, left, N(0)),
+                masked_load(neg_factor + here, left, N(0)), params,
+            )  # fmt: skip
+            keep = label != ignore_value
+            loss = where(keep, loss, N(0))
+            losses = losses + to_float64(loss)
+            store(losses_out + here, loss)
+            store(grad_out + here, where(keep, first * scale, N(0)))
+        return sum_of_lanes(losses)
+
+    return losses_of_patch
+
+
+# Of labels that are 0 and 1, or -1 and 1; and of labels y = label * factor + shift in [0, 1].
+binary_losses, soft_losses = losses_by(binary_element), losses_by(soft_cell)
 
 
 @generated
