@@ -220,6 +220,13 @@ def soft_cell(link, z, y, pos_factor, neg_factor, params):
 
 
 @scalar
+def mul_or_zero(mass, x):
+    """mass * x, and 0 for a mass of 0, even where x is infinite."""
+    T = type(mass)
+    return where(mass != T(0), mass * x, T(0))
+
+
+@scalar
 def softmax_outcome(d, e, sum_exp_minus_1, log_total):
     """(log p, log q, p, q) of one class: d = z - max, e = exp(d).
 

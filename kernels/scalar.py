@@ -130,3 +130,9 @@ def real_power(logx, a):
     product = a * logx
     lost = fma(a, logx, -product)
     return where(logx < T(-1e6), T(0), exp(product) * (T(1) + lost))
+
+
+@scalar
+def fmax(a, b):
+    """The larger value; a where b is NaN."""
+    return where(b > a, b, a)

@@ -16,7 +16,6 @@ from fusedce.kernels.cpu.vector_loops import (
     chain_transform,
     copy,
     fill,
-    fmax,
     loop,
     multiply,
     store_scaled,
@@ -24,7 +23,7 @@ from fusedce.kernels.cpu.vector_loops import (
     transform_slopes,
 )
 from fusedce.kernels.intrinsics import call7
-from fusedce.kernels.scalar import exp_down, where
+from fusedce.kernels.scalar import exp_down, fmax, where
 from fusedce.kernels.vector import from_float64, itemsize, to_float64
 
 # Classes that are summed in the compute dtype before the sum of a lane goes on in float64.

@@ -30,12 +30,11 @@ from fusedce.kernels.cpu.distribution_rows import (
 from fusedce.kernels.cpu.kernel_args import args_at, params_at
 from fusedce.kernels.cpu.labels import store_counts
 from fusedce.kernels.cpu.load_store import load, masked_load, store
-from fusedce.kernels.cpu.target_mass import mul_or_zero
-from fusedce.kernels.cpu.vector_loops import fill, fmax, loop
+from fusedce.kernels.cpu.vector_loops import fill, loop
 from fusedce.kernels.intrinsics import peek
-from fusedce.kernels.link import softmax_outcome, softmax_rest
+from fusedce.kernels.link import mul_or_zero, softmax_outcome, softmax_rest
 from fusedce.kernels.rule import evaluate
-from fusedce.kernels.scalar import log1p_up, where
+from fusedce.kernels.scalar import fmax, log1p_up, where
 from fusedce.kernels.vector import (
     count_true,
     from_float64,

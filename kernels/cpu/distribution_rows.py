@@ -39,11 +39,11 @@ from fusedce.kernels.cpu.rows import (
     strip_logits_and_exps,
     strips_per_row,
 )
-from fusedce.kernels.cpu.target_mass import count_positive_labels, load_masses, mul_or_zero
-from fusedce.kernels.cpu.vector_loops import FLUSH, fmax, loop, set_at
-from fusedce.kernels.link import softmax_outcome, softmax_rest
+from fusedce.kernels.cpu.target_mass import count_positive_labels, load_masses
+from fusedce.kernels.cpu.vector_loops import FLUSH, loop, set_at
+from fusedce.kernels.link import mul_or_zero, softmax_outcome, softmax_rest
 from fusedce.kernels.rule import evaluate
-from fusedce.kernels.scalar import log1p_up, scalar, where
+from fusedce.kernels.scalar import fmax, log1p_up, scalar, where
 from fusedce.kernels.tuning import STRIP
 from fusedce.kernels.vector import (
     itemsize,

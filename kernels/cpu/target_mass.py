@@ -7,7 +7,6 @@ from fusedce.kernels.cpu.labels import count_ignored
 from fusedce.kernels.cpu.load_store import masked_load, store
 from fusedce.kernels.cpu.vector_loops import fill, loop, set_at
 from fusedce.kernels.intrinsics import call7
-from fusedce.kernels.scalar import scalar, where
 from fusedce.kernels.tuning import STRIP
 from fusedce.kernels.vector import (
     count_true,
@@ -81,10 +80,3 @@ def load_masses(T, args, address, label, start, n, factor, y):
     if not unchanged:
         weigh_targets(T, y, n, factor, shift, weight)
     return y, n_ignored
-
-
-@scalar
-def mul_or_zero(mass, x):
-    """mass * x, and 0 for a mass of 0, even where x is infinite."""
-    T = type(mass)
-    return where(mass != T(0), mass * x, T(0))

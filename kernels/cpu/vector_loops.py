@@ -22,7 +22,7 @@ from fusedce.kernels.cpu.load_store import (
 from fusedce.kernels.inline import IR_ONLY
 from fusedce.kernels.intrinsics import peek, poke
 from fusedce.kernels.link import softmax_rest
-from fusedce.kernels.scalar import FASTMATH, exp_down, tanh, where
+from fusedce.kernels.scalar import FASTMATH, exp_down, fmax, tanh, where
 from fusedce.kernels.vector import (
     BYTES,
     count_true,
@@ -48,12 +48,6 @@ def loop(fn: Callable[..., Any]) -> Any:
     resolve = made.get_call_template
     made.get_call_template = lambda args, kws: resolve([types.unliteral(a) for a in args], kws)
     return made
-
-
-@loop
-def fmax(a, b):
-    """The larger value in each lane; a where b is NaN."""
-    return where(b > a, b, a)
 
 
 @loop

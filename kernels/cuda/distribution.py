@@ -16,13 +16,13 @@ import numpy as np
 
 from fusedce.kernels.cuda.load_store_scalar import float_of, number_at
 from fusedce.kernels.cuda.logit_transform import Full, chain_transform
-from fusedce.kernels.cuda.reduce import fmax, reduce_max, reduce_sum, reduce_sum2
+from fusedce.kernels.cuda.reduce import reduce_max, reduce_sum, reduce_sum2
 from fusedce.kernels.cuda.rows import z_loss_of
 from fusedce.kernels.cuda.tags import tag_class
 from fusedce.kernels.cuda.unroll import unrolled
-from fusedce.kernels.link import softmax_outcome
+from fusedce.kernels.link import mul_or_zero, softmax_outcome
 from fusedce.kernels.rule import evaluate
-from fusedce.kernels.scalar import exp_down, generated, log1p_up, scalar, where
+from fusedce.kernels.scalar import exp_down, fmax, generated, log1p_up, scalar, where
 from fusedce.kernels.vector import Single, lane, lanes_as, max_of_lanes, sum_of_lanes, with_lane
 
 
@@ -93,13 +93,6 @@ def count_nonzero(labels):
     """The number of labels that are not zero (NaN counts)."""
     N = type(labels)
     return sum_of_lanes(where(labels != N(0), N(1), N(0)))
-
-
-@scalar
-def mul_or_zero(mass, x):
-    """mass * x; 0 where the mass is 0, even if x is infinite."""
-    N = type(mass)
-    return where(mass != N(0), mass * x, N(0))
 
 
 @generated

@@ -65,6 +65,17 @@ def reload_label_words(tags, args, N, target, part, k, words):
     )
 
 
+@scalar
+def chunk_positions(tags, part, k, array, stride):
+    """Where the elements of an array lie that belong to the chunks from the k-th on.
+
+    (address of the first, bytes from one chunk to the next); ``stride``: bytes from class to class.
+    """
+    item = np.int64(itemsize(tags.dtype))
+    step = np.int64(part.step) // item * stride
+    return array + part.first // item * stride + np.int64(k) * step, step
+
+
 @generated
 def chunk_labels(tags, args, N, target, part, k, words):
     """The labels of the chunks from the k-th on; zeros in lanes without a logit."""
@@ -83,9 +94,7 @@ def chunk_labels(tags, args, N, target, part, k, words):
 
     def own_layout(tags, args, N, target, part, k, words):
         T = lanes_as(N(0))
-        item = np.int64(itemsize(tags.dtype))
-        step = np.int64(part.step) // item * args.targets_cls
-        address = target.address + part.first // item * args.targets_cls + np.int64(k) * step
+        address, step = chunk_positions(tags, part, k, target.address, args.targets_cls)
         return read_grid(
             N, tags.target_dtype, tags.dtype, address, step, args.targets_cls, part.chunks - k, T(0)
         )
@@ -101,9 +110,7 @@ def chunk_weights(tags, args, N, part, k):
 
     def weighted(tags, args, N, part, k):
         T = lanes_as(N(0))
-        item = np.int64(itemsize(tags.dtype))
-        step = np.int64(part.step) // item * args.weight_step
-        address = args.weight + part.first // item * args.weight_step + np.int64(k) * step
+        address, step = chunk_positions(tags, part, k, args.weight, args.weight_step)
         return read_grid(
             N, tags.weight_dtype, tags.dtype, address, step, args.weight_step, part.chunks - k, T(0)
         )

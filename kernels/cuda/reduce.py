@@ -54,12 +54,6 @@ class Cluster(NamedTuple):
     """Type tag: a cluster of blocks, 2**args.group threads in all, shares a row."""
 
 
-@scalar
-def fmax(a, b):
-    """The larger; a where b is NaN."""
-    return where(b > a, b, a)
-
-
 @generated
 def row_and_rank(group, args):
     """(row, rank) of this thread: the number of its row, and its index within the group."""
