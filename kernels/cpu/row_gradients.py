@@ -2,9 +2,7 @@
 
 from typing import NamedTuple
 
-from fusedce.kernels.cpu.blocks import (
-    row_address,
-)
+from fusedce.kernels.cpu.blocks import row_address
 from fusedce.kernels.cpu.rows import (
     RowOutputs,
     StripScratch,
@@ -31,11 +29,10 @@ from fusedce.kernels.vector import itemsize
 
 
 class RowStats(NamedTuple):
-    """Arrays of one number for each row of a block, (block,) T each, one behind the other.
+    """Arrays of one number for each row of a block, (block,) T each, contiguous in memory.
 
-    ``address`` is that of the first array, ``stride`` the bytes from one array to the next;
-    array k is at
-    ``address + k * stride``, and ``STATS`` holds the k of each.
+    ``address`` is that of the first array, ``stride`` the bytes from one array to the next. Array k
+    is at ``address + k * stride``; ``STATS`` holds the k of each.
     """
 
     address: int
@@ -76,19 +73,13 @@ class BlockScratch(NamedTuple):
 def write_row(T, args, source, out, label, logits, exps, stats, strip):
     """Gradient and Hessian of one row, whose numbers are those of ``stats``, strip by strip."""
     address, stride = stats
-    row_max, sum_exp_minus_1 = (
-        peek(address + STATS.max * stride, T),
-        peek(address + STATS.sum_exp_minus_1 * stride, T),
-    )
+    row_max = peek(address + STATS.max * stride, T)
+    sum_exp_minus_1 = peek(address + STATS.sum_exp_minus_1 * stride, T)
     grad_factor = peek(address + STATS.grad_factor * stride, T)
-    target_grad, target_hess = (
-        peek(address + STATS.target_grad * stride, T),
-        peek(address + STATS.target_hess * stride, T),
-    )
-    square, product = (
-        peek(address + STATS.square * stride, T),
-        peek(address + STATS.product * stride, T),
-    )
+    target_grad = peek(address + STATS.target_grad * stride, T)
+    target_hess = peek(address + STATS.target_hess * stride, T)
+    square = peek(address + STATS.square * stride, T)
+    product = peek(address + STATS.product * stride, T)
     for start in range(0, args.classes, STRIP):
         n = min(STRIP, args.classes - start)
         block, e = strip_logits_and_exps(T, args, source, start, n, row_max, logits, exps)
@@ -104,10 +95,7 @@ def write_row(T, args, source, out, label, logits, exps, stats, strip):
             out.grad + start * args.grad.cls if out.grad != 0 else 0,
             out.hess + start * args.hess.cls if out.hess != 0 else 0,
         )
-        store_strip(
-            T, args, n, here, source + start * args.logits.cls, block,
-            strip,
-        )  # fmt: skip
+        store_strip(T, args, n, here, source + start * args.logits.cls, block, strip)
 
 
 @loop
@@ -126,12 +114,9 @@ def write_short_rows(T, args, rows, labels, logits, exps, stats):
         else:
             set_at(T, e, labels[r], -peek(address + STATS.rest * stride + r * itemsize(T), T))
             multiply(
-                T,
+                T, e, args.classes, peek(address + STATS.grad_factor * stride + r * itemsize(T), T),
                 e,
-                args.classes,
-                peek(address + STATS.grad_factor * stride + r * itemsize(T), T),
-                e,
-            )
+            )  # fmt: skip
     there = row_address(args.grad, rows.outer, rows.start)
     store_contiguous(T, args, rows.n * args.classes, exps, there, logits)
 
@@ -140,20 +125,13 @@ def write_short_rows(T, args, rows, labels, logits, exps, stats):
 def write_long_row(T, args, grad, label, logits, exps, stats, strip_maxima):
     """The gradient of a row of several strips, whose exponentials are by the maxima of strips."""
     address, stride = stats
-    row_max, grad_factor = (
-        peek(address + STATS.max * stride, T),
-        peek(address + STATS.grad_factor * stride, T),
-    )
+    row_max = peek(address + STATS.max * stride, T)
+    grad_factor = peek(address + STATS.grad_factor * stride, T)
     for s in range(strips_per_row(args)):
         start = s * STRIP
         n, e = min(STRIP, args.classes - start), exps + start * itemsize(T)
-        multiply(
-            T,
-            e,
-            n,
-            grad_factor * rescale_factor(T, peek(strip_maxima + s * itemsize(T), T), row_max),
-            e,
-        )
+        strip_max = peek(strip_maxima + s * itemsize(T), T)
+        multiply(T, e, n, grad_factor * rescale_factor(T, strip_max, row_max), e)
     set_at(T, exps, label, peek(address + STATS.target_grad * stride, T))
     store_contiguous(T, args, args.classes, exps, grad, logits)
 
