@@ -3,8 +3,8 @@
 What an outcome of probability p costs is the ``reference=`` of a listed loss (fusedce/losses); its
 derivatives come from `tests.taylor`. Two ways to a result, which share nothing else:
 
-* `reference` computes whole calls with NumPy in `REAL` (float64 or wider), one row at a time,
-  without ever forming 1 - p by subtraction where that loses digits.
+* `reference` computes whole calls with NumPy in `REAL` (float64 or wider), without ever forming
+  1 - p by subtraction where that loses digits.
 * `exact_row`, `exact_element` compute one softmax row or one sigmoid (or probability) element with
   mpmath: the digits that 1 - p loses are bought with precision.
 
@@ -63,8 +63,9 @@ def by_log_probability(rule, logp, p, u, negative=False):
     return [[a[0], np.where(u == 0, 0, a[1] / u), a[2]] for a in (found.values, found.scales)]
 
 
-# --------------------------------------------------------------------- activations, one row each
-# Each returns (loss, grad, hess), (their scales); a mass of zero contributes exactly zero.
+# --------------------------------------------------------------------- activations
+# Arrays are (N, C). Each returns [loss, grad, hess], [their scales]; a mass of zero contributes
+# exactly zero.
 
 
 def weigh(mass, terms):
@@ -73,23 +74,30 @@ def weigh(mass, terms):
 
 
 def without_own(a):
-    """For each element the sum of all others, without a difference."""
+    """For each element the sum of all others of its row, without a difference."""
     before, after = np.zeros_like(a), np.zeros_like(a)
-    before[1:], after[:-1] = np.cumsum(a)[:-1], np.cumsum(a[::-1])[::-1][1:]
+    before[:, 1:] = np.cumsum(a, axis=1)[:, :-1]
+    after[:, :-1] = np.cumsum(a[:, ::-1], axis=1)[:, ::-1][:, 1:]
     return before + after
 
 
-def softmax_row(rule, x, mass, z_loss):
-    """sum_k m_k f(l_k) + z_loss lse^2, where l_k = x_k - lse.
+def total(a):
+    """The sum of each row, (N, 1)."""
+    return a.sum(axis=1, keepdims=True)
+
+
+def softmax_rows(rule, x, mass, z_loss):
+    """sum_k m_k f(l_k) + z_loss lse^2 of each row, where l_k = x_k - lse; the losses are (N, 1).
 
     dl_k/dx_j = [j=k] - p_j ;  d2l_k/dx_j2 = -p_j u_j ;  |dl_k/dx_j| <= u_k.
     """
-    top, at = np.max(x), np.argmax(x)
+    largest = np.arange(x.shape[1]) == np.argmax(x, axis=1)[:, None]
+    top = np.max(x, axis=1, keepdims=True)
     e = np.exp(x - top)
-    others = np.delete(e, at).sum() + 0 * e[at]  # NaN where +inf - inf is
+    others = total(np.where(largest, 0 * e, e))  # NaN where +inf - inf is
     p = e / (1 + others)
-    u = 1 - p
-    u[at] = others / (1 + others)
+    smallest_u = others / (1 + others)
+    u = np.where(largest, smallest_u, 1 - p)
     logp, lse = (x - top) - np.log1p(others), top + np.log1p(others)
 
     def slope(f1, sign):
@@ -97,15 +105,16 @@ def softmax_row(rule, x, mass, z_loss):
 
     def bend(f2):
         """Sum over k of f2_k (dl_k/dx_j / u_k)^2; only that of the largest p may have a small u."""
-        rest = np.where(np.arange(len(x)) == at, 0, f2 / np.where(u == 0, 1, u) ** 2)
-        ratio = np.where(np.arange(len(x)) == at, 0, p / (u[at] if u[at] else 1))
-        ratio = ratio if u[at] else 0 * ratio
-        return np.where(u == 0, 0 * f2, f2) + p**2 * without_own(rest) + f2[at] * ratio**2
+        rest = np.where(largest, 0, f2 / np.where(u == 0, 1, u) ** 2)
+        ratio = np.where(largest, 0, p / np.where(smallest_u == 0, 1, smallest_u))
+        ratio = np.where(smallest_u == 0, 0 * ratio, ratio)
+        of_largest = total(np.where(largest, f2, 0))
+        return np.where(u == 0, 0 * f2, f2) + p**2 * without_own(rest) + of_largest * ratio**2
 
     values, scales = by_log_probability(rule, logp, p, u)
     (f, f1, f2), (sf, sf1, sf2) = weigh(mass, values), weigh(abs(mass), scales)
-    values = [f.sum(), slope(f1, -1), bend(f2) - f1.sum() * p * u]
-    scales = [sf.sum(), slope(sf1, 1), bend(sf2) + sf1.sum() * p * u]
+    values = [total(f), slope(f1, -1), bend(f2) - total(f1) * p * u]
+    scales = [total(sf), slope(sf1, 1), bend(sf2) + total(sf1) * p * u]
     if z_loss:
         extra = [z_loss * lse**2, 2 * z_loss * lse * p, 2 * z_loss * (p**2 + lse * p * u)]
         scale = [extra[0], abs(extra[1]), 2 * z_loss * (p**2 + abs(lse) * p * u)]
@@ -113,7 +122,7 @@ def softmax_row(rule, x, mass, z_loss):
     return values, scales
 
 
-def sigmoid_row(rule, x, pos, neg, y=None):
+def sigmoids(rule, x, pos, neg, y=None):
     """Pos f(log p) + neg f(log(1-p)) per element, p = sigmoid(x); d log p/dx = u, d2 = -p u.
 
     With y given, (pos + neg) times what the loss states for a soft label y (``soft=``).
@@ -122,17 +131,17 @@ def sigmoid_row(rule, x, pos, neg, y=None):
     p, u = np.where(x < 0, e, 1) / (1 + e), np.where(x < 0, 1, e) / (1 + e)  # NaN stays NaN
     logp, logu = np.minimum(x, 0) - np.log1p(e), np.minimum(-x, 0) - np.log1p(e)
     if y is not None:
-        return soft_row(rule, p, u, logp, logu, pos + neg, y)
-    total = [0, 0, 0], [0, 0, 0]
+        return soft_sigmoids(rule, p, u, logp, logu, pos + neg, y)
+    found = [0, 0, 0], [0, 0, 0]
     for mass, lo, po, uo, sign in ((pos, logp, p, u, 1), (neg, logu, u, p, -1)):
         values, scales = by_log_probability(rule, lo, po, uo, negative=sign < 0)
         (f, f1, f2), (sf, sf1, sf2) = weigh(mass, values), weigh(abs(mass), scales)
         values, scales = [f, sign * f1 * uo, f2 - f1 * po * uo], [sf, sf1 * uo, sf2 + sf1 * po * uo]
-        total = add(total[0], values), add(total[1], scales)
-    return total
+        found = add(found[0], values), add(found[1], scales)
+    return found
 
 
-def soft_row(rule, p, u, logp, logu, mass, y):
+def soft_sigmoids(rule, p, u, logp, logu, mass, y):
     """Mass times what the loss states for soft labels; derivatives by the logit: p' = p u."""
     bend = p * u * (u - p)
     outcome = Terms([p, p * u, bend], logarithm=Terms([logp, u, -p * u]))
@@ -142,14 +151,14 @@ def soft_row(rule, p, u, logp, logu, mass, y):
     return weigh(mass, found.values), weigh(abs(mass), found.scales)
 
 
-def probability_row(rule, p, pos, neg):
+def probabilities(rule, p, pos, neg):
     """Pos F(p) + neg F(1-p) per element, derivatives by p itself."""
-    total = [0, 0, 0], [0, 0, 0]
+    found = [0, 0, 0], [0, 0, 0]
     for mass, po, uo, sign in ((pos, p, 1 - p, 1), (neg, 1 - p, p, -1)):
         values, scales = by_probability(rule, po, uo, negative=sign < 0)
         (f, f1, f2), scales = weigh(mass, values), weigh(abs(mass), scales)
-        total = add(total[0], [f, sign * f1, f2]), add(total[1], scales)
-    return total
+        found = add(found[0], [f, sign * f1, f2]), add(found[1], scales)
+    return found
 
 
 def add(a, b):
@@ -209,46 +218,45 @@ def reference(rule, logits, targets, *, activation, weight=None, pos_weight=None
     eps = REAL(label_smoothing)
     x, dx, d2x = cap(z, softcap, logit_scale)
 
-    out = [np.zeros((len(z), 1 if one_loss and k % 3 == 0 else C), REAL) for k in range(6)]
-    count = REAL(0)  # what the mean divides by
+    # 1. What counts, (N, 1) or (N, C), and how much; the truth of each class, (N, C).
+    y = (t if dense else np.arange(C) == t[:, None]).astype(np.float64).astype(REAL)
+    ignored = t == ignore_index if dense else (t == ignore_index)[:, None]
+    live = ~(ignored.all(axis=1, keepdims=True) if one_loss else np.broadcast_to(ignored, z.shape))
+    if normalize_targets:
+        M = np.count_nonzero(y, axis=1, keepdims=True)
+        live &= M > 0
+        y = y / np.maximum(M, 1)
     zeta = REAL(z_loss)
-    if not dense and one_loss and reduction == "mean" and denominator is None:
-        kept = t != ignore_index  # the z-loss's own mean is over rows
-        zeta *= w[t[kept]].sum() / max(1, kept.sum())
-    for i in range(len(z)):
-        y = (t[i] if dense else np.arange(C) == t[i]).astype(np.float64).astype(REAL)
-        live = np.ones(C, bool)
-        ignored = t[i] == ignore_index
-        live &= ~(ignored.all() if dense and one_loss else ignored)
-        if normalize_targets:
-            M = np.count_nonzero(y)
-            live &= M > 0
-            y = y / max(M, 1)
-        if not live.any():
-            continue  # ignored: zeros
-        if one_loss:
-            count += 1 if dense else w[t[i]]
-            mass = w * ((1 - eps) * y + eps / C)
-            if activation == "softmax":
-                values, bounds = softmax_row(rule, x[i], mass, zeta)
-            else:
-                values, bounds = probability_row(rule, x[i], mass, 0 * mass)
-                values[0], bounds[0] = values[0].sum(), bounds[0].sum()
-        else:
-            count += live.sum()
-            y = (y + 1) / 2 if neg_label == -1 else y
-            y = y * (1 - eps) + eps / 2
-            pos, neg = a1 * y, a0 * (1 - y)
-            if activation == "sigmoid":
-                other = y if soft_labels == "torchvision" else None
-                values, bounds = sigmoid_row(rule, x[i], pos, neg, other)
-            else:
-                values, bounds = probability_row(rule, x[i], pos, neg)
-        values = chain(values, dx[i], d2x[i]) + chain(bounds, abs(dx[i]), abs(d2x[i]))
-        for k, value in enumerate(values):
-            row = np.where(live, (s[i] if k < 3 else abs(s[i])) * value, 0)
-            out[k][i] = row[:1] if out[k].shape[-1] == 1 else row
+    if dense or not one_loss:
+        count = REAL(live.sum())  # what the mean divides by
+    else:
+        kept = live[:, 0]
+        count = w[t[kept]].sum()
+        if reduction == "mean" and denominator is None:
+            zeta *= count / max(1, kept.sum())  # the z-loss's own mean is over rows
 
+    # 2. The loss and its derivatives, each with its scale.
+    if one_loss:
+        mass = w * ((1 - eps) * y + eps / C)
+        if activation == "softmax":
+            values, bounds = softmax_rows(rule, x, mass, zeta)
+        else:
+            values, bounds = probabilities(rule, x, mass, 0 * mass)
+            values[0], bounds[0] = total(values[0]), total(bounds[0])
+    else:
+        y = (y + 1) / 2 if neg_label == -1 else y
+        y = y * (1 - eps) + eps / 2
+        pos, neg = a1 * y, a0 * (1 - y)
+        if activation == "sigmoid":
+            other = y if soft_labels == "torchvision" else None
+            values, bounds = sigmoids(rule, x, pos, neg, other)
+        else:
+            values, bounds = probabilities(rule, x, pos, neg)
+    values = [s * a for a in chain(values, dx, d2x)]
+    bounds = [abs(s) * a for a in chain(bounds, abs(dx), abs(d2x))]
+    out = [np.where(live, a, 0) for a in values + bounds]
+
+    # 3. The reduction, and the shapes of the arguments.
     if reduction == "mean":
         divisor = count if denominator is None else REAL(denominator)
         out = [a / divisor if divisor else np.zeros_like(a) for a in out]

@@ -9,7 +9,7 @@ import fusedce
 from fusedce.backends import cpu_replay
 from fusedce.kernels import tuning
 from tests.core.test_losses import DTYPES, alike, bar, check, make
-from tests.reference import by_log_probability
+from tests.reference import reference
 
 dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
 forms = pytest.mark.parametrize("form", ["index", "soft"])
@@ -102,43 +102,7 @@ def test_patches_under_a_transposed_view():
             np.testing.assert_allclose(out, got[1], rtol=1e-6)
 
 
-@np.errstate(all="ignore")
-def wide_row(name, own, z, mass, softcap, logit_scale, z_loss):
-    """Loss, gradient, Hessian of one row in a wider float, in time linear in its classes."""
-    real = np.longdouble
-    v = z.astype(np.float64).astype(real)
-    x = softcap * np.tanh(logit_scale * v / softcap) if softcap else logit_scale * v
-    dx = (
-        logit_scale / np.cosh(logit_scale * v / softcap) ** 2
-        if softcap
-        else np.full_like(v, logit_scale)
-    )
-    d2x = -2 * x / softcap**2 * logit_scale * dx if softcap else np.zeros_like(v)
-    e = np.exp(x - x.max())
-    at = np.argmax(x)
-    others = e.sum() - 1
-    p = e / e.sum()
-    u = 1 - p
-    u[at] = np.delete(e, at).sum() / (1 + others)
-    lse = x.max() + np.log(e.sum())
-    with np.errstate(all="ignore"):
-        (f, f1, f2), _ = by_log_probability((name, own), x - lse, p, u)
-    f, f1, f2 = (np.where(mass == 0, 0, mass * k) for k in (f, f1, np.where(u == 0, 0, f2 / u**2)))
-    total, bend = f1.sum(), f2.sum()
-    grad = np.where(mass == 0, 0, f1 * u) - p * (total - f1)
-    hess = f2 * u**2 + p**2 * (bend - f2) - total * p * u
-    loss = f.sum() + z_loss * lse**2
-    grad, hess = grad + 2 * z_loss * lse * p, hess + 2 * z_loss * (p**2 + lse * p * u)
-    size = abs(f1) * u + p * (abs(total - f1) + 2 * z_loss * abs(lse))
-    curve = (
-        abs(f2) * u**2 + p**2 * abs(bend) + abs(total) * p * u + 2 * z_loss * (p + 1) * abs(lse) * p
-    )
-    curve = curve * dx**2 + size * abs(d2x)
-    return (loss, grad * dx, hess * dx**2 + grad * d2x), (abs(loss), size * dx, curve)
-
-
 OWN = {"cross_entropy": {}, "focal": {"gamma": 2.0}}
-NEUTRAL = {"softcap": None, "logit_scale": 1.0, "z_loss": 0.0}
 STRIP = tuning.STRIP
 CLASSES = (
     *range(2, 11), 15, 16, 17, 31, 32, 33, 63, 64, 65, 66, 127, 128, 129, 511, 512, 513,
@@ -183,26 +147,24 @@ def spiked(form, dtype, rows, C, rng):
 
 
 def compare(name, dtype, z, t, options, some, got):
-    """Some rows of (loss, grad, hess), those that were asked for, against the wider floats."""
-    C, eps = z.shape[1], options.get("label_smoothing", 0.0)
-    w, s = options.get("weight", np.ones(C)), options.get("sample_weight", np.ones(len(z)))
-    r, small = ROUNDING.get(dtype, 0), 2.0**-24 if dtype == "float16" else 1.2e-38
-    rtol = 2 * bar("float64" if dtype == "float64" else "float32", "softmax", OWN[name])
-    for i in some:
-        if t.ndim == 1 and t[i] == -100:
-            assert all(not np.any(a[i]) for a in got), (i, C)
-            continue
-        own = np.arange(C) == t[i] if t.ndim == 1 else t[i]
-        mass = (own * (1 - eps) + eps / C) * w
-        scalars = (options.get(k, v) for k, v in NEUTRAL.items())
-        want, scales = wide_row(name, OWN[name], z[i], mass, *scalars)
-        for k, (a, b, scale) in enumerate(zip(got, want, scales, strict=False)):
-            room = abs(s[i]) * (rtol * scale + (r * abs(b) if k else 0)) + small
-            away = abs(a[i].astype(np.float64) - s[i] * b)
-            assert np.all(away <= room), (("loss", "grad", "hess")[k], i, C, len(z), options)
+    """Some rows of (loss, grad, hess), those that were asked for, against the oracle."""
+    some = np.array(some)
+    got = [a[some] for a in got]
+    if t.ndim == 1:
+        assert not any(np.any(a[t[some] == -100]) for a in got)
+    if "sample_weight" in options:
+        options = options | {"sample_weight": options["sample_weight"][some]}
+    call = options | {"activation": "softmax", "reduction": "none", "scales": True}
+    want, scales = reference((name, OWN[name]), z[some], t[some], **call)
+    rtol = bar(dtype, "softmax", OWN[name])
+    small = 2.0**-24 if dtype == "float16" else 1.2e-38
+    for what, a, b, scale in zip(("loss", "grad", "hess"), got, want, scales, strict=False):
+        rounded = 0 if what == "loss" else ROUNDING.get(dtype, 0)
+        away = abs(a.astype(np.float64) - b)
+        assert np.all(away <= rtol * scale + rounded * abs(b) + small), (what, z.shape, options)
 
 
-def asked(options, rows, C, dtype):
+def asked(options, rows, C):
     """The options of ``ASKED``, with numbers."""
     options = dict(options)
     if "weight" in options:
@@ -219,7 +181,7 @@ def compare_calls(name, form, dtype, rows, C, choices=ASKED):
     block = tuning.rows_per_block(C)
     some = sorted({0, 1, 2, 3, block - 1, block, rows - 2, rows - 1} & set(range(rows)))
     for choice in choices:
-        options = asked(choice, rows, C, dtype)
+        options = asked(choice, rows, C)
         if "label_smoothing" in options:
             z = np.where(np.isinf(z), z.dtype.type(-3), z)
         call = {"activation": "softmax", "reduction": "none"} | OWN[name] | options
@@ -339,33 +301,18 @@ WIDE = [
 @pytest.mark.parametrize("options", WIDE, ids=str)
 def test_rows_wider_than_the_scratch(options, name, dtype):
     """More than 131072 classes: the row is read twice; the target on every side of the seam."""
-    options, own = dict(options), {"gamma": 2.0} if name == "focal" else {}
     for C in (131_072, 131_073, 300_001) if dtype == "float32" else (131_073,):  # a slow oracle
         rng = np.random.default_rng(C)
         z = rng.normal(size=(4, C)).astype(DTYPES[dtype])
         z[0, 5] = z[1, C - 1] = 9.0
         z[2, : min(C - 1, 131_072)] = -np.inf  # the first block all masked
         t = np.array([5, 131_071, C - 1, C // 2])
-        w = 1 + np.arange(C) % 5 / 4 if options.get("weight") is not None else None
-        k = options | {"weight": w}
-        if "label_smoothing" in k:
+        if "label_smoothing" in options:
             z[2] = 0.5
-        k |= {"activation": "softmax", "reduction": "none", "return_hessian": True}
-        got = getattr(fusedce, name)(z, t, **own, **k)
-        eps = k.get("label_smoothing", 0.0)
-        rtol = bar("float64" if dtype == "float64" else "float32", "softmax", own) * 2
-        rounding = {"float16": 2.0**-11, "bfloat16": 2.0**-8}.get(dtype, 0)
-        small = {"float16": 2.0**-24}.get(dtype, 1.2e-38)
-        for i in range(4):
-            if C > 140_000 and i % 2:
-                continue
-            mass = ((np.arange(C) == t[i]) * (1 - eps) + eps / C) * (1 if w is None else w)
-            want, scales = wide_row(name, own, z[i], mass, k.get("softcap"),
-                                    k.get("logit_scale", 1.0), k.get("z_loss", 0.0))  # fmt: skip
-            for what, a, b, scale in zip(("loss", "grad", "hess"), got, want, scales, strict=True):
-                r = 0 if what == "loss" else rounding
-                away = abs(a[i].astype(np.float64) - b) - rtol * scale - r * abs(b) - small
-                assert np.all(away <= 0), (what, i, C)
+        k = asked(options, 4, C)
+        call = OWN[name] | k | {"activation": "softmax", "reduction": "none"}
+        got = getattr(fusedce, name)(z, t, return_hessian=True, **call)
+        compare(name, dtype, z, t, k, range(0, 4, 1 + (C > 140_000)), got)
 
 
 @forms
@@ -379,18 +326,12 @@ def test_wide_distributions_and_elements(form, dtype):
     q[:, [0, 131_071, 131_072, C - 1]] = [0.5, 0.25, 1.0, 2.0]
     t = np.array([131_072, C - 1]) if form == "index" else q
     if form == "soft":
-        for name, own in (("cross_entropy", {}), ("focal", {"gamma": 2.0})):
+        for name in OWN:
             for normalize in (False, True):
+                call = {"normalize_targets": normalize}
                 got = getattr(fusedce, name)(z, q, activation="softmax", reduction="none",
-                    normalize_targets=normalize, return_hessian=True, **own)  # fmt: skip
-                for i in range(2):
-                    mass = q[i] / (4 if normalize else 1)
-                    want, scales = wide_row(name, own, z[i], mass, None, 1.0, 0.0)
-                    for k, (a, b, scale) in enumerate(zip(got, want, scales, strict=True)):
-                        room = 2e-5 * scale + (2.0**-24 + 2.0**-11 * abs(b)) * (
-                            dtype != "float32" and k > 0
-                        )
-                        assert np.all(abs(a[i].astype(float) - b) <= room + 1.2e-38)
+                    return_hessian=True, **OWN[name], **call)  # fmt: skip
+                compare(name, dtype, z, q, call, range(2), got)
     else:
         p = (1 / (1 + np.exp(-z.astype(float)))).astype(z.dtype)
         check("focal", p, t, dtype, activation=None, reduction="none")

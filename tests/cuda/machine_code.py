@@ -38,7 +38,7 @@ def listing(cubin: bytes) -> str:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        command = [str(nvdisasm()), "-c", file.name]
+        command = [str(nvdisasm()), "-c", "-ndf", file.name]  # without the analysis of data flow
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
