@@ -15,6 +15,7 @@ Notation: l = log p of an outcome, u = 1 - p, m = the mass (weight times target)
 from __future__ import annotations
 
 import inspect
+from functools import partial
 
 import mpmath
 import numpy as np
@@ -68,9 +69,16 @@ def by_log_probability(rule, logp, p, u, negative=False):
 # exactly zero.
 
 
-def weigh(mass, terms):
-    """Mass times each term, zero where the mass is, whatever the term."""
-    return [np.where(mass == 0, 0, mass * t) for t in terms]
+def weighed(mass, evaluate, *arrays):
+    """The mass times what ``evaluate`` finds: values, scales. It sees only what has a mass."""
+    has, found = mass != 0, []
+    of_those = evaluate(*(a[has] for a in arrays))
+    for factor, terms in zip((mass, abs(mass)), of_those, strict=True):
+        places = [np.zeros_like(mass) for _ in terms]
+        for place, term in zip(places, terms, strict=True):
+            place[has] = factor[has] * term
+        found.append(places)
+    return found
 
 
 def without_own(a):
@@ -111,8 +119,7 @@ def softmax_rows(rule, x, mass, z_loss):
         of_largest = total(np.where(largest, f2, 0))
         return np.where(u == 0, 0 * f2, f2) + p**2 * without_own(rest) + of_largest * ratio**2
 
-    values, scales = by_log_probability(rule, logp, p, u)
-    (f, f1, f2), (sf, sf1, sf2) = weigh(mass, values), weigh(abs(mass), scales)
+    (f, f1, f2), (sf, sf1, sf2) = weighed(mass, partial(by_log_probability, rule), logp, p, u)
     values = [total(f), slope(f1, -1), bend(f2) - total(f1) * p * u]
     scales = [total(sf), slope(sf1, 1), bend(sf2) + total(sf1) * p * u]
     if z_loss:
@@ -131,32 +138,32 @@ def sigmoids(rule, x, pos, neg, y=None):
     p, u = np.where(x < 0, e, 1) / (1 + e), np.where(x < 0, 1, e) / (1 + e)  # NaN stays NaN
     logp, logu = np.minimum(x, 0) - np.log1p(e), np.minimum(-x, 0) - np.log1p(e)
     if y is not None:
-        return soft_sigmoids(rule, p, u, logp, logu, pos + neg, y)
+        return weighed(pos + neg, partial(soft_sigmoids, rule), p, u, logp, logu, y)
     found = [0, 0, 0], [0, 0, 0]
     for mass, lo, po, uo, sign in ((pos, logp, p, u, 1), (neg, logu, u, p, -1)):
-        values, scales = by_log_probability(rule, lo, po, uo, negative=sign < 0)
-        (f, f1, f2), (sf, sf1, sf2) = weigh(mass, values), weigh(abs(mass), scales)
+        rule_of_sign = partial(by_log_probability, rule, negative=sign < 0)
+        (f, f1, f2), (sf, sf1, sf2) = weighed(mass, rule_of_sign, lo, po, uo)
         values, scales = [f, sign * f1 * uo, f2 - f1 * po * uo], [sf, sf1 * uo, sf2 + sf1 * po * uo]
         found = add(found[0], values), add(found[1], scales)
     return found
 
 
-def soft_sigmoids(rule, p, u, logp, logu, mass, y):
-    """Mass times what the loss states for soft labels; derivatives by the logit: p' = p u."""
+def soft_sigmoids(rule, p, u, logp, logu, y):
+    """What the loss states for soft labels, and its scales; derivatives by the logit: p' = p u."""
     bend = p * u * (u - p)
     outcome = Terms([p, p * u, bend], logarithm=Terms([logp, u, -p * u]))
     log_other = Terms([logu, -p, -p * u])
     outcome.complement = Terms([u, -p * u, -bend], complement=outcome, logarithm=log_other)
     found = stated(LOSSES[rule[0]].soft, (outcome, y, TERMS), rule[1], REAL)
-    return weigh(mass, found.values), weigh(abs(mass), found.scales)
+    return found.values, found.scales
 
 
 def probabilities(rule, p, pos, neg):
     """Pos F(p) + neg F(1-p) per element, derivatives by p itself."""
     found = [0, 0, 0], [0, 0, 0]
     for mass, po, uo, sign in ((pos, p, 1 - p, 1), (neg, 1 - p, p, -1)):
-        values, scales = by_probability(rule, po, uo, negative=sign < 0)
-        (f, f1, f2), scales = weigh(mass, values), weigh(abs(mass), scales)
+        rule_of_sign = partial(by_probability, rule, negative=sign < 0)
+        (f, f1, f2), scales = weighed(mass, rule_of_sign, po, uo)
         found = add(found[0], [f, sign * f1, f2]), add(found[1], scales)
     return found
 
@@ -216,7 +223,6 @@ def reference(rule, logits, targets, *, activation, weight=None, pos_weight=None
     pw = REAL(1) if pos_weight is None else np.asarray(pos_weight, REAL)
     a1, a0 = (w * pw, w) if alpha is None else (w * pw * alpha, w * (1 - REAL(alpha)))
     eps = REAL(label_smoothing)
-    x, dx, d2x = cap(z, softcap, logit_scale)
 
     # 1. What counts, (N, 1) or (N, C), and how much; the truth of each class, (N, C).
     y = (t if dense else np.arange(C) == t[:, None]).astype(np.float64).astype(REAL)
@@ -226,6 +232,8 @@ def reference(rule, logits, targets, *, activation, weight=None, pos_weight=None
         M = np.count_nonzero(y, axis=1, keepdims=True)
         live &= M > 0
         y = y / np.maximum(M, 1)
+    z, y = np.where(live, z, 0), np.where(live, y, 0)  # NaN and infinity take 30 times as long
+    x, dx, d2x = cap(z, softcap, logit_scale)
     zeta = REAL(z_loss)
     if dense or not one_loss:
         count = REAL(live.sum())  # what the mean divides by
