@@ -95,6 +95,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow(reason="each process compiles the rule's kernels")
 def test_a_rule_of_a_script(tmp_path):
     """Simply there (fork), found in the script (spawn), or sent by value (joblib)."""
     pytest.importorskip("joblib")

@@ -246,6 +246,7 @@ def test_axis(axis):
         np.testing.assert_allclose(pull(u), pull_other(u), rtol=1e-4, atol=3e-3)
 
 
+@pytest.mark.slow(reason="XLA compiles for every shape")
 def test_shapes():
     """One row and its label, one logit, nothing at all, and what broadcasts."""
     z = jnp.array([1.0, 2.0, 3.0])
@@ -618,6 +619,7 @@ def test_memory():
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 << 10
 
 
+@pytest.mark.slow(reason="two processes import JAX and compile for two devices")
 def test_several_devices():
     """pmap, shard_map, sharded arrays under jit; asynchronous dispatch and none."""
     for dispatch in ("true", "false"):

@@ -128,6 +128,7 @@ def test_other_signals():
     run_script(ALARMS + script)
 
 
+@pytest.mark.slow(reason="processes that import JAX")
 def test_exit():
     """A program that SIGTERM ends, ends as its handler says."""
     script = """

@@ -308,6 +308,7 @@ HELD = """
 """
 
 
+@pytest.mark.slow(reason="processes that import torch")
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux says what is held")
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_memory_is_not_above_torchs(reduction):

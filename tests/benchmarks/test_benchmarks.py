@@ -455,6 +455,7 @@ def test_what_cannot_be_compared_is_said_why():
 # --------------------------------------------------------------------- shapes of --shape
 
 
+@pytest.mark.slow(reason="every case is measured")
 def test_shapes_of_ones_own(tmp_path, capsys):
     """Each loss on each shape in each dtype, with all rows, beside the rivals that compute it."""
     path = tmp_path / "own.json"

@@ -109,6 +109,7 @@ def small_result(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow(reason="every library trains a model")
 def test_program(result, capsys):
     read = results.read(result)
     assert len(read["surrogates"]) == 2 * 4 * 4

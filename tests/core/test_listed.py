@@ -105,6 +105,7 @@ def verdicts(tmp_path_factory):
     return done.stdout
 
 
+@pytest.mark.slow(reason="the suite of a copy, and kernels of three more losses")
 def test_a_wrong_sign_fails_by_numbers(verdicts):
     """The right loss passes the same tests."""
     said = dict(line.split(" ", 1)[::-1] for line in verdicts.splitlines()
@@ -122,6 +123,7 @@ def test_a_wrong_sign_fails_by_numbers(verdicts):
     assert float(ours) == pytest.approx(-float(true))
 
 
+@pytest.mark.slow(reason="the same suite")
 def test_a_loss_without_a_definition_is_one_failure(verdicts):
     failed = [v for v in verdicts.splitlines() if v.startswith("FAILED") and "mae_unstated" in v]
     assert len(failed) == 1

@@ -229,6 +229,7 @@ def above():
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow(reason="every call, on 200 MB of logits")
 @needs_proc
 @pytest.mark.parametrize("case", CASES)
 def test_peak_memory(case, above):

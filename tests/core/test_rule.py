@@ -129,6 +129,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow(reason="kernels of rules that are not the package's are kept nowhere")
 @pytest.mark.parametrize(("rule", "activation", "form"), CASES, ids=str)
 def test_own_loss(rule, activation, form):
     """Loss as written by hand; derivatives by differences; float32 as float64."""
@@ -271,6 +272,7 @@ def choosing(logp, logq, p, q, params):
     )
 
 
+@pytest.mark.slow(reason="kernels of rules that are not the package's are kept nowhere")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("form", ["index", "soft"])

@@ -296,6 +296,7 @@ WIDE = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow(reason="the oracle's long doubles, 300,000 a row")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ["cross_entropy", "focal"])
 @pytest.mark.parametrize("options", WIDE, ids=str)

@@ -23,6 +23,8 @@ import pytest
 from fusedce.kernels import cache as cache_module
 from tests.cpu.test_threads import LIMIT, ROOT, needs_fork
 
+pytestmark = pytest.mark.slow(reason="processes compile into caches of their own")
+
 START = """
 import json, sys
 import numpy as np, numba, ml_dtypes, fusedce

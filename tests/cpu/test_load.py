@@ -190,6 +190,7 @@ def test_interrupt_of_warmup(options, tmp_path):
     assert len([p for p in tmp_path.rglob("*") if p.is_file()]) == 1
 
 
+@pytest.mark.slow(reason="calls for five seconds")
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_soak():
     """The short form of `make soak`."""
@@ -210,6 +211,7 @@ def available():
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
 
 
+@pytest.mark.slow(reason="five gigabytes are written and read")
 @pytest.mark.big
 @pytest.mark.skipif(available() < 12e9, reason="less than 12 GB of memory are available")
 def test_more_than_two_to_the_31_elements():

@@ -168,6 +168,7 @@ def test_fork_while_a_thread_is_inside_a_call():
     """, COMMON)  # fmt: skip
 
 
+@pytest.mark.slow(reason="forks for six seconds")
 @needs_fork
 def test_threads_while_forked_children_are_killed():
     """Threads call, others fork children that call, half of them killed at any moment: no lock is

@@ -35,6 +35,8 @@ from tests.cuda.machine_code import instructions, listing, nvdisasm
 from tests.emulator import programs
 from tests.emulator.extent import part
 
+pytestmark = pytest.mark.slow(reason="two seconds of compilation for each kernel")
+
 # Sums of one number a label or a block, in float64 by design.
 DOUBLE = {"label_pass", "distribution_pass", "combine_label_stats", "reduce_losses"}
 # What no instruction does: 64-bit division, once a thread, for the place of a row behind which

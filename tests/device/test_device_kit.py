@@ -102,6 +102,7 @@ def test_wanted(group):
     assert len(wanted.written(found)) == len(found)
 
 
+@pytest.mark.slow(reason="a run of pytest that records every launch")
 def test_tests_are_recorded(tmp_path):
     """Launches of the GPU tests are noted with no GPU, and nothing fails for want of numbers."""
     some = "test_results_are_cupys or test_images or test_a_graph or test_as_the_cpu and 1023"
@@ -298,6 +299,7 @@ def test_a_stage_that_fails(check):
     assert "torch.compile --seconds 60 --out" in asked
 
 
+@pytest.mark.slow(reason="waits for a deadline")
 def test_a_stage_that_hangs(check):
     """It is killed, the rest is left out for lack of time and named, and the summary comes."""
     done, _, _ = check("A", smoke="trap '' INT; sleep 60", LIMIT=6, SPARE=1)
@@ -326,6 +328,7 @@ def test_without_xdist(check):
     assert "test_gpu_numbers.py" in asked
 
 
+@pytest.mark.slow(reason="waits for a deadline")
 def test_deadline(tmp_path):
     """Tests that have no time are not begun, and pytest says how many were done."""
     pytest.importorskip("xdist")

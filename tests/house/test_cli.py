@@ -49,6 +49,7 @@ def test_warmup(tmp_path):
     assert f"(0 compiled, {found['kernels']} already there)" in " ".join(again.stdout.split())
 
 
+@pytest.mark.slow(reason="compiles kernels into an empty cache")
 def test_warmup_for_a_gpu(tmp_path):
     """Of another architecture than the one here, if there is any; the second time from disk."""
     pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")

@@ -17,6 +17,7 @@ def tree(tmp_path_factory):
     return tree
 
 
+@pytest.mark.slow(reason="a suite for each way to break the package")
 @pytest.mark.parametrize("mutation", QUICK, ids=lambda m: m.name)
 def test_a_broken_package_turns_the_suite_red(mutation, tree):
     said, text = mutated(tree, mutation)

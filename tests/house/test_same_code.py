@@ -28,6 +28,7 @@ def copied(folder):
     return folder
 
 
+@pytest.mark.slow(reason="compiles kernels of three trees")
 def test_a_renamed_function_is_the_same_and_another_constant_is_not(tmp_path):
     """A function and a file of the CPU half under other names; then a formula that differs."""
     before = collect(ROOT, ["cpu"], [CALL])
