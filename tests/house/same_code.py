@@ -22,6 +22,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HALVES = ("cpu", "cuda")
 CALLS = ("tests.cuda.calls", "tests.cuda_calls")  # where a revision has its list of GPU calls
 
-# (function, options, dtype, targets, shape): what the CPU kernels are compiled for.
+# (function, options, dtype, targets, shape): CPU kernels, beside those of each listed loss.
 _ROWS = (
     ("cross_entropy", {}, "f4", "index", (4, 100)),
     ("cross_entropy", {}, "f2", "index", (4, 100)),
@@ -59,6 +60,16 @@ _ELEMENTS = (
 _FUNCTIONS = ("softmax", "log_softmax", "sigmoid", "log_sigmoid")
 
 
+def _listed() -> Iterator[tuple[str, Any, str, str, tuple[int, int]]]:
+    """Each loss of the package's list, with each of its activations."""
+    with contextlib.suppress(ImportError):  # revisions before the list
+        from fusedce.losses import LOSSES
+
+        for loss in LOSSES.values():
+            for activation in loss.activations:
+                yield loss.name, {"activation": activation}, "f4", "float", (40, 10)
+
+
 def cpu_calls() -> Iterator[tuple[str, Any]]:
     """(name, call) of each public call whose kernels are compared on the CPU."""
     import numpy as np
@@ -73,7 +84,7 @@ def cpu_calls() -> Iterator[tuple[str, Any]]:
         logits = np.full(shape, 0.5, dtype)
         return lambda: getattr(fusedce, name)(logits, targets, **given)
 
-    for name, options, dtype, kind, shape in (*_ROWS, *_ELEMENTS):
+    for name, options, dtype, kind, shape in (*_ROWS, *_ELEMENTS, *_listed()):
         words = " ".join(f"{k}={v}" for k, v in options.items())
         yield (
             f"{name} {dtype} {kind} {shape} {words}".rstrip(),
@@ -200,18 +211,26 @@ def checkout(revision: str) -> Iterator[Path]:
 
 
 def compared(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """A line for each call that compiles a function which was not compiled before, for any call.
+    """A line for each call whose functions differ.
 
-    Which call is the first to compile a function depends on the calls ahead of it, and so on the
-    words that select them.
+    On the CPU the first call that needs a function compiles it, so what a call compiles depends on
+    the calls ahead of it. Where the two sides have different calls, a function differs there if no
+    call compiled it before.
     """
     lines = []
     for half, calls in after.items():
-        known = {code for hashes in before[half].values() for code in hashes}
+        if half not in before:
+            raise SystemExit(f"there are no hashes of the {half} half to compare with")
+        known = [code for hashes in before[half].values() for code in hashes]
+        same_calls = half == "cuda" or calls.keys() == before[half].keys()
         for name, hashes in calls.items():
-            new = [code for code in hashes if code not in known]
-            if new:
-                lines.append(f"{half}: {name}: {len(new)} of {len(hashes)} functions differ")
+            if same_calls and name in before[half]:
+                ours, theirs = Counter(hashes), Counter(before[half][name])
+                differ = max((ours - theirs).total(), (theirs - ours).total())
+            else:
+                differ = sum(code not in known for code in hashes)
+            if differ:
+                lines.append(f"{half}: {name}: {differ} of {len(hashes)} functions differ")
     return lines
 
 

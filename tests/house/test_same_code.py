@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 from tests.house import same_code
 from tests.house.same_code import ROOT, collect, compared, functions
 
-CALL = "sigmoid f4"  # and log_sigmoid, the smallest kernels
+CALLS = ["sigmoid f4", "log_sigmoid-float32"]  # the smallest kernels, of each half
 
 
 def copied(folder):
@@ -30,21 +31,27 @@ def copied(folder):
 
 @pytest.mark.slow(reason="compiles kernels of three trees")
 def test_a_renamed_function_is_the_same_and_another_constant_is_not(tmp_path):
-    """A function and a file of the CPU half under other names; then a formula that differs."""
-    before = collect(ROOT, ["cpu"], [CALL])
-    assert sum(map(len, before["cpu"].values())) > 5
+    """A function under another name in both halves; then a formula that differs."""
+    halves = ["cpu", "cuda"] if importlib.util.find_spec("numba_cuda") else ["cpu"]
+    before = collect(ROOT, halves, CALLS)
+    assert all(sum(map(len, calls.values())) > 0 for calls in before.values())
     tree = copied(tmp_path)
     formulas = tree / "kernels/link.py"
     for path in tree.glob("kernels/**/*.py"):
         path.write_text(path.read_text().replace("sigmoid_from", "renamed_from"))
-    after = collect(tree, ["cpu"], [CALL])
+    after = collect(tree, halves, CALLS)
     assert after != {}
     assert compared(before, after) == []
     text = formulas.read_text()
-    assert "larger = inverse(T(1) + e)" in text
-    formulas.write_text(text.replace("inverse(T(1) + e)", "inverse(T(2) + e)"))
-    (line,) = compared(before, collect(tree, ["cpu"], [CALL]))
-    assert line.startswith("cpu: sigmoid f4")
+    for line, other in (
+        ("larger = inverse(T(1) + e)", "larger = inverse(T(2) + e)"),
+        ("logp = min(z, T(0)) - tail", "logp = min(z, T(0)) + tail"),
+    ):
+        assert line in text
+        text = text.replace(line, other)
+    formulas.write_text(text)
+    lines = compared(before, collect(tree, halves, CALLS))
+    assert {line.split(":")[0] for line in lines} == set(halves)
 
 
 LISTING = """
@@ -76,10 +83,19 @@ def test_listings(change, same):
 
 
 def test_comparison():
-    """What is new in a call is counted, whichever call compiled it before."""
+    """With the same calls on both sides each call is compared, else what is new in it."""
     before = {"cpu": {"a": ["1", "2"], "b": ["3"]}}
+    differ = "cpu: {}: {} functions differ"
+    assert compared(before, {"cpu": {"b": ["3"], "a": ["2", "1"]}}) == []
+    swapped = {"cpu": {"a": ["3", "2"], "b": ["3"]}}
+    assert compared(before, swapped) == [differ.format("a", "1 of 2")]
+    assert compared(before, {"cpu": {"a": [], "b": ["3"]}}) == [differ.format("a", "2 of 0")]
     assert compared(before, {"cpu": {"b": ["1", "3"]}}) == []
-    assert compared(before, {"cpu": {"b": ["4", "3"]}}) == ["cpu: b: 1 of 2 functions differ"]
+    assert compared(before, {"cpu": {"b": ["4", "3"]}}) == [differ.format("b", "1 of 2")]
+    one = {"cuda": {"a": ["1"], "b": ["3"]}}
+    assert compared(one, {"cuda": {"a": ["3"]}}) == ["cuda: a: 1 of 1 functions differ"]
+    with pytest.raises(SystemExit, match="no hashes of the cuda half"):
+        compared(before, one)
 
 
 def test_calls_have_names_of_their_own():
