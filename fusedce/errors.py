@@ -27,7 +27,8 @@ def different_devices(first: str, device: int, other: str, elsewhere: int) -> Va
 def requires_grad(x: Any) -> TypeError:
     """The error for a tensor for which its library records operations to differentiate them."""
     return TypeError(
-        f"a {arrays.type_name(x)} that requires grad would not know of this loss: pass x.detach()"
+        f"a {arrays.type_name(x)} that requires grad is not accepted, because fusedce records no "
+        "operations for automatic differentiation: pass x.detach()"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 import fusedce
 from fusedce.losses import LOSSES
+from fusedce.options import DEFAULTS
 from tests.house.mutation import copied
 
 TEMPLATE = '''
@@ -71,6 +73,27 @@ def test_an_alias_is_the_same_loss(name):
         getattr(fusedce, name)(z, t)[1],
         getattr(fusedce, name)(z, t, activation=loss.activations[0])[1],
     )
+
+
+# Shared with other losses; test_losses.py asks for them in every case.
+ASKED_EVERYWHERE = {"alpha", "soft_labels"}
+
+
+@pytest.mark.parametrize("name", [n for n, loss in LOSSES.items() if loss.alias_of is None])
+def test_every_own_option_is_tested_with_several_values(name):
+    """A loss's options are in its declaration, and each value gives another loss."""
+    loss, rng = LOSSES[name], np.random.default_rng(0)
+    z, t = rng.normal(size=(5, 4)), rng.random((5, 4))
+    parameters = inspect.signature(loss.function).parameters
+    for option in set(parameters) - set(DEFAULTS) - {"logits", "targets"} - ASKED_EVERYWHERE:
+        usual = parameters[option].default
+        values = {one.get(option, usual) for one in (*loss.options, *loss.more_options)}
+        assert len(values) > 1, (
+            f"{option} of {name} is tested with {values} alone: give Loss({name}, ...) options= or "
+            "more_options= with other values"
+        )
+        found = {float(getattr(fusedce, name)(z, t, **{option: v})[0]) for v in values}
+        assert len(found) == len(values), f"{option} of {name} changes nothing"
 
 
 # Of the copy below: every activation, finite differences, many digits, the oracle, the statement.
