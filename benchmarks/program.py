@@ -1,4 +1,7 @@
-"""A run from its options to its result, the same for all programs; a Suite says what differs."""
+"""A run from its options to its result, for programs that time cases; a Suite says what differs.
+
+benchmarks.boosting, which has three parts instead of cases, shares only ``renew``.
+"""
 
 import importlib
 import time

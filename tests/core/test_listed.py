@@ -59,16 +59,30 @@ def test_a_listed_loss_states_its_definition(name):
     )
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_listed_loss_has_a_line_and_a_source_for_the_readme(name):
+    assert LOSSES[name].summary
+    assert LOSSES[name].source
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+@pytest.mark.parametrize("form", ["index", "soft"])
 @pytest.mark.parametrize("name", [n for n, loss in LOSSES.items() if loss.alias_of is not None])
-def test_an_alias_is_the_same_loss(name):
+def test_an_alias_is_the_same_loss(name, form, dtype):
+    """The same bits for each activation, with and without options."""
     rng, loss = np.random.default_rng(0), LOSSES[name]
-    z = rng.normal(size=(5, 4))
+    z = rng.normal(size=(5, 4)).astype(dtype)
+    t = rng.integers(0, 4, 5) if form == "index" else rng.random(z.shape)
+    weighted = {"weight": rng.random(4), "label_smoothing": 0.1, "reduction": "none"}
     for activation in loss.activations:
-        t = rng.random(z.shape)
-        ours = getattr(fusedce, name)(z, t, activation=activation, return_hessian=True)
-        other = getattr(fusedce, loss.alias_of)(z, t, activation=activation, return_hessian=True)
-        for a, b in zip(ours, other, strict=True):
-            np.testing.assert_array_equal(a, b)
+        for options in ({}, weighted, {"softcap": 3.0, "sample_weight": rng.random(5)}):
+            call = options | {"activation": activation, "return_hessian": True}
+            if activation != "softmax" and "sample_weight" in call:
+                call["sample_weight"] = call["sample_weight"][:, None]
+            ours = getattr(fusedce, name)(z, t, **call)
+            other = getattr(fusedce, loss.alias_of)(z, t, **call)
+            for a, b in zip(ours, other, strict=True):
+                assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
     np.testing.assert_array_equal(
         getattr(fusedce, name)(z, t)[1],
         getattr(fusedce, name)(z, t, activation=loss.activations[0])[1],

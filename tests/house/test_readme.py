@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fusedce.options import DEFAULTS
 from tests.house import stubs
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -29,6 +30,15 @@ def test_table_of_losses():
     readme = README.read_text(encoding="utf-8")
     assert readme == stubs.with_table(readme), (
         "README's table does not fit the list of losses: python -m tests.house.stubs writes it"
+    )
+
+
+@pytest.mark.parametrize("option", DEFAULTS)
+def test_table_of_options(option):
+    (part,) = (part for part in SECTIONS if part.startswith("## Options\n"))
+    rows = [line for line in part.splitlines() if line.startswith("| `")]
+    assert any(re.search(rf"`{option}\b", row.split(" | ")[0]) for row in rows), (
+        f"README's table of options has no row for {option}"
     )
 
 
