@@ -1,4 +1,4 @@
-"""What every test runs beside: a garbage collector that looks at no object again and again."""
+"""After each test module, collect garbage once and freeze what remains."""
 
 import gc
 
@@ -9,7 +9,7 @@ import pytest
 def compiled_objects_are_frozen():
     """Compilers leave millions of objects in a process: one collection of them takes seconds.
 
-    What is left at the end of a file is collected once, and then not looked at any more.
+    After the freeze, later collections do not examine the objects of earlier modules again.
     """
     yield
     gc.collect()

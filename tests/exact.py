@@ -1,9 +1,9 @@
 """Losses, gradients and Hessian diagonals to 60 digits and more, for rows of any width.
 
-`tests.reference.exact_row` knows nothing but the definition and pays for 1 - p with digits: 9000 of
-them at |z| = 1e4, and C**2 terms. Here u = 1 - p is a sum of its own, so 60 digits are enough for
-everything; derivatives still come from Taylor arithmetic (`Jet`), none is written down. The two are
-held against each other in `test_accuracy.test_the_two_oracles_agree`.
+`tests.reference.exact_row` uses the definition alone: the subtraction 1 - p takes 9000 digits at
+|z| = 1e4, and there are C**2 terms. Here u = 1 - p is computed as a sum of its own, so that far
+fewer digits are enough (`DIGITS`). Derivatives still come from Taylor arithmetic (`Jet`); none is
+written by hand. `test_accuracy.test_the_two_oracles_agree` compares the two modules.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ DIGITS = {"float32": 100, "float64": 370}
 
 
 def loss_of(rule, p, u, negative=False):
-    """f of an outcome of probability p, given u = 1 - p as well."""
+    """The loss f of an outcome of probability p; u = 1 - p is given too."""
     p.complement, u.complement = u, p
     return definition(rule, p, JETS, negative, exact)
 
@@ -38,7 +38,8 @@ def exact_logit(rule, x, pos, neg, dtype="float64"):
 def exact_softmax(rule, z, mass, classes, dtype="float64"):
     """sum_k mass_k f(log softmax(z)_k): loss, derivatives and second derivatives by some logits.
 
-    ``mass`` is {class: mass}. The derivative along class j touches e_j, and the sums it is part of.
+    ``mass`` is {class: mass}. A derivative with respect to logit j changes e_j = exp(z_j - max) and
+    the sums that contain e_j.
     """
     with mpmath.workdps(DIGITS[dtype]):
         z = [float(v) for v in z]

@@ -11,7 +11,7 @@ import numpy as np
 
 from fusedce.losses import LOSSES as DECLARED
 
-# Those that are tested by numbers: not aliases, whose bits are compared (test_listed.py).
+# The losses tested numerically. Aliases are not among them: test_listed.py compares their bits.
 LOSSES = {
     name: loss
     for name, loss in DECLARED.items()
@@ -20,12 +20,12 @@ LOSSES = {
 
 
 def representable(options):
-    """Options whose numbers are float32, so that none is rounded in either dtype."""
+    """The options with numbers rounded to float32, so that neither dtype rounds them again."""
     return {k: float(np.float32(v)) for k, v in options.items()}
 
 
 def named(loss):
-    """{name of a case: options} of a loss: of every test, of the tests of accuracy."""
+    """Two dicts {name of a case: options} of a loss: for every test, and for the accuracy tests."""
     sets = [*loss.options, *loss.more_options]
     values = [" ".join(f"{v:g}" for v in one.values()) for one in sets]
     names = [loss.name, *(f"{loss.name} {text}" for text in values[1:])]
@@ -44,11 +44,11 @@ def of(name):
 
 
 def competing(cases):
-    """The cases that softmax is possible with."""
+    """The cases whose loss allows the softmax activation."""
     return [name for name in cases if of(name).any_activation]
 
 
 def inexact_power(own):
-    """Whether an exponent is no whole number: float32 results may have a larger error then."""
+    """Whether an exponent is not an integer: the float32 tolerance is larger then."""
     exponents = {name for loss in LOSSES.values() for name in loss.exponents}
     return any(float(v) % 1 for k, v in own.items() if k in exponents)

@@ -1,17 +1,18 @@
-"""The bars of the contract (section 3): loss, gradient and Hessian against 60 digits.
+"""Error limits for loss, gradient and Hessian, against results of 60 digits and more.
 
-The error of a number is relative to itself, "wherever the true value is a normal float32"; below
-that the absolute error is at most the smallest normal. Where the true value is a difference of
-terms that may cancel it is relative to the sum of their magnitudes (`tests.reference`, scales):
+The error is relative to the true value where that is a normal number of the dtype; for smaller true
+values the absolute error is at most the smallest normal number. Where the true value is a sum of
+terms that may cancel, the error is relative to the sum of their magnitudes (`tests.reference`,
+scales):
 
 * the Hessian, f'' (dl/dz)**2 + f' d2l/dz2, which passes through zero,
 * the gradient of a soft target, p * sum(m f') - m f', which is zero at p = target,
-* where terms of the loss's own definition cancel: p - clip of the asymmetric loss, and with
-  epsilon = -1 the loss -log p - (1 - p) of poly1.
+* results in which terms of the loss's own definition cancel: p - clip of the asymmetric loss, and
+  with epsilon = -1 the loss -log p - (1 - p) of poly1.
 
-`tests.reference` gives those sums, from the definition of each loss; the true values come from
-`tests.exact`. An error below the smallest normal number passes there: probabilities underflow
-gradually, -gamma p log p after them.
+`tests.reference` computes those sums from the definition of each loss; the true values come from
+`tests.exact`. In these cases too an error of at most the smallest normal number passes:
+probabilities underflow gradually, and so does -gamma p log p.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def bar(name, activation, dtype):
 
 @pytest.fixture(scope="module")
 def worst(request):
-    """The largest error, by loss, form of the targets, dtype and result; printed at the end."""
+    """Fixture: the largest error by loss, target form, dtype and result, printed at the end."""
     found: dict[tuple[str, str, str], dict[str, float]] = {}
     yield found
     manager = request.config.pluginmanager.getplugin("capturemanager")
@@ -55,7 +56,7 @@ def worst(request):
 
 
 def judge(worst, key, what, got, true, scale, z, T):
-    """Record the worst error of these numbers, and hold it against the bar."""
+    """Record the largest error of these numbers, and check that none exceeds the tolerance."""
     name, form, dtype = key
     smallest = float(np.finfo(T).tiny)
     limit = bar(name, form.split()[0], dtype)
@@ -86,7 +87,7 @@ def scales_of(name, z, targets, **options):
 
 
 def element_logits(T):
-    """Both tails to where p underflows and beyond, zero, confident, the bar's |z| of 1e4."""
+    """Logits: zero, small, confident, in both tails until p underflows and up to |z| = 1e4."""
     rng = np.random.default_rng(0)
     confident = [np.log(p / (1 - p)) for p in (0.999999, 1 - 1e-9)]
     tail = 87.0 if T is np.float32 else 708.0
@@ -119,7 +120,7 @@ def true_elements(name, dtype, soft):
 def test_sigmoid(name, soft, dtype, worst):
     z, y, true = true_elements(name, dtype, soft)
     form = "sigmoid soft" if soft else "sigmoid"
-    for flip in (False, True):  # every logit meets both labels
+    for flip in (False, True):  # each logit is tested with both labels
         y = 1 - y if flip else y
         if flip:
             if soft:
@@ -140,7 +141,7 @@ def test_sigmoid(name, soft, dtype, worst):
 
 
 def softmax_rows(C, T):
-    """Logits (rows, C) float, class indices: confident, tied, far apart, huge, ordinary."""
+    """Logits (rows, C) and class indices: confident, tied, far apart, huge and ordinary rows."""
     rng = np.random.default_rng(C)
     far = 85.0 if T is np.float32 else 700.0
     spread = [rng.normal(size=C) * s for s in (1.0, 10.0)]
@@ -150,19 +151,19 @@ def softmax_rows(C, T):
         row[C // 2] = np.log(p / (1 - p) * max(C - 1, 1))
     tails = [np.full(C, -far), np.full(C, far), np.zeros(C), np.full(C, 9999.0)]
     tails[0][C // 2], tails[1][C // 2] = 0.0, 0.0
-    tails[3][C // 2 :] -= 20.0  # all above it tie
+    tails[3][C // 2 :] -= 20.0  # the classes before C // 2 tie
     two = rng.normal(size=C)
     two[0] = two[-1] = 4.0
     z = np.array([*spread, *confident, *tails, two]).astype(T)
     n = len(z)
     y = [z.argmax(1), z.argmin(1), rng.integers(0, C, n)]
-    if C > 10:  # one target a row
+    if C > 10:  # one target for each row, not three
         return z, np.choose(np.arange(n) % 3, y)
     return np.concatenate([z, z, z]), np.concatenate(y)
 
 
 def watched(z, y, rng):
-    """The classes of a row that are looked at: target, extremes, ends, some more."""
+    """The classes checked in a row: target, extremes, first, middle, last and a random one."""
     C = len(z)
     chosen = {int(y), int(z.argmax()), int(z.argmin()), 0, C // 2, C - 1}
     return sorted(chosen | {int(rng.integers(C))})
@@ -231,10 +232,10 @@ def test_softmax_of_a_distribution(name, form, dtype, worst):
 
 @pytest.mark.parametrize("name", ["cross_entropy", "focal"])
 def test_a_row_wider_than_the_scratch(name, worst):
-    """More than 2**17 classes: blocks with a running maximum, read twice."""
+    """More than 2**17 classes: the row is read twice, in blocks with a running maximum."""
     C, rng = (1 << 17) + 4099, np.random.default_rng(4)
     z = rng.normal(size=(2, C)).astype(np.float32)
-    z[0, C - 7], z[1, 3] = 30.0, 25.0  # the maximum in the last block, and in the first
+    z[0, C - 7], z[1, 3] = 30.0, 25.0  # the maximum is in the last block, and in the first
     y = np.array([C - 7, C // 2])
     classes = [watched(a, b, rng) for a, b in zip(z, y, strict=True)]
     public = name.split()[0], RULES[name]
@@ -264,7 +265,10 @@ def test_gamma_zero_is_cross_entropy_bit_for_bit(dtype):
 
 @pytest.mark.parametrize("C", [10, 200, (1 << 17) + 70])
 def test_a_nan_beside_the_target_spoils_its_row(C):
-    """With class indices the rule never looks at the other classes: only their sum does."""
+    """A NaN logit of any class makes its row NaN, though the rule evaluates the target alone.
+
+    With class indices the other classes enter only through the sum of exponentials.
+    """
     z = np.random.default_rng(5).normal(size=(4, C)).astype(np.float32)
     calm = call("cross_entropy", z, np.array([1, 1, 1, 1]), activation="softmax")
     z[1, C - 1], z[2] = np.nan, -np.inf
@@ -276,7 +280,7 @@ def test_a_nan_beside_the_target_spoils_its_row(C):
 
 @pytest.mark.parametrize("name", RULES)
 def test_the_two_oracles_agree(name):
-    """This file's 60 digits and the reference's 9000, where the latter can be waited for."""
+    """`tests.exact` and `tests.reference` agree where the latter does not take too long."""
     public = name.split()[0], RULES[name]
     for x, pos, neg in ((0.3, 1, 0), (-40.0, 0.25, 0.75), (1.5, 0, 1), (90.0, 0, 1)):
         for a, b in zip(exact_logit(public, x, pos, neg), exact_element(public, x, pos, neg),

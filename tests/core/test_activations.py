@@ -1,4 +1,4 @@
-"""softmax, log_softmax, sigmoid, log_sigmoid, prior_bias: to their own size at every input."""
+"""softmax, log_softmax, sigmoid, log_sigmoid, prior_bias: small relative errors everywhere."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NUMBERS = [0.0, 1e-30, 1e-7, 0.3, 1.0, 5.0, 9.375, 16.625, 17.0, 20.0, 80.0, 87.
 
 
 def exact(name, row):
-    """The function with 60 digits beyond what 1 - p takes away."""
+    """The function computed by mpmath, with 60 digits more than the subtraction 1 - p loses."""
     with mpmath.workdps(60 + int(0.9 * max(abs(v) for v in row if np.isfinite(v)))):
         if name.endswith("sigmoid"):
             p = [1 / (1 + mpmath.exp(-mpmath.mpf(v))) for v in row]
@@ -39,7 +39,7 @@ def exact(name, row):
 
 
 def close(got, want, dtype, bar=1.0):
-    """A few units in the last place of the arithmetic, and the rounding to the dtype."""
+    """Assert equality to a few units in the last place of the arithmetic and a rounding to dtype."""
     relative = {"float64": 4e-15, "float32": 1e-6}.get(dtype, 1e-6 + 2.0**-8)
     relative = 1e-6 + 2.0**-11 if dtype == "float16" else relative
     small = {"float64": 2.3e-308, "float16": 2.0**-24}.get(dtype, 1.2e-38)
@@ -59,7 +59,7 @@ def test_rows_against_many_digits(name, dtype):
         got = getattr(fusedce, name)(z)
         assert got.dtype == z.dtype
         want = np.stack([exact(name, r) for r in z.astype(float)])
-        # log p of a large p: z - max rounds to nothing, log1p of the others is exact to its size
+        # where p is large, z - max is 0, and log1p of the other terms has a small relative error
         close(got, want, dtype, 4.0)
 
 
@@ -70,7 +70,7 @@ def test_elements_against_many_digits(name, dtype):
     got = getattr(fusedce, name)(z)
     assert got.dtype == z.dtype
     close(got, np.concatenate([exact(name, [v]) for v in z.astype(float)]), dtype, 2.0)
-    if name == "sigmoid":  # its own size at both ends: p of -20 is 2e-9, not 0
+    if name == "sigmoid":  # small results do not underflow: sigmoid(-20) is 2e-9, not 0
         assert got[z.astype(float) == -9.375][0] > 0
     else:
         assert np.all(got[abs(z.astype(float)) < 9] < 0)
@@ -86,7 +86,7 @@ def test_infinite_and_nan(dtype):
     rows[1, 0], rows[2, 1], rows[3], rows[4, 1], rows[5, 1] = np.nan, 1, -np.inf, np.inf, -np.inf
     for name in ("softmax", "log_softmax"):
         got = getattr(fusedce, name)(rows).astype(float)
-        assert np.isnan(got[[1, 3, 4]]).all()  # and their neighbours are untouched:
+        assert np.isnan(got[[1, 3, 4]]).all()  # and the other rows are right:
         for k in (0, 2, 5):
             close(got[k].astype(T), exact(name, rows[k].astype(float)), dtype, 2.0)
     for n, at in itertools.product((5, 64, 1000), (0, 3, -1)):
@@ -106,13 +106,13 @@ def test_infinite_and_nan(dtype):
      ((40, 300), 1)],
 )  # fmt: skip
 def test_axes_layouts_and_outputs(name, dtype, shape, axis):
-    """Any axis, stride and byte order; out is filled and returned; in place gives the same."""
+    """Any axis, stride and byte order; out is filled and returned; in place gives equal results."""
     z = (np.random.default_rng(1).normal(size=shape) * 4).astype(DTYPES[dtype])
     fn, wide = getattr(fusedce, name), z.astype(np.float64)
     options = {"axis": axis} if name.endswith("softmax") else {}
     if options:
         top = wide.max(axis=axis, keepdims=True)
-        others = np.exp(wide - top)  # the maximum apart: 1 + a small sum would lose digits
+        others = np.exp(wide - top)  # without the maximum, so that log1p keeps small sums
         np.put_along_axis(others, wide.argmax(axis=axis, keepdims=True), 0.0, axis=axis)
         want = wide - top - np.log1p(others.sum(axis=axis, keepdims=True))
     else:
@@ -139,7 +139,7 @@ def test_axes_layouts_and_outputs(name, dtype, shape, axis):
 
 @dtypes
 def test_wide_rows(dtype):
-    """Rows in two blocks and more; the largest on either side of the seam; in place."""
+    """Rows of more than one block of 131072, the maximum in the first or last one; also in place."""
     for C in (131_072, 131_073, 300_000):
         z = np.full((3, C), -3.0, DTYPES[dtype])
         z[0, 0], z[1, C - 1], z[2, :131_072] = 12.0, 12.0, -np.inf
@@ -157,7 +157,7 @@ def test_wide_rows(dtype):
 
 
 def test_small_things():
-    """Numbers and lists, empty arrays, one class, the default axis."""
+    """Inputs: numbers, lists, empty arrays, one class, the default axis."""
     assert type(fusedce.sigmoid(0.5)) is np.float64
     assert type(fusedce.log_sigmoid(np.float32(0.5))) is np.float32
     assert fusedce.sigmoid(np.float32(0)) == 0.5

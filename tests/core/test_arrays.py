@@ -1,4 +1,4 @@
-"""Every kind of array in and out: layout, class axis, dtype, buffers; against the oracle."""
+"""Inputs and outputs of every layout, class axis and dtype, compared with the oracle."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def unaligned(a):
 
 
 def sliced(a, axis, start, step):
-    """The same numbers as every so manieth of a larger array that is garbage elsewhere."""
+    """A copy of ``a`` as a view with this start and step of a larger array that holds 77 elsewhere."""
     room = list(a.shape)
     room[axis] = room[axis] * abs(step) + start
     big = np.full(room, 77).astype(a.dtype)
@@ -56,9 +56,10 @@ def layouts(a):
 
 
 def assert_near(a, b, what=""):
-    """Two results of one calculation, in rows or in lanes: they add up in another order.
+    """Two results of one calculation are close; they may be sums in different orders.
 
-    In float32 on a GPU their exponentials come from approximate units, in two ways.
+    In float32 on a GPU exponentials are approximate and may be computed in two ways: 16 units in
+    the last place are allowed then, not 4.
     """
     units = a.dtype == np.float32 and not isinstance(fusedce, ModuleType)
     tolerance = (16 if units else 4) * float(ml_dtypes.finfo(a.dtype).eps)
@@ -81,7 +82,7 @@ def test_layouts(activation, form, shape, axis, dtype):
     plain = check("focal", z, t, dtype, activation=activation, axis=axis, sample_weight=s)
     for what, a in layouts(z):
         check("focal", a, t, dtype, activation=activation, axis=axis, sample_weight=s)
-        if what in ("unaligned", "swapped", "read-only"):  # a copy like the plain array
+        if what in ("unaligned", "swapped", "read-only"):  # these are copied to a plain array
             got = fusedce.focal(a, t, activation=activation, axis=axis, sample_weight=s)
             alike(fusedce, got[1:], plain[1:2])
     others = [(b, s) for _, b in layouts(t)] if t.ndim else []
@@ -92,7 +93,7 @@ def test_layouts(activation, form, shape, axis, dtype):
 
 @forms
 def test_stride_of_nought(activation, form):
-    """Broadcast inputs: one row for all, one column for all, one number for everything."""
+    """Inputs broadcast with stride 0: one row for all, one column for all, one number for all."""
     for shape, axis in (((6, 5), 1), ((3, 4, 2), 1), ((5, 40), 0)):
         z, t = make(activation, form, "float32", shape, np.random.default_rng(3), axis)
         for small in (z[:1], z[..., :1], z[(slice(0, 1),) * z.ndim]):
@@ -142,7 +143,7 @@ def test_dtypes_of_targets(kind, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", [*REALS, np.longdouble], ids=lambda k: np.dtype(k).name)
 def test_dtypes_of_weights(kind, dtype):
-    """Weights of any real dtype; none of them changes the dtype of the gradient."""
+    """Weights of any real dtype are used, and do not change the dtype of the gradient."""
     rng = np.random.default_rng(6)
     numbers = rng.integers(0, 2 if kind is bool else 4, 6).astype(kind)
     for activation, names in (("softmax", ("weight", "sample_weight")),
@@ -158,7 +159,7 @@ def test_dtypes_of_weights(kind, dtype):
 
 
 def test_what_is_no_numpy_array(tmp_path):
-    """Lists (float64), memory maps, torch tensors, objects with __array__; 0-d arrays."""
+    """Lists (read as float64), buffers, memory maps, torch tensors, objects with __array__."""
     rng = np.random.default_rng(7)
     z, t = rng.normal(size=(6, 4)), rng.integers(0, 4, 6)
     want = check("cross_entropy", z, t, activation="softmax")
@@ -200,11 +201,11 @@ def test_pandas():
 @pytest.mark.parametrize("dtype", DTYPES)
 @forms
 def test_output_buffers(activation, form, dtype):
-    """The returned object is the buffer; whatever its strides, all of it and no more is written."""
+    """A buffer of any strides is filled and returned, and nothing beside it is written."""
     for shape, axis in (((9, 5), 1), ((2, 5, 3, 4), 1), ((3, 130), 1), ((5, 9), 0)):
         z, t = make(activation, form, dtype, shape, np.random.default_rng(9), axis)
         if form in ("index", "int"):
-            t.flat[2] = -100  # ignored, and written
+            t.flat[2] = -100  # ignored; its results are zeros
         options = {"activation": activation, "axis": axis, "reduction": "none"}
         want = check("focal", z, t, dtype, **options)
         for what, blank in layouts(np.zeros_like(z)):
@@ -233,7 +234,7 @@ def test_output_buffers(activation, form, dtype):
 
 @forms
 def test_order_and_kind_of_results(activation, form):
-    """A gradient lies as the logits do; a single loss is a NumPy number, or the buffer given."""
+    """A gradient has the layout of the logits; a single loss is a NumPy scalar or the buffer."""
     z, t = make(activation, form, "float32", (7, 5), np.random.default_rng(10))
     for order in "CF":
         a = np.array(z, order=order)

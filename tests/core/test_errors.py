@@ -1,4 +1,4 @@
-"""Every error text, word for word, and that nothing was changed by a call that failed."""
+"""Every error text, word for word; a call that fails changes none of its arrays."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ each_loss = pytest.mark.parametrize("name", LOSSES)
 
 
 class OnGpu:
-    """As much of a GPU array as can be seen from outside."""
+    """The interface by which a GPU array is recognized, without a GPU."""
 
     __cuda_array_interface__ = property(lambda self: {"shape": (4, 3), "typestr": "<f4"})
 
@@ -46,7 +46,7 @@ def dense(value=0):
 
 
 def fails(fn, args, options, error, text):
-    """The error and its text; no array of the call is changed."""
+    """The call raises this error with this text, and changes none of its arrays."""
     arrays = [a for a in (*args, *options.values()) if isinstance(a, np.ndarray)]
     before = [a.tobytes() for a in arrays]
     with pytest.raises(error) as caught:
@@ -60,7 +60,7 @@ def out_of(low, high, value):
     return f"axis must be between {low} and {high}, got {value}"
 
 
-COMMON = [  # options, error, text: with logits (4, 3) and class indices, whatever the loss
+COMMON = [  # options, error, text: for each loss, with logits (4, 3) and class indices
     ({"axis": 2}, ValueError, out_of(-2, 1, 2)),
     ({"axis": -3}, ValueError, out_of(-2, 1, -3)),
     ({"axis": 1.0}, TypeError, "axis must be an int, got 1.0"),
@@ -105,7 +105,7 @@ COMMON = [  # options, error, text: with logits (4, 3) and class indices, whatev
      "grad_out was given but return_grad=False"),
     ({"hess_out": Z()}, ValueError, "hess_out was given but return_hessian=False"),
 ]  # fmt: skip
-NUMBERS = [  # option, what is allowed, values that are not
+NUMBERS = [  # option, what is allowed, values that are not allowed
     ("label_smoothing", UNIT, [-0.1, 1.5, np.nan, np.inf]),
     ("z_loss", FINITE, [np.nan, np.inf]),
     ("softcap", POSITIVE, [0.0, -1.0, np.nan, np.inf]),
@@ -142,7 +142,7 @@ def test_numbers(name, option, allowed, values):
 
 @pytest.mark.parametrize("name", DECLARED)
 def test_own_numbers(name):
-    """Whatever numbers a listed loss adds are checked, and named in the error."""
+    """Each numeric parameter of a listed loss is checked, and the error names it."""
     for option, parameter in inspect.signature(LOSSES[name]).parameters.items():
         if option in Options._fields or not isinstance(parameter.default, float):
             continue
@@ -161,7 +161,7 @@ def test_logits_of_another_dtype(name, dtype):
 
 @each_loss
 def test_targets(name):
-    """Shapes and dtypes of targets; one dimension fewer means class indices."""
+    """Wrong shapes and dtypes of targets; targets with one axis fewer are class indices."""
     kind = "a distribution" if DEFAULT[name] == "softmax" else "a label for each element"
     for t in (
         K(0, 1, 2),
@@ -207,7 +207,7 @@ RANGES = {
 @pytest.mark.parametrize("activation", RANGES)
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_class_indices_out_of_range(name, activation, reduction):
-    """Found before anything is written, also in place; the position is that of the first one."""
+    """Bad labels are found before anything is written; the error gives the first one's position."""
     if name in DECLARED and not DECLARED[name].any_activation and activation != "sigmoid":
         return
     first, allowed = RANGES[activation]
@@ -217,7 +217,7 @@ def test_class_indices_out_of_range(name, activation, reduction):
     for dtype, label, position in cases:
         t = K().astype(dtype)
         t[position] = label
-        t[3] = label  # a later one
+        t[3] = label  # a second bad label, which is not reported
         end = f"is out of range: {allowed}, or ignore_index=-100"
         text = f"target {label} at position {position} {end}"
         options = {"activation": activation, "reduction": reduction}
@@ -231,7 +231,7 @@ def test_class_indices_out_of_range(name, activation, reduction):
 
 @pytest.mark.parametrize("activation", RANGES)
 def test_unsigned_labels_do_not_wrap_to_ignore_index(activation):
-    """2**64 - 100 has the bits of -100, and is no class all the same."""
+    """uint64 2**64 - 100 has the bits of -100, but it is out of range and not ignore_index."""
     t = np.array([0, 1, 2**64 - 100, 2], np.uint64)
     allowed = RANGES[activation][1]
     text = f"target {2**64 - 100} at position 2 is out of range: {allowed}, or ignore_index=-100"
@@ -240,7 +240,7 @@ def test_unsigned_labels_do_not_wrap_to_ignore_index(activation):
 
 
 def test_position_of_a_bad_label():
-    """In the caller's own indices: several axes, any class axis, far along, other ignore_index."""
+    """The error gives an index into targets: several axes, any layout, large arrays."""
     z, t = Z(shape=(2, 3, 4, 5)), np.zeros((2, 4, 5), np.int32)
     t[1, 2, 3] = t[1, 3, 0] = 7
     end = "is out of range: 0 <= target < 3, or ignore_index=-1"
@@ -277,7 +277,7 @@ def test_probabilities_out_of_range(name):
     for value in (-0.25, 1.5, np.inf, -np.inf):
         z = Z(np.float64)
         z[3, 1] = value
-        z[0, 0] = np.nan  # goes through
+        z[0, 0] = np.nan  # NaN is accepted
         text = (
             "with activation=None logits are probabilities between 0 and 1, "
             f"got {value} at position (3, 1)"

@@ -1,4 +1,4 @@
-"""Errors about options that clash, buffers, overlaps, GPU arrays, activations; word for word."""
+"""Error texts, word for word: conflicting options, output buffers, overlaps, GPU arrays."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import fusedce
 from tests.core.test_errors import LOSSES, K, OnGpu, Z, dense, each_loss, fails, out_of
 
-PAIRS = [  # loss, activation, indices?, options, text
+PAIRS = [  # loss, activation, whether targets are class indices, options, text
     ("cross_entropy", "softmax", True, {"pos_weight": 2.0}, "pos_weight=[2.0]"),
     ("cross_entropy", "softmax", False, {"pos_weight": np.ones(3)}, "pos_weight=[1.0, 1.0, 1.0]"),
     ("cross_entropy", "softmax", False, {"neg_label": -1}, "neg_label=-1"),
@@ -77,7 +77,7 @@ def test_outputs(name, which, buffer, text):
 
 
 def test_overlaps():
-    """Outputs and inputs that share an element; only the very same logits may be written."""
+    """Outputs must not share memory with inputs or each other; only grad_out may be the logits."""
 
     def text(out, other):
         return (f"{out} overlaps {other} in memory: only grad_out=logits, the very same array, "
@@ -115,7 +115,7 @@ def test_overlaps():
     held = memory[5:6].reshape(())
     fails(fusedce.cross_entropy, (Z(), t), {"denominator": held, "loss_out": held},
           ValueError, text("loss_out", "denominator"))  # fmt: skip
-    # apart in the same memory: interlaced columns
+    # columns that alternate in one array do not overlap
     lace = np.zeros((4, 6), np.float32)
     loss, grad = fusedce.cross_entropy(lace[:, ::2], t, grad_out=lace[:, 1::2])
     assert np.shares_memory(grad, lace)
@@ -124,7 +124,7 @@ def test_overlaps():
 
 @pytest.mark.parametrize("wrap", [memoryview, lambda a: a.view(np.ndarray).data, "torch"])
 def test_overlaps_with_what_only_wraps_memory(wrap):
-    """Objects that NumPy reads without a copy overlap as arrays do."""
+    """Overlap is found for inputs that are not arrays but that NumPy reads without a copy."""
     memory = np.full(40, 0.25, np.float32)
     z = memory[:12].reshape(4, 3)
     wrap = pytest.importorskip("torch").from_numpy if wrap == "torch" else wrap
@@ -135,7 +135,7 @@ def test_overlaps_with_what_only_wraps_memory(wrap):
 
 
 def test_gpu_arrays():
-    """CPU and GPU together: both named."""
+    """CPU and GPU arrays in one call are an error that names both arguments."""
     gpu, where = OnGpu(), "is on a GPU (cupy.OnGpu)"
     for args, options, first, other, kind in (
         ((gpu, K()), {}, "logits", "targets", "numpy.ndarray"),
@@ -173,7 +173,7 @@ def test_activations():
 
 
 def test_nought_dimensional_logits():
-    """One element for sigmoid and None; no row for softmax, no class index."""
+    """A single number as logits: softmax is refused, and so are targets of another shape."""
     for activation in ("softmax", "sigmoid", None):
         with pytest.raises(ValueError, match=r"axis|class|targets"):
             fusedce.cross_entropy(np.float32(0.5), np.zeros(3), activation=activation)

@@ -1,7 +1,7 @@
-"""Any layout of any array against the oracle: strides, orders, offsets, gaps, broadcast axes.
+"""Random layouts of all arrays against the oracle: strides, axis orders, offsets, broadcast axes.
 
-Losses, dtypes and options come from a short list, so that many layouts share a kernel; layouts are
-drawn widely. The environment variable LAYOUTS says how many examples there are in all.
+Losses, dtypes and options come from a short list, so that many layouts share one compiled kernel;
+layouts are drawn at random. The environment variable LAYOUTS sets the total number of examples.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from tests.core.test_losses import DTYPES, RULES, agree, bar, make
 from tests.reference import reference
 
 EXAMPLES = int(os.environ.get("LAYOUTS", "400"))
-FILL = 77  # what lies between the numbers of an array
+FILL = 77  # fills the memory between and around the elements of an array
 CLASSES = 1, 2, 3, 4, 5, 7, 8, 12, 16, 17, 31, 33, 63, 64, 65, 130, 300
-MOST = 6000  # logits of an example
+MOST = 6000  # the largest number of logits of an example
 
 
 class Loss(NamedTuple):
-    """What is called, but for arrays."""
+    """A loss function with its options and dtypes; the arrays are drawn separately."""
 
     rule: str
     activation: str | None
@@ -71,20 +71,20 @@ examples = settings(
 
 
 class Layout(NamedTuple):
-    """Where the numbers of an array lie. Each tuple has an entry an axis."""
+    """Where the elements of an array lie in memory. Each tuple has one entry per axis."""
 
-    order: tuple[int, ...]  # the axes as they lie in memory, the closest one last
-    steps: tuple[int, ...]  # places from one number to the next, backwards where negative
-    gaps: tuple[tuple[int, int], ...]  # places ahead of the first number, and behind the last
+    order: tuple[int, ...]  # the axes from the largest stride to the smallest
+    steps: tuple[int, ...]  # stride in elements; negative: backwards
+    gaps: tuple[tuple[int, int], ...]  # unused elements before and after the axis
     lone: tuple[int, ...]  # the stride in bytes of an axis of length 1
-    repeated: tuple[bool, ...]  # whether one number serves the whole axis, with stride 0
-    offset: int = 0  # places ahead of everything
-    byte: int = 0  # 1: it lies in the middle of a number
+    repeated: tuple[bool, ...]  # whether the axis is broadcast, with stride 0
+    offset: int = 0  # unused elements before everything
+    byte: int = 0  # bytes added to the address; 1: unaligned
 
 
 @st.composite
 def layouts(draw, ndim, written=False, byte=True):
-    """A layout; in an array that is written each number has a place of its own."""
+    """Strategy: a layout; an array that is written is aligned and has no broadcast axes."""
     no = (False,) * ndim
     if draw(st.integers(0, 3)) == 0:  # contiguous
         return Layout(tuple(range(ndim)), (1,) * ndim, ((0, 0),) * ndim, (8,) * ndim, no)
@@ -105,13 +105,13 @@ def layouts(draw, ndim, written=False, byte=True):
 
 
 class Placed(NamedTuple):
-    """An array, and the memory in which it lies among other numbers."""
+    """An array, and the larger memory that contains it."""
 
     array: np.ndarray
     memory: np.ndarray
 
     def outside(self):
-        """The memory with zeros for what belongs to the array."""
+        """The bytes of the memory, with zeros in place of the array's own elements."""
         kept = self.array.copy()
         self.array[...] = 0
         found = self.memory.copy()
@@ -120,7 +120,7 @@ class Placed(NamedTuple):
 
 
 def thinned(a, layout):
-    """The array with the first number of each repeated axis all along it."""
+    """Fill each repeated axis with its first element, in place."""
     for axis, repeats in enumerate(layout.repeated):
         if repeats:
             a[...] = np.take(a, [0], axis)
@@ -128,7 +128,7 @@ def thinned(a, layout):
 
 
 def placed(a, layout):
-    """An array equal to ``a``, which is ``thinned``, laid out this way."""
+    """Copy ``a``, a result of ``thinned``, to new memory with this layout."""
     a = np.asarray(a)
     first = tuple(slice(0, 1 if r else None) for r in layout.repeated)
     few = a[first]
@@ -163,7 +163,7 @@ def placed(a, layout):
 
 @st.composite
 def shapes(draw, classes):
-    """(shape, class axis), of one to four axes."""
+    """Strategy: (shape, class axis), with one to four axes."""
     n = draw(st.sampled_from(classes))
     rest = draw(st.lists(st.sampled_from([1, 2, 3, 5, 8, 33]), max_size=3))
     while np.prod(rest, dtype=int) * n > MOST:
@@ -173,7 +173,7 @@ def shapes(draw, classes):
 
 
 class Case(NamedTuple):
-    """A call: its arrays by the names of the arguments, and everything else."""
+    """A call: its arrays by argument name, and its other options."""
 
     inputs: dict[str, Placed]
     outputs: dict[str, Placed]
@@ -181,7 +181,7 @@ class Case(NamedTuple):
 
 
 def weights(draw, rng, loss, shape, axis):
-    """Arrays of weights by name, not laid out yet."""
+    """Weight arrays by argument name, before they get a layout."""
     rows = tuple(np.delete(shape, axis))
     by_row = loss.activation == "softmax" or (loss.activation is None and loss.form == "index")
     found = {}
@@ -200,10 +200,10 @@ def weights(draw, rng, loss, shape, axis):
 
 @st.composite
 def cases(draw, loss, classes=CLASSES, byte=True):
-    """A call of this loss with all its arrays laid out."""
+    """Strategy: a call of this loss, each array with a random layout."""
     shape, axis = draw(shapes(classes))
     if loss.form == "index" and loss.activation != "softmax":
-        assume(shape[axis] > 1)  # else no class index
+        assume(shape[axis] > 1)  # one class: class indices are refused
         assume(loss.activation is None or len(shape) > 1)
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     options = loss.options | {"activation": loss.activation, "axis": axis}
@@ -234,7 +234,7 @@ def cases(draw, loss, classes=CLASSES, byte=True):
 
 
 def ask(call, case):
-    """One call on the case's very arrays; what lies around the outputs must stay."""
+    """Call with the arrays of the case themselves; memory around the outputs must not change."""
     given = {name: a.array for name, a in case.inputs.items()}
     outs = {name: a.array for name, a in case.outputs.items()}
     around = {name: a.outside() for name, a in case.outputs.items()}
@@ -246,7 +246,7 @@ def ask(call, case):
 
 
 def check_loss(api, loss, case):
-    """The case against the oracle; a second call, which is replayed, has the same bits."""
+    """Compare a call with the oracle; a second call, replayed from the cache, has the same bits."""
     own = {k: float(v) for k, v in RULES[loss.rule].items()}
     inputs = {name: a.array.copy() for name, a in case.inputs.items()}
     options = {k: v for k, v in case.options.items() if k != "return_hessian"}
@@ -259,14 +259,14 @@ def check_loss(api, loss, case):
     rtol = bar(loss.dtype, loss.activation, own)
     for what, ours, true, scale in zip(("loss", "grad", "hess"), got, want, scales, strict=False):
         agree(what, ours, true, scale, loss.dtype, rtol)
-    case.inputs["logits"].array[...] = inputs["logits"]  # where it was computed in place
+    case.inputs["logits"].array[...] = inputs["logits"]  # restored after a call in place
     for a, b in zip(got, ask(call, case), strict=True):
         assert a.tobytes() == np.asarray(b).tobytes()
 
 
 @st.composite
 def arrays(draw, name, dtype, classes=CLASSES, byte=True):
-    """(logits, out or None, axis) of softmax and the like, laid out."""
+    """Strategy: (logits, out or None, axis) of an activation, each with a random layout."""
     shape, axis = draw(shapes(classes))
     z, _ = make("softmax", "index", dtype, shape, np.random.default_rng(draw(st.integers(0, 99))))
     kind = draw(st.sampled_from(["new", "out", "in place"]))
@@ -279,7 +279,7 @@ def arrays(draw, name, dtype, classes=CLASSES, byte=True):
 
 
 def check_activation(api, name, dtype, source, out, axis):
-    """The same for softmax, sigmoid and their logarithms."""
+    """Compare a call of softmax, sigmoid or their logarithms with NumPy in float64."""
     z = source.array.astype(np.float64)
     if name.endswith("softmax"):
         top = z.max(axis, keepdims=True)
@@ -302,7 +302,7 @@ def check_activation(api, name, dtype, source, out, axis):
 
 @pytest.fixture(params=[False, True], ids=["", "streamed"], name="stored")
 def past_the_caches(request, monkeypatch):
-    """Gradients of any size are stored past the caches, as large ones are."""
+    """Fixture, with True: gradients of any size use non-temporal stores, as large ones do."""
     if request.param:
         monkeypatch.setattr(tuning, "STREAM_ABOVE", 0)
     cpu_replay._PREPARED.clear()
@@ -332,7 +332,7 @@ def test_activations(name, dtype):
 
 @pytest.mark.parametrize("form", ["index", "soft"])
 def test_large_gradients_of_few_classes(form):
-    """Past the caches at their real size: in a view with gaps, and beside a Hessian."""
+    """Gradients large enough for non-temporal stores: in a view with gaps, and with a Hessian."""
     z, t = make("softmax", form, "float32", (150_000, 30), np.random.default_rng(0))
     assert z.nbytes > tuning.STREAM_ABOVE
     want = fusedce.cross_entropy(z, t)[1]
@@ -344,7 +344,7 @@ def test_large_gradients_of_few_classes(form):
 
 
 def test_axes_of_one_number_decide_nothing():
-    """A row is a row whatever the stride of the axis that it is alone on."""
+    """The stride of an axis of length 1 has no influence on whether rows are put into lanes."""
     z = np.zeros(1000, np.float32)
     for row in (z[None, :, None], z.reshape(1, -1, 1), np.lib.stride_tricks.as_strided(
             z, (1, 1000, 1), (1, 4, 3))):  # fmt: skip
@@ -353,7 +353,7 @@ def test_axes_of_one_number_decide_nothing():
 
 
 def test_layouts_are_what_they_say():
-    """A stride of each kind, and garbage around the numbers."""
+    """`placed` gives the strides of a layout: negative, spaced, zero, unaligned, of length 1."""
     a = np.arange(6.0).reshape(2, 3)
     layout = Layout((1, 0), (-2, 3), ((1, 0), (0, 2)), (8, 8), (False, False), 5)
     b = placed(a, layout)

@@ -1,4 +1,4 @@
-"""The list of losses is what is tested: a wrong loss in it fails by numbers, see `verdicts`."""
+"""The tests cover each loss in the list of losses: a wrong one that is added to it fails."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_every_own_option_is_tested_with_several_values(name):
         assert len(found) == len(values), f"{option} of {name} changes nothing"
 
 
-# Of the copy below: every activation, finite differences, many digits, the oracle, the statement.
+# The tests that are run in the copy: each activation, finite differences, mpmath and the oracle.
 CHOSEN = (
     "mae and (states_its or (every_option and index-float64) or (test_sigmoid and hard-float64) or "
     "(sigmoid_elements and 0.3) or (are_derivatives and True and (softmax or sigmoid)))"
@@ -120,7 +120,7 @@ FILES = ("listed", "losses", "properties", "accuracy", "reference")
 
 @pytest.fixture(scope="module")
 def verdicts(tmp_path_factory):
-    """What the suite says of three losses that were added to the list of a copy of the tree."""
+    """Fixture: pytest's report in a copy of the tree with three more losses in the list."""
     tree = copied(tmp_path_factory.mktemp("listed"))
     folder = tree / "fusedce" / "losses"
     listed = (folder / "__init__.py").read_text()
@@ -144,7 +144,7 @@ def verdicts(tmp_path_factory):
 
 @pytest.mark.slow(reason="the suite of a copy, and kernels of three more losses")
 def test_a_wrong_sign_fails_by_numbers(verdicts):
-    """The right loss passes the same tests."""
+    """A loss with the wrong sign of a derivative fails the tests that the correct loss passes."""
     said = dict(line.split(" ", 1)[::-1] for line in verdicts.splitlines()
                 if line.startswith(("PASSED", "FAILED")))  # fmt: skip
     said = {test.split(" - ")[0]: outcome for test, outcome in said.items()}

@@ -1,7 +1,7 @@
-"""The engine against the oracle: every loss, activation, form of the targets, option and dtype.
+"""The package against the oracle: every loss, activation, target form, option and dtype.
 
-A number may differ from the oracle's by the bar of its dtype times the sum of the absolute values
-of its terms (one term for index targets: there it is a relative error), and by the one rounding to
+A result may differ from the oracle's by the tolerance of its dtype times the sum of the absolute
+values of its terms (one term for index targets: there it is a relative error), plus one rounding to
 the dtype of the result.
 """
 
@@ -35,7 +35,7 @@ dtypes = pytest.mark.parametrize("dtype", DTYPES)
 
 
 def bar(dtype, activation, own):
-    """The contract's relative error: of the float32 arithmetic also for the half types."""
+    """The relative tolerance; float16 and bfloat16 have that of float32, in which they are computed."""
     if dtype == "float64":
         return 2e-13
     if inexact_power(own):
@@ -44,7 +44,7 @@ def bar(dtype, activation, own):
 
 
 def agree(what, ours, true, scale, dtype, rtol, where=""):
-    """One result ("loss", "grad" or "hess") against the oracle's, and its dtype and shape."""
+    """Compare one result ("loss", "grad" or "hess") with the oracle's; check its dtype and shape."""
     half = what != "loss" and dtype in ("float16", "bfloat16")
     kept = (np.float64 if dtype == "float64" else np.float32) if what == "loss" else DTYPES[dtype]
     assert ours.dtype == kept
@@ -61,10 +61,10 @@ def agree(what, ours, true, scale, dtype, rtol, where=""):
 
 
 def alike(api, ours, theirs):
-    """Results of one calculation by two calls, whose options or layouts differ.
+    """Compare the results of two calls that ask for one calculation with other options or layouts.
 
-    On the CPU they come out of the same loops, and have the same bits. On a GPU they may come out
-    of two kernels: there each is within its bar.
+    On the CPU the same loops compute both, and the bits are equal. On a GPU two different kernels
+    may compute them: there they are equal within the tolerance.
     """
     for a, b in zip(ours, theirs, strict=True):
         a, b = np.asarray(a), np.asarray(b)
@@ -76,9 +76,10 @@ def alike(api, ours, theirs):
 
 
 def near(dtype, ours, theirs, slack=1e-3):
-    """Two results, each within its bar of the truth; halves are rounded once more.
+    """Two results differ by at most the sum of two tolerances, and of two roundings to a half type.
 
-    ``slack``: where terms cancel, of the largest element as much as of each element itself.
+    ``slack`` times that tolerance of the largest element is added, for elements that are sums of
+    terms that cancel.
     """
     bar = 4e-13 if dtype == "float64" else 4e-5
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
@@ -92,7 +93,7 @@ def near(dtype, ours, theirs, slack=1e-3):
 
 
 def check(name, logits, targets, dtype="float64", *, activation, slack=1.0, **options):
-    """Loss, gradient and Hessian of one call against the oracle's."""
+    """Compare loss, gradient and Hessian of one call with the oracle's, and return them."""
     own, public = RULES[name], name.split()[0]
     got = getattr(fusedce, public)(
         logits, targets, activation=activation, return_hessian=True, **own, **options
@@ -129,7 +130,7 @@ def make(activation, form, dtype, shape, rng, axis=-1):
 
 
 def calls(name, activation, form, shape, rng):
-    """What can be asked together: few calls that between them name every option."""
+    """The options of a few calls, which together use every option."""
     N, C = shape
     w = rng.integers(0, 9, C) / 4
     s = rng.integers(-4, 9, N) / 4  # zeros and negatives among them
@@ -179,7 +180,7 @@ def test_every_option(name, activation, form, dtype):
         rng = np.random.default_rng(shape[1])
         z, t = make(activation, form, dtype, shape, rng)
         if activation == "sigmoid" and form == "index":
-            t[1] = shape[1]  # background: all negatives
+            t[1] = shape[1]  # background: label 0 for each class
         for options in calls(name, activation, form, shape, rng):
             check(name, z, t, dtype, activation=activation, **options)
 
@@ -190,7 +191,7 @@ def test_every_option(name, activation, form, dtype):
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_ragged_shapes(activation, form, C, dtype):
     if (activation, form, C) == ("sigmoid", "index", 1):
-        return  # no class index there: see test_targets.py
+        return  # class indices are refused there: see test_targets.py
     for N in (1, 2, 5, 33):
         z, t = make(activation, form, dtype, (N, C), np.random.default_rng(N * C))
         for name in ("cross_entropy", "focal"):
@@ -213,7 +214,7 @@ def test_axes_and_strides(form, activation, shape, axis, dtype):
     s = rng.integers(-4, 9, np.delete(shape, axis)) / 4
     spaced = np.repeat(z, 2, axis=-1)[..., ::2]
     views = [(a, t) for a in (z, np.asfortranarray(z), spaced, np.ascontiguousarray(z.T).T)]
-    if z.ndim > 1:  # backwards along an axis of rows
+    if z.ndim > 1:  # backwards along an axis that is not the class axis
         away = 0 if axis else -1
         views.append((np.flip(z, away), np.flip(t, away)))
     for a, b in views:
@@ -227,7 +228,7 @@ def test_axes_and_strides(form, activation, shape, axis, dtype):
 @pytest.mark.parametrize("name", competing(RULES))
 @pytest.mark.parametrize("C", [3, 33, 1000])
 def test_masked_classes(C, name, dtype):
-    """-inf first, last, in the middle, in blocks, and all but one: p = 0 and gradient 0."""
+    """Logits of -inf in various places have probability 0 and gradient 0."""
     blocks = [slice(0, 1), slice(C - 1, C), slice(1, 2), slice(0, C - 1), slice(1, C),
               slice(C // 2, None), slice(0, C, 2)]  # fmt: skip
     rng = np.random.default_rng(C)
@@ -253,7 +254,7 @@ def test_masked_classes(C, name, dtype):
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize(("name", "activation"), sorted({g[:2] for g in GRID if g[1]}))
 def test_large_logits(name, activation, dtype):
-    """To |z| = 1e4, where float32 and float64 run out of exponents on the way."""
+    """Logits up to |z| = 1e4, where exp overflows and underflows in float32 and float64."""
     values = [0, 1e-6, 5, 16, 17, 40, 88, 88.8, 103, 104, 350, 708, 746, 1e4]
     z = np.array([v * sign for v in values for sign in (1, -1)], DTYPES[dtype])
     if activation == "sigmoid":
@@ -270,7 +271,7 @@ def test_large_logits(name, activation, dtype):
 
 @pytest.mark.parametrize("name", ["cross_entropy", "focal", "poly1"])
 def test_certain_probabilities(name):
-    """p = 0 and p = 1: what is right costs nothing, what is wrong costs infinity; no clamp."""
+    """At p = 0 and p = 1 the loss is 0 or infinite: probabilities are not clamped."""
     p, y = np.array([0.0, 1.0, 0.0, 1.0, 0.5]), np.array([0, 1, 1, 0, 1])
     check(name, p, y, activation=None, reduction="none")
     check(name, p[None, :2], np.array([1]), activation=None, reduction="none")
@@ -291,7 +292,7 @@ def test_gamma_zero_is_cross_entropy_bit_for_bit(form, activation, dtype):
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("name", ["cross_entropy", "focal"])
 def test_ignored_and_spoilt_rows(name, activation):
-    """An ignored row is written with zeros whatever is in it; a NaN stays in its own row."""
+    """Results of an ignored row are zeros whatever its logits; a NaN affects its own row only."""
     z = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
     z[1], z[3, 2], z[4] = np.nan, np.nan, -np.inf
     t = np.array([0, -100, 1, 2, 3, 4])
@@ -312,7 +313,7 @@ def test_ignored_and_spoilt_rows(name, activation):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_default_activation(name):
-    """What a loss is usually asked for: one of many, or several."""
+    """The default activation of a loss is the first of the activations that it declares."""
     usual = LOSSES[name].activations[0]
     z, t = make(usual, "soft", "float64", (5, 4), np.random.default_rng(1))
     own = RULES[name]

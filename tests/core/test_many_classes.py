@@ -1,6 +1,6 @@
 """Sums over many classes: their error does not grow with the number of classes.
 
-The class axis is the first one, or the array is in Fortran order: a lane has a row to itself.
+The class axis is the first axis, or the array is in Fortran order, so that each lane sums one row.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ dtypes = pytest.mark.parametrize("dtype", ["float32", "float16"])
 
 
 def logits(dtype, classes=CLASSES):
-    """(C, rows): one class above many equal ones, first, last; rising; any."""
+    """Logits (C, rows): the first or last class largest and the others equal; rising; random."""
     z = np.full((classes, 5), -3.0)
     z[0, 0] = z[-1, 1] = 12.0
     z[:, 2], z[:, 3] = np.linspace(0, 1, classes), np.linspace(-20, 20, classes)
@@ -27,7 +27,7 @@ def logits(dtype, classes=CLASSES):
 
 
 def laid(z, order):
-    """(array, class axis): as it is, or rows in Fortran order."""
+    """(array, class axis): classes first, or the transpose, which is in Fortran order."""
     return (z, 0) if order == "axis" else (z.T, 1)
 
 
@@ -69,7 +69,7 @@ def test_activations(order, dtype):
 
 @pytest.mark.parametrize("form", ["index", "soft"])
 def test_masked_and_spoilt_groups(form):
-    """-inf at first and for long; infinite losses; NaN in one row."""
+    """Long runs of -inf logits, infinite losses, and NaN in one row, with the class axis first."""
     z = logits("float32", 1000)
     z[:700, 0] = -np.inf
     z[600:, 1] = -np.inf
@@ -87,7 +87,7 @@ def test_masked_and_spoilt_groups(form):
 
 @pytest.mark.parametrize("form", ["smooth", "uniform"])
 def test_a_row_of_two_millions(form):
-    """Side by side: each lane of a GPU's block adds up thousands; every class has mass."""
+    """Each lane of a block on a GPU sums thousands of classes; every class has a mass."""
     classes = 2_000_003
     z = np.full((1, classes), -3.0, np.float32)
     z[0, -1] = 8.0

@@ -1,7 +1,7 @@
-"""No temporary of the size of the logits: peak memory above inputs and outputs under 5% of them.
+"""Calls need little temporary memory: their peak is below 5% of the logits, without the outputs.
 
-The peak is VmHWM of another process, reset before each case. Every case first runs on a few
-rows (compilation is not what is measured); outputs that the call makes itself are taken off.
+The peak is VmHWM of a subprocess, reset before each case. Each case first runs on a few rows, so
+that compilation is not measured; outputs that the call allocates are subtracted.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ needs_proc = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def above():
-    """Memory above inputs and outputs, as a part of the logits, by case."""
+    """Fixture: {case: peak memory beyond inputs and outputs, as a fraction of the logits}."""
     code = CHILD.replace("\nprint(json", COPYING + "\nprint(json")
     done = subprocess.run(
         [sys.executable, "-c", code, *CASES, "copying"],
@@ -238,5 +238,5 @@ def test_peak_memory(case, above):
 
 @needs_proc
 def test_the_measure_sees_a_temporary(above):
-    """A function that does make one copy of its logits."""
+    """The measurement shows one temporary for a function that makes one copy of its logits."""
     assert 0.9 < above["copying"] < 1.1

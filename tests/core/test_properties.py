@@ -1,4 +1,4 @@
-"""Properties that hold for any numbers: derivatives, symmetries, equalities bit for bit."""
+"""Properties that hold for random inputs: derivatives, symmetries, bit-for-bit equalities."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def few(examples):
 
 
 def call(name, z, t, **options):
-    """Loss, gradient and Hessian."""
+    """Loss, gradient and Hessian of one call."""
     own = RULES[name] | {"return_hessian": True}
     return getattr(fusedce, name.split()[0])(z, t, **(own | options))
 
 
 def case(seed, hard, shape=None, spread=3.0):
-    """Logits, hard or soft targets and some options, out of a seed."""
+    """Random logits, hard or soft targets, and some options, from a seed."""
     rng = np.random.default_rng(seed)
     N, C = shape or (rng.integers(1, 9), rng.integers(2, 10))
     z = rng.normal(size=(N, C)) * rng.choice([0.1, 1.0, spread], (N, 1))
@@ -51,7 +51,7 @@ def same_bits(a, b):
 
 
 def derivatives(f, z, h):
-    """Slope and curvature by each logit, by differences of fourth order."""
+    """First and second derivative by each logit, by fourth-order central differences."""
     slope, curve = np.empty_like(z), np.empty_like(z)
     for at in np.ndindex(z.shape):
         e = np.zeros_like(z)
@@ -67,7 +67,7 @@ def derivatives(f, z, h):
 @few(6)
 @given(seeds)
 def test_gradient_and_hessian_are_derivatives(name, activation, hard, seed):
-    """Of the loss that is returned: weights, smoothing, softcap and denominators included."""
+    """They are the derivatives of the returned loss, with weights, smoothing and other options."""
     z, t, options = case(seed, hard)
     if activation is None:
         z = 1 / (1 + np.exp(-z / 3))
@@ -92,7 +92,7 @@ def test_gradient_and_hessian_are_derivatives(name, activation, hard, seed):
 @few(8)
 @given(seeds, st.booleans())
 def test_no_reduction_is_the_same_derivative(name, activation, seed, hard):
-    """The sum of the unreduced losses, and their gradients, are those of reduction="sum"."""
+    """Unreduced losses add up to that of reduction="sum", and the gradients are equal."""
     z, t, options = case(seed, hard)
     a = call(name, z, t, **options | {"reduction": "none", "activation": activation})
     b = call(name, z, t, **options | {"reduction": "sum", "activation": activation})
@@ -146,7 +146,7 @@ def test_order_of_rows_and_classes(name, activation, seed, hard):
 @few(8)
 @given(seeds, st.booleans(), st.sampled_from([-2.0, 0.0, 0.5, 4.0]))
 def test_weights_scale(name, activation, seed, hard, factor):
-    """Powers of two scale to the bit; a class weight of one is none; nought takes a row out."""
+    """Weights times 0 or a power of two scale results exactly; weights of one change nothing."""
     z, t, options = case(seed, hard)
     options |= {"activation": activation, "reduction": "none"}
     a = call(name, z, t, **options)
@@ -197,7 +197,7 @@ def test_gamma_of_nought_is_cross_entropy(dtype, activation, seed, hard, shape):
 @few(8)
 @given(seeds, st.sampled_from([(3, 4), (5, 40), (3, 200), (40, 3)]))
 def test_one_hot_is_index(name, activation, dtype, seed, shape):
-    """As floats, as integers, as booleans; class C is the row without a positive (sigmoid)."""
+    """Class indices agree with one-hot floats, integers and booleans; index C with a row of zeros."""
     z, t, options = case(seed, True, shape, spread=10.0)
     z = z.astype(dtype)
     options |= {"activation": activation, "reduction": "none"}
@@ -219,7 +219,7 @@ def test_one_hot_is_index(name, activation, dtype, seed, shape):
 @few(8)
 @given(seeds, st.booleans(), st.sampled_from([(3, 5), (4, 70), (3, 300)]))
 def test_masked_class_is_no_class(name, dtype, seed, hard, shape):
-    """Logits of -inf: the result of the row without them, and no gradient there."""
+    """Classes with logits of -inf get no gradient; other results are as without these classes."""
     z, t, options = case(seed, hard, shape)
     options |= {"label_smoothing": 0.0}
     keep = np.random.default_rng(seed).random(z.shape[1]) < 0.6
@@ -242,9 +242,9 @@ def test_masked_class_is_no_class(name, dtype, seed, hard, shape):
 @few(10)
 @given(seeds, st.integers(1, 3000))
 def test_hard_labels_beside_soft_ones(name, dtype, seed, n):
-    """A label of 0 or 1 gives the same number whether or not a soft one is in its block.
+    """A label of 0 or 1 gives the same results with and without a soft label in its block.
 
-    To 4 ulp: the loops for hard and for soft labels fuse multiplications and additions differently.
+    Equal to 4 ulp: the loops for hard and soft labels use fused multiply-add in different places.
     """
     rng = np.random.default_rng(seed)
     z = (rng.normal(size=n) * 4).astype(dtype)
@@ -265,7 +265,7 @@ BIG = [("softmax", (3000, 40)), ("softmax", (200, 1000)), ("softmax", (2, 150_00
 @dtypes
 @pytest.mark.parametrize("hard", [True, False])
 def test_threads_and_runs(activation, shape, dtype, hard):
-    """One thread, many, again, in place: the same bits."""
+    """One thread, many threads, a repeated call and a call in place give the same bits."""
     z, t, options = case(7, hard, shape)
     z = (z if activation else 1 / (1 + np.exp(-z))).astype(dtype)
     t = t if hard else t.astype(dtype)

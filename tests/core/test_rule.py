@@ -1,4 +1,4 @@
-"""A user's own loss: one function of log p, on every activation, with gradient and Hessian."""
+"""A user's own loss, defined by one function of log p: every activation, gradient and Hessian."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.reference import reference
 
 
 class Tempered(NamedTuple):
-    """f = (1 - p^t) / t, generalized cross-entropy by another hand."""
+    """f = (1 - p^t) / t, which is generalized cross-entropy with another parameter name."""
 
     t: float = 0.5
 
@@ -44,7 +44,7 @@ def smooth_l1(logp, logq, p, q, params):
 
 
 class Lopsided(NamedTuple):
-    """Cross-entropy for "yes", the squared probability of a wrong "yes" for "no"."""
+    """Cross-entropy for label 1, and for label 0 the squared probability of label 1."""
 
     slope: float = 2.0
     power: float = 1.0
@@ -61,7 +61,7 @@ def yes(logp, logq, p, q, params):
 
 
 class Bare(NamedTuple):
-    """No parameter at all."""
+    """A rule without parameters."""
 
 
 @fusedce.rule(Bare)
@@ -85,7 +85,7 @@ def plain(rule, p, positive=True):
 
 
 def by_hand(rule, z, t, activation):
-    """The sum of the losses."""
+    """The sum of the losses, computed with NumPy."""
     if activation == "softmax":
         e = np.exp(z - z.max(axis=1, keepdims=True))
         p = e / e.sum(axis=1, keepdims=True)
@@ -115,7 +115,7 @@ def central(f, z, h=2.0**-11):
     return slope, curve
 
 
-# A rule from outside the package is compiled anew in each process: few cases that differ.
+# A rule from outside the package is compiled anew in each process: so these cases are few.
 CASES = [
     *[(Tempered(0.5), activation, "soft") for activation in ACTIVATIONS],
     (Tempered(0.25), "softmax", "index"),
@@ -132,7 +132,7 @@ CASES = [
 @pytest.mark.slow(reason="kernels of rules that are not the package's are kept nowhere")
 @pytest.mark.parametrize(("rule", "activation", "form"), CASES, ids=str)
 def test_own_loss(rule, activation, form):
-    """Loss as written by hand; derivatives by differences; float32 as float64."""
+    """The loss agrees with NumPy, derivatives with central differences, float32 with float64."""
     z, t = inputs(activation, form)
     options = {"activation": activation, "reduction": "sum", "return_hessian": True}
     loss, grad, hess = fusedce.apply(rule, z, t, **options)
@@ -158,7 +158,7 @@ def test_own_loss(rule, activation, form):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("form", ["index", "soft"])
 def test_own_loss_against_the_oracle(form, activation, dtype):
-    """With the options that every loss has, rows in lanes and one after the other."""
+    """Options that every loss has, with few classes (rows side by side in lanes) and with many."""
     same = ("generalized_cross_entropy", {"q": 0.5})  # Tempered by its other name
     for shape in ((9, 5), (3, 130)) if dtype == np.float64 else ((9, 5),):
         z, t = inputs(activation, form, shape)
@@ -173,7 +173,7 @@ def test_own_loss_against_the_oracle(form, activation, dtype):
 
 
 def test_own_loss_is_the_built_in_one():
-    """A rule of cross-entropy under a name of one's own gives the bits of the loss itself."""
+    """A user's rule for cross-entropy gives the results of `cross_entropy`, to 1e-14."""
 
     class Mine(NamedTuple):
         weight: float = 1.0
@@ -182,7 +182,7 @@ def test_own_loss_is_the_built_in_one():
     def mine(logp, logq, p, q, params):
         return -params.weight * logp, -params.weight, 0.0
 
-    assert mine(-1.0, 0.0, 0.0, 0.0, Mine()) == (1.0, -1.0, 0.0)  # the decorator hands it back
+    assert mine(-1.0, 0.0, 0.0, 0.0, Mine()) == (1.0, -1.0, 0.0)  # the decorator returns it
     z, t = inputs("softmax", "index", (6, 9))
     for a, b in zip(fusedce.apply(Mine(), z, t), fusedce.cross_entropy(z, t), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-14)
@@ -239,13 +239,13 @@ def test_errors_of_rule():
 
 
 class Branching(NamedTuple):
-    """Huber's loss of -log p: a Python ``if`` has no meaning for a vector."""
+    """Huber's loss of -log p with a Python ``if``, which does not compile for a vector."""
 
     knee: float
 
 
 class Choosing(NamedTuple):
-    """The same by ``where``, which has."""
+    """The same loss with ``where``, which does."""
 
     knee: float
 
@@ -255,7 +255,7 @@ def branching(logp, logq, p, q, params):
     T = type(p)
     if -logp < params.knee:
         return T(0.5) * logp * logp, logp, T(1)
-    while q > T(2):  # never: a loop is a decision too
+    while q > T(2):  # never true; a loop does not compile for a vector either
         q = q - T(1)
     return params.knee * (-logp - T(0.5) * params.knee), -params.knee, T(0) * q
 
@@ -277,7 +277,10 @@ def choosing(logp, logq, p, q, params):
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("form", ["index", "soft"])
 def test_a_rule_that_decides(form, activation, dtype):
-    """One number at a time or vectors of float64: rows, rows in lanes, elements; -inf, ignored."""
+    """A rule with ``if`` (scalar loops) agrees with the same rule with ``where`` (vector loops).
+
+    Rows, rows in lanes and elements; with ignored rows and with a logit of -inf.
+    """
     rng = np.random.default_rng(12)
     for shape in ((35, 3), (5, 70), (2, 2100)):
         z = (rng.normal(size=shape) * 3).astype(dtype)
@@ -299,13 +302,13 @@ def test_a_rule_that_decides(form, activation, dtype):
 
 
 class Smallest(NamedTuple):
-    """Cross-entropy with the minimum of three."""
+    """Cross-entropy that takes the minimum of three numbers."""
 
     factor: float = 1.0
 
 
 class Truth(NamedTuple):
-    """Cross-entropy with a number for a condition."""
+    """Cross-entropy that uses a number as a condition."""
 
     factor: float = 1.0
 
@@ -322,7 +325,7 @@ def truth(logp, logq, p, q, params):
 
 @pytest.mark.parametrize("rule", [Smallest(), Truth()], ids=str)
 def test_what_vectors_cannot_do(rule):
-    """Python that compiles for a number compiles, whatever a vector lacks."""
+    """A rule that compiles for numbers but not for vectors works: it runs one number at a time."""
     z, t = inputs("softmax", "index")
     for a, b in zip(fusedce.apply(rule, z, t), fusedce.cross_entropy(z, t), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-14)
@@ -339,7 +342,7 @@ pickle.dump((results, len({type(args[0]) for args, _ in calls})), sys.stdout.buf
 
 
 def local_rule(slope):
-    """A rule that no other process can look up: class, both functions and what they call."""
+    """A rule that no other process can import: its class, functions and helper are all local."""
     two = 2.0
 
     @njit
@@ -363,7 +366,7 @@ def local_rule(slope):
 
 
 def sent(data, code=CALL):
-    """What another process makes of pickled calls."""
+    """The results of pickled calls in another process."""
     done = subprocess.run([sys.executable, "-c", code], input=data, cwd=ROOT, capture_output=True,
                           check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()[-2000:]
@@ -371,7 +374,7 @@ def sent(data, code=CALL):
 
 
 def test_a_rule_sent_by_value():
-    """As joblib and dask send what is defined in a script or a function: it registers itself."""
+    """A local rule pickled by value, as joblib and dask do, registers itself where it is loaded."""
     cloudpickle = pytest.importorskip("cloudpickle")
     rule = local_rule(1.5)
     z, t = inputs("sigmoid", "soft")
@@ -385,13 +388,13 @@ def test_a_rule_sent_by_value():
 
 
 def lopsided(z, t, slope):
-    """The mean by hand."""
+    """The mean of the loss `Lopsided`, computed with NumPy."""
     p = 1 / (1 + np.exp(-z))
     return (-t * np.log(p) + (1 - t) * slope * p * p).mean()
 
 
 def test_a_rule_that_comes_back_is_the_same():
-    """In the process that knows it nothing is registered, nor compiled, a second time."""
+    """A rule unpickled in the process that defined it is not registered or compiled again."""
     cloudpickle = pytest.importorskip("cloudpickle")
     rule = local_rule(2.0)
     before = RULES[type(rule)]

@@ -1,7 +1,8 @@
-"""The two articles this package began with: their formulas, their worked numbers, their code.
+"""The two articles this package began with: their formulas, worked numbers and code.
 
-The PyCaffe layers are copied here as functions, loops and all, with `bottom[0].data` as `scores`
-and `bottom[1].data` as `labels`. One of them is not right, and the test says in what.
+Their PyCaffe layers are copied here as functions, including the loops, with `bottom[0].data` as
+`scores` and `bottom[1].data` as `labels`. The backward pass of the softmax layer is wrong for
+labels other than 0 and 1: see `test_softmax_layer_with_real_labels`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def article_focal(p, y, gamma, a=None):
 
 @pytest.mark.parametrize(("p", "ce", "fl"), [(0.9, 0.0457, 0.00045), (0.99, 0.00436, 0.000000436)])
 def test_worked_numbers_are_common_logarithms(p, ce, fl):
-    """The article's numbers (cut off after three digits) are log10; a loss is in nats."""
+    """The article's numbers are truncated decimal logarithms; our losses use natural logarithms."""
     ours_ce = fusedce.cross_entropy(np.array([p]), np.array([1.0]), activation=None)[0]
     ours_fl = fusedce.focal(np.array([p]), np.array([1.0]), activation=None, gamma=2.0)[0]
     for ours, printed in ((ours_ce, ce), (ours_fl, fl)):
@@ -39,7 +40,7 @@ def test_worked_numbers_are_common_logarithms(p, ce, fl):
 @pytest.mark.parametrize("label_type", [np.int8, np.int64, np.float32])
 @pytest.mark.parametrize("activation", [None, "sigmoid"])
 def test_labels_of_plus_and_minus_one(activation, label_type, alpha, gamma):
-    """neg_label=-1 reads the article's classes; alpha is its a(+1), and 1 - alpha its a(-1)."""
+    """With neg_label=-1 labels are -1 and +1; alpha is the article's a(+1), 1 - alpha its a(-1)."""
     p = np.array([0.9, 0.99, 0.5, 0.1, 0.01, 0.75])
     a = None if alpha is None else {1: alpha, -1: 1 - alpha}.__getitem__
     for sign in (1, -1):
@@ -53,7 +54,7 @@ def test_labels_of_plus_and_minus_one(activation, label_type, alpha, gamma):
 
 
 def test_easy_examples_count_for_little():
-    """A near certainty has little of the cross-entropy's weight, p = 0.5 a quarter of it."""
+    """With gamma = 2, focal loss is cross-entropy times 0.25 at p = 0.5, and 1e-4 at p = 0.99."""
     p = np.array([0.5, 0.9, 0.99])
     ce, fl = (f(p, np.ones(3), activation=None, reduction="none")[0]
               for f in (fusedce.cross_entropy, fusedce.focal))  # fmt: skip
@@ -61,7 +62,7 @@ def test_easy_examples_count_for_little():
 
 
 def test_prior_of_the_last_layer():
-    """RetinaNet's bias: the sigmoid of it is the prior probability pi."""
+    """RetinaNet's bias of the last layer: its sigmoid is the prior probability pi."""
     assert fusedce.prior_bias(0.01) == pytest.approx(-np.log(99), rel=1e-15)
 
 
@@ -116,7 +117,7 @@ def labels(scores):
 
 @pytest.mark.parametrize("label_type", [np.float64, np.int64, np.bool_])
 def test_softmax_layer_with_binary_labels(scores, labels, label_type):
-    """Several labels a sample, each worth 1/M: the layer and normalize_targets=True agree."""
+    """M labels per sample, each of weight 1/M: the layer and normalize_targets=True agree."""
     want, probs = softmax_layer_forward(scores, labels)
     loss, grad = fusedce.cross_entropy(scores, labels.astype(label_type), normalize_targets=True)
     assert loss == pytest.approx(want, rel=1e-13)
@@ -125,10 +126,10 @@ def test_softmax_layer_with_binary_labels(scores, labels, label_type):
 
 
 def test_softmax_layer_with_real_labels(scores, labels):
-    """Our gradient is the derivative of the layer's loss; the layer's own backward is not.
+    """Our gradient is the derivative of the layer's loss; the layer's own backward pass is not.
 
-    Its forward multiplies by the label, its backward does not. (The article says that the labels
-    may be real numbers, to balance classes.)
+    The forward pass multiplies by the label, and the backward pass does not. (The article says that
+    labels may be real numbers, to balance classes.)
     """
     labels = labels * np.linspace(0.25, 3.0, labels.shape[1])
     want, probs = softmax_layer_forward(scores, labels)
@@ -141,7 +142,7 @@ def test_softmax_layer_with_real_labels(scores, labels):
 
 
 def test_softmax_layer_on_a_row_without_a_label(scores, labels):
-    """There the layer divides by zero; here the row counts as ignored."""
+    """The layer divides by zero for a row without a label; here such a row is ignored."""
     bare = labels.copy()
     bare[2] = 0
     with pytest.raises(ZeroDivisionError):
@@ -153,7 +154,7 @@ def test_softmax_layer_on_a_row_without_a_label(scores, labels):
 
 
 def test_gradient_of_the_article_for_several_labels(scores):
-    """(1/M) ((p - 1) + (M - 1) p) on a positive class, p on a negative one."""
+    """The gradient is (1/M) ((p - 1) + (M - 1) p) for a positive class, p for a negative one."""
     labels = np.zeros_like(scores)
     labels[:, [0, 2, 5]] = 1
     p = fusedce.softmax(scores)
@@ -195,7 +196,7 @@ def focal_layer_backward(scores, labels, class_balances, focusing_parameter):
 @pytest.mark.parametrize("gamma", [0, 1, 2, 3.5])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_focal_layer(scores, labels, gamma, dtype):
-    """class_balances is weight=, and the division by bottom.num is denominator=N."""
+    """class_balances is our weight=, and the division by bottom.num is denominator=N."""
     z = scores.astype(dtype)
     balances = np.linspace(0.25, 4.0, scores.shape[1])
     named = {str(c + 1): b for c, b in enumerate(balances)}
@@ -209,7 +210,7 @@ def test_focal_layer(scores, labels, gamma, dtype):
 
 
 def test_sigmoid_gradient_of_the_article(scores, labels):
-    """t (p - 1) + (1 - t) p; the classes' losses are summed, then averaged over the batch."""
+    """The gradient is t (p - 1) + (1 - t) p; losses are summed over classes, averaged over rows."""
     p = 1 / (1 + np.exp(-scores))
     loss, grad = fusedce.binary_cross_entropy(scores, labels, denominator=len(scores))
     np.testing.assert_allclose(
@@ -221,7 +222,7 @@ def test_sigmoid_gradient_of_the_article(scores, labels):
 
 
 def test_caffe_multinomial_logistic_loss(scores):
-    """Probabilities in, -log p_y / N out, -1 / (N p_y) at the label and zero elsewhere."""
+    """From probabilities: the loss is mean(-log p_y), the gradient at the label -1 / (N p_y)."""
     p = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
     y = np.array([0, 6, 3, 3, 2])
     loss, grad = fusedce.cross_entropy(p, y, activation=None)

@@ -19,7 +19,7 @@ weights = pytest.mark.parametrize("weighted", [False, True])
 
 
 def bars(dtype):
-    """Relative; and absolute for what scikit-learn forms by a subtraction from one."""
+    """Relative tolerance, and absolute tolerance for what scikit-learn computes as 1 - p."""
     return {"rtol": 2e-5, "atol": 1e-6} if dtype == np.float32 else {"rtol": 1e-12, "atol": 2e-15}
 
 
@@ -28,7 +28,7 @@ def sample_weights(rng, dtype, weighted):
 
 
 def check(loss, raw, y, sample_weight, call, dtype):
-    """Loss and gradient, then gradient and Hessian, both against one call of ours."""
+    """Compare scikit-learn's loss, gradient and Hessian with one call of fusedce."""
     got = call(sample_weight=sample_weight, reduction="none", return_hessian=True)
     want_loss, want_grad = loss.loss_gradient(y, raw, sample_weight)
     again, want_hess = loss.gradient_hessian(y, raw, sample_weight)
@@ -37,7 +37,7 @@ def check(loss, raw, y, sample_weight, call, dtype):
         np.testing.assert_allclose(ours, theirs, **bars(dtype))
     summed = call(sample_weight=sample_weight, reduction="sum")
     np.testing.assert_allclose(summed[0], want_loss.sum(dtype=np.float64), rtol=1e-5)
-    # its mean divides by the sum of the sample weights, ours (as torch's) does not
+    # scikit-learn's mean divides by the sum of the sample weights; ours and torch's do not
     denominator = N if sample_weight is None else sample_weight.sum(dtype=np.float64)
     mean = call(sample_weight=sample_weight, denominator=denominator)
     np.testing.assert_allclose(mean[0], loss(y, raw, sample_weight), rtol=1e-5)

@@ -1,4 +1,4 @@
-"""What the tests of repeated calls share; no tests."""
+"""Helpers for the tests of repeated calls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FLOATS = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16]
 
 @pytest.fixture(name="ordinary", autouse=True)
 def count_ordinary_calls(monkeypatch):
-    """Nothing kept from other tests; the calls that went the ordinary way, as they come."""
+    """Fixture: an empty cache of prepared calls, and a list of the calls that were not replayed."""
     monkeypatch.setattr(cpu_replay, "_PREPARED", {})
     monkeypatch.setattr(cpu_replay, "lookup", cpu_replay._PREPARED.get)
     calls = []
@@ -33,13 +33,13 @@ def forget():
 
 
 def bits(result):
-    """Bytes, shapes and dtypes of what a call returns."""
+    """Bytes, shapes, dtypes and types of the results of a call."""
     results = result if isinstance(result, tuple) else (result,)
     return [(np.asarray(a).tobytes(), np.shape(a), np.asarray(a).dtype, type(a)) for a in results]
 
 
 def data(form, dtype, seed, shape=(7, 5)):
-    """Logits and targets of one form."""
+    """Random logits and targets of this form."""
     rng = np.random.default_rng(seed)
     z = (3 * rng.normal(size=shape)).astype(dtype)
     if form == "index":

@@ -1,4 +1,4 @@
-"""A call like one before takes a short way: the same bits, and no memory of arrays."""
+"""Repeated calls are replayed from a cache of prepared calls: same bits, and no array is kept."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ each_case = pytest.mark.parametrize(
 
 
 def filled(options, seed):
-    """The options with arrays of their own."""
+    """The options, with a new random array in place of each `...`."""
     rng = np.random.default_rng(seed)
     return {k: ARRAYS[k](rng) if v is ... else v for k, v in options.items()}
 
@@ -62,7 +62,7 @@ def filled(options, seed):
 @each_case
 @pytest.mark.parametrize("dtype", FLOATS, ids=lambda d: np.dtype(d).name)
 def test_same_bits(name, form, options, dtype, ordinary):
-    """Other numbers at other addresses, against the ordinary way."""
+    """A replayed call with other arrays gives the same bits as a call that is prepared anew."""
     fn = getattr(fusedce, name)
     calls = [(data(form, dtype, seed), filled(options, seed)) for seed in range(3)]
     want = []
@@ -75,12 +75,12 @@ def test_same_bits(name, form, options, dtype, ordinary):
         assert bits(fn(*args, **given)) == expected
         after = [a.tobytes() for a in (*args, *given.values()) if isinstance(a, np.ndarray)]
         assert before == after
-    assert len(ordinary) == len(calls)  # the last of them was still known
+    assert len(ordinary) == len(calls)  # none of the repeated calls was prepared anew
 
 
 @each_case
 def test_outputs_of_the_caller(name, form, options, ordinary):
-    """Buffers are filled and returned, wherever they lie; the gradient may replace the logits."""
+    """Output buffers are filled and returned; the gradient may be written over the logits."""
     fn = getattr(fusedce, name)
     options = options | {"return_grad": True, "return_hessian": True}
     args, given = data(form, np.float32, 0), filled(options, 0)
@@ -93,12 +93,12 @@ def test_outputs_of_the_caller(name, form, options, ordinary):
         got = fn(z, t, **given, **buffers)
         assert all(a is b for a, b in zip(got, buffers.values(), strict=True))
         assert [b[0] for b in bits(got)] == [w[0] for w in want]
-    assert len(ordinary) == 3  # without buffers, with them, and over the logits
+    assert len(ordinary) == 3  # without buffers, with buffers, and in place
 
 
 @pytest.mark.parametrize("form", ["elements", "classes", "softmax"])
 def test_ignored_or_not(form, ordinary):
-    """Labels with a hole, without, and holes alone, in turn, for one signature."""
+    """One signature, with no label, one label or every label equal to ignore_index, in turn."""
     fn = fusedce.cross_entropy if form == "softmax" else fusedce.binary_cross_entropy
     z = np.random.default_rng(0).normal(size=(60, 4))
     t = (z > 0).astype(np.int64) if form == "elements" else np.arange(60) % 4
@@ -137,7 +137,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("kind", LAYOUTS)
 @pytest.mark.parametrize("name", ["cross_entropy", "focal"])
 def test_layouts(name, kind):
-    """Each layout is a signature of its own, after all the others of the same shape and dtype."""
+    """Results are right for each layout after calls with all others of the same shape and dtype."""
     fn, form = getattr(fusedce, name), "index" if name == "cross_entropy" else "float64"
     for seed in (0, 1):
         for other in LAYOUTS.values():
@@ -153,7 +153,7 @@ def test_layouts(name, kind):
 
 
 def test_what_takes_the_ordinary_way(ordinary):
-    """Whatever has to be copied or is no plain array is looked at each time."""
+    """Inputs that must be copied, or are not plain arrays, are never replayed."""
     z, t = data("index", np.float64, 0)
     for kind in ("unaligned", "swapped", "matrix of a subclass", "list"):
         for args in ((LAYOUTS[kind](z), t), (z, LAYOUTS[kind](t))):
@@ -165,7 +165,7 @@ def test_what_takes_the_ordinary_way(ordinary):
 
 
 def test_dtypes_beside_each_other():
-    """Numbers that lie the same way in memory, read as something else."""
+    """Arrays of equal shape and layout but different dtypes do not share a prepared call."""
     z = np.random.default_rng(0).normal(size=(6, 4))
     y = (z > 0).astype(np.int64)
     labels = [y, y.astype(np.float64), y.astype(np.uint64), y.astype(np.float64) / 2]
@@ -183,7 +183,7 @@ def test_dtypes_beside_each_other():
 
 
 def test_rules_beside_each_other():
-    """Two rules with the same parameter, through the same function."""
+    """Two rules with equal parameters, both called by `apply`, do not share a prepared call."""
     z, t = data("index", np.float64, 0)
     rules = [RealFocal(0.5), GeneralizedCrossEntropy(0.5)]
     want = []
@@ -196,7 +196,7 @@ def test_rules_beside_each_other():
 
 
 def test_one_class_of_no_weight():
-    """What is left out for a weight of 1 is not for a weight of 0."""
+    """One class, with weight 1 and 0 in turn: weight 0 gives loss 0 even where a logit is -inf."""
     z, y = np.ones((40, 1)), np.ones((40, 1))
     z[3] = -np.inf
     for weight in (1.0, 0.0, 1.0, 0.0):
@@ -206,7 +206,7 @@ def test_one_class_of_no_weight():
 
 
 def test_shapes_beside_each_other():
-    """The same numbers of elements, axes and dtypes, cut in other ways."""
+    """Different shapes and axes, many with the same number of elements, do not share a call."""
     for shape in ((6, 4), (4, 6), (24, 1), (1, 24), (2, 3, 4), (0, 4), (2, 0, 3), (6, 4)):
         for axis in range(len(shape)):
             z = np.random.default_rng(1).normal(size=shape)
@@ -220,7 +220,7 @@ def test_shapes_beside_each_other():
 
 
 def test_results_are_new():
-    """No two calls share memory, nor with what is kept."""
+    """Results of different calls share no memory with each other, the inputs or the cache."""
     z, t = data("index", np.float32, 0)
     results = [fusedce.cross_entropy(z, t, reduction="none", return_hessian=True) for _ in "abcd"]
     arrays = [a for r in results for a in r]
@@ -235,7 +235,7 @@ def test_results_are_new():
 
 
 def test_other_rules_and_parameters(ordinary):
-    """Losses of one shape keep apart, as do their parameters."""
+    """Losses and parameters that differ do not share a prepared call."""
     z, y = data("float32", np.float32, 0)
     jobs = [
         (fusedce.focal, {"gamma": gamma, "alpha": alpha, "soft_labels": soft})
@@ -254,7 +254,7 @@ def test_other_rules_and_parameters(ordinary):
 
 
 def test_eight_threads_on_one_signature():
-    """Each works on a copy of its own."""
+    """Eight threads that replay the same prepared call at once get the bits of single calls."""
     jobs = [data("index", np.float32, seed, (64, 50)) for seed in range(8)]
     want = [bits(fusedce.cross_entropy(*job)) for job in jobs]
     start = threading.Barrier(8)
@@ -268,7 +268,7 @@ def test_eight_threads_on_one_signature():
 
 
 def test_no_more_than_so_many(monkeypatch):
-    """However many shapes there are, and right while they are forgotten."""
+    """At most MAX_PREPARED calls are kept, and results are right while others are dropped."""
     monkeypatch.setattr(cpu_replay, "MAX_PREPARED", 4)
     for _ in range(2):
         for n in range(1, 12):
@@ -280,10 +280,10 @@ def test_no_more_than_so_many(monkeypatch):
 
 
 def test_no_array_is_kept():
-    """Nor a copy of one: of a hundred thousand weights nothing is left."""
+    """A prepared call keeps no argument array and no copy of one, such as 100,000 weights."""
 
     class Seen(np.ndarray):
-        """Arrays of NumPy's own type take no weak references to views; their bases here do."""
+        """A subclass for the base arrays, so that weak references show whether they are kept."""
 
     def call_once(n):
         base = [np.zeros(n).view(Seen) for _ in range(4)]
@@ -304,7 +304,7 @@ def test_no_array_is_kept():
 
 
 def arrays_of(thing, seen=None):
-    """Every array that can be reached from an object of ours."""
+    """Every array that can be reached from an object of fusedce."""
     seen = set() if seen is None else seen
     if id(thing) in seen or isinstance(thing, type):
         return
@@ -321,7 +321,7 @@ def arrays_of(thing, seen=None):
 
 
 def test_taken_threads_change_nothing():
-    """A call that finds the threads taken works alone, and leaves them taken."""
+    """A call that finds the threads taken runs on one thread, and leaves them marked as taken."""
     z, t = data("index", np.float32, 0, (700, 300))
     want = bits(fusedce.cross_entropy(z, t))
     assert runtime._taken[0] == 0
@@ -337,7 +337,7 @@ def test_taken_threads_change_nothing():
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this platform has no timers")
 def test_interrupts_leave_the_threads_free():
-    """KeyboardInterrupt at any moment of a long call: the next one is right and has its threads."""
+    """After a KeyboardInterrupt at any moment, the threads are free and the next call is right."""
     z, t = data("index", np.float32, 0, (3000, 300))
     want = bits(fusedce.cross_entropy(z, t))
     count = 0

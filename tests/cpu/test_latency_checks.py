@@ -1,4 +1,4 @@
-"""A call like one before is checked like one before: every error, and nothing changed."""
+"""A replayed call makes every check of an ordinary one; where it fails, no array is changed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["count_ordinary_calls"]  # the fixture
 
 
 def known(ordinary, fn, z, t, **options):
-    """Make a call's signature known, and prove it."""
+    """Prepare a call, and assert that the next call like it is replayed."""
     fn(z, t, **options)
     before = len(ordinary)
     fn(z, t, **options)
@@ -20,7 +20,7 @@ def known(ordinary, fn, z, t, **options):
 
 
 def fails(error, text, fn, *args, **options):
-    """The error, with nothing changed."""
+    """The call raises this error with this text, and changes no array."""
     arrays = [a for a in (*args, *options.values()) if isinstance(a, np.ndarray)]
     before = [a.tobytes() for a in arrays]
     with pytest.raises(error) as caught:
@@ -82,7 +82,7 @@ def test_outputs_are_still_checked(ordinary):
 
 
 def test_a_gradient_over_another_view_of_the_logits():
-    """In place through a second array object, and apart, in turn."""
+    """The gradient goes into another view of the logits, and into a separate array, in turn."""
     z, t = data("index", np.float32, 0)
     want = bits(fusedce.cross_entropy(z, t))
     for _ in range(3):
@@ -115,7 +115,7 @@ def test_numbers_are_still_checked(ordinary):
     fails(ValueError, text + "(6, 1)", fn, p, y, activation=None)
 
 
-TWINS = [  # an option, a value, and what equals it but is something else
+TWINS = [  # an option, a legal value, and a value of another type that compares equal
     ("label_smoothing", 1.0, True),
     ("label_smoothing", 0.0, False),
     ("z_loss", 0.0, False),
@@ -133,7 +133,7 @@ TWINS = [  # an option, a value, and what equals it but is something else
 
 @pytest.mark.parametrize(("option", "value", "twin"), TWINS)
 def test_equal_is_not_the_same(option, value, twin, ordinary):
-    """What Python calls equal is an error still."""
+    """A value of a wrong type is an error even if a legal value that compares equal was used."""
     z, t = data("index", np.float32, 0)
     known(ordinary, fusedce.cross_entropy, z, t, **{option: value})
     with pytest.raises(TypeError, match=option):
@@ -141,7 +141,7 @@ def test_equal_is_not_the_same(option, value, twin, ordinary):
 
 
 def test_signs_of_nought(ordinary):
-    """0.0 == -0.0, but not in the sign of what comes back."""
+    """0.0 and -0.0 compare equal, but as logit_scale they give results of different sign."""
     z, t = data("index", np.float32, 0)
     want = []
     for scale in (0.0, -0.0):
@@ -153,7 +153,7 @@ def test_signs_of_nought(ordinary):
 
 
 def test_unknown_words(ordinary):
-    """Names of this package's own arguments among them."""
+    """Unknown keyword arguments are errors, also those that internal functions accept."""
     z, t = data("index", np.float32, 0)
     known(ordinary, fusedce.cross_entropy, z, t)
     for word in ("key", "params", "traits", "weights"):
