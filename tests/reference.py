@@ -1,12 +1,13 @@
-"""The slow oracle: every loss, gradient and Hessian diagonal, written to be read.
+"""The slow oracle: every loss, gradient and Hessian diagonal, written to be easy to read.
 
-What an outcome of probability p costs is the ``reference=`` of a listed loss (fusedce/losses); its
-derivatives come from `tests.taylor`. Two ways to a result, which share nothing else:
+The loss of an outcome of probability p is the ``reference=`` of a listed loss (fusedce/losses); its
+derivatives come from `tests.taylor`. There are two ways to compute a result, which share nothing
+else:
 
-* `reference` computes whole calls with NumPy in `REAL` (float64 or wider), without ever forming
+* `reference` computes whole calls with NumPy in `REAL` (float64 or wider), and does not compute
   1 - p by subtraction where that loses digits.
 * `exact_row`, `exact_element` compute one softmax row or one sigmoid (or probability) element with
-  mpmath: the digits that 1 - p loses are bought with precision.
+  mpmath, with so many digits that the subtraction 1 - p may lose some.
 
 A rule is described as ("focal", {"gamma": 2.0}): its name and all of its parameters, as floats.
 Notation: l = log p of an outcome, u = 1 - p, m = the mass (weight times target) on an outcome.
@@ -30,13 +31,13 @@ REAL = np.longdouble
 
 
 def stated(function, arguments, own, number):
-    """A definition called with those of the loss's own options that it names."""
+    """Call a definition with those of the loss's own options that it has parameters for."""
     named = inspect.signature(function).parameters
     return function(*arguments, **{k: number(v) for k, v in own.items() if k in named})
 
 
 def definition(rule, p, xp, negative=False, number=REAL):
-    """What the loss states for an outcome of probability p; ``negative``: the label is 0."""
+    """The loss's own definition for an outcome of probability p; ``negative``: the label is 0."""
     loss = LOSSES[rule[0]]
     function = loss.negative if negative and loss.negative is not None else loss.reference
     return stated(function, (p, xp), rule[1], number)
@@ -55,7 +56,7 @@ def by_probability(rule, p, u, negative=False):
 def by_log_probability(rule, logp, p, u, negative=False):
     """f(l), f'(l) and u^2 f''(l); and their scales. (u^2 f'' stays finite where f'' does not.)
 
-    The direction of the derivatives is dl = u, in which that of u is -p u.
+    Taylor arithmetic runs along the logit of p: the derivative of l is u, and that of u is -p u.
     """
     logp, p, u = (np.asarray(a, REAL) for a in (logp, p, u))
     outcome = Terms([p, p * u, p * u**2], logarithm=Terms([logp, u, 0 * u]))
@@ -70,7 +71,7 @@ def by_log_probability(rule, logp, p, u, negative=False):
 
 
 def weighed(mass, evaluate, *arrays):
-    """The mass times what ``evaluate`` finds: values, scales. It sees only what has a mass."""
+    """Mass times what ``evaluate`` returns: values, scales. It is called where mass is not 0."""
     has, found = mass != 0, []
     of_those = evaluate(*(a[has] for a in arrays))
     for factor, terms in zip((mass, abs(mass)), of_those, strict=True):
@@ -82,7 +83,7 @@ def weighed(mass, evaluate, *arrays):
 
 
 def without_own(a):
-    """For each element the sum of all others of its row, without a difference."""
+    """For each element the sum of all others of its row, computed without a subtraction."""
     before, after = np.zeros_like(a), np.zeros_like(a)
     before[:, 1:] = np.cumsum(a, axis=1)[:, :-1]
     after[:, :-1] = np.cumsum(a[:, ::-1], axis=1)[:, ::-1][:, 1:]
@@ -112,7 +113,7 @@ def softmax_rows(rule, x, mass, z_loss):
         return f1 * u + sign * p * without_own(f1)
 
     def bend(f2):
-        """Sum over k of f2_k (dl_k/dx_j / u_k)^2; only that of the largest p may have a small u."""
+        """Sum over k of f2_k (dl_k/dx_j / u_k)^2; only u of the largest p of a row may be small."""
         rest = np.where(largest, 0, f2 / np.where(u == 0, 1, u) ** 2)
         ratio = np.where(largest, 0, p / np.where(smallest_u == 0, 1, smallest_u))
         ratio = np.where(smallest_u == 0, 0 * ratio, ratio)
@@ -132,7 +133,7 @@ def softmax_rows(rule, x, mass, z_loss):
 def sigmoids(rule, x, pos, neg, y=None):
     """Pos f(log p) + neg f(log(1-p)) per element, p = sigmoid(x); d log p/dx = u, d2 = -p u.
 
-    With y given, (pos + neg) times what the loss states for a soft label y (``soft=``).
+    With y given, (pos + neg) times the loss's own definition for a soft label y (``soft=``).
     """
     e = np.exp(-abs(x))
     p, u = np.where(x < 0, e, 1) / (1 + e), np.where(x < 0, 1, e) / (1 + e)  # NaN stays NaN
@@ -149,7 +150,7 @@ def sigmoids(rule, x, pos, neg, y=None):
 
 
 def soft_sigmoids(rule, p, u, logp, logu, y):
-    """What the loss states for soft labels, and its scales; derivatives by the logit: p' = p u."""
+    """The loss's definition for soft labels, and its scales; derivatives by the logit: p' = p u."""
     bend = p * u * (u - p)
     outcome = Terms([p, p * u, bend], logarithm=Terms([logp, u, -p * u]))
     log_other = Terms([logu, -p, -p * u])
@@ -199,7 +200,7 @@ def spread(sample_weight, loss_shape, row_shape, axis):
 
 
 def rows(a, axis):
-    """The class axis last, everything before it flat."""
+    """The array as (rows, classes)."""
     a = np.moveaxis(np.atleast_1d(a), axis, -1)
     return a.reshape(-1, a.shape[-1])
 
@@ -224,7 +225,7 @@ def reference(rule, logits, targets, *, activation, weight=None, pos_weight=None
     a1, a0 = (w * pw, w) if alpha is None else (w * pw * alpha, w * (1 - REAL(alpha)))
     eps = REAL(label_smoothing)
 
-    # 1. What counts, (N, 1) or (N, C), and how much; the truth of each class, (N, C).
+    # 1. What is not ignored, (N, 1) or (N, C); the targets of each class, (N, C).
     y = (t if dense else np.arange(C) == t[:, None]).astype(np.float64).astype(REAL)
     ignored = t == ignore_index if dense else (t == ignore_index)[:, None]
     live = ~(ignored.all(axis=1, keepdims=True) if one_loss else np.broadcast_to(ignored, z.shape))
@@ -232,16 +233,16 @@ def reference(rule, logits, targets, *, activation, weight=None, pos_weight=None
         M = np.count_nonzero(y, axis=1, keepdims=True)
         live &= M > 0
         y = y / np.maximum(M, 1)
-    z, y = np.where(live, z, 0), np.where(live, y, 0)  # NaN and infinity take 30 times as long
+    z, y = np.where(live, z, 0), np.where(live, y, 0)  # NaN and infinity are 30 times slower
     x, dx, d2x = cap(z, softcap, logit_scale)
     zeta = REAL(z_loss)
     if dense or not one_loss:
-        count = REAL(live.sum())  # what the mean divides by
+        count = REAL(live.sum())  # the denominator of the mean
     else:
         kept = live[:, 0]
         count = w[t[kept]].sum()
         if reduction == "mean" and denominator is None:
-            zeta *= count / max(1, kept.sum())  # the z-loss's own mean is over rows
+            zeta *= count / max(1, kept.sum())  # the mean of the z-loss is over rows
 
     # 2. The loss and its derivatives, each with its scale.
     if one_loss:
@@ -279,22 +280,22 @@ def reference(rule, logits, targets, *, activation, weight=None, pos_weight=None
     return (tuple(out[:3]), tuple(abs(a) for a in out[3:])) if scales else tuple(out[:3])
 
 
-# --------------------------------------------------------------------- 50 digits
+# --------------------------------------------------------------------- mpmath, 50 digits
 
 
 def exact(number):
-    """A parameter as mpmath has it."""
+    """A parameter as an mpmath number."""
     return mpmath.mpf(float(number))
 
 
 def digits(values, softcap, logit_scale):
-    """Decimal digits with which 1 - p keeps 50 of its own."""
+    """The number of decimal digits with which 1 - p has 50 correct digits."""
     finite = [abs(float(logit_scale) * float(v)) for v in values if np.isfinite(float(v))] or [0.0]
     return 80 + int(0.9 * max(finite) * (1 + (2 / softcap if softcap else 0)))
 
 
 def capped(x, softcap, logit_scale):
-    """The logit that the loss sees."""
+    """The logit after logit_scale and softcap."""
     x = x * float(logit_scale)
     if softcap is None:
         return x
@@ -322,7 +323,7 @@ def exact_element(rule, x, pos, neg, *, activation="sigmoid", softcap=None, logi
     """scale * (pos f(log p) + neg f(log(1-p))): loss, derivative, second derivative by x.
 
     p is sigmoid(x), or x itself with activation=None. With torchvision_y, a soft label y: scale *
-    (pos + neg) times what the loss states for it (``soft=``).
+    (pos + neg) times the loss's own definition for it (``soft=``).
     """
     size = x if activation else np.log(max(float(x), 1e-308))
     with mpmath.workdps(digits([size], softcap, logit_scale)):

@@ -1,15 +1,15 @@
-"""Numbers with two derivatives: second-order Taylor arithmetic, from a definition alone.
+"""Second-order Taylor arithmetic: numbers that carry their first and second derivative.
 
 The definition of a loss (``reference=`` in its file) is a formula of one probability p. Evaluated
 on one of these numbers it gives value, first and second derivative along one direction:
 
-* `Jet`: one number of mpmath, of as many digits as asked for.
-* `Terms`: arrays, with the sum of the absolute values of the terms beside each number: what a
-  rounding of the terms can change is in proportion to it.
+* `Jet`: one mpmath number, with any number of digits.
+* `Terms`: arrays, and for each number a scale, the sum of the absolute values of its terms: the
+  effect of rounding the terms is proportional to it.
 
 `JETS` and `TERMS` are the ``xp`` of the definition: log, exp and maximum of such numbers. A number
-may know its complement, 1 minus itself. Then ``1 - x`` is that, and logarithms near 1 use it, so
-that nothing cancels.
+x may hold its complement 1 - x. Then ``1 - x`` returns it, and logarithms near 1 use it, so that
+nothing cancels.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Jet:
         self.complement = complement
 
     def through(self, f, f1, f2):
-        """A function with value f and derivatives f1, f2 at v."""
+        """A function of this number; the function has value f and derivatives f1, f2 at v."""
         return Jet(f, f1 * self.d, f1 * self.s + f2 * self.d**2)
 
     def __add__(self, b):
@@ -61,7 +61,7 @@ class Jet:
         return self * b**-1 if isinstance(b, Jet) else self * (1 / mpmath.mpf(b))
 
     def __pow__(self, n):
-        if self.v == 0 and n >= 0:  # only where u = 0 identically: C = 1, or all others masked
+        if self.v == 0 and n >= 0:  # u is 0 for any logits: C = 1, or all others masked
             return Jet(n == 0)
         v, n = self.v, mpmath.mpf(n)
         found = self.through(v**n, n * v ** (n - 1), n * (n - 1) * v ** (n - 2))
@@ -109,8 +109,8 @@ def times(a, b):
 class Terms:
     """Value, first and second derivative as arrays, and the scale of each.
 
-    The scale of a sum is the sum of the scales. A product and a function pass on, to first order,
-    by how many times the scales of their arguments exceed these.
+    The scale of a sum is the sum of the scales. For a product or a function, the ratio of scale to
+    absolute value follows from those of its arguments, to first order.
     """
 
     __array_ufunc__ = None  # array * Terms is Terms
@@ -122,7 +122,7 @@ class Terms:
 
     @property
     def complement(self):
-        """1 - x where it is known, else None; computed when it is asked for."""
+        """1 - x where it is known, else None; computed at the first access."""
         if callable(self._complement):
             self._complement = self._complement()
         return self._complement
@@ -133,7 +133,7 @@ class Terms:
 
     @property
     def relative(self):
-        """(first and second derivative, and their scales) divided by the value; its scale too."""
+        """The derivatives, their scales and the value's own scale, each divided by the value."""
         v = self.values[0]
         ratios = [np.where(a == 0, 0, a / v) for a in self.values[1:]]
         scales = [np.where(a == 0, 0, a / abs(v)) for a in self.scales[1:]]

@@ -39,7 +39,7 @@ def exact(name, row):
 
 
 def close(got, want, dtype, bar=1.0):
-    """Assert equality to a few units in the last place of the arithmetic and a rounding to dtype."""
+    """Equal to a few units in the last place of the arithmetic and one rounding to the dtype."""
     relative = {"float64": 4e-15, "float32": 1e-6}.get(dtype, 1e-6 + 2.0**-8)
     relative = 1e-6 + 2.0**-11 if dtype == "float16" else relative
     small = {"float64": 2.3e-308, "float16": 2.0**-24}.get(dtype, 1.2e-38)
@@ -139,7 +139,7 @@ def test_axes_layouts_and_outputs(name, dtype, shape, axis):
 
 @dtypes
 def test_wide_rows(dtype):
-    """Rows of more than one block of 131072, the maximum in the first or last one; also in place."""
+    """Rows of one to three blocks of 131072, the maximum in the first or last one; in place too."""
     for C in (131_072, 131_073, 300_000):
         z = np.full((3, C), -3.0, DTYPES[dtype])
         z[0, 0], z[1, C - 1], z[2, :131_072] = 12.0, 12.0, -np.inf

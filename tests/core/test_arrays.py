@@ -27,7 +27,7 @@ def unaligned(a):
 
 
 def sliced(a, axis, start, step):
-    """A copy of ``a`` as a view with this start and step of a larger array that holds 77 elsewhere."""
+    """A copy of ``a`` as a view with this start and step; the larger array holds 77 elsewhere."""
     room = list(a.shape)
     room[axis] = room[axis] * abs(step) + start
     big = np.full(room, 77).astype(a.dtype)

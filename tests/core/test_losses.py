@@ -35,7 +35,7 @@ dtypes = pytest.mark.parametrize("dtype", DTYPES)
 
 
 def bar(dtype, activation, own):
-    """The relative tolerance; float16 and bfloat16 have that of float32, in which they are computed."""
+    """The relative tolerance: for float16 and bfloat16 that of float32, in which they compute."""
     if dtype == "float64":
         return 2e-13
     if inexact_power(own):
@@ -44,7 +44,7 @@ def bar(dtype, activation, own):
 
 
 def agree(what, ours, true, scale, dtype, rtol, where=""):
-    """Compare one result ("loss", "grad" or "hess") with the oracle's; check its dtype and shape."""
+    """Compare one result ("loss", "grad" or "hess") with the oracle's, also its dtype and shape."""
     half = what != "loss" and dtype in ("float16", "bfloat16")
     kept = (np.float64 if dtype == "float64" else np.float32) if what == "loss" else DTYPES[dtype]
     assert ours.dtype == kept

@@ -197,7 +197,7 @@ def test_gamma_of_nought_is_cross_entropy(dtype, activation, seed, hard, shape):
 @few(8)
 @given(seeds, st.sampled_from([(3, 4), (5, 40), (3, 200), (40, 3)]))
 def test_one_hot_is_index(name, activation, dtype, seed, shape):
-    """Class indices agree with one-hot floats, integers and booleans; index C with a row of zeros."""
+    """Class indices agree with one-hot targets; index C (sigmoid) with a target row of zeros."""
     z, t, options = case(seed, True, shape, spread=10.0)
     z = z.astype(dtype)
     options |= {"activation": activation, "reduction": "none"}

@@ -1,4 +1,4 @@
-"""The oracle against itself: two independent derivations, differences, known values, torch."""
+"""Tests of the oracle: NumPy against mpmath, finite differences, known values and torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOGITS = (-746.0, -90.0, -20.0, -2.9, -0.3, 0.0, 1e-5, 0.7, 2.9, 3.0, 14.0, 40.0
 
 
 def agree(got, want, scale):
-    """Each number within 4e-15 of the sum of the absolute values of its terms, or subnormal."""
+    """Errors are at most 4e-15 times the sum of the absolute values of the terms, or subnormal."""
     for g, w, s in zip(got, want, scale, strict=True):
         w = np.array([float(v) for v in np.atleast_1d(w)])
         assert np.all(abs(np.ravel(g) - w) <= 4e-15 * np.ravel(s) + 3e-308), (got, want)
@@ -130,7 +130,7 @@ CALLS = [
 @pytest.mark.parametrize(("rule", "options"), CALLS, ids=str)
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_derivatives_are_those_of_the_loss(rule, options, reduction):
-    """Gradient and Hessian of a whole call by central differences of the reduced loss."""
+    """Gradient and Hessian agree with central differences of the sum of the returned losses."""
     options, rng = dict(options), np.random.default_rng(7)
     N, C, h = 4, 3, 2.0**-12
     z = rng.normal(size=(N, C)) * 1.3
@@ -230,15 +230,15 @@ def test_what_counts():
     got = reference(rule, z, t, normalize_targets=True, **options)
     for a, b in zip(got, reference(rule, z, by_hand, **options), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-15)
-    pair = z[0, 0, :3], z[0, 1, :3]  # a row without labels is not one of the mean's
+    pair = z[0, 0, :3], z[0, 1, :3]  # a row without labels is not counted in the mean
     empty = reference(
         rule, pair, [[2, 0, 0], [0] * 3], activation="softmax", normalize_targets=True
     )
     assert empty[0] == reference(rule, pair[:1], [[2, 0, 0]], activation="softmax")[0]
     assert not empty[1][1].any()
     t = rng.integers(0, 2, z.shape)
-    t[0, 1, 2] = t[1, 0, 0] = -1  # single elements are ignored, and are not in the mean
-    s = rng.normal(size=(2, 4))  # one weight a row, though the class axis is in the middle
+    t[0, 1, 2] = t[1, 0, 0] = -1  # ignored elements are not counted in the mean
+    s = rng.normal(size=(2, 4))  # one weight per row; the class axis is in the middle
     options = {"activation": "sigmoid", "axis": 1, "ignore_index": -1}
     loss, grad, _ = reference(rule, z, t, sample_weight=s, **options)
     terms = s[:, None] * reference(rule, z, np.abs(t), activation="sigmoid", reduction="none")[0]
@@ -296,7 +296,7 @@ def test_against_torch(reduction, smoothing, weighted, dense):
 
 @pytest.mark.parametrize("form", ["soft", "smooth"])
 def test_memory_of_many_classes(form):
-    """What is needed grows with the number of logits, not with the square of the classes."""
+    """The memory needed grows with the number of logits, not with the square of the classes."""
     rng, classes = np.random.default_rng(0), 32_000
     z = rng.normal(size=(2, classes)) * 3
     t = rng.random((2, classes)) / classes if form == "soft" else rng.integers(0, classes, 2)
@@ -313,7 +313,7 @@ def test_memory_of_many_classes(form):
 
 
 def test_many_classes_are_added_up():
-    """The same derivatives class by class, from the sum over all targets."""
+    """Results for soft targets are the sums of the results for each target class alone."""
     rng = np.random.default_rng(1)
     z, t = rng.normal(size=(1, 40)) * 5, rng.random((1, 40))
     for rule in RULES:

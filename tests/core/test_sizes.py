@@ -1,4 +1,4 @@
-"""Sizes at which a loop changes: lanes, tiles, patches, the switch of kernels, rows in blocks."""
+"""Sizes at which loops change: vector widths, tiles, patches, blocks and the choice of kernel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ forms = pytest.mark.parametrize("form", ["index", "soft"])
 @forms
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
 def test_rows(activation, form, dtype):
-    """Rows beside multiples of 16 and 32; a class, two, and on either side of 96."""
+    """Numbers of rows next to multiples of 16 and 32; 1 to 3 classes, and 95 to 98."""
     rng = np.random.default_rng(1)
     for N in (1, 15, 16, 17, 31, 32, 33, 63, 64, 65):
         for C in (1, 2, 3):
@@ -37,7 +37,7 @@ def test_rows(activation, form, dtype):
 @forms
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_tiles(activation, form, dtype):
-    """More than a tile of rows; the class axis before rows of 1, 15, 16, 17 and 300."""
+    """More rows than a tile holds; a class axis in front of an axis of 1, 15, 16, 17 or 300."""
     rng = np.random.default_rng(2)
     for N in (255, 256, 257, 1000):
         z, t = make(activation, form, dtype, (N, 3), rng)
@@ -51,7 +51,7 @@ def test_tiles(activation, form, dtype):
 
 
 def test_many_tiles():
-    """Lanes of every block: thousands of columns, checked against the same rows one at a time."""
+    """15,000 rows side by side in lanes give the results of the same rows in C order."""
     rng = np.random.default_rng(3)
     z, t = make("softmax", "index", "float32", (3, 5, 5000), rng, 1)
     t[:, ::7] = -100
@@ -69,7 +69,7 @@ def test_many_tiles():
                                    (2, 2049), (1, 2048, 2), (3, 3, 700), (2, 80, 30)])  # fmt: skip
 @pytest.mark.parametrize("form", ["index", "soft", "int", "bool"])
 def test_patches(form, shape, dtype):
-    """Elements around a patch of 2048: factors of a class and of a row in their places."""
+    """Sizes around a patch of 2048 elements, with class and sample weights that must line up."""
     if form == "index" and len(shape) == 1:
         return  # one class index for a row of logits: see test_targets.py
     axis, rng = 1 if len(shape) > 1 else 0, np.random.default_rng(4)
@@ -89,7 +89,7 @@ def test_patches(form, shape, dtype):
 
 
 def test_patches_under_a_transposed_view():
-    """Patches of arrays that lie in different orders, more than one patch each."""
+    """Arrays of more than one patch whose memory orders differ from each other."""
     rng = np.random.default_rng(5)
     z, t = make("sigmoid", "soft", "float32", (130, 90), rng)
     w, s = rng.integers(1, 9, 90) / 4, rng.integers(-4, 9, 130) / 4
@@ -120,7 +120,7 @@ ASKED = [
 
 @pytest.fixture
 def sizes(monkeypatch):
-    """Sets sizes of tuning.py that are read when a call is planned; no plan outlives it."""
+    """Fixture: set sizes of tuning.py, and drop prepared calls, which have read them already."""
 
     def patch(**values):
         for name, value in values.items():
@@ -132,7 +132,7 @@ def sizes(monkeypatch):
 
 
 def spiked(form, dtype, rows, C, rng):
-    """Rows with maximum, target and a mask of -inf at the start, in the middle and at the end."""
+    """Rows with maximum, target and a block of -inf at the start, in the middle or at the end."""
     z = rng.normal(size=(rows, C))
     places = (0, C // 2, C - 1)
     t = np.array([places[(r // 3) % 3] for r in range(rows)])
@@ -147,7 +147,7 @@ def spiked(form, dtype, rows, C, rng):
 
 
 def compare(name, dtype, z, t, options, some, got):
-    """Some rows of (loss, grad, hess), those that were asked for, against the oracle."""
+    """Compare some rows of (loss, grad) or (loss, grad, hess) with the oracle."""
     some = np.array(some)
     got = [a[some] for a in got]
     if t.ndim == 1:
@@ -165,7 +165,7 @@ def compare(name, dtype, z, t, options, some, got):
 
 
 def asked(options, rows, C):
-    """The options of ``ASKED``, with numbers."""
+    """A choice of ``ASKED``, with arrays in place of True."""
     options = dict(options)
     if "weight" in options:
         options["weight"] = 1 + np.arange(C) % 5 / 4
@@ -176,7 +176,7 @@ def asked(options, rows, C):
 
 @np.errstate(all="ignore")
 def compare_calls(name, form, dtype, rows, C, choices=ASKED):
-    """A call with each choice of options: gradient alone, in place, and with the Hessian."""
+    """For each choice of options: with and without a Hessian, the reduced loss, and in place."""
     z, t = spiked(form, dtype, rows, C, np.random.default_rng(C))
     block = tuning.rows_per_block(C)
     some = sorted({0, 1, 2, 3, block - 1, block, rows - 2, rows - 1} & set(range(rows)))
@@ -190,7 +190,7 @@ def compare_calls(name, form, dtype, rows, C, choices=ASKED):
         compare(name, dtype, z, t, options, some, full)
         compare(name, dtype, z, t, options, some, (loss, grad))
         mean = getattr(fusedce, name)(z, t, **call | {"reduction": "sum"})[0]
-        size = abs(loss).sum(dtype=float)  # weights of both signs: what is left may be little
+        size = abs(loss).sum(dtype=float)  # with weights of both signs the sum may be small
         np.testing.assert_allclose(mean, loss.sum(dtype=float), rtol=1e-7, atol=1e-7 * size)
         over = z.copy()
         again = getattr(fusedce, name)(over, t, grad_out=over, **call)
@@ -201,7 +201,7 @@ def compare_calls(name, form, dtype, rows, C, choices=ASKED):
                                              ("index", "float16"), ("soft", "float32"),
                                              ("soft", "float64")])  # fmt: skip
 def test_classes(form, dtype):
-    """Every number of classes at which a loop or a kernel changes, and a block of rows and one."""
+    """Numbers of classes at which a loop or kernel changes; one row more than a block, and few."""
     for C in CLASSES:
         rows = tuning.rows_per_block(C) + 1 if C >= tuning.FEW_CLASSES else 17
         compare_calls("cross_entropy", form, dtype, max(5, rows), C, ASKED[: 2 if C > 9 else 5])
@@ -213,18 +213,18 @@ def test_classes(form, dtype):
 
 @forms
 def test_classes_of_another_rule(form):
-    """The same where the rule's derivatives are not constants."""
+    """Numbers of classes for focal loss, whose derivatives are not constants."""
     for C in (9, 17, 65, 129, STRIP, STRIP + 1, 2 * STRIP + 1):
         compare_calls("focal", form, "float32", 6, C)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_long_rows_do_not_mix(dtype):
-    """Rows of more than a strip: a row's neighbours change nothing, however far above it."""
+    """Rows longer than a strip: larger logits in other rows do not change the results of a row."""
     rng = np.random.default_rng(8)
     for C in (STRIP + 1, 3000, 4 * STRIP, 8 * STRIP):
         z = rng.normal(size=(6, C)) + 40.0 * np.arange(6)[:, None]
-        z[3, STRIP:] -= 50.0  # the first strip's maximum is not the others'
+        z[3, STRIP:] -= 50.0  # the maximum is in the first strip
         z[4, :STRIP] -= 50.0
         z, t = z.astype(dtype), np.array([0, STRIP, C - 1, STRIP - 1, 5, -100])
         options = {"reduction": "none"}
@@ -238,7 +238,7 @@ def test_long_rows_do_not_mix(dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
 @forms
 def test_rows_read_twice(form, dtype, sizes):
-    """Rows just beyond the scratch, made small: nothing is kept between the two readings."""
+    """Rows a little wider than the scratch buffer, here made small, which are read twice."""
     sizes(WIDTH=2 * STRIP)
     for C in (2 * STRIP - 1, 2 * STRIP, 2 * STRIP + 1, 3 * STRIP, 3 * STRIP + 5):
         compare_calls("cross_entropy", form, dtype, 5, C)
@@ -247,7 +247,7 @@ def test_rows_read_twice(form, dtype, sizes):
 @dtypes
 @forms
 def test_blocks(form, dtype, sizes):
-    """Blocks of a few rows and tiles of one vector: full, nearly, and one more."""
+    """Blocks of at most 3 rows and tiles of one vector: full, with one row less and one more."""
     sizes(TILE=1, ROWS_MAX=3)
     for C in (2, 3, 10, 63, 64, 70):
         for rows in (1, 2, 3, 4, 6, 7, 15, 16, 17, 33):
@@ -256,7 +256,7 @@ def test_blocks(form, dtype, sizes):
 
 @dtypes
 def test_every_row_ignored(dtype):
-    """And every one but the first, the last: zeros, whatever was there."""
+    """Every row ignored, or all but the first or last: their results are zeros, even for NaN."""
     for C in (3, 17, 100, STRIP + 1):
         for kept in (None, 0, 4):
             z = np.random.default_rng(9).normal(size=(5, C)).astype(dtype)
@@ -273,7 +273,7 @@ def test_every_row_ignored(dtype):
 
 @dtypes
 def test_small_patches(dtype, sizes):
-    """Elements in patches of 32: whole vectors, a part, a line cut in two."""
+    """Patches of 32 elements: whole vectors, partial vectors, rows that span two patches."""
     sizes(ELEMENTS=32)
     rng = np.random.default_rng(10)
     for shape in ((31,), (32,), (33,), (65,), (4, 8), (5, 7), (3, 33), (2, 64)):
@@ -286,7 +286,7 @@ def test_small_patches(dtype, sizes):
         t.reshape(-1)[::5] = -100
         check("cross_entropy", z, t, dtype, activation="sigmoid", axis=axis)
         odd = t * (t > 0) + 0.0
-        odd.reshape(-1)[-1] = 0.25  # all the others are yes or no
+        odd.reshape(-1)[-1] = 0.25  # all other labels are 0 or 1
         check("cross_entropy", z, odd, dtype, activation="sigmoid", axis=axis)
 
 
@@ -301,12 +301,12 @@ WIDE = [
 @pytest.mark.parametrize("name", ["cross_entropy", "focal"])
 @pytest.mark.parametrize("options", WIDE, ids=str)
 def test_rows_wider_than_the_scratch(options, name, dtype):
-    """More than 131072 classes: the row is read twice; the target on every side of the seam."""
+    """More than 131072 classes, where the row is read twice; targets on both sides of 131072."""
     for C in (131_072, 131_073, 300_001) if dtype == "float32" else (131_073,):  # a slow oracle
         rng = np.random.default_rng(C)
         z = rng.normal(size=(4, C)).astype(DTYPES[dtype])
         z[0, 5] = z[1, C - 1] = 9.0
-        z[2, : min(C - 1, 131_072)] = -np.inf  # the first block all masked
+        z[2, : min(C - 1, 131_072)] = -np.inf  # all of the first block masked
         t = np.array([5, 131_071, C - 1, C // 2])
         if "label_smoothing" in options:
             z[2] = 0.5
@@ -319,7 +319,7 @@ def test_rows_wider_than_the_scratch(options, name, dtype):
 @forms
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_wide_distributions_and_elements(form, dtype):
-    """A soft target, a sigmoid and probabilities over a row wider than the scratch."""
+    """Soft targets, sigmoid and probabilities in a row wider than the scratch buffer."""
     C = 140_000
     rng = np.random.default_rng(6)
     z = rng.normal(size=(2, C)).astype(DTYPES[dtype])

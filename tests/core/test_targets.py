@@ -1,6 +1,6 @@
-"""What people pass for labels: heads of one unit, missing ones, masks of 0 and 255, masked arrays.
+"""Labels as users pass them: for one output unit, missing labels, masks of 0 and 255, masked arrays.
 
-Each was a wrong number once, without a word.
+Each of these once gave a wrong number without an error.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LABELS = "a label is a number in [0, 1], or ignore_index=-100"
 
 
 def refuses(error, text, function, *arrays, **options):
-    """The call raises these very words, and changes none of its arrays."""
+    """The call raises an error that contains this text, and changes none of its arrays."""
     before = [np.copy(a) for a in (*arrays, *options.values())]
     with pytest.raises(error, match=re.escape(text)):
         function(*arrays, **options)
@@ -33,7 +33,7 @@ def refuses(error, text, function, *arrays, **options):
 @pytest.mark.parametrize("name", SIGMOID)
 @pytest.mark.parametrize("kind", [np.int64, np.uint8, bool, np.float32])
 def test_one_unit(name, kind):
-    """Labels of shape (N,) beside logits of shape (N, 1) would be class indices, inverted."""
+    """Labels (N,) with logits (N, 1) are an error: read as class indices they would be inverted."""
     function = getattr(fusedce, name)
     z, y = np.array([[3.0], [3.0], [-3.0]], np.float32), np.array([1, 1, 0]).astype(kind)
     text = (
@@ -52,7 +52,7 @@ def test_one_unit(name, kind):
 
 @pytest.mark.parametrize("axis", [0, 1, -1])
 def test_one_unit_anywhere(axis):
-    """The two ways out are written for the class axis at hand, and are right."""
+    """The error suggests two corrections for the class axis of the call, and both are right."""
     z = RNG(0).normal(size=(2, 3, 4))
     z = np.take(z, [0], axis)
     y = (np.take(z, 0, axis) > 0).astype(int)
@@ -70,7 +70,7 @@ def test_one_unit_anywhere(axis):
 
 
 def test_one_label_for_all():
-    """A single target beside an array: a label of each element, or a class index?"""
+    """One target for logits (N,) is an error with sigmoid: it might be a label or a class index."""
     z = RNG(0).normal(size=5)
     text = (
         "targets of shape () would be a class index for logits of shape (5,): for one label of all "
@@ -86,7 +86,7 @@ def test_one_label_for_all():
 
 
 def numbers(shape, kind, share, ignored, soft=False):
-    """Labels of which a share is ignored; which these are."""
+    """(labels, mask): random labels, a share of which equals ``ignored``, and where these are."""
     y = RNG(1).random(shape) if soft else RNG(1).integers(0, 2, shape)
     missing = RNG(2).random(shape) < share
     return np.where(missing, ignored, y).astype(kind), missing
@@ -97,7 +97,7 @@ def numbers(shape, kind, share, ignored, soft=False):
 @pytest.mark.parametrize("shape", [(5, 7), (10, 333), (3,)])
 @pytest.mark.parametrize("ignored", [-100, -1, 255, 1, 0])
 def test_missing_numbers(activation, dtype, shape, ignored):
-    """Float labels equal to ignore_index cost nothing and are not counted, as integers."""
+    """Float labels equal to ignore_index add nothing and are not counted, like integer labels."""
     z = RNG(0).normal(size=shape).astype(dtype)
     if activation is None:
         z = (1 / (1 + np.exp(-z))).astype(dtype)
@@ -120,7 +120,7 @@ def test_missing_numbers(activation, dtype, shape, ignored):
 
 @pytest.mark.parametrize("form", ["elements", "rows"])
 def test_missing_numbers_in_place_after_a_call_with_a_buffer(form):
-    """Calls alike but for the array of the gradient: only over the logits labels are read ahead."""
+    """In place, labels are checked first, also in a call like one with a separate gradient array."""
     z, t = RNG(0).normal(size=(6, 4)), RNG(1).random((6, 4))
     missing, wrong = t.copy(), t.copy()
     missing[2] = -100
@@ -130,7 +130,7 @@ def test_missing_numbers_in_place_after_a_call_with_a_buffer(form):
     fusedce.focal(z, t, grad_out=np.empty_like(z), **options)
     for _ in range(2):
         over = np.frombuffer(bytearray(z.nbytes + 1), z.dtype, z.size, 1).reshape(z.shape)
-        over[...] = z  # not aligned: kernels read a copy
+        over[...] = z  # unaligned: kernels read a copy
         with pytest.raises(ValueError, match="position"):
             fusedce.focal(over, wrong, grad_out=over, **options)
         np.testing.assert_array_equal(over, z)
@@ -166,7 +166,7 @@ def test_missing_numbers_of_signed_labels(ignored):
 
 @pytest.mark.parametrize("name", ["binary_cross_entropy", "focal"])
 def test_missing_numbers_into_buffers(name):
-    """The same bits where the caller brings the arrays, also over the logits themselves."""
+    """With ignored float labels, output buffers and calls in place give the same bits."""
     function = getattr(fusedce, name)
     z, (y, _) = RNG(0).normal(size=(40, 50)).astype("f4"), numbers((40, 50), "f4", 0.2, -100)
     for soft_labels in (y, np.where(y == 1, 0.75, y).astype("f4")):
@@ -185,7 +185,7 @@ def test_missing_numbers_into_buffers(name):
 @pytest.mark.parametrize("shape", [(6, 4), (5, 300), (3, 5000)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_missing_distributions(kind, shape, dtype):
-    """Rows filled with ignore_index cost nothing, whatever their logits are, and do not count."""
+    """Rows filled with ignore_index add nothing, whatever their logits, and are not counted."""
     z, t = RNG(0).normal(size=shape).astype(dtype), (3 * RNG(1).random(shape)).astype(kind)
     t[1::3] = -100
     z[1, 2] = np.nan
@@ -198,7 +198,7 @@ def test_missing_distributions(kind, shape, dtype):
             _, grad, hess = check("focal", z, t, dtype, **call)
             assert not grad[1::3].any()
             assert not hess[1::3].any()
-    marks = t > 1  # of bool, which can hold no ignore_index: a row without any does not count
+    marks = t > 1  # bool cannot hold ignore_index, but a row without a label is not counted
     marks[::2] = False
     check("focal", z, marks, dtype, activation="softmax", normalize_targets=True)
     t[...] = -100
@@ -219,13 +219,13 @@ def test_distributions_ignored_in_part():
         {"grad_out": z},
     ):  # fmt: skip
         refuses(ValueError, text, fusedce.cross_entropy, z, t, **options)
-        refuses(ValueError, text, fusedce.cross_entropy, z, t, **options)  # as a call before
+        refuses(ValueError, text, fusedce.cross_entropy, z, t, **options)  # a repeated call
     text = text.replace("2 hold", "(0, 2) hold")
     refuses(ValueError, text, fusedce.cross_entropy, z.T[None], t.T[None], axis=1)
 
 
 def test_where_ignore_index_cannot_act():
-    """It is refused where it is given; the default acts where it can."""
+    """An ignore_index that the targets cannot hold is refused, but the default is accepted."""
     z = RNG(0).normal(size=(6, 4))
     cases = [
         (z > 0, "bool", -1),
@@ -248,7 +248,7 @@ def test_where_ignore_index_cannot_act():
 @pytest.mark.parametrize("bad", [255.0, 1.5, -0.5, -1.0, np.nan, np.inf, 1 + 2**-20])
 @pytest.mark.parametrize("shape", [(6, 4), (70, 333)])
 def test_numbers_that_are_no_labels(bad, shape):
-    """Each would be a plausible loss: said with value and position, the logits as they were."""
+    """A float label outside [0, 1] is an error with value and position, and logits do not change."""
     z = RNG(0).normal(size=shape).astype("f4")
     p = 1 / (1 + np.exp(-z))
     for soft in (False, True):
@@ -258,7 +258,7 @@ def test_numbers_that_are_no_labels(bad, shape):
         for options in (
             {}, {"grad_out": z}, {"weight": np.ones(shape[1])}, {"label_smoothing": 0.1}
         ):  # fmt: skip
-            for _ in range(2):  # the second call is one like the first
+            for _ in range(2):  # the second call repeats the first
                 refuses(ValueError, text, fusedce.focal, z, y, **options)
         refuses(ValueError, text, fusedce.focal, z, y, soft_labels="torchvision")
         refuses(ValueError, text, fusedce.cross_entropy, p, y, activation=None)
@@ -268,7 +268,7 @@ def test_numbers_that_are_no_labels(bad, shape):
 
 
 def test_signed_numbers():
-    """-1 and 1 with neg_label=-1 alone, and nothing else then."""
+    """Float labels may be -1 only with neg_label=-1, and then only -1 and 1 are allowed."""
     z, y = RNG(0).normal(size=(6, 4)), np.sign(RNG(1).normal(size=(6, 4)))
     a = fusedce.binary_cross_entropy(z, y, neg_label=-1)
     assert a[0] == fusedce.binary_cross_entropy(z, y > 0)[0]
@@ -280,7 +280,7 @@ def test_signed_numbers():
 
 
 def test_masked_arrays():
-    """The mask of numpy.ma would be passed over."""
+    """Masked arrays of numpy.ma are refused, since their masks would not be used."""
     z, t = RNG(0).normal(size=(3, 4)), np.array([0, 1, 0])
     mask = [0, 0, 1]
     text = "is an array of numpy.ma, whose mask is not read: pass "
@@ -297,7 +297,7 @@ def test_masked_arrays():
     filled = fusedce.cross_entropy(z, masked["targets"].filled(-100))
     assert filled[0] == fusedce.cross_entropy(z[:2], t[:2])[0]
     marks = np.ma.array([[True, False, False, True]], mask=[[0, 0, 1, 0]])
-    for kind in (bool, np.uint8):  # which hold no ignore_index
+    for kind in (bool, np.uint8):  # these cannot hold ignore_index
         with pytest.raises(TypeError, match=r"targets\.astype\(numpy\.int64\)\.filled\(ignore"):
             fusedce.binary_cross_entropy(z[:1], marks.astype(kind))
     with pytest.raises(TypeError, match="targets is an array"):
@@ -312,7 +312,7 @@ def test_masked_arrays():
 
 
 def test_the_mean_of_the_z_loss():
-    """Over the rows that count, as Liger and PaLM; that of the loss is over class weights."""
+    """The z-loss is averaged over the rows not ignored, as in Liger and PaLM, without class weights."""
     z, y, w = np.array([[2.0, 0, -1], [0, 1, 3]]), np.array([0, 1]), np.array([1.0, 3, 1])
     lse = np.log(np.exp(z).sum(1))
     loss = (w[y] * (lse - z[[0, 1], y])).sum() / w[y].sum()

@@ -1,7 +1,7 @@
 """Parity with torch: the options and denominators of its losses, and their gradients.
 
-An upstream gradient that is not uniform is what sample_weight folds in: with reduction "none" the
-gradient is compared with torch's backward(upstream). torch runs in float64 on the same values.
+sample_weight can hold an upstream gradient that is not uniform: with reduction "none" the gradient
+is compared with torch's backward(upstream). torch runs in float64 on the same values.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ C = 6
 WEIGHT = np.array([0.5, 2.0, 1.0, 0.25, 3.0, 1.5])
 LAYOUTS = {"2d": ((9, C), 1, -1), "nchw": ((2, C, 3, 4), 1, 1), "1d": ((C,), 0, -1)}
 DTYPES = {"float32": np.float32, "float64": np.float64, "bfloat16": ml_dtypes.bfloat16}
-# Of the loss, of the gradient: relative, and absolute in units of the largest component.
+# Relative tolerances of the loss and of the gradient.
 BARS = {"float64": (2e-13, 2e-13), "float32": (4e-6, 1e-5), "bfloat16": (4e-6, 2.0**-8 * 1.01)}
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
 reductions = pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -29,7 +29,7 @@ shapes = pytest.mark.parametrize("layout", LAYOUTS)
 
 
 def logits_like(shape, dtype, rng, axis=-1):
-    """Ordinary rows, and rows in which one class has all of the probability but 1e-6 or 1e-11."""
+    """Ordinary rows, and rows in which all but one class have a probability of 1e-6 or 1e-11."""
     z = np.moveaxis(rng.normal(size=shape) * 3, axis, -1)
     if z.ndim > 1:
         flat = z.reshape(-1, z.shape[-1])
@@ -40,7 +40,7 @@ def logits_like(shape, dtype, rng, axis=-1):
 
 
 def with_torch(loss_of, z, upstream, none):
-    """Loss and gradient by torch in float64; the loss is multiplied by the upstream gradient."""
+    """Loss and gradient by torch in float64; an unreduced loss is multiplied by ``upstream``."""
     tz = torch.tensor(z.astype(np.float64), requires_grad=True)
     loss = loss_of(tz)
     loss.backward(torch.tensor(upstream) if none else torch.tensor(1.0, dtype=torch.float64))
@@ -71,7 +71,7 @@ def compare(got, want, dtype):
 @reductions
 @pytest.mark.parametrize("form", ["index", "distribution"])
 def test_cross_entropy(form, layout, reduction, dtype):
-    """All eight of {weight, label_smoothing, ignore_index} (pytorch #69339)."""
+    """All eight combinations of weight, label_smoothing and ignore_index (pytorch #69339)."""
     shape, torch_axis, axis = LAYOUTS[layout]
     rows = tuple(np.delete(shape, torch_axis))
     none = reduction == "none"
@@ -128,7 +128,7 @@ def test_binary_cross_entropy_with_logits(layout, weighted, pos_weight, reductio
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @reductions
 def test_binary_cross_entropy_of_probabilities(reduction, dtype):
-    """Interior probabilities: torch clamps log p at -100, this package does not."""
+    """Probabilities from 0.01 to 0.99: torch clamps log p at -100, and this package does not."""
     rng = np.random.default_rng(6)
     p = rng.uniform(0.01, 0.99, (7, C)).astype(dtype)
     t = rng.random(p.shape)
@@ -185,7 +185,7 @@ def torchvision_focal(inputs, targets, alpha, gamma, reduction):
 @pytest.mark.parametrize("gamma", [0.0, 1.5, 2.0])
 @pytest.mark.parametrize("labels", ["hard", "soft"])
 def test_sigmoid_focal_loss(labels, gamma, alpha, reduction, dtype):
-    """torchvision's alpha = -1 is None here; alpha = 0 takes the positives out in both."""
+    """torchvision's alpha = -1 is None here; alpha = 0 removes the positive elements in both."""
     rng = np.random.default_rng(9)
     z = (rng.normal(size=(11, C)) * 3).astype(DTYPES[dtype])  # past 17, torchvision's 1 - p_t is 0
     t = rng.random(z.shape).astype(np.float32).astype(np.float64)
@@ -206,7 +206,7 @@ def test_sigmoid_focal_loss(labels, gamma, alpha, reduction, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("weight", [None, WEIGHT])
 def test_every_target_ignored(weight, dtype):
-    """NaN with a gradient of exactly zero (pytorch #70348), and denominator= is the way out."""
+    """The mean is NaN and the gradient exactly zero (pytorch #70348); with denominator= it is 0."""
     z = logits_like((4, C), dtype, np.random.default_rng(1))
     t = np.full(4, -100)
     tz = torch.tensor(z, requires_grad=True)
@@ -236,7 +236,7 @@ def test_empty_batch():
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("everywhere", [False, True])
 def test_values_that_are_not_finite(bad, everywhere):
-    """+inf, NaN and rows of -inf spoil their own row as in torch; a masked class does not."""
+    """+inf, NaN and a row of -inf make their own row NaN, as in torch; one -inf does not."""
     z = np.random.default_rng(2).normal(size=(3, C)).astype(np.float32)
     z[1, slice(None) if everywhere else 4] = bad
     t = np.array([0, 1, 2])

@@ -1,4 +1,4 @@
-"""Traps that other packages fell into, where no other file has a test for them: see README.md."""
+"""Errors known from other packages that no other file tests; the list is in README.md."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ dtypes = pytest.mark.parametrize("dtype", DTYPES)
 
 
 def test_table_names_tests_that_exist():
-    """README.md: each trap of the lists has a row, each row a test that is there, or a reason."""
+    """README.md has a row for each trap, and each row names existing tests or gives a reason."""
     there = {
         f"{path.stem}::{node.name}"
         for path in TESTS.rglob("test_*.py")
@@ -38,19 +38,19 @@ def test_table_names_tests_that_exist():
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_no_weight_at_all(activation):
-    """Weights of nought for every class that occurs: 0 / 0 is NaN, as in torch, gradient nought."""
+    """Weight 0 for every class that occurs: a mean of 0 / 0 = NaN, as in torch, and gradient 0."""
     z, t = RNG(1).normal(size=(5, 3)), np.array([0, 0, 2, 0, 2])
     for w in ([0, 1, 0], [0, 0, 0]):
         loss, grad, _ = check("cross_entropy", z, t, activation=activation, weight=w)
         if activation == "softmax":
             assert np.isnan(loss)
             assert not grad.any()
-        else:  # there the weight is no part of the denominator
+        else:  # with sigmoid, weights are not in the denominator
             assert np.isfinite(loss)
 
 
 def test_ignored_rows_do_not_read_the_weights():
-    """A negative ignore_index would count from the end of the table."""
+    """A negative ignore_index must not be used as an index into the class weights."""
     z, t = RNG(2).normal(size=(4, 3)), np.array([-1, 0, -1, 2])
     for w in ([1.0, 2.0, 1e30], [1.0, 2.0, 4.0]):
         loss, grad = fusedce.cross_entropy(z, t, weight=w, ignore_index=-1)
@@ -61,7 +61,7 @@ def test_ignored_rows_do_not_read_the_weights():
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
 def test_label_smoothing_of_one(activation):
-    """Legal: the target is uniform; with soft targets and with ignored rows."""
+    """A label smoothing of 1 is legal and makes targets uniform, also soft ones."""
     z = RNG(3).normal(size=(4, 3)) if activation else RNG(3).uniform(0.1, 0.9, (4, 3))
     for t in (np.array([0, 2, -100, 1]), RNG(4).random((4, 3))):
         check("focal", z, t, activation=activation, label_smoothing=1.0)
@@ -69,7 +69,7 @@ def test_label_smoothing_of_one(activation):
 
 
 def test_smoothing_of_two_classes():
-    """Sigmoid: y (1 - eps) + eps / 2, which is the softmax of two classes smoothed."""
+    """With sigmoid, smoothing gives y (1 - eps) + eps / 2, as for softmax with two classes."""
     z, y = RNG(5).normal(size=9) * 5, RNG(6).integers(0, 2, 9)
     a = fusedce.binary_cross_entropy(z, y, label_smoothing=0.3)
     b = fusedce.cross_entropy(np.stack([0 * z, z], 1), y, label_smoothing=0.3)
@@ -79,7 +79,7 @@ def test_smoothing_of_two_classes():
 
 @dtypes
 def test_smoothing_with_large_gaps(dtype):
-    """z - lse, never log of a probability that is 0; classes of -inf only where no mass is."""
+    """log p is z - lse, finite where p underflows; a logit of -inf needs a class weight of 0."""
     big = 1e4 if dtype == "float16" else 1e8
     z = np.array([[0, -110, 3], [big, -big, 0], [0, 0, big / 2], [0, 5, -20]], DTYPES[dtype])
     for k in range(3):
@@ -89,17 +89,17 @@ def test_smoothing_with_large_gaps(dtype):
     z[0, 1] = -np.inf
     options = {"activation": "softmax", "label_smoothing": 0.1, "reduction": "none"}
     loss, grad = fusedce.cross_entropy(z, np.array([0, 1, 2, -100]), **options)
-    assert loss[0] == np.inf  # eps / C of its mass is on a class that cannot be
+    assert loss[0] == np.inf  # eps / C of the mass is on a class of probability 0
     assert np.isfinite(loss[1:]).all()
     assert not grad[3].any()
     loss, grad, _ = check("cross_entropy", z, np.array([0, 1, 2, -100]), dtype, weight=[2, 0, 1],
                           **options)  # fmt: skip
-    assert np.isfinite(loss).all()  # of no weight: no mass
+    assert np.isfinite(loss).all()  # class 1 has weight 0, and so no mass
     assert grad[0, 1] == 0
 
 
 def test_shapes_of_sample_weight():
-    """(N,), (N, 1), (N, C), (N, d), a number; noughts and negative ones; of another dtype."""
+    """All shapes of sample_weight, with zeros, negative numbers and other dtypes."""
     z, t = RNG(7).normal(size=(4, 3, 5)), RNG(8).integers(0, 3, (4, 5))
     s = np.array([0.0, -1.5, 2.0, 0.25])
     full = np.broadcast_to(s[:, None], (4, 5))
@@ -114,7 +114,7 @@ def test_shapes_of_sample_weight():
 
 
 def test_square_shapes():
-    """C == N, C == d: an axis goes by what it is, not by a length that happens to fit."""
+    """Where C == N or C == d, arrays are matched with axes by position, not by length."""
     z, s, w = RNG(10).normal(size=(4, 4)), np.array([1.0, 2, 0, -1]), np.array([1.0, 2, 3, 4])
     for activation in ("softmax", "sigmoid"):
         for t in (np.array([3, 0, 1, 1]), RNG(11).random((4, 4))):
@@ -135,7 +135,7 @@ def test_square_shapes():
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])
 @pytest.mark.parametrize("shape", [(20, 5), (20, 130)])
 def test_nan_stays_in_its_place(activation, shape):
-    """In logits, in a distribution, in a weight of a sample: its row (or element), visibly."""
+    """A NaN in logits, a distribution or a sample weight makes its own row or element NaN alone."""
     rng = RNG(15)
     z = rng.uniform(0.1, 0.9, shape).astype(np.float32)
     t = rng.random(shape).astype(np.float32)
@@ -165,7 +165,7 @@ def test_nan_stays_in_its_place(activation, shape):
 
 @dtypes
 def test_one_class(dtype):
-    """The only class has probability 1: loss 0, gradient 0, whatever its logit."""
+    """With one class, its probability is 1: loss and gradient are 0 whatever the logit."""
     z = np.array([[3.0], [-1e4], [0], [500]], DTYPES[dtype])
     for t in (np.zeros(4, int), np.ones((4, 1))):
         for fn in (fusedce.cross_entropy, fusedce.poly1, fusedce.generalized_cross_entropy,
@@ -175,7 +175,7 @@ def test_one_class(dtype):
 
 
 def test_labels_beside_nought_and_one():
-    """-0.0 is 0; targets of a distribution outside [0, 1] are used as they are."""
+    """A label -0.0 is 0; a distribution's targets outside [0, 1] are used without change."""
     z = RNG(16).normal(size=6).astype(np.float32) * 4
     a = fusedce.focal(z, np.array([0, 1, 0, 1, 0, 1], np.float32), reduction="none")
     b = fusedce.focal(z, np.array([-0.0, 1, -0.0, 1, -0.0, 1], np.float32), reduction="none")
@@ -190,7 +190,7 @@ def test_labels_beside_nought_and_one():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_huge_logits(dtype):
-    """|z| = 1e30 and the largest number of all; no inf - inf on the way."""
+    """Logits of 1e30 and of the largest finite number: no NaN by inf - inf."""
     top = float(np.finfo(dtype).max)
     for size in (1e30, top / 4, top):
         z = np.array([[size, 0, -size], [-size, -size, -size], [size, size, -size]], dtype)
@@ -207,7 +207,7 @@ def test_huge_logits(dtype):
 @pytest.mark.parametrize("C", [1, 2, 3, 33, 97, 130, 131_073])
 @dtypes
 def test_padding_is_no_class(dtype, C):
-    """The most negative of all numbers is a logit like any other, also beside -inf."""
+    """The most negative finite number is an ordinary logit, also in a row with -inf."""
     z = np.full((3, C), ml_dtypes.finfo(DTYPES[dtype]).min, DTYPES[dtype])
     z[1, : C // 2] = -np.inf
     n = np.array([C, C - C // 2, C])

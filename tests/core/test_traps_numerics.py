@@ -1,4 +1,4 @@
-"""Traps in the numbers: certainties, upstream gradients, halves, sums and sizes; see README.md."""
+"""Numeric errors known from other packages, listed in README.md: rounding, sums, sizes, halves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HALVES = {k: v for k, v in DTYPES.items() if k in ("float16", "bfloat16")}
 
 
 def test_gradient_of_a_near_certainty():
-    """p - 1 of a logit of 20 is -2.06e-9, where float32 has 1 - p = 0."""
+    """At a logit of 20 the gradient p - 1 is -2.06e-9, although 1 - p is 0 in float32."""
     for dtype in (np.float32, np.float64):
         grad = fusedce.binary_cross_entropy(np.array([20, -20], dtype), np.array([1, 0]),
                                             reduction="sum")[1]  # fmt: skip
@@ -29,7 +29,7 @@ def test_gradient_of_a_near_certainty():
 @pytest.mark.parametrize("gamma", GAMMAS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_focal_gammas_at_certainty(dtype, gamma):
-    """No NaN where 1 - p is 0 and the power is below one, or gamma - 2 is below nought."""
+    """No NaN where 1 - p is 0 and the exponent gamma is below 1, or gamma - 2 is negative."""
     z = np.array([0, 1, 9.3906, 17, 20, 80, 100, 1000, 3e4], DTYPES[dtype])
     z = np.concatenate([z, -z])
     for y in (np.ones(18), np.zeros(18), np.full(18, 0.5)):
@@ -50,7 +50,7 @@ def test_focal_gammas_at_certainty(dtype, gamma):
 
 
 def test_alpha_of_nought_and_one():
-    """0 and 1 are weights (a zero takes its side out), None is off, -1 is refused elsewhere."""
+    """alpha 0 removes the positive elements and 1 the negative ones; None means no alpha."""
     z, y = RNG(1).normal(size=8), np.array([0, 1] * 4)
     plain = fusedce.focal(z, y, reduction="none")
     for alpha, kept in ((0, y == 0), (1, y == 1), (0.0, y == 0)):
@@ -63,7 +63,7 @@ def test_alpha_of_nought_and_one():
 
 
 def test_hessian_of_focal_changes_sign():
-    """The exact one: below nought for a badly wrong label, above it at nought (gamma 2)."""
+    """The exact Hessian is negative for a very wrong prediction, and positive at z = 0 (gamma 2)."""
     z = np.array([-6.0, -3.0, -2.0, 0.0, 3.0])
     _, _, hess = fusedce.focal(z, np.ones(5), gamma=2.0, reduction="sum", return_hessian=True)
     assert np.sign(hess).tolist() == [-1, -1, 1, 1, 1]
@@ -74,7 +74,7 @@ def test_hessian_of_focal_changes_sign():
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ["cross_entropy", "focal", "poly1", "generalized_cross_entropy"])
 def test_loss_is_never_negative(name, dtype):
-    """Rounding takes no loss below 0, where a later power would be NaN."""
+    """No loss is negative by rounding, since a power of it could be NaN."""
     z = (RNG(2).normal(size=(500, 7)) * 20).astype(DTYPES[dtype])
     t = z.astype(float).argmax(axis=1)
     for activation, y in (("softmax", t), ("sigmoid", z.astype(float) > 0)):
@@ -86,7 +86,7 @@ def test_loss_is_never_negative(name, dtype):
 
 @pytest.mark.parametrize("dtype", HALVES)
 def test_half_sums(dtype):
-    """The loss is float32: a sum of 1e5 rows is past 65504, and the mean loses nothing."""
+    """Half logits give a float32 loss: a sum over 1e5 rows exceeds 65504, and means are accurate."""
     z = (RNG(3).normal(size=(100_000, 4)) * 3).astype(HALVES[dtype])
     t = RNG(4).integers(0, 4, 100_000)
     wide = z.astype(np.float64)
@@ -110,7 +110,7 @@ def test_half_sums(dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_weights_are_applied_before_rounding(activation, dtype):
-    """grad(x; s) in half precision is the one rounding of the float32 gradient."""
+    """A half-precision gradient is the float32 gradient, weights included, rounded once."""
     if dtype in ("float32", "float64"):
         return
     z = (RNG(5).normal(size=(40, 6)) * 3).astype(HALVES[dtype])
@@ -125,7 +125,7 @@ def test_weights_are_applied_before_rounding(activation, dtype):
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_upstream_gradient(activation):
-    """One number a row, not all alike: first nought, ones, expanded; never a shortcut for 1."""
+    """Upstream gradients in sample_weight: first 0, all 1, broadcast, strided, all 1 but one."""
     z, t = RNG(9).normal(size=(6, 5)).astype(np.float32), RNG(10).integers(0, 5, 6)
     own = fusedce.focal(z, t, activation=activation, reduction="none")[1]
     ups = [np.array([0, 1, 2, -3, 0.5, 0]), np.ones(6), np.full(6, 3.0), np.zeros(6),
@@ -138,7 +138,7 @@ def test_upstream_gradient(activation):
 
 
 def test_z_loss_is_not_weighted():
-    """z_loss * lse^2 knows sample weights, no class weights; ignored rows have none."""
+    """z_loss * lse^2 has sample weights but no class weights, and is 0 for ignored rows."""
     z, t = RNG(11).normal(size=(4, 3)), np.array([0, 2, -100, 1])
     s, w = np.array([1.0, -2, 3, 0.5]), np.array([0.25, 4, 9])
     lse = np.log(np.exp(z).sum(axis=1))
@@ -149,14 +149,14 @@ def test_z_loss_is_not_weighted():
 
 
 def test_mean_of_ten_million():
-    """float32 losses in float64 totals: nothing is lost with the number of rows."""
+    """float32 losses are summed in float64: the mean of ten million has no larger error."""
     z = np.broadcast_to(np.float32(0.1), 10_000_000)
     loss = fusedce.binary_cross_entropy(z, np.broadcast_to(True, z.shape), return_grad=False)
     assert loss == pytest.approx(np.log1p(np.exp(-np.float64(np.float32(0.1)))), rel=2e-7)
 
 
 def test_more_than_two_to_the_31():
-    """Counts and offsets beyond 32 bits."""
+    """More than 2**31 elements: counts and offsets do not fit in 32 bits."""
     n = 2**31 + 17
     z, y = np.broadcast_to(np.float16(0), n), np.broadcast_to(True, n)
     loss = fusedce.binary_cross_entropy(z, y, return_grad=False, reduction="sum")
@@ -165,8 +165,8 @@ def test_more_than_two_to_the_31():
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_rows_far_apart(activation):
-    """Steps of 2**31 elements and more than 2**32 bytes between rows, in inputs and outputs."""
-    try:  # pages that nobody touches are not there
+    """Inputs and outputs with strides of 2**31 elements, more than 2**31 bytes, between rows."""
+    try:  # untouched pages take no physical memory
         far = [np.empty((3, 2**30 + 64), np.float16) for _ in range(2)]
     except MemoryError:
         pytest.skip("6 GB of address space each")
@@ -185,7 +185,7 @@ def test_rows_far_apart(activation):
 
 
 def test_no_classes():
-    """Elements without a class are no elements; softmax of no class has no meaning."""
+    """With sigmoid, logits (3, 0) are no elements: the mean is NaN, the sum 0."""
     z = np.zeros((3, 0), np.float32)
     for t in (np.zeros((3, 0)), np.zeros(3, int)):
         loss, grad = fusedce.binary_cross_entropy(z, t)
@@ -196,7 +196,7 @@ def test_no_classes():
 
 
 def test_torch_tensors_that_numpy_refuses():
-    """A tensor that wants a gradient, or of bfloat16, is an error, not a wrong number."""
+    """A torch tensor that requires grad, or of bfloat16, is an error."""
     torch = pytest.importorskip("torch")
     with pytest.raises(TypeError, match="requires grad"):
         fusedce.cross_entropy(torch.zeros(2, 3, requires_grad=True), np.array([0, 1]))
@@ -205,7 +205,7 @@ def test_torch_tensors_that_numpy_refuses():
 
 
 def test_scalars_do_not_promote():
-    """float64 options beside half and float32 logits: dtypes of results stay the logits'."""
+    """float64 options do not change the dtype of results, which is that of the logits."""
     t = np.array([0, 1])
     for dtype in DTYPES.values():
         z = np.array([[1, 2, 3], [3, 2, 1]]).astype(dtype)

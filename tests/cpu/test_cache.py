@@ -1,6 +1,6 @@
-"""Compiled code on disk: never stale, never in the way, right whoever writes it at the same time.
+"""The cache of compiled code on disk: never stale, never the cause of an error, safe to share.
 
-``fusedce.sigmoid`` stands for all kernels: it is the one that compiles fastest.
+The tests use ``fusedce.sigmoid``, since its kernel compiles fastest.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def show(**more):
 
 
 def start(text, cache, tree=ROOT, **variables):
-    """A script in a process of its own, with a cache of its own."""
+    """Start a script in a new process that uses this cache."""
     env = os.environ | {"PYTHONPATH": str(tree), "NUMBA_CACHE_DIR": str(cache)} | variables
     command = [sys.executable, "-c", START + textwrap.dedent(text)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -48,7 +48,7 @@ def start(text, cache, tree=ROOT, **variables):
 
 
 def shown(process):
-    """What a script shows at its end."""
+    """What a script prints by ``show``, its last line."""
     with process:
         try:
             out, err = process.communicate(timeout=LIMIT)
@@ -68,7 +68,7 @@ def files(cache):
 
 @pytest.fixture(scope="module")
 def warm(tmp_path_factory):
-    """A cache that holds the kernel of float32."""
+    """Fixture: a cache that holds the kernel for float32."""
     folder = tmp_path_factory.mktemp("cache")
     assert run("call('float32'); show()", folder)["fresh"] > 0
     return folder
@@ -76,12 +76,12 @@ def warm(tmp_path_factory):
 
 @pytest.fixture
 def cache(warm, tmp_path):
-    """A copy of it."""
+    """Fixture: a copy of ``warm``."""
     return shutil.copytree(warm, tmp_path / "cache")
 
 
 def test_second_process(cache):
-    """It loads all and compiles nothing; the figures are printed, their place is the benchmarks."""
+    """A second process loads all kernels from the cache and compiles none, in less than 5 s."""
     found = run("""
         import time
         start = time.perf_counter()
@@ -96,7 +96,7 @@ def test_second_process(cache):
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
-    """The sources, to be edited."""
+    """Fixture: a copy of the sources that tests may edit."""
     folder = tmp_path_factory.mktemp("tree")
     for name in ("fusedce", "kernels"):
         left_out = shutil.ignore_patterns("__pycache__")
@@ -105,7 +105,7 @@ def tree(tmp_path_factory):
 
 
 def test_stamp_sees_every_source(tree, tmp_path):
-    """An edit of any file that is compiled from, another Numba, another llvmlite."""
+    """The stamp changes with any source file and with the versions of Numba and llvmlite."""
     copy = shutil.copytree(tree, tmp_path / "tree", symlinks=True)
     run("""
         import llvmlite, os
@@ -129,8 +129,9 @@ def test_stamp_sees_every_source(tree, tmp_path):
 
 
 def test_edits_are_never_stale(tree, tmp_path):
-    """One cache for the package before an edit, after it, and before it again. The line stands in
-    another file than the kernel, which calls it: Numba's own cache would not look there.
+    """One cache serves the package before an edit, after it, and after the edit is undone.
+
+    The edited function is not in the kernel's file: Numba's own cache would not notice the edit.
     """
     source = tree / "kernels/link.py"
     head, tail = source.read_text().split("def sigmoid_outcomes(")
@@ -150,7 +151,7 @@ VALUE = "show(value=float(fusedce.sigmoid(np.float32(0))))"
 
 
 def version(tree, place, line):
-    """A copy without links, whose sigmoid's last line is this one."""
+    """A copy of the tree without symbolic links, with this last line in ``sigmoid_outcomes``."""
     copy = shutil.copytree(tree, place)
     source = copy / "fusedce/kernels/link.py"
     head, tail = source.read_text().split("def sigmoid_outcomes(")
@@ -159,7 +160,7 @@ def version(tree, place, line):
 
 
 def without_sources(copy):
-    """.pyc files in the place of .py files."""
+    """Replace the .py files of a copy by .pyc files."""
     assert compileall.compile_dir(copy, quiet=1, legacy=True)
     for source in copy.rglob("*.py"):
         source.unlink()
@@ -170,7 +171,7 @@ def zipped(copy):
     return Path(shutil.make_archive(str(copy), "zip", copy))
 
 
-# As in an application made by PyInstaller: the code is there, and no file is.
+# Imports code objects without files, as in an application made by PyInstaller.
 FROZEN = """
 import importlib.abc, importlib.util, marshal, sys
 from pathlib import Path
@@ -191,7 +192,7 @@ sys.meta_path.insert(0, Frozen())
 
 
 def frozen(copy):
-    """A folder whose sitecustomize.py brings the modules."""
+    """A folder whose sitecustomize.py makes the modules of the copy importable."""
     codes = {}
     for source in copy.rglob("*.py"):
         parts = source.relative_to(copy).with_suffix("").parts
@@ -206,7 +207,7 @@ def frozen(copy):
 
 @pytest.mark.parametrize("made", [without_sources, zipped], ids=["pyc", "zip"])
 def test_versions_without_sources(made, tree, tmp_path):
-    """Two versions, one cache: neither runs the other's code, each finds its own."""
+    """Two versions share one cache: each loads its own code and never the other's."""
     values = []
     places = [
         made(version(tree, tmp_path / name, line))
@@ -220,7 +221,7 @@ def test_versions_without_sources(made, tree, tmp_path):
 
 
 def test_frozen_application(tree, tmp_path):
-    """Nothing tells two versions apart: nothing is kept, and doctor says so."""
+    """Without files two versions cannot be told apart: nothing is cached, and doctor says so."""
     for line, value in ((SIGMOID, 0.5), ("return logp, logq, p + p, q\n", 1.0)):
         place = frozen(version(tree, tmp_path / str(value), line))
         found = run(f"""
@@ -246,7 +247,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("first", [0, 2])
 def test_damaged_files(cache, first):
-    """Each file damaged in another way: compiled again, right, and whole afterwards."""
+    """Kernels whose cache files are damaged are compiled again, and the files are replaced."""
     ways = list(DAMAGE.values())
     for k, path in enumerate(files(cache), first):
         path.write_bytes(ways[k % len(ways)](path.read_bytes()))
@@ -256,7 +257,7 @@ def test_damaged_files(cache, first):
 
 
 def test_cache_that_cannot_be_written(tmp_path):
-    """A file stands where the home should: the call works, and leaves nothing behind."""
+    """With a file in place of the home directory a call works, and leaves no files behind."""
     file, temporary = tmp_path / "file", tmp_path / "temporary"
     file.write_text("")
     temporary.mkdir()
@@ -267,7 +268,7 @@ def test_cache_that_cannot_be_written(tmp_path):
 
 
 def test_full_disk(cache):
-    """No byte can be written: what is there is loaded, the rest is compiled, no part stays."""
+    """On a full disk cached kernels load, others are compiled, and no partial file remains."""
     resource = pytest.importorskip("resource")
     assert resource.RLIMIT_FSIZE
     before = files(cache)
@@ -282,7 +283,7 @@ def test_full_disk(cache):
 
 
 def test_readable_but_not_writable(cache):
-    """A cache warmed when an image was built, used by a process that may not write."""
+    """A cache filled earlier, as for a container image, is used by a process that may not write."""
     folders = [p for p in Path(cache).rglob("*") if p.is_dir()]
     try:
         for folder in folders:
@@ -309,7 +310,7 @@ needs_users = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="files have 
         (0, 0o100666, 1000, False),
         (0, 0o040755, 1000, True),
         (0, 0o040777, 1000, False),
-        (0, 0o041777, 1000, True),  # sticky: what others put there is theirs
+        (0, 0o041777, 1000, True),  # sticky: other users cannot replace our files
         (3333, 0o100644, 1000, False),
         (3333, 0o040755, 1000, False),
         (3333, 0o041777, 1000, False),
@@ -324,7 +325,7 @@ def test_whose_files_are_read(owner, mode, me, read, monkeypatch):
 
 
 class Bomb:
-    """What leaves a file where it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -344,7 +345,7 @@ CHANGES = {
 @needs_users
 @pytest.mark.parametrize("change", CHANGES)
 def test_files_of_other_users(change, cache, tmp_path):
-    """They are not even unpickled; what is compiled instead replaces them, where that helps."""
+    """Files that others own or can write are not unpickled; newly compiled ones replace them."""
     if "user's" in change and os.geteuid() != 0:
         pytest.skip("only root can give files away")
     payload = pickle.dumps(Bomb(tmp_path / "bomb"))
@@ -373,7 +374,7 @@ def test_files_of_other_users(change, cache, tmp_path):
 
 @needs_users
 def test_what_is_kept_can_be_written_by_its_user_alone(tmp_path):
-    """Whatever the umask: else it would not be read."""
+    """Whatever the umask, only the owner can write cache files: else they would not be read."""
     run("import os; os.umask(0); call('float32'); show()", tmp_path)
     kept = list((tmp_path / "fusedce").rglob("*"))
     assert len(kept) > 1
@@ -384,7 +385,7 @@ def test_what_is_kept_can_be_written_by_its_user_alone(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="XDG_CACHE_HOME is Linux's")
 @pytest.mark.parametrize("given", [None, "", "relative"])
 def test_user_without_a_home(given, tmp_path):
-    """No folder, of the name ~ or another, appears in the working directory."""
+    """Without a home directory no folder, named ~ or otherwise, is made in the current one."""
     (tmp_path / "here").mkdir()
     given = {} if given is None else {"XDG_CACHE_HOME": given}
     found = run(f"""
@@ -418,7 +419,7 @@ def test_relative_folders_of_caches_are_ignored(given, tmp_path):
 
 
 def test_two_processes_at_once(tmp_path):
-    """Both compile the same into an empty cache; a third compiles nothing."""
+    """Two processes fill an empty cache with the same kernels; a third compiles nothing."""
     both = [start("call('float32'); show()", tmp_path) for _ in range(2)]
     for process in both:
         assert shown(process)["kernels"] > 0
@@ -426,9 +427,10 @@ def test_two_processes_at_once(tmp_path):
 
 
 def test_any_mixture_of_two_writers(warm, tmp_path):
-    """Two processes store kernels of two dtypes at once. Each file is written whole, by one of the
-    two: whichever was last for each, no dtype may get the other's code. (Numba's own index of
-    numbered files fails here. The seed gives both dtypes the same symbol names as well.)
+    """Two processes store kernels of two dtypes at once, and no dtype may get the other's code.
+
+    Each file is written whole by one of the two, so the test mixes files of both. (Numba's own
+    index of numbered files fails here. The seed gives both dtypes the same symbol names as well.)
     """
     seed = {"PYTHONHASHSEED": "0"}
     writers = {}
@@ -448,7 +450,7 @@ def test_any_mixture_of_two_writers(warm, tmp_path):
 
 @needs_fork
 def test_fork_while_a_thread_compiles(tmp_path):
-    """The compiler's lock is taken at that moment; the child has something to compile too."""
+    """A child forked while a thread holds the compiler's lock can compile without a deadlock."""
     run("""
         import os, signal, threading, time, warnings
         warnings.simplefilter("ignore")  # of forks beside threads
