@@ -1,4 +1,4 @@
-"""Labels as users pass them: for one output unit, missing labels, masks of 0 and 255, masked arrays.
+"""Labels as users pass them: for one output unit, missing, masks of 0 and 255, masked arrays.
 
 Each of these once gave a wrong number without an error.
 """
@@ -120,7 +120,7 @@ def test_missing_numbers(activation, dtype, shape, ignored):
 
 @pytest.mark.parametrize("form", ["elements", "rows"])
 def test_missing_numbers_in_place_after_a_call_with_a_buffer(form):
-    """In place, labels are checked first, also in a call like one with a separate gradient array."""
+    """In place, all labels are checked before a write, also after such a call with a buffer."""
     z, t = RNG(0).normal(size=(6, 4)), RNG(1).random((6, 4))
     missing, wrong = t.copy(), t.copy()
     missing[2] = -100
@@ -248,7 +248,7 @@ def test_where_ignore_index_cannot_act():
 @pytest.mark.parametrize("bad", [255.0, 1.5, -0.5, -1.0, np.nan, np.inf, 1 + 2**-20])
 @pytest.mark.parametrize("shape", [(6, 4), (70, 333)])
 def test_numbers_that_are_no_labels(bad, shape):
-    """A float label outside [0, 1] is an error with value and position, and logits do not change."""
+    """A float label outside [0, 1] is an error with value and position; logits do not change."""
     z = RNG(0).normal(size=shape).astype("f4")
     p = 1 / (1 + np.exp(-z))
     for soft in (False, True):
@@ -312,7 +312,7 @@ def test_masked_arrays():
 
 
 def test_the_mean_of_the_z_loss():
-    """The z-loss is averaged over the rows not ignored, as in Liger and PaLM, without class weights."""
+    """The mean of the z-loss is over rows, without class weights, as in Liger and PaLM."""
     z, y, w = np.array([[2.0, 0, -1], [0, 1, 3]]), np.array([0, 1]), np.array([1.0, 3, 1])
     lse = np.log(np.exp(z).sum(1))
     loss = (w[y] * (lse - z[[0, 1], y])).sum() / w[y].sum()

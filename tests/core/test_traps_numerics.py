@@ -63,7 +63,7 @@ def test_alpha_of_nought_and_one():
 
 
 def test_hessian_of_focal_changes_sign():
-    """The exact Hessian is negative for a very wrong prediction, and positive at z = 0 (gamma 2)."""
+    """The exact Hessian is negative for a very wrong logit, and positive at z = 0 (gamma 2)."""
     z = np.array([-6.0, -3.0, -2.0, 0.0, 3.0])
     _, _, hess = fusedce.focal(z, np.ones(5), gamma=2.0, reduction="sum", return_hessian=True)
     assert np.sign(hess).tolist() == [-1, -1, 1, 1, 1]
@@ -86,7 +86,7 @@ def test_loss_is_never_negative(name, dtype):
 
 @pytest.mark.parametrize("dtype", HALVES)
 def test_half_sums(dtype):
-    """Half logits give a float32 loss: a sum over 1e5 rows exceeds 65504, and means are accurate."""
+    """Half logits give a float32 loss: a sum of 1e5 rows may exceed 65504; means are accurate."""
     z = (RNG(3).normal(size=(100_000, 4)) * 3).astype(HALVES[dtype])
     t = RNG(4).integers(0, 4, 100_000)
     wide = z.astype(np.float64)
@@ -165,7 +165,7 @@ def test_more_than_two_to_the_31():
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_rows_far_apart(activation):
-    """Inputs and outputs with strides of 2**31 elements, more than 2**31 bytes, between rows."""
+    """Inputs and outputs whose rows are 2**31 elements, more than 2**32 bytes, apart."""
     try:  # untouched pages take no physical memory
         far = [np.empty((3, 2**30 + 64), np.float16) for _ in range(2)]
     except MemoryError:

@@ -1,8 +1,9 @@
 """exp, expm1, log, log1p and tanh of the CPU against mpmath, over all of float32 and float64.
 
-The error is counted in ulps of the true value: the spacing of its binade, of the subnormals below
-the smallest normal. A result beyond the largest number is infinite, and either is right within the
-bar of that border. The sign of a zero is not promised (the kernels compile with nsz).
+The error is counted in ulps of the true value: the spacing of floats in its binade, or that of the
+subnormals below the smallest normal. A true value beyond the largest number gives infinity; within
+the tolerance of that limit, the largest number and infinity are both right. The sign of a zero is
+not specified (the kernels compile with nsz).
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ on_each = pytest.mark.parametrize(("name", "dtype"), [(n, d) for n in NAMES for 
 
 @pytest.fixture(scope="module")
 def worst(request):
-    """The largest error by function and dtype; printed when the module is done."""
+    """Fixture: the largest error by function and dtype, printed at the end of the module."""
     found: dict[tuple[str, str, str], tuple[float, float]] = {}
     yield found
     manager = request.config.pluginmanager.getplugin("capturemanager")
@@ -55,7 +56,7 @@ def worst(request):
 
 
 def compiled(name):
-    """The function over an array, as the kernels compile it, and on one number."""
+    """The function compiled for an array, as in the kernels, and for one number."""
     fn = getattr(scalar, name)
 
     @njit(error_model="numpy", fastmath=FASTMATH)
@@ -77,14 +78,14 @@ FUNCTIONS = {name: compiled(name) for name in NAMES}
 
 
 def run(name, x):
-    """The vectorised path."""
+    """The function applied to an array by the vector loop."""
     out = np.empty_like(x)
     FUNCTIONS[name][0](x, out)
     return out
 
 
 def interesting(name, dtype, rng, count):
-    """Arguments where the reductions turn over, where results end, and all over the range."""
+    """Arguments at the limits of range reductions and of results, and over the whole range."""
     T, info = DTYPES[dtype], np.finfo(DTYPES[dtype])
     log2 = math.log(2)
     edges = {
@@ -120,7 +121,7 @@ def interesting(name, dtype, rng, count):
 
 
 def inside(name, x):
-    """Those arguments for which a function is made."""
+    """The arguments that are in the function's domain."""
     if name == "exp_down":
         return x[x <= 0]
     if name == "log1p_up":
@@ -140,7 +141,7 @@ def ulps_of(got, true, dtype):
         return math.inf
     least = int(info.minexp)
     exponent = max(int(mpmath.floor(mpmath.log(abs(true), 2))), least)
-    if math.isinf(got):  # as if the range went on
+    if math.isinf(got):  # inf stands for the largest number
         got = math.copysign(float(info.max), got) if exponent < info.maxexp else true
     elif exponent >= info.maxexp:
         exponent = info.maxexp - 1
@@ -152,7 +153,7 @@ def largest(name, dtype, x, got):
     errors = []
     with mpmath.workdps(45):
         for a, b in zip(x.tolist(), got.tolist(), strict=True):
-            if not name.startswith("log") and abs(a) > 2000:  # mpmath would count digits
+            if not name.startswith("log") and abs(a) > 2000:  # mpmath would need too many digits
                 a = math.copysign(2000.0, a)
             errors.append(ulps_of(b, EXACT[name](mpmath.mpf(a)), dtype))
     at = int(np.argmax(errors))
@@ -177,7 +178,7 @@ def test_scalar_call_is_within_the_bar(name, dtype, worst):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_float32_by_the_million(name, worst):
-    """Every 2048th float32 and more, against NumPy's float64: 29 more bits than are judged."""
+    """Every 2048th float32 and more, against NumPy in float64, which has 29 more bits."""
     x = np.arange(1 << 21, dtype=np.uint32)
     x = (x * np.uint32(2048) + np.uint32(1021)).view(np.float32)
     dense = np.linspace(-0.75, 3.0, 1 << 21, dtype=np.float32)
@@ -212,7 +213,7 @@ EDGES = {
 
 @on_each
 def test_special_values(name, dtype):
-    """Each alone, and in the middle of a vector whose neighbours must not notice."""
+    """Infinities, NaN and zeros, alone and in a vector whose other lanes must not change."""
     T, (_, once) = DTYPES[dtype], FUNCTIONS[name]
     for x, y in [*EDGES[name].items(), (-0.0, EDGES[name][0.0]), (NAN, NAN)]:
         assert np.array_equal(once(T(x)), T(y), equal_nan=True), (x, once(T(x)))
@@ -226,7 +227,7 @@ def test_special_values(name, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_subnormals_in_and_out(dtype):
-    """Not flushed to zero: x itself where the function is x near zero, e**x where it is that."""
+    """Subnormals are not flushed to zero, neither as arguments nor as results."""
     T, least = DTYPES[dtype], np.finfo(DTYPES[dtype]).smallest_subnormal
     x = np.array([least, 3 * least, 1000 * least, -least, -7 * least], T)
     for name in ("expm1", "log1p", "tanh"):

@@ -1,5 +1,6 @@
-"""Calls from threads, forks, spawned processes, data loaders and autograd, under each of Numba's
-threading layers: workqueue aborts when two threads enter it, GNU OpenMP when a fork does.
+"""Calls from threads, forks, spawned processes, data loaders and autograd, in each threading layer.
+
+The layers are Numba's. workqueue aborts when two threads enter it, GNU OpenMP when a fork does.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import pytest
 
 from tests.cpu.test_threads import COMMON, LIMIT, ROOT, SPAWNED, needs_fork, run_script
 
-LIBRARIES = str(Path(sys.prefix) / "lib")  # where pip puts libtbb, which the loader does not search
+LIBRARIES = str(Path(sys.prefix) / "lib")  # pip's libtbb is here; the loader does not search it
 
 
 def variables(layer):
-    """The environment of a process that uses this layer, and two threads on any machine."""
+    """Environment variables for a process that uses this layer and two threads."""
     found = os.pathsep.join(filter(None, [LIBRARIES, os.environ.get("LD_LIBRARY_PATH")]))
     return {
         "NUMBA_THREADING_LAYER": layer, "NUMBA_NUM_THREADS": "2", "LD_LIBRARY_PATH": found,
@@ -39,7 +40,10 @@ def installed(name):
 
 @pytest.fixture(scope="module", params=["workqueue", "omp", "tbb"])
 def layer(request):
-    """A layer that can be loaded; on Linux x86-64, where the extra `test` brings all, each can."""
+    """Fixture: each layer that can be loaded.
+
+    On Linux x86-64 each must be, except tbb where it is not installed; the extra `test` has it.
+    """
     command = [sys.executable, "-c", LOADS]
     env = os.environ | variables(request.param)
     done = subprocess.run(
@@ -75,7 +79,7 @@ want = [bits(job) for job in jobs]
 
 
 def test_eight_threads(layer):
-    """200 calls from each, losses, shapes and dtypes mixed: the bits of calls one by one."""
+    """200 mixed calls from each of 8 threads at once have the bits of calls one by one."""
     run_script("""
         wrong = []
         def work(first):
@@ -93,7 +97,7 @@ def test_eight_threads(layer):
 
 @needs_fork
 def test_forks(layer):
-    """Before first use and after, a child's child, beside a thread that is inside a call."""
+    """Forks before and after the first call, of a child, and while a thread is inside a call."""
     run_script(f"""
         import threading
         want = in_fork(call)
@@ -165,7 +169,7 @@ def train():
 
 @needs_fork
 def test_torch(layer):
-    """Workers of a data loader before and after first use, backward passes in several threads."""
+    """Data loader workers before and after the first call, and backward passes in threads."""
     pytest.importorskip("torch")
     run_script("""
         from concurrent.futures import ThreadPoolExecutor

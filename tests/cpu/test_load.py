@@ -41,7 +41,7 @@ TWO = {"NUMBA_NUM_THREADS": "2"}
 
 
 def test_interrupts_of_a_loop_of_calls():
-    """100 times Ctrl-C, sent at any moment of a call: the next call is right."""
+    """After each of 100 interrupts (Ctrl-C) at random moments of a call, the next call is right."""
     run_script("""
         armed, done = threading.Event(), []
         def send():
@@ -67,7 +67,10 @@ def test_interrupts_of_a_loop_of_calls():
 
 
 def test_interrupts_at_every_step():
-    """Python sees to signals when a function begins and when one in C returns: at each of these."""
+    """An interrupt at each point of a call where Python handles signals: the next call is right.
+
+    These points are where a function begins and where one written in C returns.
+    """
     run_script("""
         def profile(frame, event, arg):
             global left
@@ -90,7 +93,7 @@ def test_interrupts_at_every_step():
     """, INTERRUPTS, **TWO)  # fmt: skip
 
 
-# Ctrl-C in each of LLVM's callbacks, where Python prints an exception and goes on without it.
+# Ctrl-C in each of LLVM's callbacks, where Python prints an exception and then ignores it.
 COMPILING = """
 import os, signal, sys, threading
 from numba.core import codegen
@@ -116,7 +119,7 @@ def lock_is_free():
 
 
 def test_interrupt_of_a_compilation(tmp_path):
-    """Every Ctrl-C of the first call is raised, and the call can be made again."""
+    """Each Ctrl-C during compilation raises KeyboardInterrupt, and the call can be made again."""
     run_script("""
         import numpy as np, fusedce
         z = np.linspace(-3, 3, 256, dtype="f4")
@@ -141,7 +144,7 @@ def test_interrupt_of_a_compilation(tmp_path):
 
 
 def test_second_interrupt_of_a_compilation():
-    """It does not wait."""
+    """A first Ctrl-C is raised after the compilation, a second one at once."""
     run_script("""
         from fusedce.kernels.compiling import compiling
         for inside in (1, 2, 3):
@@ -163,7 +166,7 @@ def test_second_interrupt_of_a_compilation():
 
 @pytest.mark.parametrize("options", [(), ("--cuda", "sm_90")], ids=["cpu", "gpu"])
 def test_interrupt_of_warmup(options, tmp_path):
-    """One line, the status of a command that was interrupted, and what is done is kept."""
+    """After Ctrl-C, `warmup` prints one line, returns 130, and keeps the compiled kernels."""
     if options:
         pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
     said = run_script(f"""
@@ -193,7 +196,7 @@ def test_interrupt_of_warmup(options, tmp_path):
 @pytest.mark.slow(reason="calls for five seconds")
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_soak():
-    """The short form of `make soak`."""
+    """The test of `make soak`, for five seconds."""
     command = [sys.executable, "-m", "tests.house.soak", "--seconds", "5"]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
@@ -203,7 +206,7 @@ def test_soak():
 
 
 def available():
-    """Bytes of memory that can be had without swapping, or 0 where nobody knows."""
+    """Bytes of memory available without swapping, or 0 where this is not known."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
@@ -215,7 +218,7 @@ def available():
 @pytest.mark.big
 @pytest.mark.skipif(available() < 12e9, reason="less than 12 GB of memory are available")
 def test_more_than_two_to_the_31_elements():
-    """4.3 GB of float16, in place: every row is that of the first thousand, and these are right."""
+    """4.3 GB of float16, in place: 1000 rows are repeated, and so are their correct results."""
     rng = np.random.default_rng(5)
     tile, labels = (rng.normal(size=(1000, 1000)) * 3).astype(np.float16), rng.permutation(1000)
     logits = np.empty((2**31 // 1000 + 2000, 1000), np.float16)

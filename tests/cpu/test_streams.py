@@ -1,4 +1,4 @@
-"""Where results go: past the caches, at any alignment, in any order, and never a byte beside."""
+"""Writes of results: non-temporal or not, at any alignment and stride, never outside the array."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fusedce.kernels import tuning
 from tests.core.test_losses import DTYPES
 
 CANARY = 0x5A
-# What goes through a kernel of its own: (activation, rows before classes, C, form of the targets).
+# One case for each kernel: (activation, whether rows precede classes, C, form of the targets).
 KINDS = {
     "rows": ("softmax", True, 97, "index"),
     "long rows": ("softmax", True, 600, "index"),
@@ -33,7 +33,7 @@ dtypes = pytest.mark.parametrize("dtype", DTYPES)
 
 @pytest.fixture
 def streaming(monkeypatch):
-    """A switch: gradients of more than so many bytes are stored past the caches."""
+    """Fixture: switch(above) makes stores of gradients of more bytes than ``above`` non-temporal."""
 
     def switch(above):
         monkeypatch.setattr(tuning, "STREAM_ABOVE", above)
@@ -44,7 +44,7 @@ def streaming(monkeypatch):
 
 
 def inputs(kind, dtype, rows):
-    """(logits, targets, options) of some rows."""
+    """(logits, targets, options) with this number of rows."""
     activation, last, C, form = KINDS[kind]
     rng = np.random.default_rng(rows)
     shape = (rows, C) if last else (2, C, rows)
@@ -57,7 +57,7 @@ def inputs(kind, dtype, rows):
 
 
 def guarded(shape, dtype, offset):
-    """(bytes, an array within them): ``offset`` bytes and the canaries' own before it."""
+    """(bytes, start, array): an array ``offset`` bytes past a cache line, between canary bytes."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     raw = np.full(size + 512, CANARY, np.uint8)
     start = -raw.ctypes.data % 64 + 128 + offset
@@ -65,12 +65,12 @@ def guarded(shape, dtype, offset):
 
 
 def bits(array):
-    """To compare NaN and noughts too."""
+    """The array's bytes, with which NaN and signed zeros are compared too."""
     return np.ascontiguousarray(array).tobytes()
 
 
 def stored_at(kind, dtype, rows, offset):
-    """The gradient's bytes, written so many bytes past a cache line; canaries are looked at."""
+    """The bytes of a gradient written ``offset`` bytes past a cache line; canaries are checked."""
     z, t, options = inputs(kind, dtype, rows)
     raw, start, out = guarded(z.shape, z.dtype, offset)
     fusedce.cross_entropy(z, t, grad_out=out, **options)
@@ -82,7 +82,7 @@ def stored_at(kind, dtype, rows, offset):
 @kinds
 @dtypes
 def test_streamed_is_stored(kind, dtype, streaming):
-    """The same bits as by plain stores, at every alignment; nothing before or after."""
+    """Non-temporal stores write the bits of plain stores, at every alignment and nowhere else."""
     item = np.dtype(DTYPES[dtype]).itemsize
     for rows in (1, 2, 3, 33) if KINDS[kind][2] < 500 else (1, 3):
         streaming(1 << 62)
@@ -98,7 +98,7 @@ def test_streamed_is_stored(kind, dtype, streaming):
 @dtypes
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_streamed_sizes(activation, dtype, streaming):
-    """One row of 1 to 200 numbers: a head, some vectors, a tail, each of them possibly nothing."""
+    """One row of 1 to 200 elements: head, whole vectors and tail, each of which may be empty."""
     rng = np.random.default_rng(2)
     kind, item = DTYPES[dtype], np.dtype(DTYPES[dtype]).itemsize
     least = 1 if activation == "softmax" else 2  # classes, for a class index
@@ -117,7 +117,7 @@ def test_streamed_sizes(activation, dtype, streaming):
 
 @kinds
 def test_streamed_in_place(kind, streaming):
-    """The gradient over the logits."""
+    """Non-temporal stores of a gradient over its logits write the bits of plain stores."""
     z, t, options = inputs(kind, "float32", 21)
     streaming(1 << 62)
     want = bits(fusedce.cross_entropy(z, t, **options)[1])
@@ -127,7 +127,7 @@ def test_streamed_in_place(kind, streaming):
 
 
 def test_gradients_off_their_alignment(streaming):
-    """Outputs at odd bytes: streamed or not, whole, and nothing beside them. In a process."""
+    """Gradients at unaligned addresses are right; tested in a subprocess, which may crash."""
     streaming(0)
     source = """
         import numpy as np
@@ -146,14 +146,14 @@ def test_gradients_off_their_alignment(streaming):
 
 
 def run(source):
-    """Code that may crash its process."""
+    """Run code that may crash in a subprocess."""
     command = [sys.executable, "-c", textwrap.dedent(source)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, f"{done.returncode}: {done.stderr[-2000:]}"
 
 
 def layouts(a):
-    """Views equal to an array, in other orders, with other steps."""
+    """Views equal to an array, with other memory orders and strides."""
     wide = np.full((*a.shape[:-1], a.shape[-1] + 3), 9, a.dtype)
     wide[..., : a.shape[-1]] = a
     double = np.repeat(np.repeat(a, 2, axis=0), 2, axis=-1)
@@ -165,7 +165,7 @@ def layouts(a):
 
 
 def room(a):
-    """What a rule may differ by when rows go through another kernel."""
+    """The tolerance for a gradient that another kernel computes."""
     step = {2: 2.0**-8, 4: 2e-6, 8: 4e-15}[a.dtype.itemsize]
     return {"rtol": step, "atol": step * max(1e-30, abs(a.astype(float)).max()) / 8}
 
@@ -173,7 +173,7 @@ def room(a):
 @kinds
 @dtypes
 def test_orders_of_logits_and_gradients(kind, dtype):
-    """Any order in, any order out: the same numbers."""
+    """Gradients agree for all memory orders of the logits and of the output."""
     for rows in (7, 18, 33):
         z, t, options = inputs(kind, dtype, rows)
         want = fusedce.cross_entropy(z, t, **options)[1]
@@ -185,7 +185,7 @@ def test_orders_of_logits_and_gradients(kind, dtype):
             base = out if out.base is None else out.base
             around = base.copy()
             fusedce.cross_entropy(z, t, grad_out=out, **options)
-            if kind == "strips":  # strips are scaled once or twice
+            if kind == "strips":  # the number of multiplications by a scale may differ
                 step = 2 * np.spacing(abs(want))
                 assert np.all(abs(out.astype(float) - want.astype(float)) <= step), name
             else:
@@ -195,7 +195,10 @@ def test_orders_of_logits_and_gradients(kind, dtype):
 
 
 def test_no_number_beside_the_arrays():
-    """Arrays that end where memory ends: nothing is read or written behind them. In a process."""
+    """Nothing is read or written beyond the end of arrays that end at an inaccessible page.
+
+    The test runs in a subprocess, which may crash.
+    """
     source = """
         import numpy as np, fusedce
         from tests.cpu.test_streams import fenced, FENCED
@@ -224,7 +227,7 @@ FENCED = [("float32", "softmax", "index"), ("float32", "softmax", "soft"),
 
 
 def fenced(array):
-    """A copy that ends right before a page that cannot be read."""
+    """A copy that ends directly before a page that cannot be accessed."""
     import ctypes
     import mmap
 

@@ -1,4 +1,4 @@
-"""Calls from many threads, in forked and in spawned processes: right, and no hang."""
+"""Calls from many threads, and in forked and spawned processes: right results, no deadlock."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numba.np.ufunc import parallel
 import fusedce
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT = 300  # seconds; each of these takes a few, and a hang for ever
+LIMIT = 300  # seconds, after which a script counts as hung; each takes a few
 
 
 def bits(result):
@@ -24,7 +24,7 @@ def bits(result):
 
 
 def test_calls_from_eight_threads():
-    """Large calls and small ones at once, 50 from each thread: the bits of calls one by one."""
+    """50 large and small calls from each of 8 threads at once have the bits of calls one by one."""
     rng = np.random.default_rng(1)
     jobs = []
     for shape in ((4, 5), (300, 300), (40_000, 3), (2, 70_000)):
@@ -45,15 +45,15 @@ def test_calls_from_eight_threads():
 
 
 def test_no_call_waits_for_the_lock_that_numba_shares_with_forked_children():
-    """Who is interrupted, or killed, while holding it leaves it taken."""
+    """A call must not need that lock: a process killed while holding it never releases it."""
     z, t = np.zeros((40_000, 30), np.float32), np.zeros(40_000, int)
-    want = bits(fusedce.cross_entropy(z, t))  # Numba's threads are there
+    want = bits(fusedce.cross_entropy(z, t))  # this starts Numba's threads
     with ThreadPoolExecutor(1) as pool, parallel._backend_init_process_lock:
         assert bits(pool.submit(fusedce.cross_entropy, z, t).result(timeout=20)) == want
 
 
 def test_first_calls_at_once():
-    """Several threads that compile the same kernel at the same moment."""
+    """Several threads that call a function for the first time at the same moment agree."""
     run_script("""
         import threading
         import numpy as np, fusedce
@@ -109,7 +109,7 @@ def in_fork(work):
 
 
 def run_script(text, before="", **variables):
-    """What a script prints, run in an interpreter of its own."""
+    """Run a script in a new interpreter, and return what it prints."""
     source = before + textwrap.dedent(text)
     env = os.environ | {"PYTHONPATH": str(ROOT)} | variables
     done = subprocess.run(
@@ -125,7 +125,7 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform h
 
 @needs_fork
 def test_fork_after_first_use():
-    """The parent has used its threads; the child, its child, and the parent again agree."""
+    """After the parent has used its threads, a child, its own child and the parent agree."""
     run_script("""
         want = call()
         check(want)
@@ -148,7 +148,7 @@ def test_fork_before_first_use():
 
 @needs_fork
 def test_fork_while_a_thread_is_inside_a_call():
-    """A data loader that forks its workers while another thread trains."""
+    """A fork while another thread is in a call, as of a data loader during training."""
     run_script("""
         import threading
         want = call()
@@ -171,8 +171,10 @@ def test_fork_while_a_thread_is_inside_a_call():
 @pytest.mark.slow(reason="forks for six seconds")
 @needs_fork
 def test_threads_while_forked_children_are_killed():
-    """Threads call, others fork children that call, half of them killed at any moment: no lock is
-    shared with a child. Who waits for ever is shown by faulthandler, and the test fails.
+    """Threads call while others fork children that call too; half of the children are killed.
+
+    No lock may be shared with a child. After a deadlock faulthandler prints all stacks, and the
+    test fails.
     """
     run_script("""
         import faulthandler, random, threading
@@ -265,7 +267,10 @@ linux_alone = pytest.mark.skipif(
 @linux_alone
 @pytest.mark.parametrize("layer", ["omp", "workqueue"])
 def test_fork_before_the_import_after_parallel_numba(layer):
-    """GNU OpenMP ends a child that enters it, and a child's child waits for ever."""
+    """A child forked after parallel Numba code imports fusedce, and runs alone under GNU OpenMP.
+
+    GNU OpenMP terminates a child that enters it, and a child's own child would hang.
+    """
     run_script(f"""
         import numba
         try:
@@ -281,7 +286,7 @@ def test_fork_before_the_import_after_parallel_numba(layer):
 
 @linux_alone
 def test_fork_before_the_import_after_lightgbm():
-    """Its threads are those of the same OpenMP."""
+    """A child forked after LightGBM has used GNU OpenMP, which Numba uses too, runs alone."""
     pytest.importorskip("lightgbm")
     run_script("""
         import lightgbm
@@ -294,7 +299,7 @@ def test_fork_before_the_import_after_lightgbm():
 
 @needs_fork
 def test_fork_before_the_import_of_a_parent_without_threads():
-    """A worker that a server forks before it imports anything keeps its threads."""
+    """A child of a parent that used no threads, such as a fork server, uses its own threads."""
     run_script("import numba; in_fork(0)", LATE, NUMBA_NUM_THREADS="2")
 
 

@@ -1,4 +1,4 @@
-"""The vector type: every lane does what a number does; parts and squares touch nothing else."""
+"""The vector type: lanes compute as numbers do; partial vectors and blocks write nothing else."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def address(array):
 
 
 def special(T):
-    """Two vectors' worth of numbers: noughts, infinities, NaN, ties."""
+    """Two arrays of one vector each, with signed zeros, infinities, NaN and equal elements."""
     n, rng = width(T), np.random.default_rng(1)
     x = (rng.integers(-8, 9, n) / 4).astype(T)
     y = (rng.integers(-8, 9, n) / 4).astype(T)
@@ -66,7 +66,7 @@ def arithmetic(T):
 
 @floats
 def test_arithmetic(T):
-    """As NumPy, with a number for a vector too; min and max as Python's."""
+    """Arithmetic of vectors and of numbers with vectors is NumPy's; min and max are Python's."""
     x, y = special(T)
     out = np.zeros((18, width(T)), T)
     arithmetic(T)(address(x), address(y), address(out))
@@ -105,7 +105,7 @@ def comparisons(T):
 
 @floats
 def test_comparisons_and_masks(T):
-    """NaN is neither less, equal nor greater; choose takes the lane it says."""
+    """Comparisons and masks agree with NumPy's, also for NaN; `where` selects by lane."""
     x, y = special(T)
     out, counts = np.zeros((16, width(T)), T), np.zeros(14, np.int64)
     comparisons(T)(address(x), address(y), address(out), counts)
@@ -138,7 +138,7 @@ def parts(T):
 
 @floats
 def test_parts_of_a_vector(T):
-    """At every count and place: other lanes are filled, other numbers left alone; folds."""
+    """Masked loads fill the other lanes, masked stores leave other elements; sums and maxima."""
     n, run = width(T), parts(T)
     source = np.arange(1, 3 * n + 1, dtype=T) / 4
     for start in (0, 1, 5):
@@ -156,7 +156,7 @@ def test_parts_of_a_vector(T):
 
 
 def test_half_of_float64_lanes():
-    """float32 lanes in float64 and back: exact, and rounded once."""
+    """float32 lanes convert to float64 exactly, and back with one rounding."""
 
     @compiled
     def run(a, out, back):
@@ -173,7 +173,7 @@ def test_half_of_float64_lanes():
 
 
 def numbers(dtype, shape):
-    """Numbers of a dtype with more bits than a half keeps where they fit, and special ones."""
+    """Random numbers of a dtype, with infinities and signed zeros among them."""
     x = np.random.default_rng(3).normal(size=shape) * 3
     x.flat[:4] = [np.inf, -np.inf, 0.0, -0.0]
     return x.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
@@ -193,7 +193,7 @@ def squares(form, stored, T):
 @floats
 @pytest.mark.parametrize("dtype", FORMS)
 def test_squares(dtype, T):
-    """Transposed into scratch and home again, at every number of rows and columns."""
+    """Blocks of every number of rows and columns are transposed to scratch and back."""
     n, (form, stored) = width(T), FORMS[dtype]
     run = squares(form, stored, T)
     source = numbers(dtype, (n, n + 3))
@@ -232,7 +232,7 @@ def dealt(form, stored, T, marks):
     ("bfloat16", np.float32, 6), ("float16", np.float64, 3),
 ])  # fmt: skip
 def test_interleaved(dtype, T, classes):
-    """Rows of a few classes are dealt out to vectors of a class, and back."""
+    """Rows of a few classes are deinterleaved into one vector per class, and interleaved again."""
     n, (form, stored) = width(T), FORMS[dtype]
     source = numbers(dtype, (n, classes))
     scratch = np.full((classes + 1, n + 4), GUARD, T)
@@ -260,7 +260,7 @@ def conversions(form, stored, T):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_rounding_to_a_half(dtype):
-    """To the nearest, ties to even, as NumPy rounds: ties among the numbers."""
+    """float32 is rounded to a half type as by NumPy: to nearest, ties to even."""
     form, stored = FORMS[dtype]
     run = conversions(form, stored, np.float32)
     kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float16
