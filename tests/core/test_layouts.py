@@ -73,7 +73,7 @@ examples = settings(
 class Layout(NamedTuple):
     """Where the elements of an array lie in memory. Each tuple has one entry per axis."""
 
-    order: tuple[int, ...]  # the axes from the largest stride to the smallest
+    order: tuple[int, ...]  # the axes in memory order, the innermost last
     steps: tuple[int, ...]  # stride in elements; negative: backwards
     gaps: tuple[tuple[int, int], ...]  # unused elements before and after the axis
     lone: tuple[int, ...]  # the stride in bytes of an axis of length 1

@@ -277,10 +277,7 @@ def choosing(logp, logq, p, q, params):
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("form", ["index", "soft"])
 def test_a_rule_that_decides(form, activation, dtype):
-    """A rule with ``if`` (scalar loops) agrees with the same rule with ``where`` (vector loops).
-
-    Rows, rows in lanes and elements; with ignored rows and with a logit of -inf.
-    """
+    """A rule with ``if`` (scalar loops) agrees with one with ``where``, in all kinds of loops."""
     rng = np.random.default_rng(12)
     for shape in ((35, 3), (5, 70), (2, 2100)):
         z = (rng.normal(size=shape) * 3).astype(dtype)

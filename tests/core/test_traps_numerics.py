@@ -1,4 +1,4 @@
-"""Numeric errors known from other packages, listed in README.md: rounding, sums, sizes, halves."""
+"""Numeric errors known from other packages, listed in README.md: rounding, sums, sizes, float16."""
 
 from __future__ import annotations
 

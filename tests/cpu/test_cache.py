@@ -345,7 +345,7 @@ CHANGES = {
 @needs_users
 @pytest.mark.parametrize("change", CHANGES)
 def test_files_of_other_users(change, cache, tmp_path):
-    """Files that others own or can write are not unpickled; newly compiled ones replace them."""
+    """Files that others own or can write are not unpickled; new ones replace them if possible."""
     if "user's" in change and os.geteuid() != 0:
         pytest.skip("only root can give files away")
     payload = pickle.dumps(Bomb(tmp_path / "bomb"))

@@ -33,7 +33,7 @@ dtypes = pytest.mark.parametrize("dtype", DTYPES)
 
 @pytest.fixture
 def streaming(monkeypatch):
-    """Fixture: switch(above) makes stores of gradients of more bytes than ``above`` non-temporal."""
+    """Fixture: switch(above) makes stores of gradients above that many bytes non-temporal."""
 
     def switch(above):
         monkeypatch.setattr(tuning, "STREAM_ABOVE", above)
