@@ -1,4 +1,4 @@
-"""Objectives for XGBoost, LightGBM and CatBoost: numbers, forms, models like the built-in."""
+"""Objectives for XGBoost, LightGBM and CatBoost: accuracy, call forms, models like the built-in."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ gammas = pytest.mark.parametrize("gamma", GAMMAS)
 
 
 class Brier(NamedTuple):
-    """f = scale q^2: f'' = 2 p (p - q) is negative below one half."""
+    """f = scale * q^2; f'' = 2 scale p (p - q) is negative for p < 1/2."""
 
     scale: float = 1.0
 
@@ -64,7 +64,10 @@ def focal_rule(gamma):
 
 
 def close(got, want, dtype, *, scale=None):
-    """Right relative to each number, or to the terms it is a sum of; above the subnormal."""
+    """The error is within the tolerance, relative to each number or to ``scale``.
+
+    ``scale``: the size of the terms that a number is the sum of. Subnormal errors are allowed.
+    """
     bar = 2e-5 if dtype == np.float32 else 1e-12
     want = np.asarray(want, dtype=np.float64)
     size = np.abs(want) if scale is None else np.asarray(scale, dtype=np.float64)
@@ -74,7 +77,7 @@ def close(got, want, dtype, *, scale=None):
 
 
 def exact_sigmoid(gamma, z, y):
-    """Gradient, Hessian and its part without f'' to 50 digits."""
+    """Gradient, Hessian, and the part of the Hessian without f'', all to 50 digits."""
     with mpmath.workdps(50):
         _, grad, hess = exact_logit(focal_rule(gamma), z, y, 1 - y)
         p = 1 / (1 + mpmath.exp(-z if y else z))
@@ -119,7 +122,7 @@ def test_softmax(hessian, order, gamma, dtype):
     assert np.array_equal(raw, before)
     assert order != "F" or (grad.flags.f_contiguous and hess.flags.f_contiguous)
     for i in range(12):
-        if i == 1:  # a masked class has no part in it
+        if i == 1:  # a masked class (logit -inf) has gradient and Hessian 0
             assert grad[1, 2] == hess[1, 2] == 0
             continue
         _, first, second = exact_softmax(focal_rule(gamma), z[i], {int(y[i]): 1.0}, range(4))
@@ -156,7 +159,7 @@ def test_psd_is_an_upper_bound(n, dtype):
 
 
 def test_weights():
-    """Of rows, positives and labels: all are factors of gradient and Hessian."""
+    """sample_weight, pos_weight and alpha all multiply both the gradient and the Hessian."""
     rng = np.random.default_rng(2)
     z, y, w = rng.normal(size=64), rng.integers(0, 2, 64), rng.uniform(0, 3, 64)
     plain = np.array(SigmoidFocal(2.0)(y, z))
@@ -184,7 +187,10 @@ def test_no_gamma_is_cross_entropy():
 
 
 def test_a_rule_of_the_users():
-    """d(q^2)/dz = -2 p q^2 for a positive, the second derivative -2 p q^2 (1 - 3 p)."""
+    """For q^2 and a positive label, the gradient by z is -2 p q^2.
+
+    The second derivative is -2 p q^2 (1 - 3 p).
+    """
     z = np.linspace(-6, 6, 33)
     p = 1 / (1 + np.exp(-z))
     q = 1 / (1 + np.exp(z))
@@ -197,7 +203,7 @@ def test_a_rule_of_the_users():
 
 
 def test_derived_rules_have_names_to_be_kept_by():
-    """Kernels on disk go by the name of the rule, which must lead back to it."""
+    """A derived rule's class can be pickled by name, because kernels on disk are stored by it."""
     for rule in (
         SigmoidFocal(2.0)._curved(),
         derived(Brier(), bend),
@@ -211,7 +217,7 @@ def test_derived_rules_have_names_to_be_kept_by():
 
 
 def test_hessian_factors():
-    """XGBoost's scores are float32 and its factor 2, LightGBM's float64 and C / (C - 1)."""
+    """Scores of XGBoost (float32) give the factor 2, those of LightGBM (float64) C / (C - 1)."""
     y, z = np.array([0, 2]), np.array([[0.0, 1, 2, 3], [3, 2, 1, 0]])
     one = CrossEntropy(hessian_factor=1.0)(y, z)[1]
     np.testing.assert_allclose(CrossEntropy()(y, z)[1], one * 4 / 3, 1e-14)
@@ -232,14 +238,14 @@ def test_dtypes_of_labels(dtype):
 
 
 class Data:
-    """What DMatrix and Dataset have in common."""
+    """Stub with the two methods that DMatrix and Dataset have in common."""
 
     def __init__(self, y, weight=None):
         self.get_label, self.get_weight = lambda: y, lambda: weight
 
 
 def test_native_form():
-    """(raw scores, data): weights None or empty are none."""
+    """The form (raw scores, data) works; weights that are None or empty mean no weights."""
     rng = np.random.default_rng(4)
     y, z, w = rng.integers(0, 2, 9).astype(np.float32), rng.normal(size=9), rng.random(9)
     objective = SigmoidFocal()
@@ -252,7 +258,7 @@ def test_native_form():
 
 
 def fake_cupy(monkeypatch):
-    """Arrays of NumPy under another name, which NumPy must not meet."""
+    """Install a module "cupy" whose arrays are a subclass of NumPy's; return the module."""
 
     class ndarray(np.ndarray):
         def get(self):
@@ -266,7 +272,7 @@ def fake_cupy(monkeypatch):
 
 
 class OnGpu:
-    """An array of CuPy's, as far as it can be read."""
+    """Stub of a CuPy array: get() returns its data, NumPy's implicit conversion raises."""
 
     __module__ = "cupy"
 
@@ -278,7 +284,7 @@ class OnGpu:
 
 
 def test_labels_on_a_gpu_and_scores_not():
-    """XGBoost 3.2 and later: they are brought to the scores."""
+    """Labels on a GPU, as from XGBoost 3.2 on, are copied to where the scores are."""
     rng = np.random.default_rng(6)
     y, z, w = rng.integers(0, 2, 9).astype(np.float32), rng.normal(size=9), rng.random(9)
     want = SigmoidFocal()(y, z, w)
@@ -290,7 +296,7 @@ def test_labels_on_a_gpu_and_scores_not():
 
 
 def test_scores_on_a_gpu(monkeypatch):
-    """Labels and weights are brought there, from either side."""
+    """With scores on a GPU, labels and weights from the CPU or the GPU are used on the GPU."""
     rng = np.random.default_rng(7)
     y, z, w = rng.integers(0, 3, 9).astype(np.float32), rng.normal(size=(9, 3)), rng.random(9)
     want = SoftmaxFocal()(y, z, w)
@@ -315,7 +321,7 @@ def test_scores_on_a_gpu(monkeypatch):
 
 
 def test_catboost_range():
-    """Derivatives of minus the loss, in two columns."""
+    """calc_ders_range returns the derivatives of minus the loss, in two columns."""
     rng = np.random.default_rng(8)
     z, y, w = rng.normal(size=33), rng.integers(0, 2, 33), rng.random(33).astype(np.float32)
     for objective in (SigmoidFocal(2.0), SigmoidFocal(2.0, 0.25, pos_weight=3.0, hessian="exact")):
@@ -329,7 +335,10 @@ def test_catboost_range():
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0, 3.7])
 @pytest.mark.parametrize("hessian", ["psd", "exact"])
 def test_catboost_multi(hessian, gamma):
-    """f'' u u^T - f' (diag(p) - p p^T) in extended precision, u = onehot - p; psd: f'' >= 0."""
+    """calc_ders_multi agrees with the formula in extended precision.
+
+    Hessian: f'' u u^T - f' (diag(p) - p p^T), u = onehot - p; with "psd", max(f'', 0).
+    """
     rng = np.random.default_rng(9)
     objective = SoftmaxFocal(gamma, hessian=hessian)
     for k in range(40):
@@ -477,7 +486,7 @@ def test_copies(objective):
 
 
 def test_params():
-    """By name; an estimator that holds the objective does not see them, nor do its boosters."""
+    """Parameters are read and set by name; get_params of an estimator does not include them."""
     base = pytest.importorskip("sklearn.base")
     focal = SigmoidFocal(3.0, 0.25)
     params = {"gamma": 3.0, "alpha": 0.25, "pos_weight": None, "hessian": "psd",
@@ -502,7 +511,7 @@ def test_params():
 
 
 def test_signature():
-    """Three parameters, the third by this name: how LightGBM and XGBoost know what to pass."""
+    """LightGBM and XGBoost look at the signature: three parameters, the third sample_weight."""
     for what in (SigmoidFocal(), SigmoidFocal().lightgbm_metric, SigmoidFocal().xgboost_metric):
         names = list(inspect.signature(what).parameters)
         assert names[:2] == ["y_true", "y_pred"]
@@ -532,7 +541,7 @@ def test_init_score_of_cross_entropy():
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0, 5.0])
 @pytest.mark.parametrize("positives", [5, 300, 990])
 def test_init_score_of_focal(positives, gamma):
-    """The gradient of the sum of all rows is nought there, and the loss smaller than beside it."""
+    """At the initial score the weighted gradients of positive and negative rows cancel."""
     y = (np.arange(1000) < positives).astype(np.float32)
     w = np.linspace(0.5, 2, 1000)
     for objective in (SigmoidFocal(gamma), SigmoidFocal(gamma, 0.25, pos_weight=3.0)):
@@ -559,7 +568,7 @@ def test_init_score_of_softmax_focal(gamma):
 
 
 def test_init_score_of_others():
-    """Where the smallest loss is at an infinite score, the last that is allowed."""
+    """Other rules: the minimum, or a score near the limit of 34.6 where the minimum is infinite."""
     y = np.array([1, 1, 1, 0])
     assert abs(Objective(Brier()).init_score(y) - np.log(3)) < 1e-9
     from fusedce.losses.generalized_cross_entropy import GeneralizedCrossEntropy
@@ -591,7 +600,7 @@ def test_predict_proba(dtype):
 
 
 def test_metric():
-    """The mean of the loss by the weights, in each library's form."""
+    """Each library's metric is the weighted mean of the loss, in that library's form."""
     rng = np.random.default_rng(11)
     z, y, w = rng.normal(size=50), rng.integers(0, 2, 50), rng.random(50)
     p = 1 / (1 + np.exp(-np.where(y, z, -z)))
@@ -622,7 +631,7 @@ N = 600
 
 @pytest.fixture(name="rows", scope="module")
 def training_rows():
-    """Features, binary labels, three classes, weights; nothing that leaves two splits equal."""
+    """Features, binary labels, labels of three classes, weights; no two splits are equally good."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(N, 5))
     s = 2 * x[:, 0] + x[:, 1] * x[:, 2] + rng.normal(size=N)
@@ -651,7 +660,10 @@ def test_xgboost_binary(rows, weighted, pos_weight):
 
 
 def test_xgboost_starts_from_base_score(rows):
-    """The init score as one number: a raw score for train, a probability for the classifier."""
+    """base_score gives the same model as base_margin.
+
+    It is a raw score for train and a probability for XGBClassifier.
+    """
     xgb = pytest.importorskip("xgboost")
     x, y, _, _ = rows
     focal = SigmoidFocal(2.0)
@@ -683,7 +695,10 @@ def test_xgboost_softmax(rows, weighted):
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_xgboost_scikit_learn(rows, classes, capfd):
-    """The classifier, its metric, its probabilities; and it says nothing about our parameters."""
+    """XGBClassifier gives the same probabilities and curve as its own objective.
+
+    It prints no message about unused parameters.
+    """
     xgb = pytest.importorskip("xgboost")
     x, two, three, w = rows
     y, focal = (two, SigmoidFocal(0)) if classes == 2 else (three, SoftmaxFocal(0))
@@ -740,7 +755,7 @@ def test_lightgbm_binary(rows, weighted, pos_weight):
         scores.append(lgb.train(params, data, 50).predict(x, raw_score=True))
     assert np.ptp(scores[0]) > 5
     np.testing.assert_allclose(*scores, rtol=0, atol=1e-5)
-    if not weighted:  # its own first score is ours
+    if not weighted:  # LightGBM's own initial score is equal to init_score
         model = lgb.train(LGB | {"objective": "binary"}, lgb.Dataset(x, y), 50)
         np.testing.assert_allclose(model.predict(x, raw_score=True), scores[1] + start, atol=1e-5)
 
@@ -764,7 +779,10 @@ def test_lightgbm_softmax(rows, weighted):
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_lightgbm_scikit_learn(rows, classes, capfd):
-    """The classifier, its metric, its raw scores; and it says nothing about our parameters."""
+    """LGBMClassifier gives the same raw scores and curve as its own objective.
+
+    It prints no message about parameters of the objective.
+    """
     lgb = pytest.importorskip("lightgbm")
     x, two, three, w = rows
     y, focal = (two, SigmoidFocal(0)) if classes == 2 else (three, SoftmaxFocal(0))
@@ -812,7 +830,7 @@ def test_lightgbm_buffers_stay_as_they_were(rows):
 @pytest.mark.parametrize("library", ["xgboost.XGBClassifier", "lightgbm.LGBMClassifier",
                                      "catboost.CatBoostClassifier"])  # fmt: skip
 def test_models_are_cloned(library):
-    """With objective and metric; CatBoost hands out copies of both."""
+    """clone keeps objective and metric, also with CatBoost, whose get_params copies both."""
     base = pytest.importorskip("sklearn.base")
     name, kind = library.split(".")
     module = pytest.importorskip(name)
@@ -851,11 +869,11 @@ def test_catboost_logloss(rows, weighted, tmp_path):
         curves.append(next(iter(model.get_evals_result()["learn"].values())))
     assert np.ptp(scores[0]) > 2
     np.testing.assert_allclose(*scores, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(*curves, rtol=1e-3)  # its own exp is an approximate one
+    np.testing.assert_allclose(*curves, rtol=1e-3)  # CatBoost's exp is approximate
 
 
 def test_catboost_softmax(rows, tmp_path):
-    """CatBoost calls for each row: few of them."""
+    """CatBoost calls the objective for each row, so there are only 120 rows."""
     cat = pytest.importorskip("catboost")
     x, y, w = rows[0][:120], rows[2][:120], rows[3][:120]
     usual = CAT | {"train_dir": str(tmp_path), "iterations": 20, "classes_count": 3}
@@ -875,7 +893,7 @@ def test_catboost_softmax(rows, tmp_path):
 @pytest.mark.skipif(bool(missing()), reason=missing() or "")
 @pytest.mark.parametrize("here", ["labels", "scores", "both"])
 def test_cupy(here):
-    """Labels or scores on a GPU, as XGBoost may hand them over; results lie with the scores."""
+    """Labels or scores may be on a GPU, as from XGBoost; the results are where the scores are."""
     cupy = pytest.importorskip("cupy")
     rng = np.random.default_rng(12)
     z, rows = rng.normal(size=999) * 4, np.asfortranarray(rng.normal(size=(999, 7)) * 4)

@@ -1,4 +1,4 @@
-"""Objectives of boosting as the README has them used: in searches, in other processes, in vain."""
+"""The boosting objectives in use: processes, pickling, searches, wrong labels, ignored options."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ libraries = pytest.mark.parametrize("library", LIBRARIES)
 
 @pytest.fixture(name="rows", scope="module")
 def training_rows():
-    """Features, binary labels, three classes, labels of three kinds a row."""
+    """Features, binary labels, labels of three classes, and three binary labels for each row."""
     rng = np.random.default_rng(1)
     x = rng.normal(size=(N, 4))
     s = x[:, 0] + x[:, 1] * x[:, 2] + rng.normal(size=N)
@@ -41,7 +41,7 @@ def training_rows():
 
 
 def classifier(library, objective, tmp_path, trees=10, **options):
-    """A model of the library with the objective, its metric and nothing of the library's own."""
+    """A model of the library with the objective and its metric; no metric of the library's own."""
     module = pytest.importorskip(library)
     if library == "xgboost":
         options = {"eval_metric": objective.xgboost_metric} | options
@@ -57,7 +57,7 @@ def classifier(library, objective, tmp_path, trees=10, **options):
 
 
 def raw_scores(library, model, x):
-    """What the objective saw."""
+    """The raw scores that the model predicts, without an activation."""
     options = {"xgboost": {"output_margin": True}, "lightgbm": {"raw_score": True},
                "catboost": {"prediction_type": "RawFormulaVal"}}  # fmt: skip
     return model.predict(x, **options[library])
@@ -97,7 +97,10 @@ if __name__ == "__main__":
 
 @pytest.mark.slow(reason="each process compiles the rule's kernels")
 def test_a_rule_of_a_script(tmp_path):
-    """Simply there (fork), found in the script (spawn), or sent by value (joblib)."""
+    """A rule that a script defines works in forked and spawned processes and in joblib's workers.
+
+    A forked process has it already, a spawned one imports the script, joblib sends it by value.
+    """
     pytest.importorskip("joblib")
     pytest.importorskip("xgboost")
     methods = [m for m in ("fork", "spawn") if m in multiprocessing.get_all_start_methods()]
@@ -111,7 +114,7 @@ def test_a_rule_of_a_script(tmp_path):
 
 
 def test_a_rule_that_nobody_knows():
-    """A class that lost its functions on the way, as dill's copies do, is an error that says so."""
+    """A rule whose class is not registered, as after a copy by dill, raises a TypeError."""
     objective = Objective(Brier())
     objective.rule = type("Lost", (tuple,), {})()
     for call in (
@@ -124,7 +127,7 @@ def test_a_rule_that_nobody_knows():
 
 
 def test_a_derived_rule_arrives_with_its_class():
-    """Its class is an attribute of the other's, and is registered where it is first used."""
+    """A derived rule's class is found as an attribute of the base class and registered again."""
     rule = derived(Brier(3.0), convex)
     del RULES[type(rule)]
     again = derived(Brier(3.0), convex)
@@ -150,7 +153,7 @@ def test_fitted_models_are_pickled(library, classes, rows, tmp_path):
 
 
 def test_repr():
-    """Defaults too: best_params_ of a search tells which of its objectives won."""
+    """repr also shows default values, so that best_params_ of a search names the best objective."""
     assert repr(SigmoidFocal(2.0, alpha=0.25)) == (
         "SigmoidFocal(gamma=2.0, alpha=0.25, pos_weight=None, hessian='psd', hessian_factor=None)"
     )
@@ -175,7 +178,7 @@ def test_name_of_catboost_metric(rows, tmp_path):
 @libraries
 @pytest.mark.parametrize("classes", [2, 3])
 def test_early_stopping(library, classes, rows, tmp_path):
-    """Where the loss of held-out rows is smallest; nothing is warned of."""
+    """Training stops early, the best round has the smallest held-out loss, and nothing warns."""
     x, two, three, _ = rows
     objective = SigmoidFocal(2.0) if classes == 2 else SoftmaxFocal(2.0)
     y, half = (two if classes == 2 else three), N // 2
@@ -208,7 +211,7 @@ def test_early_stopping(library, classes, rows, tmp_path):
 
 @libraries
 def test_cv(library, rows, tmp_path):
-    """The libraries' own cross-validation, with the loss."""
+    """The libraries' own cross-validation reports the objective's loss and no default metric."""
     module = pytest.importorskip(library)
     x, y, _, _ = rows
     focal = SigmoidFocal(2.0)
@@ -233,7 +236,7 @@ def test_cv(library, rows, tmp_path):
 
 @libraries
 def test_searches(library, rows, tmp_path):
-    """Scores are numbers, and differ; best_params_ names the winner."""
+    """A grid search gets finite scores that differ, and best_params_ shows the best objective."""
     select = pytest.importorskip("sklearn.model_selection")
     metrics = pytest.importorskip("sklearn.metrics")
     x, y, _, _ = rows
@@ -273,7 +276,7 @@ def test_a_search_by_the_loss(rows):
 
 @libraries
 def test_calibration_and_several_labels(library, rows, tmp_path):
-    """By scikit-learn's tools around a model."""
+    """CalibratedClassifierCV and MultiOutputClassifier work around a model with the objective."""
     calibration = pytest.importorskip("sklearn.calibration")
     multioutput = pytest.importorskip("sklearn.multioutput")
     x, y, _, several = rows
@@ -345,13 +348,13 @@ def test_labels_in_a_column(library, rows, tmp_path):
             call()
 
 
-# --------------------------------------------------------------------- told in vain
+# --------------------------------------------------------------------- options that are ignored
 
 TRAIN = {"num_threads": 1, "verbosity": -1}
 
 
 def trained(library, params, objective, x, y, tmp_path, **options):
-    """Two rounds of the library's train."""
+    """A model after two rounds of the library's own training function."""
     module = pytest.importorskip(library)
     if library == "xgboost":
         data = module.DMatrix(x, y)
@@ -375,7 +378,7 @@ def trained(library, params, objective, x, y, tmp_path, **options):
     ],
 )
 def test_weights_that_libraries_ignore(library, params, text, rows, tmp_path):
-    """They do, and an objective says so, once; told otherwise, it says nothing."""
+    """The objective warns once, at the user's line; the model is the one without the weights."""
     x, y, _, _ = rows
     objective = SigmoidFocal(1.0)
     with pytest.warns(UserWarning, match=text) as said:
@@ -390,7 +393,7 @@ def test_weights_that_libraries_ignore(library, params, text, rows, tmp_path):
 
 
 def test_weights_of_classifiers_that_are_ignored(rows, tmp_path):
-    """As of train. Of a softmax, XGBoost warns itself."""
+    """The scikit-learn classes warn as train does; for softmax, XGBoost has its own warning."""
     x, y, three, _ = rows
     for library, objective, labels, text in (
         ("xgboost", SigmoidFocal(1.0), y, r"SigmoidFocal\(pos_weight=3\) weights the positives"),
@@ -417,7 +420,7 @@ def test_nothing_to_warn_of(library, params, rows, tmp_path):
 
 
 def test_catboost_weights_classes_it_knows(rows, tmp_path):
-    """With class_names, class_weights are those of the rows."""
+    """With class_names, CatBoost applies class_weights: the same model as with sample_weight."""
     x, y, _, _ = rows
     models = [
         classifier("catboost", SigmoidFocal(1.0), tmp_path, 5, **weights).fit(x, y, sample_weight=w)
@@ -428,7 +431,10 @@ def test_catboost_weights_classes_it_knows(rows, tmp_path):
 
 
 def test_metrics_of_raw_scores(rows, tmp_path):
-    """Which stop early by themselves: LightGBM's own beside ours, rmse in xgboost.train."""
+    """A library's own metric that would be computed from raw scores gives a warning.
+
+    LightGBM adds its metric to ours, and xgboost.train uses rmse for early stopping by default.
+    """
     x, y, _, _ = rows
     lgb = pytest.importorskip("lightgbm")
     focal = SigmoidFocal()

@@ -1,4 +1,4 @@
-"""The two PyCaffe layers, on blobs that are not Caffe's: the article's losses, true gradients."""
+"""The two PyCaffe layers on stubs of blobs: the losses are the article's, the gradients theirs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ each_layer = pytest.mark.parametrize("kind", LAYERS)
 
 
 class Blob:
-    """As much of a blob as a Python layer touches; memory that is not written is NaN."""
+    """Stub with the attributes of a blob that a Python layer uses; unwritten memory is NaN."""
 
     def __init__(self, data, diff=np.nan):
         self.reshape(*np.shape(data), dtype=np.asarray(data).dtype)
@@ -28,7 +28,7 @@ class Blob:
 
     def reshape(self, *shape, dtype=None):
         if dtype is None and shape == self._data.shape:
-            return  # Caffe keeps the memory, and the loss weight in a top's diff
+            return  # Caffe keeps the memory, which includes the loss weight in a top's diff
         dtype = dtype or self._data.dtype
         self._data, self._diff = np.full(shape, np.nan, dtype), np.full(shape, np.nan, dtype)
 
@@ -46,7 +46,7 @@ class Blob:
 
 
 def train(kind, scores, labels, upstream=1.0, param_str="", **old):
-    """Loss and gradient of one step as Caffe makes it."""
+    """Loss and gradient of one training step, with the calls in Caffe's order."""
     bottom, top = [Blob(scores), Blob(labels)], [Blob(np.zeros(1, scores.dtype), upstream)]
     before = [blob.data.tobytes() for blob in bottom]
     layer = kind()
@@ -54,7 +54,7 @@ def train(kind, scores, labels, upstream=1.0, param_str="", **old):
     layer.setup(bottom, top)
     layer.reshape(bottom, top)
     layer.forward(bottom, top)
-    assert np.isnan(bottom[0].diff).all()  # nothing is anyone's but backward's to write
+    assert np.isnan(bottom[0].diff).all()  # only backward may write the gradient
     layer.backward(top, [True, False], bottom)
     assert [blob.data.tobytes() for blob in bottom] == before
     assert np.isnan(bottom[1].diff).all()
@@ -65,8 +65,8 @@ def train(kind, scores, labels, upstream=1.0, param_str="", **old):
 def softmax_gradient(scores, labels):
     """(p_j sum_k y_k - y_j) / (M N), 0 for a sample without a label.
 
-    As p_j times the other labels minus y_j times the other p: where p_j is nearly 1 no digit is
-    lost.
+    Computed as p_j times the sum of the other labels, minus y_j times the sum of the other p: this
+    loses no digits where p_j is nearly 1.
     """
     grad, others = np.zeros(scores.shape), 1 - np.eye(scores.shape[1])
     for n, (z, y) in enumerate(zip(scores, labels, strict=True)):
@@ -99,7 +99,7 @@ bars = pytest.mark.parametrize(("dtype", "bar"), [(np.float64, 1e-12), (np.float
 
 @bars
 def test_softmax_with_binary_labels(scores, labels, dtype, bar):
-    """Loss and gradient are the article's own."""
+    """With labels 0 and 1, loss and gradient are those of the article's code."""
     z = scores.astype(dtype)
     loss, grad = train(MultiLabelSoftmaxLossLayer, z, labels.astype(dtype))
     want, probs = article.softmax_layer_forward(z.astype(np.float64), labels)
@@ -112,7 +112,10 @@ def test_softmax_with_binary_labels(scores, labels, dtype, bar):
 @bars
 @pytest.mark.parametrize("upstream", [1.0, 0.3, -2.0, 65536.0, 0.0])
 def test_softmax_with_real_labels(scores, labels, dtype, bar, upstream):
-    """The article's loss, and the gradient that its backward pass gets wrong."""
+    """With real labels, the loss is that of the article's code, and the gradient is correct.
+
+    The backward pass of the article's code is wrong for such labels.
+    """
     z, y = scores.astype(dtype), labels * np.linspace(0.25, 3, labels.shape[1])
     y = y.astype(dtype)
     loss, grad = train(MultiLabelSoftmaxLossLayer, z, y, upstream)
@@ -123,7 +126,10 @@ def test_softmax_with_real_labels(scores, labels, dtype, bar, upstream):
 
 
 def test_the_gradient_is_that_of_the_loss():
-    """Against differences of the article's loss; its own backward pass is far off."""
+    """The gradients agree with finite differences of the article's losses.
+
+    The article's own backward pass of the softmax loss differs by more than 30%.
+    """
     rng = np.random.default_rng(5)
     z, y = rng.normal(size=(3, 5)), rng.random((3, 5)) * (rng.random((3, 5)) < 0.6)
     y[:, 1] = 2.5
@@ -141,7 +147,10 @@ def test_the_gradient_is_that_of_the_loss():
 
 
 def test_a_sample_without_a_label():
-    """There the article divides by zero; here it costs nothing, and is one of the batch."""
+    """A sample without a label has loss and gradient 0 and counts in the batch size N.
+
+    The article's code divides by zero for it.
+    """
     rng = np.random.default_rng(6)
     z, y = rng.normal(size=(4, 3)), np.eye(4, 3)
     with pytest.raises(ZeroDivisionError):
@@ -160,7 +169,7 @@ def test_a_sample_without_a_label():
 @pytest.mark.parametrize("gamma", [0, 1, 2, 3.5])
 @pytest.mark.parametrize("upstream", [1.0, 0.3, -2.0])
 def test_focal(scores, labels, dtype, bar, gamma, upstream):
-    """The article's loss and gradient; a label is positive whatever its size."""
+    """Focal loss and gradient are those of the article's code; any label but 0 is positive."""
     z, named = scores.astype(dtype), balances(scores.shape[1])
     y = (labels * np.linspace(-0.5, 3, labels.shape[1])).astype(dtype)
     text = str({"focusing_parameter": gamma, "class_balances": named})
@@ -184,7 +193,7 @@ def test_focal(scores, labels, dtype, bar, gamma, upstream):
     ],
 )
 def test_param_str(text, gamma, weighted):
-    """JSON, or Python's own; gamma is 2 and every balance 1 where nothing is said."""
+    """param_str may be JSON or a Python dict; defaults are gamma = 2 and a balance of 1."""
     rng = np.random.default_rng(7)
     z, y = rng.normal(size=(4, 3)), rng.integers(0, 2, (4, 3)).astype(float)
     named = balances(3) if weighted else dict.fromkeys("123", 1.0)
@@ -263,12 +272,15 @@ def test_images(kind):
 @each_layer
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_the_loss_weight_is_in_before_the_rounding(kind, dtype):
-    """In half precision, where it shows: the very numbers of float32, rounded once."""
+    """The gradient is multiplied by the loss weight before it is rounded to half precision.
+
+    It is bit for bit the float32 gradient, rounded once.
+    """
     rng = np.random.default_rng(9)
     z = (rng.normal(size=(64, 40)) * 4).astype(dtype)
     y = (rng.random(z.shape) < 0.3).astype(np.float32)
     y[:, 3] = 1
-    for upstream in (0.296875, 1024.0, -3.0):  # of bfloat16
+    for upstream in (0.296875, 1024.0, -3.0):  # exact in bfloat16
         grad = train(kind, z, y, upstream)[1]
         want = train(kind, z.astype(np.float32), y, upstream)[1].astype(dtype)
         assert grad.tobytes() == want.tobytes()
@@ -276,7 +288,7 @@ def test_the_loss_weight_is_in_before_the_rounding(kind, dtype):
 
 @each_layer
 def test_infinite_scores(kind):
-    """-inf is a class that cannot be, and leaves the others alone; NaN stays with its sample."""
+    """A score of -inf has gradient 0 and the others stay finite; NaN affects only its sample."""
     z = np.array([[1.0, -np.inf, 0.5], [np.nan, 0, 0], [2, -1, 0]])
     y = np.array([[1.0, 0, 0], [1, 0, 0], [1, 0, 1]])
     grad = train(kind, z, y)[1]
@@ -288,7 +300,7 @@ def test_infinite_scores(kind):
 
 @each_layer
 def test_no_sample(kind):
-    """An empty batch costs 0, as with Caffe's own layers."""
+    """An empty batch has loss 0, as with Caffe's own layers."""
     loss, grad = train(kind, np.zeros((0, 3), np.float32), np.zeros((0, 3), np.float32))
     assert loss == 0
     assert grad.shape == (0, 3)
@@ -296,7 +308,10 @@ def test_no_sample(kind):
 
 @each_layer
 def test_a_batch_of_another_size(kind):
-    """Caffe reshapes before each step, and the loss weight stays where it is."""
+    """A layer can be reshaped to another batch size before each step, as Caffe does.
+
+    The loss weight in the top's diff is kept.
+    """
     rng = np.random.default_rng(10)
     layer, top = kind(), [Blob(np.zeros(1), 1.0)]
     for step, rows in enumerate((5, 2, 9)):
@@ -331,7 +346,7 @@ for kind in (adapter.FocalLossLayer, adapter.MultiLabelSoftmaxLossLayer):
 
 
 def test_with_caffe():
-    """Where Caffe can be imported the layers are Caffe's, and take its ``param_str``."""
+    """If Caffe can be imported, the layers derive from caffe.Layer and read its ``param_str``."""
     done = subprocess.run([sys.executable, "-W", "error", "-c", WITH_CAFFE], cwd=ROOT, timeout=60,
                           capture_output=True, text=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr

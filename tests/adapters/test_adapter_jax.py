@@ -1,4 +1,4 @@
-"""fusedce.adapters.jax against optax, float64 and the engine itself."""
+"""fusedce.adapters.jax compared with optax, with float64 and with fusedce's NumPy functions."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 EPS = {"float64": 2e-13, "float32": 4e-6, "float16": 2**-11, "bfloat16": 2**-8}
 BY_INDEX = "softmax_cross_entropy_with_integer_labels"
-REFUSED = (ValueError, jax.errors.JaxRuntimeError)  # the one where JAX computes in this thread
+REFUSED = (ValueError, jax.errors.JaxRuntimeError)  # ValueError where JAX computes in this thread
 
 
 def focal_by_optax(z, labels, gamma=2.0, axis=-1, where=None):
-    """What optax does not have, from its parts."""
+    """Softmax focal loss, which optax does not have, from optax's cross-entropy."""
     ce = getattr(optax, BY_INDEX)(z, labels, axis, where)
     return (-jnp.expm1(-ce)) ** gamma * ce
 
@@ -75,7 +75,7 @@ def targets(drawn, form, dtype):
 
 
 def upstream_of(shape, dtype):
-    """No two alike, the first nought, 0.3 and a loss scale among them."""
+    """Upstream gradients: a linear range, preceded by 0, a large loss scale and 0.3."""
     u = np.linspace(-1, 2, max(1, int(np.prod(shape)))).reshape(shape)
     flat = u.reshape(-1)
     flat[:3] = [0.0, 1024.0 if dtype == "float16" else 65536.0, 0.3][: flat.size]
@@ -83,13 +83,16 @@ def upstream_of(shape, dtype):
 
 
 def both(loss, z, *args, **options):
-    """The loss and the gradient of its weighted sum, under jit."""
+    """The loss under jit, and its gradient as a function of the upstream gradient."""
     value, pull = jax.vjp(jax.jit(lambda z: loss(z, *args, **options)), z)
     return value, lambda u: pull(jnp.asarray(u, value.dtype))[0]
 
 
 def check(got, want, dtype, terms=None):
-    """Within the bar, in proportion to the value or, where terms cancel, to those."""
+    """The error is within the tolerance, relative to the value or to ``terms`` if larger.
+
+    ``terms``: the size of the terms that cancel in the value.
+    """
     got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
     scale = np.abs(want) if terms is None else np.maximum(np.abs(want), terms)
     np.testing.assert_array_less(np.abs(got - want), EPS[dtype] * scale * 4 + 1e-37, strict=False)
@@ -98,7 +101,7 @@ def check(got, want, dtype, terms=None):
 @pytest.mark.parametrize("dtype", DTYPES)
 @each_case
 def test_like_optax(name, form, options, dtype):
-    """Loss and gradient are optax's of the same numbers in float64; dtypes are those of optax."""
+    """Loss and gradient agree with optax in float64; the dtypes are those of optax."""
     with jax.enable_x64(True):
         drawn = draw(dtype=dtype)
         z, t = drawn["z"], targets(drawn, form, dtype)
@@ -118,7 +121,7 @@ def test_like_optax(name, form, options, dtype):
 
 @each_case
 def test_exactly_the_engine(name, form, options):
-    """The upstream gradient is folded in: bit for bit the engine with sample_weight."""
+    """The gradient is bit for bit fusedce's with the upstream gradient as sample_weight."""
     drawn = draw((31, 33))
     z, t = drawn["z"], targets(drawn, form, "float32")
     engine = fusedce.focal if "focal" in name else fusedce.cross_entropy
@@ -147,7 +150,7 @@ def test_signatures(name):
 
 
 def test_sure_predictions():
-    """Where p = 0.999999 and beyond, each component keeps its digits."""
+    """Where p is 0.999999 or closer to 1, each gradient component has full relative accuracy."""
     z = np.array([[14.0, 0.0, -3.0], [40.0, 1.0, 0.0], [-30.0, 30.0, 2.0]], np.float32)
     k = np.array([0, 0, 1], np.int32)
     rules = {BY_INDEX: ("cross_entropy", {}), "softmax_focal_loss": ("focal", {"gamma": 2.0})}
@@ -169,7 +172,10 @@ def test_sure_predictions():
 
 
 def test_masked_classes():
-    """A logit of -inf has no share; on the target the loss is inf; NaN stays in its row."""
+    """A logit of -inf has probability and gradient 0; at the target it makes the loss inf.
+
+    NaN affects only its row.
+    """
     z = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
     z[0, 2:] = z[1, 0] = z[3] = -np.inf
     z[4, 1] = np.nan
@@ -194,12 +200,15 @@ def wheres():
 @pytest.mark.parametrize("form", wheres())
 @pytest.mark.parametrize("name", [BY_INDEX, "softmax_cross_entropy", "softmax_focal_loss"])
 def test_where(name, form):
-    """Excluded rows cost 0, excluded classes have no share: optax's numbers and gradients."""
+    """Losses and gradients with ``where`` agree with optax.
+
+    Excluded rows have loss 0, excluded classes have probability 0.
+    """
     where, drawn = wheres()[form], draw()
     t = drawn["index" if name != "softmax_cross_entropy" else "distribution"]
     if form in ("classes", "one row") and name != "softmax_cross_entropy":
         shown = np.broadcast_to(where, (33, 7))
-        t = np.where(shown.any(1), shown.argmax(1), t).astype(np.int32)  # labels of what is left
+        t = np.where(shown.any(1), shown.argmax(1), t).astype(np.int32)  # each label is a class that is not excluded
     t = t.astype(np.float32) if t.dtype.kind == "f" else t
     z, t, where = jnp.asarray(drawn["z"]), jnp.asarray(t), jnp.asarray(where)
     one, pull = both(getattr(ours, name), z, t, where=where)
@@ -214,7 +223,7 @@ def test_where(name, form):
 
 
 def test_where_leaves_out_what_is_not_looked_at():
-    """Padding may hold any label and any number: no error, no NaN."""
+    """Excluded rows may have any label and NaN logits without an error or NaN in the result."""
     z = np.full((3, 4), np.nan, np.float32)
     z[1] = 0
     keep = jnp.array([False, True, False])
@@ -223,7 +232,7 @@ def test_where_leaves_out_what_is_not_looked_at():
         np.testing.assert_allclose(loss, [0, np.log(4), 0], rtol=1e-6)
         np.testing.assert_allclose(pull(np.ones(3))[1], [0.25, 0.25, -0.75, 0.25], rtol=1e-6)
         assert not np.asarray(pull(np.ones(3)))[::2].any()
-    where = jnp.array([[True, False]])  # the label's own class is left out
+    where = jnp.array([[True, False]])  # excludes the label's own class
     assert np.isposinf(getattr(ours, BY_INDEX)(jnp.zeros((1, 2)), jnp.array([1]), where=where)[0])
 
 
@@ -248,7 +257,7 @@ def test_axis(axis):
 
 @pytest.mark.slow(reason="XLA compiles for every shape")
 def test_shapes():
-    """One row and its label, one logit, nothing at all, and what broadcasts."""
+    """A single row, a single logit, empty arrays, and labels that broadcast with the logits."""
     z = jnp.array([1.0, 2.0, 3.0])
     np.testing.assert_allclose(
         getattr(ours, BY_INDEX)(z, 2), getattr(optax, BY_INDEX)(z, jnp.asarray(2)), rtol=1e-6
@@ -345,7 +354,7 @@ def test_transforms(name, form, transform):
 
 
 def test_what_is_computed(monkeypatch):
-    """No gradient where none is asked for, no loss where only the gradient is, nothing twice."""
+    """Only what is asked for is computed, and once: the loss, the gradient, or both."""
     done, named = [], jax_operators.named
 
     def watched(call):
@@ -364,7 +373,10 @@ def test_what_is_computed(monkeypatch):
 
 
 def test_labels_out_of_range():
-    """An error that names label and position, from jit as from outside; then all is well again."""
+    """A label out of range raises an error with label and position, inside and outside of jit.
+
+    The next call with valid labels works.
+    """
     z, good = jnp.zeros((4, 3)), jnp.array([0, 1, 2, 0])
     f = getattr(ours, BY_INDEX)
     for call in (f, jax.jit(f), jax.jit(jax.grad(mean_of(f)))):
@@ -388,7 +400,7 @@ NO_CLASSES = [
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["", "jit"])
 @pytest.mark.parametrize(("shape", "rows", "options"), NO_CLASSES)
 def test_no_classes(shape, rows, options, wrap):
-    """As optax: each row, the mean, and a gradient of no elements."""
+    """With no classes, losses and means are those of optax and the gradient is empty."""
     options = {k: jnp.array(v) if k == "where" else v for k, v in options.items()}
     z = jnp.zeros(shape)
     for name in (BY_INDEX, "softmax_cross_entropy", "softmax_focal_loss"):
@@ -416,7 +428,7 @@ def test_no_classes_of_sigmoid():
 @pytest.mark.parametrize("label", [255.0, 1.5, -0.5, -1.0, -100.0, np.nan])
 @pytest.mark.parametrize("form", ["bce", "focal", "balanced"])
 def test_labels_outside_of_0_and_1(form, label):
-    """optax computes its formula with any float: so do we, value and gradient."""
+    """Any float label gives optax's formula, for the loss and the gradient."""
     name, options = {
         "bce": ("sigmoid_binary_cross_entropy", {}),
         "focal": ("sigmoid_focal_loss", {"gamma": 2.0}),
@@ -446,7 +458,7 @@ ONE_UNIT = [
 @pytest.mark.parametrize("kind", ["float32", "int32"])
 @pytest.mark.parametrize(("shape", "labels"), ONE_UNIT)
 def test_one_unit(shape, labels, kind):
-    """A head of one logit: what broadcasts in optax broadcasts here, to the same numbers."""
+    """With one output unit, logits and labels broadcast as in optax, to the same numbers."""
     rng = np.random.default_rng(4)
     z = jnp.asarray(rng.normal(size=shape).astype(np.float32))
     y = jnp.asarray(rng.integers(0, 2, labels).astype(kind))
@@ -462,7 +474,7 @@ def test_one_unit(shape, labels, kind):
 
 
 def test_one_class_has_one_label():
-    """Class indices of a head of one logit are 0: 1 is an error (NaN in optax), not 'negative'."""
+    """With one class, the only valid class index is 0; 1 is an error (NaN in optax)."""
     z = jnp.array([[1.0], [-2.0], [0.5]])
     for name in (BY_INDEX, "softmax_focal_loss"):
         assert not np.asarray(getattr(ours, name)(z, jnp.zeros(3, int))).any()
@@ -473,7 +485,10 @@ def test_one_class_has_one_label():
 
 
 def test_labels_of_more_dimensions():
-    """The axis is counted from the end then; from the front it would be two different axes."""
+    """Labels with more dimensions than the logits need a negative axis.
+
+    Counted from the front, it would be two different axes.
+    """
     z, y = jnp.zeros((4, 3)), jnp.ones((2, 4, 3))
     for axis in (-1, -2, (-1, -2), None):
         one, other = (m.softmax_cross_entropy(z, y, axis) for m in (ours, optax))
@@ -487,7 +502,7 @@ def test_labels_of_more_dimensions():
         where = where[None] if where.ndim == 1 else where
         one, other = (m.softmax_cross_entropy(z, y, where=where) for m in (ours, optax))
         np.testing.assert_allclose(one, other, rtol=1e-6)
-    wide = jnp.asarray(np.random.default_rng(0).random((5, 6)) > 0.4)  # classes that where= brings
+    wide = jnp.asarray(np.random.default_rng(0).random((5, 6)) > 0.4)  # where= broadcasts the one class
     one, other = (m.softmax_cross_entropy(jnp.ones((5, 1)), jnp.ones((5, 6)), where=wide)
                   for m in (ours, optax))  # fmt: skip
     np.testing.assert_allclose(one, other, rtol=1e-5)
@@ -528,7 +543,7 @@ NOT_BY_LABELS = r"not differentiated by their labels: pass jax\.lax\.stop_gradie
 
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["", "jit"])
 def test_what_is_not_differentiated(wrap):
-    """Second derivatives and labels raise."""
+    """Second derivatives and derivatives by the labels raise NotImplementedError."""
     drawn = draw((4, 3))
     z, k, q = (jnp.asarray(drawn[x]) for x in ("z", "index", "distribution"))
     f = functools.partial(mean_of(getattr(ours, BY_INDEX)), t=k)
@@ -566,7 +581,7 @@ FORWARD = {
 @pytest.mark.parametrize("outer", [lambda f: f, jax.jit], ids=["", "jit"])
 @pytest.mark.parametrize("way", FORWARD)
 def test_forward_mode(way, outer, inner):
-    """One sentence that says what to do instead, wherever JAX finds out."""
+    """Forward mode raises an error that says what to use instead, by any way to forward mode."""
     z = jnp.asarray(draw((4, 3))["z"])
     f = inner(lambda z: getattr(ours, BY_INDEX)(z, jnp.array([0, 1, 2, 0])).mean())
     x = jnp.stack([jnp.tile(z, 2)] * 2) if "vmap" in way else z
@@ -575,7 +590,7 @@ def test_forward_mode(way, outer, inner):
 
 
 def test_inputs_are_left_alone():
-    """A donated array, and one that is kept."""
+    """The logits are not changed; a donated array gives the same gradient."""
     drawn = draw()
     z, k = jnp.asarray(drawn["z"]), jnp.asarray(drawn["index"])
     f = mean_of(getattr(ours, BY_INDEX))
@@ -586,7 +601,10 @@ def test_inputs_are_left_alone():
 
 
 def test_threads():
-    """Eight threads, eager and compiled, small and large: the bits of one after the other."""
+    """Eight threads at once get bit for bit the results of sequential calls.
+
+    Eager and compiled calls, small and large arrays.
+    """
     jobs = []
     for shape in ((4, 5), (300, 300), (2, 40_000), (9000, 9)):
         drawn = draw(shape)
@@ -607,7 +625,7 @@ def test_threads():
 
 
 def test_memory():
-    """Nothing is kept of a call."""
+    """2000 calls increase the peak memory by less than 8 MB."""
     resource = pytest.importorskip("resource")
     z, k = jnp.zeros((64, 500)), jnp.zeros(64, int)
     f = jax.jit(jax.value_and_grad(mean_of(getattr(ours, BY_INDEX))))
@@ -621,7 +639,10 @@ def test_memory():
 
 @pytest.mark.slow(reason="two processes import JAX and compile for two devices")
 def test_several_devices():
-    """pmap, shard_map, sharded arrays under jit; asynchronous dispatch and none."""
+    """pmap, shard_map and sharded arrays under jit agree with optax on two devices.
+
+    With and without asynchronous dispatch.
+    """
     for dispatch in ("true", "false"):
         run_script("""
             import os
@@ -655,7 +676,10 @@ def test_several_devices():
 
 
 def test_a_compiled_program_outlives_its_process(tmp_path):
-    """The text of a call is all that a program on disk holds."""
+    """A program in JAX's compilation cache works in another process.
+
+    It holds only the text of the call, no address of this process.
+    """
     text = """
         import jax, jax.numpy as jnp
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -671,7 +695,7 @@ def test_a_compiled_program_outlives_its_process(tmp_path):
 
 
 def test_on_a_gpu(gpu, monkeypatch):
-    """Arrays that are there go to the kernels for GPUs and come back, through DLPack, uncopied."""
+    """Arrays on a GPU are passed to the GPU kernels and back by DLPack without a copy."""
 
     def from_dlpack(x):
         return gpu.array(np.from_dlpack(x))
@@ -700,7 +724,7 @@ def test_on_a_gpu(gpu, monkeypatch):
 
 
 def test_on_a_gpu_inside_jit():
-    """The handler that is registered there says what to do instead."""
+    """Inside jit on a GPU the registered handler raises an error that says what to do instead."""
     jax.ffi.register_ffi_target(
         "fusedce_elsewhere", jax.ffi.pycapsule(jax_operators._HANDLERS["CUDA"].address), "cpu"
     )
@@ -710,7 +734,7 @@ def test_on_a_gpu_inside_jit():
 
 
 def test_version_of_the_interface(tmp_path):
-    """A jaxlib whose structures are others is refused when the adapter is imported."""
+    """A jaxlib with another major version of the FFI interface raises an ImportError."""
     folder = tmp_path / "xla" / "ffi" / "api"
     folder.mkdir(parents=True)
     text = "#define XLA_FFI_API_MAJOR {}\n#define XLA_FFI_API_MINOR 7\n"

@@ -1,4 +1,4 @@
-"""fusedce.adapters.jax beside signals, ends and forks of the process, and imported twice."""
+"""fusedce.adapters.jax under signals, at exit, in forked processes and after a second import."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BUSY = """
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_python_ends_while_xla_computes(kept):
-    """What is under way is finished, what would come is refused, and nobody waits for ever."""
+    """The interpreter can exit while XLA computes: the process ends normally and does not hang."""
     run_script(BUSY + ("    r = f(z)" if kept else "    f(z)") + "\n    print(1)\n")
 
 
@@ -95,7 +95,10 @@ ALARMS = """
 
 @pytest.mark.parametrize("dispatch", ["true", "false"])
 def test_alarms(dispatch):
-    """What a handler raises at random moments arrives: each object once, and nothing else does."""
+    """Every exception that a signal handler raises arrives in the caller exactly once.
+
+    The signals come at random moments; no other exception arrives and none is lost.
+    """
     script = """
     for n in range(300):
         numbers = [signal.SIGALRM] + [signal.SIGUSR1] * (n % 10 == 0)  # two, maybe in one call
@@ -108,7 +111,10 @@ def test_alarms(dispatch):
 
 
 def test_other_signals():
-    """Ctrl-C, SIGTERM that ends the program, a handler of C: of their types, nothing besides."""
+    """Exceptions of other handlers arrive with their type and arguments, and no others.
+
+    Ctrl-C, a SIGTERM handler that calls sys.exit, and a handler written in C.
+    """
     script = """
     import functools, operator
     cases = [
@@ -130,7 +136,7 @@ def test_other_signals():
 
 @pytest.mark.slow(reason="processes that import JAX")
 def test_exit():
-    """A program that SIGTERM ends, ends as its handler says."""
+    """A program whose SIGTERM handler calls sys.exit(0) ends with status 0."""
     script = """
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(0))
     ready.put([signal.SIGTERM])
@@ -144,7 +150,7 @@ def test_exit():
 
 
 def test_errors_of_the_work_beside_alarms():
-    """A label out of range is XLA's error as ever; the alarm arrives besides."""
+    """A label out of range still raises XLA's error while alarms arrive as exceptions too."""
     script = """
     class Told(Exception):  # what JAX shows of an error looks at files and drops any OSError
         pass
@@ -168,7 +174,7 @@ def test_errors_of_the_work_beside_alarms():
 
 
 def test_exceptions_of_other_threads():
-    """One that somebody raises in a thread arrives there."""
+    """An exception set by PyThreadState_SetAsyncExc arrives in the thread it was set for."""
     script = """
     import ctypes
     def work():
@@ -190,7 +196,7 @@ def test_exceptions_of_other_threads():
 
 
 def test_no_frame_keeps_buffers():
-    """XLA's buffers end with the call: the exception's frames show none of them."""
+    """The frames of an exception's traceback hold no arrays on buffers that XLA frees."""
     script = """
     inside = 0
     while inside < 20:
@@ -207,7 +213,7 @@ def test_no_frame_keeps_buffers():
 
 
 def test_no_thread_to_be_had():
-    """Where none can be started the exception arrives all the same, beside XLA's error."""
+    """If no thread can be started, the exception still arrives, besides XLA's error."""
     script = """
     from fusedce.adapters import jax_operators
     handler = jax_operators._HANDLERS["cpu"]
@@ -229,7 +235,7 @@ def test_no_thread_to_be_had():
 
 
 def test_imported_again():
-    """Reloaded, or deleted and imported: functions of before and after give the same."""
+    """After a reload or a new import of the modules, old and new functions both work."""
     run_script("""
         import gc, importlib, sys
         import jax, jax.numpy as jnp
