@@ -1,4 +1,4 @@
-"""The two PyCaffe layers on stubs of blobs: the losses are the article's, the gradients theirs."""
+"""The two PyCaffe layers, on stub blobs: the article's losses with their true gradients."""
 
 from __future__ import annotations
 

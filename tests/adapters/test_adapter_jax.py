@@ -208,7 +208,8 @@ def test_where(name, form):
     t = drawn["index" if name != "softmax_cross_entropy" else "distribution"]
     if form in ("classes", "one row") and name != "softmax_cross_entropy":
         shown = np.broadcast_to(where, (33, 7))
-        t = np.where(shown.any(1), shown.argmax(1), t).astype(np.int32)  # each label is a class that is not excluded
+        # Each label is a class that is not excluded, if the row has one.
+        t = np.where(shown.any(1), shown.argmax(1), t).astype(np.int32)
     t = t.astype(np.float32) if t.dtype.kind == "f" else t
     z, t, where = jnp.asarray(drawn["z"]), jnp.asarray(t), jnp.asarray(where)
     one, pull = both(getattr(ours, name), z, t, where=where)
@@ -502,7 +503,8 @@ def test_labels_of_more_dimensions():
         where = where[None] if where.ndim == 1 else where
         one, other = (m.softmax_cross_entropy(z, y, where=where) for m in (ours, optax))
         np.testing.assert_allclose(one, other, rtol=1e-6)
-    wide = jnp.asarray(np.random.default_rng(0).random((5, 6)) > 0.4)  # where= broadcasts the one class
+    # where= broadcasts the logits of one class to six classes.
+    wide = jnp.asarray(np.random.default_rng(0).random((5, 6)) > 0.4)
     one, other = (m.softmax_cross_entropy(jnp.ones((5, 1)), jnp.ones((5, 6)), where=wide)
                   for m in (ours, optax))  # fmt: skip
     np.testing.assert_allclose(one, other, rtol=1e-5)

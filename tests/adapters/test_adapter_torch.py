@@ -13,7 +13,7 @@ F = torch.nn.functional
 fused = pytest.importorskip("fusedce.adapters.torch")
 
 DTYPES = {name: getattr(torch, name) for name in ("float64", "float32", "float16", "bfloat16")}
-# Relative to the largest component: accuracy, and half a unit in the last place of the gradient.
+# Tolerances relative to the largest component; in half precision, half a unit in the last place.
 BARS = {"float64": 1e-12, "float32": 1e-5, "float16": 1.01 * 2**-11, "bfloat16": 1.01 * 2**-8}
 REDUCTIONS = ("mean", "sum", "none")
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -21,7 +21,7 @@ each_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
 
 
 def logits_of(shape, dtype, seed=0, axis=-1):
-    """Ordinary rows, and rows in which the third class has all of the probability but 1e-6."""
+    """Random logits; in every fourth row the third class has a probability of about 1 - 1e-6."""
     z = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 3
     rows = z.movedim(axis, -1).reshape(-1, shape[axis]) if len(shape) > 1 else None
     if rows is not None:
@@ -31,7 +31,7 @@ def logits_of(shape, dtype, seed=0, axis=-1):
 
 
 def derivatives(loss_of, z, upstream):
-    """(loss, gradient) with an upstream gradient."""
+    """(loss, gradient) for an upstream gradient."""
     leaf = z.detach().clone(memory_format=torch.preserve_format).requires_grad_()
     loss = loss_of(leaf)
     loss.backward(upstream.to(loss.dtype).expand_as(loss))
@@ -39,7 +39,7 @@ def derivatives(loss_of, z, upstream):
 
 
 def upstream_of(reduction, shape):
-    """Not uniform, nought at first, negative somewhere."""
+    """0.7, or for "none" an upstream gradient that is first 0, then rises from negative values."""
     if reduction != "none":
         return torch.tensor(0.7)
     n = int(np.prod(shape))
@@ -47,7 +47,7 @@ def upstream_of(reduction, shape):
 
 
 def agree(ours, theirs, z, dtype, reduction, shape):
-    """Against torch in float64 on the same numbers, and in the dtype that torch gives."""
+    """Loss and gradient agree with torch in float64, and the dtypes are those of torch."""
     kind = theirs(z, z.dtype).dtype
     upstream = upstream_of(reduction, shape).to(kind)
     loss, grad = derivatives(ours, z, upstream)
@@ -60,7 +60,7 @@ def agree(ours, theirs, z, dtype, reduction, shape):
     assert torch.allclose(loss.double(), want, rtol=bar, atol=tiny, equal_nan=True)
     scale = want_grad.abs().nan_to_num().max() if want_grad.numel() else 1.0
     small = float(scale) * (1e-13 if dtype == "float64" else 1e-6)
-    small += 2.0**-25 if dtype == "float16" else 0.0  # half of its smallest number
+    small += 2.0**-25 if dtype == "float16" else 0.0  # half of the smallest float16
     torch.testing.assert_close(
         grad.double(), want_grad, rtol=BARS[dtype], atol=small, equal_nan=True
     )
@@ -71,7 +71,7 @@ def agree(ours, theirs, z, dtype, reduction, shape):
     ["cross_entropy", "binary_cross_entropy", "binary_cross_entropy_with_logits", "nll_loss"],
 )
 def test_signatures(name):
-    """torch's, and ``inplace`` by name alone."""
+    """The parameters are torch's, and ``inplace`` is keyword-only."""
     ours, theirs = (inspect.signature(getattr(m, name)) for m in (fused, F))
     both = dict(ours.parameters)
     extra = both.pop("inplace", None)
@@ -163,7 +163,10 @@ def test_binary_cross_entropy_with_logits(shape, weight, pos_weight, reduction, 
 
 
 def test_pos_weight_over_two_axes_of_any_layout():
-    """The axes become one, in a gradient that lies in order."""
+    """pos_weight may vary over two axes when the logits are not contiguous.
+
+    The two axes are merged, and the gradient is contiguous.
+    """
     z = torch.randn(4, 3, 2).permute(2, 1, 0)  # (2, 3, 4)
     y, pos = torch.rand(2, 3, 4), torch.rand(3, 4)
     for reduction in REDUCTIONS:
@@ -197,7 +200,10 @@ def test_binary_cross_entropy(reduction, dtype):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_binary_cross_entropy_where_torch_cuts_off(dtype):
-    """-log p is at most 100, the gradient 1e12; where torch's is cut to nothing, ours is not."""
+    """-log p is at most 100 and the gradient at most 1e12, as in torch.
+
+    Where torch's limit makes the gradient 0, ours is the exact 1.
+    """
     p = torch.tensor([0.0, 1.0, 1e-20, 0.0, 1.0, 1e-20, 0.0], dtype=DTYPES[dtype])
     y = torch.tensor([1.0, 0.0, 1.0, 0.3, 0.3, 0.0, 0.0], dtype=p.dtype)
     ours, theirs = (
@@ -211,7 +217,7 @@ def test_binary_cross_entropy_where_torch_cuts_off(dtype):
 
 
 def torchvision_focal(x, y, alpha, gamma, reduction):
-    """The definition, by torch; 1 - p_t as a logarithm, so that float64 is right for |x| < 700."""
+    """torchvision's formula in torch, without cancellation in 1 - p_t: exact for |x| < 700."""
     ce = F.binary_cross_entropy_with_logits(x, y, reduction="none")
     wrong = torch.sigmoid(x) * (1 - y) + torch.sigmoid(-x) * y
     loss = ce * wrong**gamma
@@ -271,7 +277,7 @@ def test_focal_without_gamma_is_cross_entropy():
 
 
 def test_defaults_of_modules():
-    """Those of torchvision's function, and of ours."""
+    """The defaults of FocalLoss and SoftmaxFocalLoss are those of their functions."""
     for module, function in ((fused.FocalLoss, fused.sigmoid_focal_loss),
                              (fused.SoftmaxFocalLoss, fused.softmax_focal_loss)):  # fmt: skip
         known = inspect.signature(function).parameters
@@ -293,7 +299,7 @@ def test_defaults_of_modules():
     ids=lambda m: type(m).__name__,
 )
 def test_modules(module):
-    """A module is its function, with its buffers and its arguments."""
+    """A module calls its function with its buffers and arguments, and agrees with torch's."""
     z = torch.rand(9, 7)
     y = torch.arange(9) % 7 if "CrossEntropy" in type(module).__mro__[1].__name__ else z.round()
     functions = {
@@ -324,7 +330,7 @@ def test_modules(module):
 
 
 def test_every_target_ignored():
-    """The mean of nothing is NaN, its gradient 0."""
+    """If every target is ignored, or there is none, the mean is NaN and the gradient 0."""
     z = torch.randn(4, 5)
     loss, grad = derivatives(
         lambda x: fused.cross_entropy(x, torch.full((4,), -100)), z, torch.tensor(1.0)
@@ -339,7 +345,10 @@ def test_every_target_ignored():
 @pytest.mark.parametrize("shape", [(3, 0), (0, 0), (0,), (2, 0, 3), (0, 0, 3)], ids=str)
 @pytest.mark.parametrize("form", ["int64", "int32", "float32"])
 def test_no_classes(form, shape, reduction):
-    """NaN, 0 or -0, in a dtype and with a gradient like torch's; some are an error of torch's."""
+    """With no classes, the loss (NaN, 0 or -0), dtype and gradient are those of torch.
+
+    Where torch raises an error, ours raises one too.
+    """
     axis = min(1, len(shape) - 1)
     if form == "float32":
         target = torch.rand(shape)
@@ -394,7 +403,7 @@ def test_no_elements(name, shape, reduction):
 
 
 def test_masked_classes():
-    """-inf has no probability and no gradient, and breaks nothing; NaN stays in its row."""
+    """A logit of -inf has probability and gradient 0; NaN affects only its row."""
     z = torch.randn(3, 5)
     z[0, 1:4] = -torch.inf
     z[1, 2] = torch.nan
@@ -413,7 +422,7 @@ def test_masked_classes():
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @each_reduction
 def test_dtype_in_autocast(dtype, reduction):
-    """float32, as torch's, from logits that are not copied to float32."""
+    """In autocast the loss is float32, as torch's, and the gradient has the logits' dtype."""
     z = logits_of((4, 5), dtype)
     y, t = torch.arange(4), torch.rand(4, 5).to(z.dtype)
     with torch.autocast("cpu", dtype=z.dtype):
@@ -433,7 +442,7 @@ def test_dtype_in_autocast(dtype, reduction):
 
 
 def test_promotion():
-    """The loss takes the widest dtype of what it is made of, the gradient that of the logits."""
+    """The dtype of the loss is the widest of its inputs, as in torch."""
     pairs = itertools.product(DTYPES.values(), DTYPES.values())
     for dtype, other in pairs:
         z, y = torch.randn(3, 4).to(dtype), torch.rand(3, 4).to(other)
@@ -517,7 +526,10 @@ OUTSIDE = (255.0, 1.5, 1.0000001, -0.5, -1e-30, -100.0, float("nan"), float("inf
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["input", "target"])
 def test_probabilities_outside_0_and_1(name, dtype, reduction):
-    """An error where torch has one, of input and of target, by function, module or compiler."""
+    """Inputs and targets outside of [0, 1] raise torch's error with their position.
+
+    By the function, the module and compiled code.
+    """
     inside = torch.full((3, 4), 0.25, dtype=DTYPES[dtype])
     torch._dynamo.reset()
     ours = fused.BCELoss(reduction=reduction)
@@ -547,7 +559,7 @@ def test_probabilities_outside_0_and_1(name, dtype, reduction):
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
 @pytest.mark.parametrize("label", [255.0, 1.5, -0.5, -100.0, float("nan")])
 def test_labels_outside_0_and_1_of_logits(label, dtype, reduction):
-    """No error: the loss is linear in a label."""
+    """Labels outside of [0, 1] raise no error with logits: the loss is linear in a label."""
     z = logits_of((4, 5), dtype)
     y = torch.rand(4, 5).to(z.dtype)
     y[0], y[1:, 3] = label, label
@@ -576,7 +588,10 @@ SIDES = [
 @pytest.mark.parametrize("alpha", [0.3, -1])
 @pytest.mark.parametrize(("side", "label", "gamma"), SIDES)
 def test_labels_outside_0_and_1_of_the_focal_loss(side, label, gamma, alpha, reduction):
-    """No error: torchvision's formula, where its 1 - p_t is above 0 and where it is below."""
+    """Labels outside of [0, 1] give torchvision's formula.
+
+    Its 1 - p_t is then positive for some logits and negative for others; both are tested.
+    """
     z = torch.tensor([-2.0, 0.3, 5.0, -8.0, 0.0, 30.0, -40.0], dtype=torch.float64)
     p = torch.sigmoid(z)
     wrong = p * (1 - label) + (1 - p) * label
@@ -597,7 +612,7 @@ def test_labels_outside_0_and_1_of_the_focal_loss(side, label, gamma, alpha, red
 
 
 def test_no_label_of_floats_is_ignored():
-    """-100 among probabilities of classes and among labels is a number, as in torch."""
+    """-100 in float targets is an ordinary number and not ignore_index, as in torch."""
     z = torch.randn(3, 4)
     for y in (torch.full((3, 4), -100.0), torch.tensor([[0.1] * 4, [-100.0] * 4, [0.5] * 4])):
         for name in ("cross_entropy", "binary_cross_entropy_with_logits"):
@@ -618,12 +633,15 @@ ONE_UNIT = {
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.bool])
 @pytest.mark.parametrize("name", ["bce", "probabilities", "focal"])
 def test_shapes_of_sigmoid_losses_must_be_the_same(name, dtype, shapes):
-    """torch's error: no label is taken for a class index, none is spread over a column."""
+    """Logits and labels of different shapes raise torch's error.
+
+    Labels are not read as class indices and are not broadcast.
+    """
     theirs, *ours = {
         "bce": (F.binary_cross_entropy_with_logits, fused.binary_cross_entropy_with_logits,
                 fused.BCEWithLogitsLoss()),
         "probabilities": (F.binary_cross_entropy, fused.binary_cross_entropy, fused.BCELoss()),
-        # what torchvision calls first
+        # the torch function that torchvision's calls first
         "focal": (F.binary_cross_entropy_with_logits, fused.sigmoid_focal_loss, fused.FocalLoss()),
     }[name]  # fmt: skip
     first, second = ONE_UNIT[shapes]
@@ -638,7 +656,7 @@ def test_shapes_of_sigmoid_losses_must_be_the_same(name, dtype, shapes):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_single_elements(dtype):
-    """A logit and a label without an axis."""
+    """Zero-dimensional logits and labels agree with torch."""
     z, y = torch.tensor(0.3).to(DTYPES[dtype]), torch.tensor(1.0).to(DTYPES[dtype])
     for name in ("binary_cross_entropy_with_logits", "binary_cross_entropy"):
         for reduction in REDUCTIONS:
@@ -656,7 +674,7 @@ def test_position_of_a_bad_label_is_told():
 
 
 def test_derivative_by_targets_or_weights_is_refused():
-    """Rather than left out without a word."""
+    """Targets or weights that require a gradient raise an error; the gradient is not omitted."""
     soft = torch.rand(5, 7, requires_grad=True)
     weight = torch.rand(7, requires_grad=True)
     for call in (
@@ -691,7 +709,10 @@ def test_former_words_for_reduction():
 
 @each_dtype
 def test_any_strides_without_a_copy(dtype):
-    """Every other column, columns first, one row for all: the same bits as in order."""
+    """Strided, column-major, broadcast and offset logits give the bits of contiguous ones.
+
+    The NumPy view of such a tensor is made without a copy.
+    """
     from fusedce.adapters import torch_operators
 
     wide = logits_of((6, 14), dtype)
@@ -712,7 +733,7 @@ def test_any_strides_without_a_copy(dtype):
 
 
 def test_class_axis_of_images():
-    """NCHW in memory of either order; the gradient in the memory order of the logits."""
+    """NCHW and channels-last images agree with torch; the gradient has the logits' strides."""
     z = torch.randn(2, 5, 4, 3)
     y = torch.randint(5, (2, 4, 3))
     for order in (torch.contiguous_format, torch.channels_last):

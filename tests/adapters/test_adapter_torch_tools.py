@@ -1,4 +1,4 @@
-"""fusedce.adapters.torch under torch's own tools, and its gradients to the last bit."""
+"""fusedce.adapters.torch with torch's own tools; gradients that are bit for bit fusedce's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ operators = pytest.importorskip("fusedce.adapters.torch_operators")
 
 Y = torch.tensor([1, 2, -100, 0, 6])
 Z = torch.randn(5, 7, generator=torch.Generator().manual_seed(0)) * 4
-# 64ths: the same numbers in every dtype
+# Multiples of 1/64 are exact in every dtype.
 T = torch.rand(5, 7, generator=torch.Generator().manual_seed(1)).mul(64).round() / 64
 LOSSES = {
     "cross_entropy": (lambda z, **k: fused.cross_entropy(z, Y, **k)),
@@ -35,7 +35,7 @@ LOSSES = {
     "focal": (lambda z, **k: fused.sigmoid_focal_loss(z, T.to(z.dtype), **k)),
     "softmax focal": (lambda z, **k: fused.softmax_focal_loss(z, Y, **k)),
 }
-# torch's own, where its transforms and its compiler are first imported
+# torch raises this warning itself when its transforms and its compiler are first imported.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 each_loss = pytest.mark.parametrize("name", LOSSES)
 each_reduction = pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -63,18 +63,21 @@ def numpy(x):
 
 
 def gradient(loss, z, upstream=None, **options):
-    """By autograd."""
+    """The gradient of ``loss`` by ``z``, from autograd."""
     return torch.autograd.grad(loss, z, upstream, **options)[0]
 
 
-# --------------------------------------------------------------------- to the last bit
+# --------------------------------------------------------------------- upstream gradients
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("up", UPSTREAM)
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_upstream_gradient_is_a_factor_of_the_engine(reduction, up, dtype):
-    """Bit for bit what the engine makes of it, also where a product of halves would underflow."""
+    """The gradient is bit for bit fusedce's with the upstream gradient as sample_weight.
+
+    Also where the product of two half-precision numbers would underflow.
+    """
     z = leaf(Z.to(getattr(torch, dtype)))
     factor = UPSTREAM[up]
     loss = fused.cross_entropy(z, Y, reduction=reduction)
@@ -86,9 +89,9 @@ def test_upstream_gradient_is_a_factor_of_the_engine(reduction, up, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("name", [n for n in LOSSES if n != "probabilities"])  # sigmoid rounds too
+@pytest.mark.parametrize("name", [n for n in LOSSES if n != "probabilities"])  # sigmoid rounds
 def test_upstream_gradient_of_each_loss(name, dtype):
-    """Not uniform, nought at first, beyond float16 at the end."""
+    """Each loss multiplies by upstream gradients that differ by row: 0, 1, -2.5, 65536, 0.3."""
     z = leaf(Z.to(getattr(torch, dtype)))
     wide = leaf(z.double())
     loss = LOSSES[name](z, reduction="none")
@@ -99,7 +102,7 @@ def test_upstream_gradient_of_each_loss(name, dtype):
     got = gradient(loss, z, up).double()
     unit = {"float32": 1e-5, "float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype]
     near = torch.isclose(got, want, rtol=1.01 * unit, atol=2.0**-25 if dtype == "float16" else 1e-7)
-    assert near.all() or not torch.isfinite(got[~near]).any()  # 65536 is beyond float16
+    assert near.all() or not torch.isfinite(got[~near]).any()  # 65536 overflows float16
 
 
 def test_a_kept_gradient_is_handed_over():
@@ -113,7 +116,7 @@ def test_a_kept_gradient_is_handed_over():
 
 
 def watched(monkeypatch):
-    """What the engine is asked for."""
+    """A list to which each computation appends "loss" or "gradient"."""
     calls, real = [], operators.run
 
     def call(*args, **options):
@@ -142,7 +145,10 @@ def test_nothing_is_computed_that_nobody_asked_for(name, reduction, monkeypatch)
 
 
 def test_gradients_are_kept_while_upstream_gradients_are_one(monkeypatch):
-    """A scaled loss costs one gradient for nothing; then they are computed when asked for."""
+    """The forward pass computes the gradient while the upstream gradients are 1.
+
+    The first scaled loss wastes one gradient; after it, only the backward pass computes one.
+    """
     calls = watched(monkeypatch)
     for scale, expected in (
         (1.0, ["gradient"]), (8.0, ["gradient", "gradient"]), (8.0, ["loss", "gradient"]),
@@ -179,7 +185,7 @@ def test_gradcheck(name, reduction):
 
 @each_loss
 def test_backward_twice_and_two_losses(name):
-    """A retained graph, and two losses of the same logits, add up."""
+    """Gradients add up over two backward passes and over two losses of the same logits."""
     z = leaf()
     loss = LOSSES[name](z, reduction="sum")
     first = gradient(loss, z, retain_graph=True)
@@ -194,7 +200,7 @@ def test_backward_twice_and_two_losses(name):
 
 @each_loss
 def test_transforms(name):
-    """Gradients of each sample, by vmap over grad; Jacobians."""
+    """vmap over grad gives the gradient of each sample, and jacrev the Jacobian."""
     z = Z[None].repeat(3, 1, 1) * torch.tensor([1.0, 0.5, 2.0])[:, None, None]
     per_sample = torch.func.vmap(torch.func.grad(lambda z: LOSSES[name](z, reduction="sum")))(z)
     for k in range(3):
@@ -210,7 +216,7 @@ def test_transforms(name):
 
 @each_loss
 def test_checkpoint(name):
-    """The forward pass run again in the backward pass."""
+    """Under checkpoint, which repeats the forward pass, the gradient is bit for bit the same."""
     from torch.utils.checkpoint import checkpoint
 
     z = leaf()
@@ -226,7 +232,10 @@ def test_checkpoint(name):
 
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpoints_of_scaled_losses(reentrant):
-    """What is saved does not depend on the upstream gradients of other losses."""
+    """Two checkpointed losses with a scale agree with torch.
+
+    What a checkpoint saves must not depend on the upstream gradients of other losses.
+    """
     from torch.utils.checkpoint import checkpoint
 
     def both(z, loss):
@@ -243,7 +252,7 @@ def test_checkpoints_of_scaled_losses(reentrant):
 
 
 def test_batches_of_upstream_gradients():
-    """Of vmap over a backward pass, which does not say what they are."""
+    """Batches of upstream gradients, whose values vmap does not reveal, give correct gradients."""
     z = leaf()
     loss = fused.cross_entropy(z, Y)
     ups = torch.tensor([1.0, 0.3, 2.0])
@@ -268,9 +277,9 @@ def test_a_kept_gradient_that_was_changed_is_not_handed_over_again():
         gradient(loss, z)
 
 
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # of comparing shapes
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # it warns that shapes are compared
 def test_tracers():
-    """The operators are what a tracer sees, with and without gradients."""
+    """A traced graph contains fusedce's operators and gives the same numbers."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
     def step(z, y):
@@ -312,7 +321,7 @@ HELD = """
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux says what is held")
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_memory_is_not_above_torchs(reduction):
-    """64 MB of logits: the most that is held beside them, forward and backward."""
+    """The peak memory of both passes over 64 MB of logits is at most 1.05 times torch's."""
     peaks = []
     for who in ("ours", "theirs"):
         command = [sys.executable, "-c", textwrap.dedent(HELD), who, reduction]
@@ -322,7 +331,7 @@ def test_memory_is_not_above_torchs(reduction):
 
 
 def test_upstream_gradients_of_any_layout():
-    """Expanded, columns first, every other one."""
+    """Expanded, column-major and strided upstream gradients agree with torch."""
     z = torch.randn(6, 4)
     t = torch.rand(6, 4)
     ups = {
@@ -337,7 +346,7 @@ def test_upstream_gradients_of_any_layout():
 
 
 def test_grad_scaler():
-    """A scaled loss in half precision: no gradient is lost below the smallest half."""
+    """A scaled loss in half precision: no gradient component underflows."""
     z = torch.zeros(4096, 8, dtype=torch.float16)
     y = torch.arange(4096) % 8
     scaler = torch.amp.GradScaler("cpu", init_scale=65536.0)
@@ -354,7 +363,10 @@ def test_grad_scaler():
 
 
 def test_in_place():
-    """The gradient lies where the logits were, and whoever needs the logits hears of it."""
+    """inplace=True writes the gradient over the logits.
+
+    torch raises an error if an earlier operation needs the logits.
+    """
     for loss_of in ("cross_entropy", "bce", "focal", "softmax focal"):
         z = leaf()
         want = gradient(LOSSES[loss_of](z, reduction="sum"), z)
@@ -365,7 +377,7 @@ def test_in_place():
         assert got.data_ptr() == logits.data_ptr()
         torch.testing.assert_close(gradient(loss, logits, torch.tensor(0.3)), 0.3 * want)
         torch.testing.assert_close(logits.detach(), want, rtol=0, atol=0)
-    for loss_of in ("cross_entropy", "focal"):  # a factor a row, and one an element
+    for loss_of in ("cross_entropy", "focal"):  # one factor for each row, or for each element
         z = leaf(Z[:, :5])
         y, t = Y.clamp(max=4), T[:, :5]
         losses = {
@@ -385,14 +397,14 @@ def test_in_place():
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
     before = Z.clone()
-    fused.cross_entropy(Z, Y, inplace=True)  # no gradient, nothing to write
+    fused.cross_entropy(Z, Y, inplace=True)  # nothing is written, because no gradient is asked for
     assert torch.equal(Z, before)
     with pytest.raises(IndexError, match="target 101"):
         fused.cross_entropy(z * 1.0, Y + 100, inplace=True)
 
 
 def test_threads():
-    """Forward and backward in many Python threads at once."""
+    """Six Python threads at once get bit for bit the gradient of a single one."""
     z = torch.randn(64, 1000)
     y = torch.randint(1000, (64,))
     one = leaf(z)
@@ -418,7 +430,7 @@ def test_threads():
 
 
 def operands(name, reduction, z):
-    """What an operator is called with, as the public function calls it."""
+    """The arguments with which the public function calls an operator."""
     seen = []
     real = operators._Loss
 
@@ -452,7 +464,7 @@ def test_opcheck(name, reduction):
 @each_loss
 @each_reduction
 def test_compile(name, reduction):
-    """One graph for any batch, forward and backward."""
+    """torch.compile makes one graph of a step, with the loss and gradient of eager mode."""
     torch._dynamo.reset()
 
     def step(z, scale):
@@ -467,7 +479,7 @@ def test_compile(name, reduction):
 
 
 def test_compile_for_any_batch():
-    """Sizes that differ from call to call do not compile again."""
+    """Batches of other sizes do not make torch.compile compile again."""
     from torch._dynamo.testing import CompileCounterWithBackend
 
     torch._dynamo.reset()
@@ -485,7 +497,7 @@ def test_compile_for_any_batch():
 
 
 def test_compile_by_inductor():
-    """With the compiler that people use, where there is one."""
+    """The default backend of torch.compile, inductor, agrees with torch."""
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
@@ -514,7 +526,7 @@ def test_compiled_code_is_not_written_to():
 
 
 def test_export():
-    """One operator in the exported graph, for any batch."""
+    """torch.export makes a graph with one operator, which works for any batch size."""
 
     class Model(torch.nn.Module):
         def forward(self, z, y):
@@ -532,7 +544,10 @@ def test_export():
 
 
 def test_tensors_on_a_gpu_go_to_the_engine_as_they_are(monkeypatch):
-    """Detached, with buffers of torch's for the results; here on tensors that are not there."""
+    """GPU tensors are passed on detached, with torch tensors as buffers for the results.
+
+    CPU tensors stand for them here.
+    """
     monkeypatch.setattr(operators, "_array", lambda x: x if x is None else x.detach())
     seen = {}
     real = operators.run
@@ -555,7 +570,7 @@ def test_tensors_on_a_gpu_go_to_the_engine_as_they_are(monkeypatch):
 
 
 def test_digits_trained_by_either_loss():
-    """The same network, the same seed: the same curve of losses for 200 steps."""
+    """A network trained with either loss has the same loss curve for 200 steps."""
     datasets = pytest.importorskip("sklearn.datasets")
     x, y = datasets.load_digits(return_X_y=True)
     x, y = torch.tensor(x / 16, dtype=torch.float32), torch.tensor(y)

@@ -1,8 +1,8 @@
 """fusedce.adapters.torch under torch.func and the tools of autograd, on samples of torch's tests.
 
 The samples are those of torch's own database of operators (OpInfo), upon which functorch's test_ops
-is built; each check here is one of its tests: vjp, grad, vmap, vmapvjp, vjpvmap, jvp. What is right
-is told by torch's loss and its autograd, one member of a batch at a time.
+is built; each check here is one of its tests: vjp, grad, vmap, vmapvjp, vjpvmap, jvp. The reference
+is torch's loss and its autograd, for one member of a batch at a time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ F = torch.nn.functional
 fused = pytest.importorskip("fusedce.adapters.torch")
 operators = pytest.importorskip("fusedce.adapters.torch_operators")
 
-# torch's own, where its transforms and its compiler are first imported
+# torch raises this warning itself when its transforms and its compiler are first imported.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 OPS = (
     "cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits",
@@ -48,8 +48,8 @@ ALL = LOSSES | MODULES
 each_loss = pytest.mark.parametrize("name", LOSSES)
 each = pytest.mark.parametrize("name", ALL)
 
-# In a process of its own: the import sets flags of torch and of hypothesis for all that follows. Of
-# the module that torch does not bring along it takes a base class of tests.
+# Runs in another process, because the import changes settings of torch and hypothesis. expecttest
+# does not come with torch; only its base class of tests is needed, so a stub replaces it.
 SAMPLES = """
     import sys, types, unittest, torch
     sys.modules.setdefault("expecttest", types.SimpleNamespace(TestCase=unittest.TestCase))
@@ -69,7 +69,7 @@ SAMPLES = """
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory):
-    """By operator: (input, target, options)."""
+    """Fixture: for each operator the samples (input, target, options)."""
     path = tmp_path_factory.mktemp("samples") / "samples.pt"
     command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(SAMPLES), str(path), *OPS]
     subprocess.run(command, check=True, timeout=300)
@@ -83,7 +83,7 @@ def leaf(z=Z):
 
 
 def spread(x):
-    """The same numbers, every other place."""
+    """The same numbers with a stride of 2 along the last axis."""
     return torch.stack([x, x + 1], -1)[..., 0]
 
 
@@ -107,7 +107,10 @@ def close(ours, theirs):
 
 @each_op
 def test_vjp(op, samples):
-    """Outside of the transform that made it, as torch.func's users call it, in any layout."""
+    """The function that vjp returns gives torch's gradients when it is called afterwards.
+
+    Also for strided logits and upstream gradients.
+    """
     for z, y, options in samples[op]:
         want, want_grad = torchs(op, z, y, options)
         for x in (z, spread(z)):
@@ -131,12 +134,15 @@ def test_grad(op, samples):
 
 
 def some(samples, op):
-    """Enough of them for all choices of what is batched; nll_loss is torch's own."""
+    """Every fourth sample, of nll_loss every 20th: nll_loss is torch's own function."""
     return samples[op][:: 20 if op == "nll_loss" else 4]
 
 
 def batches(tensors):
-    """Each choice of what is batched, at either end: (in_dims, arguments, their members)."""
+    """For each choice of the batched tensors: (in_dims, arguments, members of the batch).
+
+    The batch axis is the first or the last one.
+    """
     for which in itertools.product((None, 0, -1), repeat=len(tensors)):
         if all(d is None for d in which):
             continue
@@ -163,7 +169,7 @@ def parts(z, y, options):
 
 @each_op
 def test_vmap(op, samples):
-    """Over any of logits, targets and weights."""
+    """vmap over any of logits, targets and weights agrees with torch."""
     for z, y, options in some(samples, op):
         tensors, call = parts(z, y, options)
         for dims, batch, members in batches(tensors):
@@ -173,7 +179,7 @@ def test_vmap(op, samples):
 
 @each_op
 def test_vmap_of_vjp(op, samples):
-    """Over logits, targets and upstream gradients."""
+    """vmap of vjp over any of logits, targets and upstream gradients agrees with torch."""
     for z, y, options in some(samples, op):
         up = upstream(getattr(F, op)(z, y, **options))
         for dims, batch, members in batches((z, y, up)):
@@ -200,7 +206,7 @@ def test_vjp_of_vmap(op, samples):
 
 @each_op
 def test_gradcheck(op, samples):
-    """First order, with batches of upstream gradients, against differences."""
+    """First derivatives, also with batched upstream gradients, agree with finite differences."""
     for z, y, options in samples[op][::2]:
         assert torch.autograd.gradcheck(
             lambda z, y=y, options=options: getattr(fused, op)(z, y, **options), leaf(z),
@@ -208,11 +214,11 @@ def test_gradcheck(op, samples):
         )  # fmt: skip
 
 
-# --------------------------------------------------------------------- reverse mode, elsewhere
+# --------------------------------------------------------------------- other reverse-mode tools
 
 
 def reference(name, reduction, z=Z, up=None):
-    """torch's; of focal losses ours, whose gradients others check."""
+    """(loss, gradient) of torch; of focal losses our own, which other tests check."""
     z = leaf(z)
     own = "focal" in name.lower()
     loss = ALL[name](z, fused if own or name in MODULES else F, reduction=reduction)
@@ -266,7 +272,7 @@ def test_functional_call_of_a_model(name):
 @each_loss
 @each_reduction
 def test_hooks_of_gradients(name, reduction):
-    """A tensor's hook, one of its accumulation and one of the node each see the gradient."""
+    """A tensor hook, a post-accumulate hook and a node hook are each called with the gradient."""
     z = leaf()
     logits = z * 1
     seen = []
@@ -283,7 +289,7 @@ def test_hooks_of_gradients(name, reduction):
 @pytest.mark.filterwarnings("ignore:Using backward.. with create_graph=True")
 @each_loss
 def test_one_graph_for_first_derivatives_of_both_kinds(name):
-    """With a graph for the next derivative and without, in any order, the same numbers."""
+    """create_graph=True and False give the same gradient, in any order."""
     z = leaf()
     loss = LOSSES[name](z, reduction="mean")
     want = torch.autograd.grad(loss, z, retain_graph=True)[0]
@@ -296,7 +302,7 @@ def test_one_graph_for_first_derivatives_of_both_kinds(name):
     torch.testing.assert_close(z.grad.detach(), want, rtol=1e-6, atol=1e-8)
 
 
-# --------------------------------------------------------------------- what there is not
+# --------------------------------------------------------------------- not supported
 
 
 @each_loss
@@ -319,7 +325,7 @@ def test_second_derivatives_are_refused_where_they_are_taken(name, reduction):
 
 
 def test_second_derivatives_in_place():
-    """The logits are gone: the graph cannot be made."""
+    """With inplace=True, create_graph=True raises an error: the logits are overwritten."""
     z = leaf()
     loss = fused.cross_entropy(z * 1, Y, inplace=True)
     with pytest.raises(RuntimeError, match="first derivatives"):
@@ -348,13 +354,13 @@ FORWARD = {
 @pytest.mark.parametrize("mode", FORWARD)
 @each_loss
 def test_forward_mode_is_refused(name, mode):
-    """In one sentence, with what to do."""
+    """Forward mode raises an error that says what to use instead."""
     with pytest.raises(RuntimeError, match=r"no forward-mode derivatives.*take torch\.func\.vjp"):
         FORWARD[mode](lambda z: LOSSES[name](z, reduction="mean"))
 
 
 def test_forward_mode_by_targets_and_by_upstream_gradients_is_refused():
-    """Not left out without a word."""
+    """Tangents of targets and of upstream gradients raise an error and are not omitted."""
     forward = torch.autograd.forward_ad
     with pytest.raises(RuntimeError, match="no forward-mode"):
         dual(lambda t: fused.binary_cross_entropy_with_logits(Z, t))
@@ -367,7 +373,7 @@ def test_forward_mode_by_targets_and_by_upstream_gradients_is_refused():
 
 
 def test_tangents_of_others_are_no_error():
-    """A loss of constants beside a function with tangents, and a backward pass."""
+    """In forward mode, a loss without tangents and a backward pass work."""
     value, tangent = torch.func.jvp(lambda x: x.sum() + fused.cross_entropy(Z, Y), (Z,), (Z,))
     torch.testing.assert_close(value, Z.sum() + F.cross_entropy(Z, Y))
     torch.testing.assert_close(tangent, Z.sum())
@@ -379,7 +385,7 @@ def test_tangents_of_others_are_no_error():
 
 @pytest.mark.parametrize("mode", ["jvp", "dual"])
 def test_forward_mode_of_traced_code_is_refused(mode):
-    """Compiled in it, around it, or exported: an operator would give a tangent of 0."""
+    """Forward mode of compiled or exported code raises; an operator would give a tangent of 0."""
 
     class Model(torch.nn.Module):
         def forward(self, z):
@@ -407,7 +413,7 @@ def test_forward_mode_of_traced_code_is_refused(mode):
 
 # --------------------------------------------------------------------- compiled autograd
 
-# torch's own, which looks at the gradient of every input
+# torch raises this warning itself, because compiled autograd reads .grad of every input.
 of_compiled_autograd = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 SCALED = {"mean": [1.0, 0.3], "sum": [-2.0], "none": [1.0, 0.3]}
 
@@ -416,7 +422,7 @@ SCALED = {"mean": [1.0, 0.3], "sum": [-2.0], "none": [1.0, 0.3]}
 @each_loss
 @each_reduction
 def test_compiled_autograd_of_an_eager_forward_pass(name, reduction, monkeypatch):
-    """Whole, for any upstream gradient, and soon without a new graph."""
+    """One graph without breaks for any upstream gradient; later calls compile no new graph."""
     from torch._dynamo.testing import CompileCounterWithBackend
 
     monkeypatch.setattr(operators, "_ones", {})
@@ -440,7 +446,7 @@ def test_compiled_autograd_of_an_eager_forward_pass(name, reduction, monkeypatch
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("scale", [1.0, 0.3])
 def test_compiled_autograd_of_a_step(scale, inplace, monkeypatch):
-    """By torch's setting, over a compiled and an eager forward pass, and in place."""
+    """With compiled_autograd set in torch, eager, compiled and in-place steps agree with torch."""
     monkeypatch.setattr(operators, "_ones", {})
     torch._dynamo.reset()
 

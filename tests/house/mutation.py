@@ -1,10 +1,10 @@
-"""Break the package in many ways, one at a time, and show that each break turns the suite red.
+"""Mutation test: change the code in one place at a time and show that a test then fails.
 
-    python -m tests.house.mutation            all of them, a table at the end
-    python -m tests.house.mutation gamma nan  those whose name holds one of the words
+    python -m tests.house.mutation            all mutations, with a table at the end
+    python -m tests.house.mutation gamma nan  those whose name contains one of the words
 
-Works on a copy in a temporary folder. The tests named by a mutation are those that must see it;
-all of them first pass on the copy as it is. Exit status 1 if a mutation survives.
+Works on a copy in a temporary folder. Each mutation names the test that must fail; all of these
+tests must first pass on the unchanged copy. Exit status 1 if a test passes despite its mutation.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ ORDERS = STREAMS + "test_orders_of_logits_and_gradients[float32-few classes]"
 
 
 class Mutation(NamedTuple):
-    """A break: a text (all its occurrences), what it becomes, the test that must see it."""
+    """A text whose occurrences in a file are replaced, and the test that must then fail."""
 
     name: str
     file: str
@@ -69,7 +69,7 @@ ELEMENTS, LOOPS = "kernels/cpu/elementwise.py", "kernels/cpu/vector_loops.py"
 ELEMENT_LOSSES, GRADIENTS = "kernels/cpu/element_losses.py", "kernels/cpu/row_gradients.py"
 DRIVER, LABELS, MOVERS = (f"kernels/cpu/{n}.py" for n in ("runtime", "labels", "packing"))
 DISTRIBUTION = "kernels/cpu/distribution_rows.py"
-PYTHON = (CALL, REPLAY)  # compiles nothing
+PYTHON = (CALL, REPLAY)  # files whose functions are not compiled
 MUTATIONS = [
     Mutation("mean denominator counts rows, not weights", "fusedce/backends/cpu.py",
              "elements = -1.0 if call.by_row", "elements = 1.0 if call.by_row", INDEX),
@@ -199,7 +199,7 @@ MUTATIONS = [
 
 
 def copied(folder):
-    """The sources and tests of this checkout, elsewhere."""
+    """A copy of the sources and tests of this checkout in a folder."""
     tree = Path(folder) / "tree"
     tree.mkdir()
     for name in ("fusedce", "kernels", "tests"):
@@ -210,7 +210,10 @@ def copied(folder):
 
 
 def verdict(tree, tests, cache=None):
-    """Run tests in a copy: "green" or "red", and what was said; anything else is an error."""
+    """Run tests in a copy; "green" if all pass, "red" if one fails or crashes, and the output.
+
+    Any other exit status of pytest raises a RuntimeError.
+    """
     env = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     if cache is not None:
         env["NUMBA_CACHE_DIR"] = str(cache)
@@ -219,20 +222,20 @@ def verdict(tree, tests, cache=None):
         command, cwd=tree, env=env, capture_output=True, text=True, check=False, timeout=600
     )
     said = done.stdout + done.stderr
-    if done.returncode in (0, 1) or done.returncode < 0:  # < 0: the break crashed the process
+    if done.returncode in (0, 1) or done.returncode < 0:  # < 0: the process crashed
         return "red" if done.returncode else "green", said
     raise RuntimeError(said)
 
 
 def mutated(tree, mutation, cache=None):
-    """Apply a mutation to a copy, run its test there, take the mutation back."""
+    """Apply a mutation to a copy, run its test there and undo the mutation."""
     path = tree / mutation.file
     before = path.read_text()
     if mutation.old not in before:
         raise LookupError(f"{mutation.name}: {mutation.file} holds no {mutation.old!r}")
     path.write_text(before.replace(mutation.old, mutation.new))
     try:
-        # What is not compiled needs no cache of its own.
+        # A mutation of compiled code needs a cache of its own.
         own = cache if mutation.file not in PYTHON else None
         return verdict(tree, [mutation.test], own)
     finally:

@@ -1,4 +1,4 @@
-"""Mixed calls for a long time: each gives the bits it gave before, and memory does not grow.
+"""Soak test: repeated random calls give the same bits, and the memory does not grow.
 
 ``make soak``, or ``python -m tests.house.soak --seconds 60``. Loss, shape, dtype, layout, targets
 and option of a call are drawn at random, and one call in eight has something wrong with it.
@@ -19,7 +19,7 @@ import numpy as np
 
 import fusedce
 
-LIMIT = 32 << 20  # bytes: what allocators keep; a leak of 1 KB a call is 50 MB in a minute
+LIMIT = 32 << 20  # bytes that allocators may keep; a leak of 1 KB per call is 50 MB in a minute
 SHAPES = ((1, 2), (32, 10), (3, 1000), (200, 80), (2, 3, 40, 40), (4000, 7), (2, 70_000))
 DTYPES = (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)
 LAYOUTS = ("as it is", "Fortran", "reversed", "every second")
@@ -32,7 +32,7 @@ WRONG = ("label", "shape", "dtype", "label_smoothing")
 
 
 def resident():
-    """Bytes of memory that this process has."""
+    """The resident memory of this process in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmRSS:"))
 
@@ -47,7 +47,7 @@ def laid(array, layout):
 
 
 def inputs(shape, dtype, layout, dense):
-    """(logits, targets), the same for the same words."""
+    """(logits, targets), the same for the same arguments."""
     rng = np.random.default_rng(shape[1])
     logits = rng.normal(size=shape).astype(dtype)
     targets = rng.integers(0, shape[1], (shape[0], *shape[2:]))
@@ -57,7 +57,7 @@ def inputs(shape, dtype, layout, dense):
 
 
 def option(name, classes):
-    """One option by its name."""
+    """The option of this name with a value; no option for an empty name."""
     values = {
         "weight": np.linspace(0.5, 2, classes), "label_smoothing": 0.1, "reduction": "none",
         "return_grad": False, "sample_weight": np.float32(2),
@@ -66,13 +66,13 @@ def option(name, classes):
 
 
 def bits(result):
-    """A number that stands for all bits of a result."""
+    """A hash of all bytes of a result."""
     results = result if isinstance(result, tuple) else (result,)
     return hash(tuple(np.asarray(a).tobytes() for a in results))
 
 
 def refused(wrong, logits, targets):
-    """Whether a call with something wrong in it is an error."""
+    """Whether a call with an invalid argument raises an error."""
     options = {"label_smoothing": 2.0} if wrong == "label_smoothing" else {}
     if wrong == "label":
         targets = np.full((len(logits), *logits.shape[2:]), logits.shape[1])
@@ -88,7 +88,7 @@ def refused(wrong, logits, targets):
 
 
 class Soak:
-    """Calls from several threads, and what they gave."""
+    """Calls from several threads, and the hash of the first result of each kind of call."""
 
     def __init__(self):
         self.seen = {}
@@ -106,7 +106,7 @@ class Soak:
         self.calls += 1
 
     def everything_once(self):
-        """Compile all there is to compile, before memory is looked at."""
+        """Compile the kernels of all losses, shapes and dtypes before the memory is measured."""
         for words in itertools.product(SHAPES, DTYPES, LAYOUTS[:1], (True, False), LOSSES, [""]):
             self.call(*words)
 
@@ -128,7 +128,7 @@ class Soak:
             self.failure = error
 
     def run(self, seconds, threads):
-        """Bytes of growth since a fifth of the time had passed."""
+        """Run the threads; return the growth of the memory in bytes after a fifth of the time."""
         self.everything_once()
         begin = time.monotonic()
         self.end = begin + seconds

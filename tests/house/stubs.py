@@ -1,7 +1,7 @@
-"""``python -m tests.house.stubs`` writes what follows from the public functions.
+"""``python -m tests.house.stubs`` writes two files that follow from the public functions.
 
 * fusedce/__init__.pyi, which type checkers read: the types of every option, from the signatures
-  that ``help`` shows, and what is returned for ``return_grad`` and ``return_hessian``.
+  that ``help`` shows, and the return types for ``return_grad`` and ``return_hessian``.
   test_typing.py checks that it is up to date.
 * The table of losses in README.md, from the list of losses. test_readme.py checks it.
 """
@@ -45,13 +45,14 @@ __all__: list[str]
 class _Options(TypedDict, total=False):
 """
 ALIASES = {Activation: "Activation", Reduction: "Reduction"}
-WORDS = {"float": "_Float", "int": "_Int", "bool": "_Bool"}  # NumPy's numbers are taken as well
-# Options that each function names itself: their defaults differ, or they say what comes back.
+WORDS = {"float": "_Float", "int": "_Int", "bool": "_Bool"}  # NumPy's scalars are accepted too
+# Options that each function declares itself: their defaults differ, or the return type depends on
+# them.
 OWN = ("activation", "return_grad", "return_hessian")
 SHARED = [name for name in TYPES if name not in OWN]
 TRUE, FALSE = "Literal[True]", "Literal[False]"
-# return_grad, return_hessian, what comes back; at last for arrays of other libraries, or for flags
-# that are known only when the call runs.
+# return_grad, return_hessian, return type. The last one is for arrays of other libraries, and for
+# flags that are known only when the call runs.
 RESULTS = (
     (f"{TRUE} = True", f"{FALSE} = False", "tuple[Any, _A]"),
     (f"{TRUE} = True", TRUE, "tuple[Any, _A, _A]"),
@@ -70,18 +71,18 @@ def written(annotation: Any) -> str:
 
 
 def taken(annotation: Any) -> str:
-    """The same of a parameter."""
+    """An annotation of a parameter as text; NumPy's scalars are accepted too."""
     return re.sub(r"\b(float|int|bool)\b", lambda word: WORDS[word[0]], written(annotation))
 
 
 def parameter(p: inspect.Parameter, instead: dict[str, str]) -> str:
-    """A parameter with its type and default, if it is not to be written otherwise."""
+    """A parameter with its type and default, or with the text in ``instead``."""
     default = "" if p.default is p.empty else f" = {p.default!r}".replace("'", '"')
     return f"{p.name}: {instead.get(p.name, taken(p.annotation) + default)}"
 
 
 def definition(name: str, back: str, instead: dict[str, str]) -> str:
-    """One declaration of a function; the options of every loss together."""
+    """One declaration of a function; the options that all losses share are one TypedDict."""
     signature = inspect.signature(getattr(fusedce, name))
     found = signature.parameters.values()
     shared = set(SHARED if "return_grad" in signature.parameters else ())
@@ -94,7 +95,7 @@ def definition(name: str, back: str, instead: dict[str, str]) -> str:
 
 
 def declared(name: str) -> str:
-    """All declarations of a public function."""
+    """All declarations of a public function: of a loss, one for each return type."""
     signature = inspect.signature(getattr(fusedce, name))
     if "return_grad" not in signature.parameters:
         return definition(name, written(signature.return_annotation), {})
@@ -107,13 +108,13 @@ def declared(name: str) -> str:
 
 
 def stubs() -> str:
-    """The whole file."""
+    """The text of fusedce/__init__.pyi."""
     options = "".join(f"    {n}: {taken(TYPES[n])}\n" for n in SHARED)
     return HEAD + options + "\n" + "".join(map(declared, sorted(fusedce.__all__)))
 
 
 def row(loss: Loss) -> str:
-    """A loss in the table of README.md: call with own options, activations, what it is, source."""
+    """A row of README.md's table of losses: call with own options, activations, summary, source."""
     own = [p for p in inspect.signature(loss.function).parameters.values()
            if p.name not in {*TYPES, "logits", "targets"}]  # fmt: skip
     words = ["z", "y", *(f"{p.name}={p.default!r}".replace("'", '"') for p in own)]
@@ -122,7 +123,7 @@ def row(loss: Loss) -> str:
 
 
 def with_table(readme: str) -> str:
-    """README.md with the table of losses between its marks."""
+    """README.md with the table of losses between its markers."""
     start, end = readme.index(BEGIN) + len(BEGIN), readme.index(END)
     table = "".join(row(loss) for _, loss in sorted(LOSSES.items()))
     return readme[:start] + TABLE + table + readme[end:]

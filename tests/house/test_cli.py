@@ -1,4 +1,4 @@
-"""python -m fusedce: warmup compiles what calls need, doctor says what is there."""
+"""python -m fusedce: warmup compiles kernels in advance, doctor describes the installation."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ USUAL = """
 
 
 def test_warmup(tmp_path):
-    """What it compiled, later processes do not."""
+    """Later processes load the kernels that warmup compiled and compile none of them again."""
     done = run("warmup", "--loss", "log_sigmoid", "--dtype", "float32", NUMBA_CACHE_DIR=tmp_path)
     assert done.returncode == 0, done.stderr
     found = run_script(USUAL, tmp_path)
@@ -51,7 +51,7 @@ def test_warmup(tmp_path):
 
 @pytest.mark.slow(reason="compiles kernels into an empty cache")
 def test_warmup_for_a_gpu(tmp_path):
-    """Of another architecture than the one here, if there is any; the second time from disk."""
+    """warmup --cuda compiles for an architecture that is not here; the second time from disk."""
     pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
     chosen = ("--loss", "log_softmax", "--dtype", "float16")
     for fresh in (True, False):
@@ -69,7 +69,7 @@ def test_warmup_for_a_gpu(tmp_path):
 
 
 def test_warmup_covers_every_function():
-    """Each public function that has kernels, in every dtype there is."""
+    """warmup covers each public function that has kernels, in every dtype."""
     import fusedce
     from tests.house.test_house import PUBLIC
 
@@ -112,14 +112,14 @@ COVERED = """
 
 
 def test_warmup_covers_usual_calls():
-    """After it a process compiles nothing for shapes, layouts and options of every day."""
+    """After warmup, calls with usual shapes, layouts and options compile nothing."""
     found = run_script(COVERED, os.environ.get("NUMBA_CACHE_DIR", ""))
     assert found["later"] == []
 
 
 @pytest.mark.parametrize("rich", [True, False])
 def test_warmup_has_a_line_for_each_step(rich, monkeypatch, capsys):
-    """Where no terminal would draw a bar, and where rich is not installed."""
+    """Without a terminal or without rich, warmup prints a line for each step, and no bar."""
     if not rich:
         monkeypatch.setitem(sys.modules, "rich.progress", None)
     assert __main__.main(["warmup", "--loss", "sigmoid", "--dtype", "float32"]) == 0
@@ -150,7 +150,7 @@ def test_warmup_of_a_cache_that_cannot_be_written(tmp_path):
     ],
 )
 def test_errors(arguments, says, capsys):
-    """One sentence, no usage before it."""
+    """A wrong argument gives status 2 and an error of one line, without the usage."""
     with pytest.raises(SystemExit) as stopped:
         __main__.main(arguments)
     assert stopped.value.code == 2
@@ -159,7 +159,10 @@ def test_errors(arguments, says, capsys):
 
 
 def test_doctor():
-    """A screen: 24 lines of 80 columns hold it, twice that with paths as long as these."""
+    """doctor prints all facts in fewer than 48 lines of 80 columns.
+
+    That is twice a screen of 24 lines, because the paths here are long.
+    """
     done = run("doctor", COLUMNS="80")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) < 48
@@ -172,7 +175,7 @@ def test_doctor():
 
 @pytest.mark.parametrize("columns", [20, 60, 200])
 def test_doctor_cuts_nothing(columns, tmp_path):
-    """However narrow the screen is, a path is in one line as it is, also one with a space."""
+    """doctor prints a path unchanged in one line, also with spaces and on a narrow screen."""
     folder = tmp_path / "a folder of a long name, as on Windows" / "x" / "another one that is long"
     done = run("doctor", COLUMNS=str(columns), NUMBA_CACHE_DIR=str(folder))
     lines = done.stdout.splitlines()
@@ -180,12 +183,12 @@ def test_doctor_cuts_nothing(columns, tmp_path):
     assert "\xa0" not in done.stdout
     assert any(f"{folder}{os.sep}" in line for line in lines)
     for line in lines:
-        if len(line) > max(40, columns):  # a path, or a name that is as long
+        if len(line) > max(40, columns):  # only a path or a single word may be longer
             assert os.sep in line or len(line[14:].split()) == 1
 
 
 def test_doctor_in_a_file(monkeypatch, capsys):
-    """Each fact is one line, whatever its length: to be searched, and sent to others."""
+    """In a file each fact is one line of any length, so that it can be searched and sent."""
     monkeypatch.delenv("COLUMNS", raising=False)
     assert __main__.main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -197,7 +200,7 @@ def test_doctor_in_a_file(monkeypatch, capsys):
 
 
 def test_help_reads_as_sentences(capsys):
-    """What each command does and may be given, without a wall of choices."""
+    """--help describes each command and its options in sentences, without lists of choices."""
     for words, says in (
         (["--help"], "compile the usual calls now"),
         (["warmup", "--help"], "--loss NAME only this function: cross_entropy"),
@@ -210,7 +213,7 @@ def test_help_reads_as_sentences(capsys):
 
 
 def test_doctor_imports_nothing_heavy():
-    """It looks for GPU libraries without loading them."""
+    """doctor finds out which GPU libraries are installed without importing them."""
     code = "import sys; from fusedce.tools import doctor; doctor.facts(); print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
@@ -227,7 +230,7 @@ def test_doctor_of_a_cache_that_cannot_be_written(tmp_path):
 
 
 class Driver:
-    """A CUDA driver: version 12.8, two GPUs."""
+    """Stub of the CUDA driver: by default version 12.8, with two GPUs."""
 
     def __init__(self, code=0, version=12080):
         self.code, self.version = code, version
@@ -247,7 +250,7 @@ class Driver:
 
 @pytest.mark.parametrize(("version", "extra"), [(12080, "cuda12"), (13010, "cuda13")])
 def test_doctor_of_gpus(version, extra, monkeypatch):
-    """Their names, the driver's version, and what to install for it."""
+    """doctor prints the names of the GPUs, the driver's version and which extra to install."""
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver(version=version))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     facts = list(doctor.gpu())
@@ -259,7 +262,7 @@ def test_doctor_of_gpus(version, extra, monkeypatch):
 
 
 def test_doctor_of_gpu_compilers(monkeypatch):
-    """Versions without importing; libraries that are not found are said to be missing."""
+    """doctor prints the versions of the GPU compilers and which libraries are not found."""
     versions = {"numba-cuda": "0.30.4", "cupy-cuda13x": "14.2.0"}
 
     def version(name):

@@ -1,4 +1,4 @@
-"""The rules of the house: who imports what, how long things are, what a docstring says."""
+"""Rules for the sources: imports, lengths of files and functions, contents of docstrings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SOURCES = sorted(FUSEDCE) + KERNELS
 PUBLIC = {
     *LOSSES, "apply", "log_sigmoid", "log_softmax", "prior_bias", "rule", "sigmoid", "softmax",
 }  # fmt: skip
-FRAMEWORKS = {  # whom an adapter may import, by the first word of its file
+FRAMEWORKS = {  # what an adapter may import, by the first word of its file name
     "": {"cupy", "tensorflow", "pandas", "sklearn"},
     "torch": {"torch"},
     "jax": {"jax", "jaxlib"},
@@ -33,7 +33,7 @@ each_source = pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relat
 
 
 def imports(path):
-    """Every module a file names in an import, wherever in it."""
+    """Every module that a file imports, at its top level or inside of functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (a.name for a in node.names)
@@ -48,7 +48,7 @@ def run(source, **where):
 
 
 def test_public_names():
-    """Exactly these, each under its own name, in a fresh process."""
+    """The package has exactly these public names, also in a new process."""
     assert set(fusedce.__all__) == PUBLIC
     assert len(fusedce.__all__) == len(PUBLIC)
     for name in PUBLIC:
@@ -62,7 +62,10 @@ def test_public_names():
 
 @pytest.mark.parametrize("name", sorted(PUBLIC))
 def test_docstrings(name):
-    """A sentence, a formula, parameters, errors and an example (--doctest-modules runs it)."""
+    """A docstring has a first sentence, a formula, parameters, errors and an example.
+
+    --doctest-modules runs the examples.
+    """
     text = inspect.getdoc(getattr(fusedce, name))
     first, *rest = text.split("\n")
     assert first.endswith((".", "..."))
@@ -89,7 +92,7 @@ def test_docstrings(name):
 
 @pytest.mark.parametrize("name", sorted(PUBLIC - {"rule", "prior_bias"}))
 def test_signatures(name):
-    """Arrays by position, everything else by name."""
+    """Only arrays (and the rule of apply) are positional; everything else is keyword-only."""
     kinds = {n: p.kind for n, p in inspect.signature(getattr(fusedce, name)).parameters.items()}
     first = {"apply": 3}.get(name, 1 if "softmax" in name or "sigmoid" in name else 2)
     by_name = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
@@ -98,7 +101,7 @@ def test_signatures(name):
 
 @each_source
 def test_length(path):
-    """No file above 400 lines, no function above 70."""
+    """No file has more than 400 lines, and no function more than 70."""
     text = path.read_text()
     assert len(text.splitlines()) <= 400
     for node in ast.walk(ast.parse(text)):
@@ -112,7 +115,7 @@ def test_length(path):
 
 @each_source
 def test_what_is_imported(path):
-    """Dependencies point one way, and no framework is named but by its own adapter."""
+    """Imports follow the layers, and only its own adapter imports a framework."""
     named = set(imports(path))
     adapts = (
         FRAMEWORKS.get(path.stem.split("_")[0], set()) if path.parent.name == "adapters" else set()
@@ -143,14 +146,17 @@ def test_kernels_know_no_loss_by_name():
 
 
 def test_no_loop_over_elements_outside_kernels():
-    """fusedce/ compiles nothing."""
+    """fusedce/ has no compiled code: it imports neither numba nor llvmlite."""
     for path in FUSEDCE:
         named = set(imports(path))
         assert not any(n.split(".")[0] in ("numba", "llvmlite") for n in named), path
 
 
 def test_rules_stand_where_the_stamp_looks():
-    """A rule elsewhere would be taken from disk after it has changed."""
+    """Rules are defined only in files whose content is part of the key of kernels on disk.
+
+    Otherwise a kernel on disk would be used after its rule has changed.
+    """
     for path in FUSEDCE:
         if path.parent.name != "losses" and path.name not in ("rules.py", "__init__.py"):
             makers = {"fusedce.kernels.rule.rule", "fusedce.kernels.scalar.scalar"}
@@ -166,7 +172,7 @@ def test_kernels_is_not_a_name_of_its_own(tmp_path):
 
 
 def test_import_brings_no_framework():
-    """Of what may be installed beside it: nothing that Numba does not bring itself."""
+    """Importing fusedce imports no framework, and of other packages only what Numba imports."""
     start, end = "import sys, numba, numpy, ml_dtypes;", "print(*sys.modules)"
     before, after = (
         {m.split(".")[0] for m in run(start + more + end, cwd=ROOT).stdout.split()}
@@ -179,13 +185,13 @@ def test_import_brings_no_framework():
 
 
 def test_typed_and_registered():
-    """The marker for type checkers is there, and each loss has a file of its own name."""
+    """py.typed exists, and each loss has a file of its own name."""
     assert (ROOT / "fusedce" / "py.typed").exists()
     losses = importlib.import_module("fusedce.losses")
     for name in losses.__all__:
         assert getattr(fusedce, name) is getattr(losses, name)
     files = {p.stem for p in (ROOT / "fusedce" / "losses").glob("*.py")}
-    files -= {"__init__", "apply", "declaration"}  # apply: any rule
+    files -= {"__init__", "apply", "declaration"}  # files that define no loss
     assert files == {n for n, loss in LOSSES.items() if loss.alias_of is None}, (
         "each file of fusedce/losses has one line in fusedce/losses/__init__.py"
     )

@@ -1,4 +1,4 @@
-"""Importing fusedce is cheap and drags no framework along."""
+"""Importing fusedce takes little time and imports no framework."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FRAMEWORKS = ("scipy", "torch", "jax", "jaxlib", "cupy", "pandas", "sklearn", "matplotlib")
-LIMIT = 0.2  # seconds beyond `import numba`
+LIMIT = 0.2  # seconds after `import numba`
 
 
 def python(code, **variables):
-    """What a fresh interpreter prints."""
+    """What a new interpreter prints when it runs the code."""
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, env=os.environ | variables,
         capture_output=True, text=True, check=True,
@@ -25,7 +25,7 @@ def python(code, **variables):
 
 
 def modules(code):
-    """What is loaded after some code, and not by NumPy and Numba alone (which try scipy)."""
+    """The modules that some code loads, without those of NumPy and Numba (which try scipy)."""
     show = "; import sys, json; print(json.dumps(sorted(sys.modules)))"
     return set(json.loads(python(code + show))) - set(json.loads(python(BASE + show)))
 
@@ -41,7 +41,7 @@ def test_loads_no_framework_and_no_cuda(call):
         code += f"; fusedce.focal({options})"
     loaded = modules(code)
     assert "fusedce" in loaded
-    frameworks = FRAMEWORKS[call:]  # a compilation makes Numba load scipy, where there is one
+    frameworks = FRAMEWORKS[call:]  # when Numba compiles, it imports scipy if installed
     assert [name for name in loaded if name.split(".")[0] in frameworks] == []
     assert [name for name in loaded if name.startswith(("numba.cuda", "numba_cuda"))] == []
 
@@ -69,7 +69,10 @@ def test_public_names_are_there(name):
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_coverage_of_a_project_that_compiles_nothing(when):
-    """With NUMBA_DISABLE_JIT the project's functions are Python's, and fusedce computes as ever."""
+    """With NUMBA_DISABLE_JIT=1, fusedce computes the same results.
+
+    A user sets it to measure coverage: Numba then compiles none of the user's functions.
+    """
     given = {"NUMBA_DISABLE_JIT": "1"} if when == "before" else {}
     python("""
         from typing import NamedTuple

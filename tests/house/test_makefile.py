@@ -1,4 +1,4 @@
-"""What `make` installs: torch for the CPU or none, and never PyPI's 6.5 GB of CUDA."""
+"""`make` installs a CPU build of torch or none, never PyPI's with 6.5 GB of CUDA libraries."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ esac
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere PyPI's torch is for the CPU")
 @pytest.mark.parametrize(("local", "index"), [(0, 1), (1, 0), (1, 1)])
 def test_torch(local, index, tmp_path):
-    """From where pip looks anyway or from the index of CPU builds; else nothing, and no failure."""
+    """torch comes from pip's local folders or the index of CPU builds; otherwise it is skipped."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     python = tmp_path / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
@@ -45,7 +45,7 @@ def test_torch(local, index, tmp_path):
 
 
 def test_no_extra_brings_torch_unasked():
-    """But for the one of its name."""
+    """Only the extra "torch" depends on torch."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]

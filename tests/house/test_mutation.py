@@ -27,5 +27,5 @@ def test_a_broken_package_turns_the_suite_red(mutation, tree):
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.name)
 def test_what_a_mutation_replaces_is_there(mutation):
-    """A kernel that was rewritten takes its mutation along."""
+    """The text that a mutation replaces exists; update the mutation when the code changes."""
     assert mutation.old in (ROOT / mutation.file).read_text()

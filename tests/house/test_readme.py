@@ -1,4 +1,4 @@
-"""README.md as a test: each section with examples, after those at the top of the page."""
+"""Run README.md's examples: each section's after those at the top of the page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXAMPLES = {part.splitlines()[0].lstrip("# "): part for part in SECTIONS if ">>>
 
 
 def packages(examples):
-    """What examples import."""
+    """The packages that examples import."""
     nodes = [n for example in examples for n in ast.walk(ast.parse(example.source))]
     named = [alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names]
     named += [n.module or "" for n in nodes if isinstance(n, ast.ImportFrom)]

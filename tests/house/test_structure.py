@@ -1,4 +1,4 @@
-"""The structure of the code: few parameters, one meaning for each name, no circles of imports."""
+"""The structure of the code: few parameters, one meaning for each name, no circular imports."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ FILES = {
     if folder != "fusedce" or "kernels" not in path.parts
 }
 MOST_PARAMETERS = 9
-MANY_PARAMETERS = 4  # functions that may have more: this number falls, and never rises
+MANY_PARAMETERS = 4  # functions that may have more: lower this number, never raise it
 
 
 def test_few_functions_have_many_parameters():
-    """One record instead of ten parameters, where one thing is meant."""
+    """Few functions have more than nine parameters: values that belong together are a record."""
     many = []
     for path, tree in FILES.items():
         for node in ast.walk(tree):
@@ -35,7 +35,7 @@ def test_few_functions_have_many_parameters():
 
 
 def defined(tree):
-    """The names that a module defines at its top level, but for private ones."""
+    """The names of functions, classes and variables that a module defines at its top level."""
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             yield node.name
@@ -46,7 +46,7 @@ def defined(tree):
                 yield from (part.id for part in parts if isinstance(part, ast.Name))
 
 
-# Names that mean the same in files of different names: each half has its own version.
+# Names that mean the same in files of different names: CPU and CUDA have their own versions.
 SAME_MEANING = {
     "I32", "I64", "Launch", "Plan", "SplitSum", "chain_transform", "count_nonzero", "itemsize",
     "peek", "poke", "reduce_max", "rescale_factor", "sum_of_others", "transform_logits", "view",
@@ -54,7 +54,7 @@ SAME_MEANING = {
 
 
 def test_a_name_has_one_meaning_in_kernels():
-    """In two files only where they are the two halves' versions of one module."""
+    """Two files define the same name only if they are the CPU and CUDA versions of a module."""
     places = collections.defaultdict(set)
     for path, tree in FILES.items():
         if path.parts[0] == "kernels":
@@ -71,12 +71,12 @@ def test_a_name_has_one_meaning_in_kernels():
 
 
 def _counterparts(paths):
-    """kernels/x.py, kernels/cpu/x.py and kernels/cuda/x.py, or two of them."""
+    """Whether all files have one name, as kernels/x.py, kernels/cpu/x.py, kernels/cuda/x.py."""
     return len({path.name for path in paths}) == 1
 
 
 def module_of(path):
-    """fusedce.kernels.cpu.rows of kernels/cpu/rows.py."""
+    """The module name of a path, such as fusedce.kernels.cpu.rows of kernels/cpu/rows.py."""
     parts = [*path.with_suffix("").parts]
     if parts[0] == "kernels":
         parts = ["fusedce", *parts]
@@ -85,14 +85,14 @@ def module_of(path):
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_imports_have_no_circle(folder):
-    """At the top of modules; what is imported inside of functions is not counted."""
+    """Imports at the top level of modules have no circle; those inside of functions may."""
     known = {module_of(path) for path in FILES}
     graph = {}
     for path, tree in FILES.items():
         if path.parts[0] == folder:
             here = module_of(path)
             graph[here] = set(_imported(tree, known)) - {here}
-    tuple(graphlib.TopologicalSorter(graph).static_order())  # CycleError names a circle
+    tuple(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError for a circle
 
 
 def _imported(tree, known):

@@ -1,4 +1,4 @@
-"""Signatures and annotations say what a call takes; checkers are tried on typed_calls.py."""
+"""Signatures and annotations describe the calls; type checkers are run on typed_calls.py."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOSSES = [
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_help_lists_the_options(name):
-    """Each with its default, which differs for the activation of some alone."""
+    """Each option is in the signature with its default; only that of activation differs."""
     assert set(LOSSES) == {"apply", *DECLARED}
     found = inspect.signature(getattr(fusedce, name)).parameters
     assert "options" not in found
@@ -41,7 +41,7 @@ def test_annotations_are_up_to_date():
 
 @pytest.mark.parametrize("checker", ["mypy", "basedpyright"])
 def test_checkers(checker):
-    """As `make check`, where they are installed."""
+    """The type checkers accept typed_calls.py, as in `make check`; skipped if not installed."""
     if importlib.util.find_spec(checker) is None:
         pytest.skip(f"{checker} is not installed")
     command = [sys.executable, "-m", checker, "tests/house/typed_calls.py"]

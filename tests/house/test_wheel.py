@@ -1,7 +1,7 @@
-"""The package as a user gets it: sdist, wheel from the sdist, a clean environment, a call.
+"""Build the sdist and from it the wheel, install that into a new environment, and call it.
 
-Nothing is downloaded: the dependencies are those of the running environment, seen through a .pth.
-`make wheel-test` does the same with an index, and owns the code of the call.
+Nothing is downloaded: a .pth file makes the dependencies of the running environment importable.
+`make wheel-test` does the same with downloads; the code of the call is taken from the Makefile.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def run(*command, cwd, **options):
 
 
 def hook(name, source, target):
-    """The build backend's own hook, as `python -m build --no-isolation` calls it."""
+    """Call a hook of the build backend, as `python -m build --no-isolation` does."""
     code = f"from setuptools import build_meta; print(build_meta.{name}({str(target)!r}))"
     run(sys.executable, "-c", code, cwd=source)
 
@@ -49,7 +49,7 @@ def built(tmp_path_factory):
     hook("build_sdist", copy, dist)
     (sdist,) = dist.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
-        # Python 3.11 takes the filter as an argument from 3.11.4 on.
+        # Before Python 3.11.4, extractall has no argument filter.
         archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
         archive.extractall(folder / "unpacked")
     (source,) = (folder / "unpacked").iterdir()
@@ -59,7 +59,7 @@ def built(tmp_path_factory):
 
 
 def sources():
-    """What the wheel must hold, from the checkout."""
+    """The files that the wheel must contain, by the checkout."""
     packages = {
         f"fusedce/{path.relative_to(ROOT / 'fusedce').as_posix()}"
         for pattern in ("*.py", *(f"{p}/*.py" for p in ("adapters", "backends", "losses", "tools")))

@@ -1,6 +1,6 @@
-"""What type checkers see of calls; `make check` has mypy and pyright read it, nothing runs it.
+"""Calls with the types that checkers must infer; `make check` checks them, nothing runs them.
 
-Each comment that lets an error pass is itself an error where there is none.
+A comment "type: ignore" on a line without an error is itself an error.
 """
 
 from typing import Any, assert_type
@@ -15,7 +15,7 @@ Floats = NDArray[np.float32]
 
 
 def results(z: Floats, y: NDArray[np.int64], some: bool) -> None:
-    """By what is asked for."""
+    """The return type depends on return_grad and return_hessian."""
     assert_type(fusedce.cross_entropy(z, y), tuple[Any, Floats])
     assert_type(fusedce.focal(z, y, gamma=1.5, alpha=0.25), tuple[Any, Floats])
     assert_type(fusedce.poly1(z, y, return_hessian=True), tuple[Any, Floats, Floats])
@@ -30,7 +30,7 @@ def results(z: Floats, y: NDArray[np.int64], some: bool) -> None:
 
 
 def numbers_of_numpy(z: Floats, y: NDArray[np.int64], reduction: Reduction) -> None:
-    """Are taken as Python's."""
+    """NumPy's scalars are accepted like Python's numbers."""
     smoothing, index = np.float32(0.1), np.int64(3)
     fusedce.cross_entropy(z, y, label_smoothing=smoothing, ignore_index=index, reduction=reduction)
     fusedce.focal(z, y, gamma=np.float64(2), return_hessian=np.True_)
@@ -39,7 +39,7 @@ def numbers_of_numpy(z: Floats, y: NDArray[np.int64], reduction: Reduction) -> N
 
 
 def mistakes(z: Floats, y: NDArray[np.int64]) -> None:
-    """Seen before anything runs."""
+    """Calls that a type checker must reject."""
     fusedce.cross_entropy(z, y, reduction="avg")  # type: ignore[call-overload]
     fusedce.focal(z, y, activation="tanh")  # type: ignore[call-overload]
     fusedce.focal(z, y, soft_labels="mixed")  # type: ignore[call-overload]
