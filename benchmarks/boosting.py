@@ -98,7 +98,7 @@ def measure_accuracy(tell: Tell) -> list[Record]:
 
 
 def agree(right: Any, got: Any) -> None:
-    """Raise unless gradient and Hessian are the same."""
+    """Raise unless gradients and Hessians agree within a tolerance."""
     for one, other in zip(got, right, strict=True):
         bar = 1e-3 if one.dtype == np.float32 else 1e-8
         if not np.allclose(one, other, rtol=bar, atol=bar * np.abs(other).max() * 1e-2):
@@ -141,7 +141,7 @@ def cases(shrink: int) -> dict[str, Calls]:
 
 
 def shares(shrink: int, rounds: int) -> list[Record]:
-    """The objective's share of a round of LightGBM's with 100 features."""
+    """The objective's share of the time of a LightGBM round with 100 features."""
     rng = np.random.default_rng(1)
     found = []
     for title, n, classes in (("1 M rows", 1_000_000, 1), ("200000 × 10 classes", 200_000, 10)):

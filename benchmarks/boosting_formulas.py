@@ -26,7 +26,7 @@ DIGITS = 50
 
 
 def of_positive(s: Array, gamma: float) -> tuple[Array, Array, Array]:
-    """Of a positive label at s: the gradient, the convex term and the slope term."""
+    """The gradient, convex term and slope term of a positive label with raw score s."""
     e = np.exp(-np.abs(s))
     d, right = 1 / (1 + e), s >= 0
     ed = e * d
@@ -38,7 +38,7 @@ def of_positive(s: Array, gamma: float) -> tuple[Array, Array, Array]:
 
 
 def terms(z: Array, y: Array, gamma: float) -> tuple[Array, Array, Array]:
-    """The gradient, the convex term and the slope term."""
+    """The gradient, convex term and slope term of labels 0 and 1."""
     sign = (2 * y - 1).astype(z.dtype)
     first, convex, slope = of_positive(sign * z, gamma)
     first *= sign
@@ -102,7 +102,7 @@ def exact(z: float, y: int, gamma: float) -> tuple[Any, Any, Any]:
 
 
 def blocks(rows: int, size: int | None) -> Iterator[slice]:
-    """Slices of so many rows; one slice of all rows for None."""
+    """Slices of ``size`` rows; a single slice of all rows for None."""
     step = max(1, size or rows)
     return (slice(i, i + step) for i in range(0, rows, step))
 
@@ -122,7 +122,7 @@ def sigmoid_objective(z: Array, y: Array, gamma: float, block: int | None) -> De
 def softmax_objective(
     z: Array, y: Array, gamma: float, factor: float, block: int | None
 ) -> Derivatives:
-    """The same for C classes; the results have the memory layout of z."""
+    """The same for softmax focal loss of C classes; the results have the memory layout of z."""
     grad, hess = np.empty_like(z), np.empty_like(z)
     labels = y.astype(np.int64)
     for part in blocks(len(z), block and block // z.shape[1]):

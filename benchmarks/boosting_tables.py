@@ -93,7 +93,7 @@ def accuracy_table(records: list[Record]) -> Grid:
 
 
 def times(name: str, call: Record) -> Cell:
-    """Milliseconds, and how many times as long as fusedce's call."""
+    """The milliseconds of a call, and their ratio to those of fusedce's call."""
     ratio = call["ratios"][name]
     met = ratio >= SPEED_BAR if name == WHOLE else None
     return judged(f"{call['ms'][name]:g} ({ratio:g}×)", "", met)
@@ -111,7 +111,7 @@ def speed_table(calls: list[Record]) -> Grid:
 
 
 def share(record: Record) -> Cell:
-    """The share of the call in a round."""
+    """The objective's share of the time of a round."""
     return judged(f"{record['share']:.1%}", "", record["share"] < SHARE_BAR)
 
 

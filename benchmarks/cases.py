@@ -137,7 +137,7 @@ class Case:
     group: str = "size"
     level: int = ALL  # the smallest selection it is part of
     upstream: float = 1.0  # the upstream gradient of the loss
-    bars: dict[str, float] = field(default_factory=dict, hash=False)  # by rival: times as long
+    bars: dict[str, float] = field(default_factory=dict, hash=False)  # by rival: its time to ours
 
     @property
     def bytes_read(self) -> int:
@@ -165,7 +165,7 @@ class Case:
         return self.group in ("layout", "threads") or self.loss.function is not None
 
     def divided(self, by: int) -> "Case":
-        """The same on fewer rows; small cases and shapes of the command line stay as they are."""
+        """The same with fewer rows; small cases and shapes of the command line stay as they are."""
         whole = self.small or self.group == OWN
         return self if whole else replace(self, arrays=self.arrays.divided(by))
 
@@ -220,7 +220,7 @@ def _rows(rows: int) -> Case:
 
 
 def _listed() -> dict[str, tuple[Loss, str]]:
-    """The listed losses that no case below is about: the loss, and its targets."""
+    """(loss, kind of targets) of each listed loss that has no case of its own below."""
     found = {}
     for name, loss in listed.LOSSES.items():
         if name not in ("cross_entropy", "binary_cross_entropy", "focal"):

@@ -1,4 +1,4 @@
-"""The arrays of a case: made once, shared by everyone who is timed on it.
+"""The arrays of a case, made once and shared by all calls that are timed on it.
 
 Their rows repeat after a block of a million logits, which is far longer than the history of any
 branch predictor and larger than L2. So loss and gradient follow from those of one block.

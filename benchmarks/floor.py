@@ -17,7 +17,7 @@ from benchmarks.data import Array, Problem
 
 Words = NDArray[np.uint64]
 Move = Callable[[], object]
-CHUNK = 1 << 12  # words, 32 KB: the copy and the reading of the targets alternate after so many
+CHUNK = 1 << 12  # words (32 KB) after which the copy and the reading of the targets alternate
 
 
 @njit(cache=True)

@@ -189,7 +189,7 @@ def timed(case: Case, ways: list[Rival], effort: Effort, tell: Tell) -> Record:
 
 
 def ratios(case: Case, times: dict[str, list[float]]) -> list[Record]:
-    """How many times as long the others take, by medians, and the spread of it."""
+    """The ratios of the others' times to ours, by medians, and their spread."""
     found = []
     for ours, theirs, _ in COMPARED:
         if ours not in times or theirs not in times:
@@ -208,7 +208,7 @@ def ratios(case: Case, times: dict[str, list[float]]) -> list[Record]:
 
 
 def resident(which: str) -> int:
-    """Bytes of this process in memory: VmRSS the present, VmHWM the highest number."""
+    """Bytes of this process in memory: VmRSS is the present, VmHWM the highest number."""
     found = re.search(rf"^{which}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
     if found is None:
         raise OSError("this system does not report how much memory a process holds")
@@ -216,7 +216,7 @@ def resident(which: str) -> int:
 
 
 def high_water(call: Call) -> int:
-    """The most bytes that a call holds, its results included, beyond what is held before it.
+    """The peak memory of a call in bytes, results included, beyond what is held before it.
 
     glibc returns arrays above 32 MB to the system when they are freed; it may keep smaller ones for
     the next call, which then seems to need less.
@@ -232,7 +232,7 @@ def high_water(call: Call) -> int:
 
 
 def weigh(record: Record, case: Case, shrink: int) -> None:
-    """Add the most memory that each holds, in multiples of the logits, each in a new process."""
+    """Add the peak memory of each way, in multiples of the logits, measured in a new process."""
     record["memory"] = {}
     for name in WEIGHED:
         if name not in record["ms"]:
@@ -248,7 +248,7 @@ def weigh(record: Record, case: Case, shrink: int) -> None:
 
 
 def peak(name: str, case: Case, shrink: int) -> float:
-    """The multiples of the logits that one way holds, measured in this process."""
+    """The peak memory of one way in multiples of the logits, measured in this process."""
     problem = data.make(case.divided(shrink))
     (way,) = picked(WAYS, [name], "way")
     return high_water(way.prepare(problem)[0]) / problem.logits.nbytes
@@ -279,7 +279,7 @@ class Frameworks(program.Suite):
             yield record
 
     def page(self, result: Record) -> list[str]:
-        """The paragraphs of README.md; the last one also names who was left out."""
+        """The paragraphs of README.md; the last one also names what was left out."""
         *parts, origin = super().page(result)
         lines = screen.skipped(result["missing_rivals"], result["cases"])
         return [*parts, origin + (f" Left out: {'; '.join(lines)}." if lines else "")]

@@ -25,7 +25,7 @@ NOTE = (
 
 
 def times_cell(ours: str, theirs: str, record: Record) -> Cell:
-    """How many times as long as ours, the bar, and whether it is met."""
+    """The ratio of their time to ours with its bar, and whether that is met."""
     for line in record["ratios"]:
         if (line["ours"], line["theirs"]) == (ours, theirs):
             bar = "" if line["bar"] is None else f"≥{line['bar']:g}"
@@ -34,7 +34,7 @@ def times_cell(ours: str, theirs: str, record: Record) -> Cell:
 
 
 def memory_cell(record: Record) -> Cell:
-    """Our memory, and torch's, which is the bar."""
+    """Our peak memory, and torch's, which is the bar."""
     held = record.get("memory") or {}
     if set(held) != set(WEIGHED):
         return "-", None

@@ -1,7 +1,7 @@
 """Timing: results are compared with the oracle first, then all contenders are sampled in turns.
 
-A turn is one sample of each contender, after a pause in which the threads of the one before go to
-sleep. The order rotates, so that no contender always follows the same other one.
+A turn is one sample of each contender, after a pause in which the threads of the previous one go
+to sleep. The order rotates, so that no contender always follows the same other one.
 """
 
 import math
@@ -145,7 +145,7 @@ def fastest(ways: Mapping[str, Contender]) -> tuple[str, Contender]:
 
 
 def take_turns(contenders: list[Contender], effort: Effort) -> None:
-    """Sample everyone; contenders with fewer rounds have them spread evenly over the others'."""
+    """Sample all contenders; those with fewer rounds are sampled in evenly spread turns."""
     for contender in contenders:
         contender.plan(effort)
     most = max(c.rounds for c in contenders)
@@ -157,12 +157,12 @@ def take_turns(contenders: list[Contender], effort: Effort) -> None:
 
 
 def by_round(mine: list[float], theirs: list[float]) -> Array:
-    """Our time over theirs in each round, over their median where the rounds are not as many."""
+    """Our time over theirs in each round, or over their median if the numbers of rounds differ."""
     return np.divide(mine, theirs if len(mine) == len(theirs) else np.median(theirs))
 
 
 def summarize(case: Case, contenders: list[Contender], rivals: set[str]) -> Record:
-    """Figures, and ratios of medians."""
+    """The record of a case: figures, and ratios of medians."""
     medians = {c.name: float(np.median(c.times)) for c in contenders}
     moved = case.bytes_read + case.bytes_written
     speed = moved / medians[OURS]
@@ -188,9 +188,9 @@ def summarize(case: Case, contenders: list[Contender], rivals: set[str]) -> Reco
 
 
 def ratio(case: Case, times: dict[str, list[float]]) -> Record | None:
-    """Our time over that of the bar, or of the copying loop where there is no bar; and its spread.
+    """The ratio of our time to that of the bar, or of the copying loop without a bar; its spread.
 
-    Small cases have no copying loop. Theirs is over NumPy's, so that two runs can be compared.
+    Small cases have no copying loop: their ratio is to NumPy's time, to compare two runs.
     """
     of = case.bar.of if case.bar is not None else "copy"
     key = "floor" if of == "copy" and "floor" in times else of

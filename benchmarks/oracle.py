@@ -63,7 +63,7 @@ def outcome(loss: Loss, logp: Array, q: Array, negative: bool = False) -> tuple[
 
 
 def softmax_rows(loss: Loss, z: Array, mass: Array) -> tuple[Array, Array]:
-    """sum_k m_k f(l_k); by z_j: m_j f'(l_j) - p_j sum_k m_k f'(l_k)."""
+    """Loss sum_k m_k f(l_k); gradient by z_j m_j f'(l_j) - p_j sum_k m_k f'(l_k)."""
     logp = z - z.max(axis=-1, keepdims=True)
     logp -= np.log(np.exp(logp).sum(axis=-1, keepdims=True))
     p = np.exp(logp)
@@ -73,7 +73,7 @@ def softmax_rows(loss: Loss, z: Array, mass: Array) -> tuple[Array, Array]:
 
 
 def sigmoid_elements(loss: Loss, z: Array, labels: Array) -> tuple[Array, Array]:
-    """y a f(log p) + (1 - y) (1 - a) f(log q), a from ``alpha``."""
+    """Loss y a f(log p) + (1 - y) (1 - a) f(log q), a from ``alpha``; and its gradient."""
     yes, no = (1.0, 1.0) if loss.alpha is None else (loss.alpha, 1 - loss.alpha)
     logp, logq = -np.logaddexp(0, -z), -np.logaddexp(0, z)
     p, q = np.exp(logp), np.exp(logq)

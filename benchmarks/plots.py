@@ -67,7 +67,7 @@ def duration(ms: float, _: object = None) -> str:
 
 
 def curves(result: Record, group: str, x: Callable[[Record], int], throughput: bool) -> Points:
-    """The points of everyone over the cases of a group; "copy" moves the bytes of the case."""
+    """The points of each contender over the cases of a group; "copy" moves the case's bytes."""
     found: Points = {}
     for record in sorted((r for r in result["cases"] if r.get("group") == group), key=x):
         moved = sum(record["bytes"].values()) / 1e6  # bytes over milliseconds, to GB/s
@@ -81,7 +81,7 @@ def curves(result: Record, group: str, x: Callable[[Record], int], throughput: b
 
 
 def draw_lines(axis: Axes, points: Points) -> None:
-    """Draw a line for each; those of fusedce and of the copy are thicker."""
+    """Draw a line for each contender; those of fusedce and of the copy are thicker."""
     for name, (x, y) in points.items():
         look: dict[str, Any] = {"lw": 1.8, "marker": MARKS.get(name, "o"), "ms": 6}
         if name == OURS:
@@ -166,7 +166,7 @@ def plot_rows(result: Record, path: Path) -> bool:
 
 
 def plot_rivals(result: Record, path: Path) -> bool:
-    """How many times longer everyone else takes."""
+    """The ratio of each rival's time to ours."""
     by_name = {r["case"]: r for r in result["cases"] if r.get("times_faster")}
     records = [by_name[name] for name in BARS if name in by_name]
     if records:
@@ -175,7 +175,7 @@ def plot_rivals(result: Record, path: Path) -> bool:
 
 
 def times_longer(records: list[Record], where: str, path: Path) -> None:
-    """Draw how many times longer the others take in some cases."""
+    """Draw the ratios of the rivals' times to ours in some cases."""
     names = [n for n in COLOURS if any(n in r["times_faster"] for r in records)]
     best = [min(r["times_faster"].values()) for r in records]
     title = (
@@ -217,7 +217,7 @@ PLOTS: dict[str, Plot] = {
 
 
 def draw_all(plots: dict[str, Plot], result: Record, folder: Path) -> list[str]:
-    """Draw the pictures that the result has figures for; the names of the files."""
+    """Draw the pictures that the result has figures for; returns the names of the files."""
     with plt.rc_context(LOOK):
         return [name for name, plot in plots.items() if plot(result, folder / name)]
 

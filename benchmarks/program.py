@@ -28,7 +28,7 @@ STYLES = {True: "green", False: "red", None: "yellow"}
 
 
 class Suite:
-    """The cases of a program, who is timed in them, and how the figures are shown."""
+    """The cases of a program, what is timed in them, and how the figures are shown."""
 
     name = ""  # of the result NAME.json, and of the markers in README.md
     pictures: Sequence[tuple[str, str]] = ()  # files beside the result, and their descriptions
@@ -83,7 +83,7 @@ class Suite:
         return [*parts, f"{self.caption(result)}."]
 
     def draw(self, result: Record, folder: Path) -> list[str]:
-        """Draw the pictures; the names of the files."""
+        """Draw the pictures; returns the names of the files."""
         found: Any = importlib.import_module(self.plots) if self.plots else None
         return found.draw(result, folder) if found else []
 
@@ -143,7 +143,7 @@ def destination(options: Namespace, name: str) -> Path | None:
 
 
 def run(suite: Suite, console: Console) -> int:
-    """Measure, show and write; the exit status."""
+    """Measure, show and write; returns the exit status."""
     options = suite.options
     wanted, (others, missing) = suite.cases(), asked_rivals(suite)
     old = results.read(options.against) if options.against else None
@@ -186,14 +186,14 @@ def run(suite: Suite, console: Console) -> int:
 
 
 def main(suite: Suite, console: Console) -> int:
-    """List, write README.md, or measure, as the options say; the exit status."""
+    """List, write README.md, or measure, as the options say; returns the exit status."""
     if suite.options.list:
         return list_names(suite, console)
     return renew(suite, console) if suite.options.readme else run(suite, console)
 
 
 def tell_regressions(console: Console, old: Record, new: Record) -> int:
-    """Print what became slower; the exit status."""
+    """Print what became slower; returns the exit status."""
     pairs, others = results.comparable(old, new)
     for title, why in others:
         say(console, f"not compared: {title}, {why}")

@@ -47,7 +47,7 @@ def ratio(record: Record) -> Cell:
 
 
 def best_rival(record: Record) -> Cell:
-    """How many times as long as fusedce the fastest other takes, and whether that is enough."""
+    """The ratio of the fastest rival's time to ours with its bar, and whether that is met."""
     best = record.get("best_rival")
     if best is None:
         return "-", None

@@ -137,7 +137,7 @@ def as_torch(a: Array) -> Any:
 
 
 def torch_with(threads: int) -> Any:
-    """torch, computing in so many threads."""
+    """The torch module, set to compute in this number of threads."""
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool that outlives the case
     torch: Any = importlib.import_module("torch")
     torch.set_num_threads(threads)
@@ -164,7 +164,7 @@ def prepare_torch(problem: Problem, threads: int, compiled: bool = False) -> tup
     loss = torch_loss(case.loss, case.arrays.targets == "index", weight)
     z, t = as_torch(problem.logits), as_torch(problem.targets)
     if case.loss.activation == "softmax" and problem.axis == 0:
-        z = z.T  # torch has the classes second
+        z = z.T  # torch has the classes on axis 1
     if compiled:
         torch._dynamo.reset()
         loss = torch.compile(loss, dynamic=False)
@@ -234,7 +234,7 @@ def jax_loss(loss: Loss, arrays: Arrays, weight: Any) -> Callable[[Any, Any], An
 
 
 def jax_with(threads: int) -> Any:
-    """JAX on its CPU device, computing in so many threads."""
+    """The jax module on its CPU device, set to compute in this number of threads."""
     os.environ.setdefault("NPROC", str(threads))  # the size of XLA's pool; read at the first import
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     return importlib.import_module("jax")

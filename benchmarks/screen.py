@@ -35,12 +35,12 @@ class Parser(argparse.ArgumentParser):
         )  # fmt: skip
 
     def error(self, message: str) -> NoReturn:
-        """One line, without the usage before it."""
+        """End with an error of one line, without the usage."""
         self.exit(2, f"{self.prog}: {message}; --help says more\n")
 
 
 def whole(given: str) -> int:
-    """A whole number from 1, as an argument."""
+    """Parse a whole number that is at least 1."""
     if not given.isdecimal() or not int(given):
         raise argparse.ArgumentTypeError(f"a whole number from 1 is needed, got {given!r}")
     return int(given)
@@ -68,14 +68,14 @@ def place(path: Path) -> str:
 
 
 def counter(on: Console) -> Progress:
-    """A progress bar on a terminal; elsewhere nothing, because each step is a line there."""
+    """A progress bar on a terminal; elsewhere nothing, because each step prints a line."""
     columns = BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn()
     what = TextColumn("{task.description}")
     return Progress(*columns, what, console=on, disable=not on.is_terminal)
 
 
 def stepper(on: Console, bar: Progress, name: str, count: int) -> Tell:
-    """Advances a progress bar by one of ``count`` steps, or prints a line where there is none."""
+    """A function that advances the bar by one of ``count`` steps, or prints a line without one."""
     task, steps = bar.add_task(name, total=count), itertools.count(1)
 
     def tell(what: str) -> None:
@@ -126,7 +126,7 @@ def one_by_one(
 
 
 def skipped(missing: dict[str, str], records: Iterable[Record]) -> list[str]:
-    """Who is not in the table and why: each reason once, and in which cases."""
+    """Which rivals are not in the table and why: each reason once, with some of the cases."""
     found: dict[str, list[str]] = {f"{name}, {why}": [] for name, why in missing.items()}
     for record in records:
         for name, why in record.get("skipped", {}).items():

@@ -33,7 +33,7 @@ def spread(ms: Record) -> str:
 
 
 def judged(text: str, bar: str, met: bool | None) -> Cell:
-    """A figure and its bar (such as ``≤ 1.25``); where the bar is missed, signs say so too."""
+    """A figure and its bar (such as ``≤ 1.25``); a missed bar is also marked by signs."""
     words = [text, bar]
     if met is not None and not met:
         words = [text, bar.replace("≤", ">").replace("≥", "<"), MISSED]
@@ -119,7 +119,7 @@ class Grid:
             yield Text(note, style="dim")
 
     def _table(self, rows: list[list[Cell]], rank: int) -> Table:
-        """The columns of this rank and below."""
+        """A table of the columns of this rank and below."""
         table = Table(
             title=self.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
             padding=(0, 1, 0, 0),
@@ -133,7 +133,7 @@ class Grid:
         return table
 
     def _list(self, rows: list[list[Cell]]) -> Iterator[Text]:
-        """Each row as some lines."""
+        """Each row as several lines."""
         yield Text(self.title, style="italic")
         for row in rows:
             yield Text(row[0][0], style="bold")

@@ -1,4 +1,4 @@
-"""Loss and gradient on the CPU: who is timed in a case, and the figures of that case."""
+"""Loss and gradient on the CPU: what is timed in a case, and the figures of that case."""
 
 import gc
 import os
@@ -26,7 +26,7 @@ FRESH = "fusedce, new output"
 
 
 def with_threads(threads: int, call: Call) -> Call:
-    """The call in so many of Numba's threads."""
+    """The call with Numba set to this number of threads."""
 
     def limited() -> Any:
         usual = numba.get_num_threads()
@@ -45,7 +45,7 @@ def read_fused(problem: Problem) -> Read:
 
 
 def ours(problem: Problem, expected: oracle.Answer) -> Iterator[Contender]:
-    """Fusedce with a gradient to write into, into new memory, and the other call of the bar."""
+    """Calls of fusedce: into a given gradient, into new memory, and the other call of the bar."""
     case, read = problem.case, read_fused(problem)
     by_threads = case.bar is not None and case.bar.of == "1 thread"
     reuse: Call = partial(problem.fused, problem.grad if case.loss.grad else None)
@@ -62,7 +62,7 @@ def ours(problem: Problem, expected: oracle.Answer) -> Iterator[Contender]:
 
 
 def floors(problem: Problem) -> tuple[dict[str, str], list[Contender]]:
-    """Copies of the logits and of the bytes of the case, and which way of copying each uses."""
+    """Loops that copy the logits or move the bytes of the case, and the fastest way of each."""
     case = problem.case
     if case.group == "small" or case.arrays.layout.startswith("every other"):
         return {}, []

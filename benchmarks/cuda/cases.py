@@ -44,7 +44,7 @@ class Question(Case):
 
 
 def bars(case: Question) -> dict[str, float]:
-    """The least share of the copy's bandwidth, and by rival how many times faster."""
+    """The least share of the copy's bandwidth, and the least ratio of each rival's time to ours."""
     if case.own or case.alone:
         return {}
     found = {"torch": 1.0}
@@ -119,7 +119,7 @@ def own(shapes: list[tuple[int, ...]], dtypes: list[str], losses: list[str]) -> 
 
 
 def divided(case: Question, by: int) -> Question:
-    """The same on fewer rows; shapes of the command line stay as they are."""
+    """The same with fewer rows; shapes of the command line stay as they are."""
     if case.own:
         return case
     return replace(case, arrays=case.arrays.divided(by))

@@ -73,12 +73,12 @@ class Device:
             torch.cuda.empty_cache()
 
     def free(self) -> int:
-        """Bytes that can still be allocated."""
+        """The number of bytes that can still be allocated."""
         self.release()
         return int(self.runtime.memGetInfo()[0])
 
     def poison(self, size: int) -> None:
-        """Leave so many bytes of NaN in the pools: an element that is not written is wrong."""
+        """Fill ``size`` bytes of the pools with NaN, to find elements that are not written."""
         self.release()
         self.xp.full(size, 255, self.xp.uint8)
         if torch := torch_here():

@@ -30,7 +30,7 @@ LOGITS_ARRAYS = 4.0  # arrays of the size of the logits that a case needs
 
 @dataclass
 class Timed(Contender):
-    """A call whose time is taken by the device."""
+    """A call that is timed by events on the device."""
 
     device: Any = None
     before: Call = nothing
@@ -73,7 +73,7 @@ class Setting:
     device: Any
 
     def enter(self, name: str, entry: Entry, case: Question) -> Timed:
-        """Call it and compare the result with the oracle's; Disagreement if it is wrong."""
+        """Call an entry and compare the result with the oracle's; Disagreement if it is wrong."""
         problem, device = replace(self.problem, case=case), self.device
         expected = answer_for(self.expected, case)
         if case.loss.grad:

@@ -27,7 +27,7 @@ def shape(record: Record) -> str:
 
 
 def plot_copy(result: Record, path: Path) -> bool:
-    """Bandwidth of everyone in parts of that of a copy, a panel for each dtype."""
+    """Bandwidth of fusedce and the rivals relative to a copy, a panel for each dtype."""
     panels = [(d, found) for d in DTYPES if (found := of_dtype(result, d))]
     if not panels:
         return False
@@ -60,7 +60,7 @@ def plot_copy(result: Record, path: Path) -> bool:
 
 
 def plot_rivals(result: Record, path: Path) -> bool:
-    """How many times longer everyone else takes in bfloat16."""
+    """The ratio of each rival's time to ours in bfloat16."""
     records = [r for r in of_dtype(result, DTYPES[0]) if r["times_faster"]]
     if records:
         times_longer(records, caption(result), path)
@@ -71,5 +71,5 @@ PLOTS: dict[str, Plot] = {"cuda-copy.png": plot_copy, "cuda-rivals.png": plot_ri
 
 
 def draw(result: Record, folder: Path) -> list[str]:
-    """Draw the pictures that the result has figures for; the names of the files."""
+    """Draw the pictures that the result has figures for; returns the names of the files."""
     return draw_all(PLOTS, result, folder)

@@ -1,4 +1,4 @@
-"""The columns of the throughput on a GPU, what the bars say, and where it was measured."""
+"""The columns of the throughput on a GPU, the verdicts on the bars, and the caption."""
 
 from functools import partial
 
@@ -28,18 +28,18 @@ def measured(records: list[Record], mode: str) -> list[Record]:
 
 
 def share(record: Record, name: str = OURS) -> str:
-    """Throughput as a part of the copy's."""
+    """The throughput in percent of that of the copy."""
     return f"{100 * record['of_copy'][name]:.0f}%" if name in record["of_copy"] else "-"
 
 
 def faster(record: Record, name: str) -> str:
-    """How many times as long someone takes."""
+    """The ratio of a rival's time to ours."""
     times = record["times_faster"].get(name)
     return "-" if times is None else f"{times:.2f}×"
 
 
 def judge(of: str, record: Record) -> Cell:
-    """The share of the copy, or how many times as long a rival takes; and whether it is enough."""
+    """The share of the copy, or the ratio of a rival's time to ours; and whether it is enough."""
     text = share(record) if of == "copy" else faster(record, of)
     return judged(text, "", record["bars"].get(of, {}).get("met"))
 
@@ -71,7 +71,7 @@ def page_tables(result: Record) -> list[Grid]:
 
 
 def words(of: str, bar: float) -> str:
-    """What a bar demands."""
+    """The demand of a bar in words."""
     if of == "copy":
         return f"at least {100 * bar:.0f}% of the bandwidth of a copy"
     return f"never slower than {of}" if bar == 1 else f"{bar} times as fast as {of}"

@@ -90,7 +90,7 @@ def prepare_torch(
 
 
 def prepare_liger(problem: Problem, device: Any) -> Callable[[Question], Entry]:
-    """It writes its gradient over the logits, so they are copied again before each call."""
+    """Liger writes its gradient over the logits, so they are copied again before each call."""
     torch: Any = importlib.import_module("torch")
     liger: Any = importlib.import_module("liger_kernel.transformers.functional")
     z, t = device.to_torch(problem.logits), device.to_torch(problem.targets)
@@ -99,7 +99,7 @@ def prepare_liger(problem: Problem, device: Any) -> Callable[[Question], Entry]:
 
 
 def prepare_quack(problem: Problem, device: Any) -> Callable[[Question], Entry]:
-    """Its loss is float32 for logits of any dtype."""
+    """The loss of quack is float32 for logits of any dtype."""
     torch: Any = importlib.import_module("torch")
     quack: Any = importlib.import_module("quack.cross_entropy")
     z, t = device.to_torch(problem.logits), device.to_torch(problem.targets)
@@ -108,7 +108,7 @@ def prepare_quack(problem: Problem, device: Any) -> Callable[[Question], Entry]:
 
 
 def rows_only(case: Case) -> str | None:
-    """For libraries whose only loss is cross-entropy of rows in C order."""
+    """Why a library that has only cross-entropy of rows in C order cannot compute a case."""
     if case.loss.activation != "softmax" or case.loss.gamma:
         return "has no such loss"
     return None if len(case.arrays.shape) == 2 else "takes rows in C order"
@@ -175,7 +175,7 @@ def plain_memory(case: Case) -> float:
 
 
 def _rival(name: str, module: str, prepare: Callable[..., Any], **more: Any) -> Rival:
-    """A library; in units of the logits it holds 4 unless said otherwise."""
+    """A library; by default it may hold four times the memory of the logits."""
     return Rival(name, (module,), prepare, **{"memory": lambda case: 4.0} | more)
 
 

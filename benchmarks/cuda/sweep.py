@@ -47,7 +47,7 @@ class Size:
 
 
 def _size(name: str, values: tuple[int, ...], *shapes: str) -> Size:
-    """A size, timed on loss and gradient; a shape without a dtype means two dtypes."""
+    """A size, timed on loss and gradient; one without a dtype means bfloat16 and float32."""
     patterns = [s if "-" in s else f"{s}-{d}" for s in shapes for d in ("bfloat16", "float32")]
     return Size(name, values, tuple(f"{pattern}-gradient" for pattern in patterns))
 

@@ -1,1 +1,5 @@
-"""The engine under other frameworks, one file each; importing one imports its framework."""
+"""fusedce's losses with the interfaces of PyTorch, JAX, Caffe and the boosting libraries.
+
+The modules torch and jax import their framework, caffe only where it is installed, and boosting
+imports no boosting library.
+"""

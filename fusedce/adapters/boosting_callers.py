@@ -46,7 +46,7 @@ def warn_of_ignored(objective: Any) -> None:
 
 
 def _ignored(module: str, frame: FrameType, objective: Any) -> Iterator[str]:
-    """Sentences about the parameters in a frame of a library."""
+    """The texts of warnings about the parameters in a stack frame of a library."""
     place = module, frame.f_code.co_name
     if place == ("lightgbm.basic", "update"):
         yield from _balances("LightGBM", frame.f_locals["self"].params, objective)

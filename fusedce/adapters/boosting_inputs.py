@@ -56,7 +56,7 @@ def classes(raw: Any, objective: Any) -> int:
 
 
 def labels(y: Any, classes: int, objective: Any) -> Any:
-    """Labels for ``fusedce.call``, checked: 0 and 1 unchanged, classes as integers."""
+    """Labels for ``fusedce.call`` after a check: 0 and 1 unchanged, classes as integers."""
     sigmoid = objective.activation == "sigmoid"
     if sigmoid and ((y == 0) | (y == 1)).all():
         return y
@@ -74,7 +74,7 @@ def labels(y: Any, classes: int, objective: Any) -> Any:
 
 
 def _other(objective: Any) -> str:
-    """The objective for labels of the other kind."""
+    """The name of the objective for labels of the other kind."""
     other = "softmax" if objective.activation == "sigmoid" else "sigmoid"
     return objective.other or f"activation={other!r}"
 

@@ -55,8 +55,8 @@ class Objective:
     Raises
     ------
     TypeError, ValueError
-        For these parameters; in a call for labels that are no integers or no classes, and for
-        shapes. The message has the argument, its value and what is allowed.
+        For invalid parameters; in a call for labels that are no integers or no classes, and for
+        wrong shapes. The message has the argument, its value and what is allowed.
 
     Examples
     --------
@@ -80,7 +80,7 @@ class Objective:
     pos_weight: float | None = None
     hessian = "psd"
     other: str | None = None  # the name of the class for the other activation
-    no_jit = True  # else CatBoost compiles the methods with Numba, which warns
+    no_jit = True  # otherwise CatBoost compiles the methods with Numba, which warns
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class Objective:
         return self.rule
 
     def _check(self) -> None:
-        """Raise for parameters that say nothing."""
+        """Raise for parameters that are invalid or have no meaning with the activation."""
         self._rule()
         checks.choice("activation", self.activation, ("sigmoid", "softmax"))
         checks.choice("hessian", self.hessian, ("psd", "exact"))
@@ -206,7 +206,7 @@ class Objective:
     # ------------------------------------------------------------------ CatBoost
 
     def calc_ders_range(self, approxes: Any, targets: Any, weights: Any = None) -> Any:
-        """CatBoost's form for one raw score a row: (n, 2), derivatives of minus the loss."""
+        """CatBoost's form for one raw score per row: (n, 2), the derivatives of minus the loss."""
         warn_of_ignored(self)
         raw = np.asarray(approxes, dtype=np.float64)
         labels = self._labels(np.asarray(targets), raw)
@@ -221,7 +221,7 @@ class Objective:
         return out
 
     def calc_ders_multi(self, approxes: Any, target: Any, weight: Any = 1.0) -> tuple[Any, Any]:
-        """CatBoost's form for C raw scores of one row: (C,) and (C, C), of minus the loss.
+        """CatBoost's form for one row of C raw scores: derivatives (C,), (C, C) of minus the loss.
 
         The Hessian of f is f'' u u^T - f' (diag(p) - p p^T) with u = onehot - p. The kernels'
         gradient of f is f' u, that of a rule with slope f'' is f'' u, and that of cross-entropy is
@@ -250,12 +250,15 @@ class Objective:
         rules found numerically in float64, with softmax shifted so that sum(exp) = 1. The share of
         a class is taken as at least 1e-15, so that scores are within 34.6.
 
-        - LightGBM: ``init_score=np.full(n, s)``, or ``np.tile(s, (n, 1))`` of C classes, to ``fit``
-          or ``Dataset``, and for each validation set. Add it to ``predict(raw_score=True)``.
-        - XGBoost: ``base_margin=`` the same, to ``fit`` or ``DMatrix``, at prediction too. Or
-          ``base_score=``, a number, once: s for ``train``, 1 / (1 + exp(-s)) for ``XGBClassifier``.
-        - CatBoost: ``Pool(..., baseline=np.full((n, 1), s))`` or ``(n, C)``; at prediction too, or
-          add it.
+        How to pass the score s:
+
+        - LightGBM: ``init_score=np.full(n, s)``, for C classes ``np.tile(s, (n, 1))``, to ``fit``
+          or ``Dataset``, also for each validation set. Add it to ``predict(raw_score=True)``.
+        - XGBoost: the same arrays as ``base_margin=`` to ``fit`` or ``DMatrix``, also at
+          prediction. Or once a number as ``base_score=``: s for ``train``, 1 / (1 + exp(-s)) for
+          ``XGBClassifier``.
+        - CatBoost: ``Pool(..., baseline=np.full((n, 1), s))``, for C classes an array (n, C); also
+          at prediction, or add it to the predicted raw scores.
 
         Parameters
         ----------

@@ -8,11 +8,11 @@ import fusedce
 from fusedce.adapters.boosting_inputs import unpack
 from fusedce.losses.cross_entropy import CrossEntropy
 
-SMALLEST_SHARE = 1e-15  # of a class, as in LightGBM
+SMALLEST_SHARE = 1e-15  # the least share of a class, as in LightGBM
 
 
 def best_score(objective: Any, mass: Any) -> float:
-    """The raw score of the smallest loss: the best of a grid, then a root of the slope near it."""
+    """The raw score of the smallest loss: the best of a grid, then a zero of the slope near it."""
     classes, limit = np.array([0, 1]), -np.log(SMALLEST_SHARE)
 
     def cost(scores: Any, **options: Any) -> Any:
@@ -37,7 +37,7 @@ def best_score(objective: Any, mass: Any) -> float:
 
 
 def best_row(objective: Any, mass: Any) -> Any:
-    """The same with a score for each class: those of cross-entropy, then minimized from there."""
+    """The raw scores of the smallest loss, one per class: minimized from those of cross-entropy."""
     start, classes = np.log(mass), np.arange(len(mass))
     if isinstance(objective._rule(), CrossEntropy):
         return fusedce.log_softmax(start)
@@ -53,7 +53,7 @@ def best_row(objective: Any, mass: Any) -> Any:
 
 
 class Metric:
-    """The weighted mean of an objective's loss, of raw scores: as with the objective itself."""
+    """The weighted mean of an objective's loss; it is called with the objective's arguments."""
 
     attribute = ""  # the attribute of the objective that returns this metric
 
@@ -62,7 +62,7 @@ class Metric:
         self.__name__ = type(objective).__name__
 
     def __deepcopy__(self, memo: Any) -> "Metric":
-        return self  # as ``Objective.__deepcopy__``
+        return self  # for the same reason as ``Objective.__deepcopy__``
 
     def __repr__(self) -> str:
         return f"{self.objective!r}.{self.attribute}"
@@ -78,7 +78,7 @@ class Metric:
 
 
 class XGBoostMetric(Metric):
-    """A number for the scikit-learn classes, (name, number) for ``train``."""
+    """Returns a number for the scikit-learn classes, and (name, number) for ``train``."""
 
     attribute = "xgboost_metric"
 
@@ -89,7 +89,7 @@ class XGBoostMetric(Metric):
 
 
 class LightGBMMetric(Metric):
-    """(name, number, False); False: a smaller number is better."""
+    """Returns (name, number, False); False: a smaller number is better."""
 
     attribute = "lightgbm_metric"
 
@@ -105,7 +105,7 @@ def catboost_metric(objective: Any) -> Metric:
 
 
 class CatBoostMetric(Metric):
-    """The sum of the losses and that of the weights, and their quotient."""
+    """Returns the sum of the losses and the sum of the weights, and later their quotient."""
 
     attribute = "catboost_metric"
     no_jit = True
@@ -114,11 +114,11 @@ class CatBoostMetric(Metric):
         return catboost_metric, (self.objective,)
 
     def is_max_optimal(self) -> bool:
-        """A smaller loss is better."""
+        """False: a smaller loss is better."""
         return False
 
     def evaluate(self, approxes: Any, target: Any, weight: Any) -> tuple[float, float]:
-        """(sum of the losses, sum of the weights) of C arrays of raw scores."""
+        """(sum of the losses, sum of the weights) for C arrays of raw scores."""
         raw = np.stack(approxes, axis=1) if len(approxes) > 1 else approxes[0]
         total = float(len(target) if weight is None else np.sum(weight, dtype=np.float64))
         return self.mean(target, raw, weight) * total, total

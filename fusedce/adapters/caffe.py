@@ -44,7 +44,7 @@ class _LossLayer(Layer):
         top[0].reshape(1)
 
     def forward(self, bottom: Any, top: Any) -> None:
-        """Write the loss, without a gradient: testing needs none."""
+        """Write the loss alone, because testing needs no gradient."""
         top[0].data[...] = self._call(bottom, return_grad=False)
 
     def backward(self, top: Any, propagate_down: Any, bottom: Any) -> None:
@@ -61,16 +61,17 @@ class _LossLayer(Layer):
 
 
 class MultiLabelSoftmaxLossLayer(_LossLayer):
-    """Softmax loss of M labels a sample, each with weight 1 / M.
+    """Softmax loss of M labels per sample, each with weight 1 / M.
 
     loss = -(1/N) sum_n (1/M_n) sum_j y_nj log p_nj with p the softmax of the scores and M_n the
     number of labels of sample n that are not 0; gradient by a score (p_j sum_k y_k - y_j) / (M N).
 
     Bottoms: scores and labels, float32 or float64, both (N, C) or (N, C, ...); labels are any real
-    numbers. Top: the loss, (1,). A sample without a label has loss 0 and gradient 0 and is one of
-    the N. The gradient is multiplied by the loss weight before it is rounded. ValueError: other
-    numbers or shapes of blobs, a gradient by the labels. For the loss see Mahajan et al., Exploring
-    the Limits of Weakly Supervised Pretraining, ECCV 2018, arXiv:1805.00932.
+    numbers. Top: the loss, (1,). A sample without a label has loss 0 and gradient 0 and counts in
+    N. The gradient is multiplied by the loss weight before it is rounded. A ValueError is raised
+    for another number or other shapes of blobs, and where a gradient by the labels is asked for.
+    For the loss see Mahajan et al., Exploring the Limits of Weakly Supervised Pretraining, ECCV
+    2018, arXiv:1805.00932.
 
     Examples
     --------
@@ -103,9 +104,9 @@ class FocalLossLayer(_LossLayer):
     Blobs and their errors as for ``MultiLabelSoftmaxLossLayer``; a label is positive where it is
     not 0, whatever its size. ``param_str`` is a dict in JSON or as a Python literal, which is
     parsed and never evaluated: ``focusing_parameter``, gamma >= 0, is 2 by default;
-    ``class_balances`` goes from "1" to "C", as strings, to finite numbers, all 1 by default.
-    ValueError, TypeError: any other dict, a class without its balance. For the loss see Lin et al.,
-    Focal Loss for Dense Object Detection, ICCV 2017, arXiv:1708.02002.
+    ``class_balances`` maps the strings "1" to "C" to finite numbers, all 1 by default. A ValueError
+    or TypeError is raised for any other dict, and for a class without a balance. For the loss see
+    Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, arXiv:1708.02002.
 
     Examples
     --------

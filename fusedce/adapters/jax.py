@@ -67,7 +67,7 @@ def _one_axis(array: Any, axes: tuple[int, ...]) -> Any:
 
 
 def _axes(axis: Any, ndim: int) -> tuple[int, ...]:
-    """Axes counted from 0."""
+    """The axes as a tuple of numbers counted from 0."""
     if axis is None:
         return tuple(range(ndim))
     return tuple(checks.axis(k, ndim) for k in (axis if isinstance(axis, tuple) else (axis,)))

@@ -1,4 +1,4 @@
-"""The losses as one operation of JAX, which has the options of the call as JSON text.
+"""The losses as one operation of JAX, which carries the options of a call as JSON text.
 
 ``loss`` takes logits and labels; its gradient is the same operation with a third argument, the
 upstream gradient.
@@ -26,7 +26,7 @@ from fusedce.options import Traits
 
 @functools.cache
 def named(call: bytes | str) -> tuple[Any, dict[str, Any]]:
-    """(function of logits and labels, its options) of a call as text.
+    """(function of logits and labels, its options) for a call that is given as text.
 
     As in optax, float labels may be any number.
     """
@@ -36,7 +36,7 @@ def named(call: bytes | str) -> tuple[Any, dict[str, Any]]:
         own = {"gamma": 2.0, "alpha": None, "soft_labels": "split"}
         given = {name: options.pop(name, default) for name, default in own.items()}
         rule, traits = focal_call(**given, any_label=True)
-        if "sign" in rule._fields:  # as optax, for 1 - p_t below 0, of which it takes the logarithm
+        if "sign" in rule._fields:  # optax takes the log of 1 - p_t: NaN where it is < 0
             rule = rule._replace(sign=math.nan)
     return functools.partial(run, rule, traits), options
 
@@ -174,7 +174,7 @@ def _transpose(upstream: Any, logits: Any, labels: Any, tangent: Any, *, call: s
 
 
 def _batch(args: Any, axes: Any, *, call: str) -> Any:
-    """Move the batch axis of every argument to the front: the class axis counts from the end."""
+    """Move all batch axes to the front: the class axis, counted from the end, is unchanged."""
     (size,) = {x.shape[k] for x, k in zip(args, axes, strict=True) if k is not None}
     full = [batching.bdim_at_front(x, k, size) for x, k in zip(args, axes, strict=True)]
     return _TANGENT.bind(*full, call=call), 0
@@ -198,6 +198,6 @@ def _on_gpu(x: Any) -> bool:
 
 
 def _eagerly(call: str, *arrays: Any) -> Any:
-    """The same with the GPU kernels of fusedce, on arrays exchanged by DLPack without a copy."""
+    """The result of the GPU kernels, on arrays that DLPack exchanges without a copy."""
     logits, labels, *upstream = map(array_libraries._cupy().from_dlpack, arrays)
     return jax.dlpack.from_dlpack(_run(call, None, logits, labels, *upstream))

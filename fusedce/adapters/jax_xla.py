@@ -160,7 +160,7 @@ class Handler:
         texts = map(ctypes.addressof, self.texts)
         self.gate = xla_callback.CallbackGuard(self._once, self._again, refusal, *texts)
         self.address = self.gate.address
-        atexit.register(self.gate.close)  # JAX joins its threads with the interpreter locked
+        atexit.register(self.gate.close)  # JAX joins its threads while it holds the GIL
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self.gate.reopen)
 
@@ -177,7 +177,7 @@ class Handler:
         self.work(Call(_text(frame.attributes), inputs, outputs))
 
     def _again(self, address: int) -> None:
-        """Repeat the work where no signal handler runs: an exception here is one of the work."""
+        """Repeat the work where no signal handler runs: an exception is then the work's own."""
         raised = xla_callback.Raised.from_address(address)
         held, own = raised.held, ("", "")
         try:
@@ -195,7 +195,7 @@ class Handler:
 
 
 def _raise_later(held: tuple[BaseException, Any, int], thread: int) -> None:
-    """Raise an exception in a thread as soon as that runs Python again."""
+    """Raise an exception in a thread as soon as the thread runs Python code again."""
     error: BaseException | None = held[0]
     while error is not None:  # these frames hold arrays on buffers that XLA frees after the call
         traceback.clear_frames(error.__traceback__)

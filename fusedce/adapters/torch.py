@@ -9,9 +9,9 @@ The kernels multiply by the upstream gradient before they round a gradient, so i
 
 - In eager mode on the CPU with ``reduction="mean"`` or ``"sum"`` the forward pass computes the
   gradient with the loss and saves it with the logits: two arrays of their size until the backward
-  pass. If the upstream gradient is 1, the saved gradient is returned. To multiply it by any other
-  is not exact where it was rounded to half precision or below the smallest normal number, and
-  reads and writes as much as computing it again: so it is computed again, from the logits.
+  pass. If the upstream gradient is 1, the saved gradient is returned. For any other it is computed
+  again from the logits: a product with the saved gradient would be inexact where that was rounded
+  to half precision or is subnormal, and would read and write as much memory.
   The next forward pass then computes the loss alone, until an upstream gradient is 1 again.
 - Otherwise the forward pass computes the loss alone and saves its inputs, and the backward pass
   reads the logits again: with ``reduction="none"``, under hooks of saved tensors (checkpoints), on

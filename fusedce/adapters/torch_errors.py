@@ -33,7 +33,7 @@ def probabilities(name: str, array: np.ndarray) -> None:
 def in_terms_of(reference: Callable[..., Tensor], shared: int | None = None) -> Any:
     """Raise errors of the type that ``reference`` raises for the same arguments.
 
-    ``shared``: only that many of the first arguments, and the later ones that it also has.
+    ``shared``: pass it only this many first arguments, and of the later ones those that it has.
     """
 
     def wrap(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -274,7 +274,7 @@ _one_by_one(_gradient)
 
 
 def _observed() -> bool:
-    """Whether hooks or modes see the saved tensors, as in checkpoints: these must not vary then."""
+    """Whether hooks or modes (checkpoints) see the saved tensors, which then must not vary."""
     return _transformed() or _hooks(True) is not None or _modes() > 0
 
 
@@ -284,7 +284,7 @@ _ones: dict[str, bool] = {}
 
 
 def _is_one(upstream: Tensor) -> bool:
-    """Whether it is a single 1. False for a batch of vmap and a tracer, whose value is unknown."""
+    """Whether it is a single 1; False for a batch of vmap or a tracer, whose value is unknown."""
     try:
         return bool(upstream.ndim == 0 and upstream.item() == 1)
     except RuntimeError:
@@ -356,7 +356,7 @@ class _Loss(torch.autograd.Function):
 def _multiplied(grad: Tensor, upstream: Tensor, axis: int) -> Tensor:
     """A gradient that is already rounded, times the upstream gradient of each row or element."""
     factor = upstream.to(_compute_dtype(grad))
-    if 0 < factor.ndim < grad.ndim:  # a row's
+    if 0 < factor.ndim < grad.ndim:  # one for each row
         factor = factor.unsqueeze(axis)
     return (grad * factor).to(grad.dtype)
 
@@ -364,7 +364,7 @@ def _multiplied(grad: Tensor, upstream: Tensor, axis: int) -> Tensor:
 def evaluate(spec: Spec, inputs: Inputs, inplace: bool = False) -> Tensor:
     """The loss as autograd records it."""
     logits = inputs[0]
-    for x in inputs[1:]:  # else with a meta tensor the loss would be computed on meta
+    for x in inputs[1:]:  # otherwise a meta tensor would move the loss to meta
         if x is not None and x.ndim and x.device.type != logits.device.type:
             raise RuntimeError(f"tensors on {logits.device} and {x.device}: move one of them")
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs[1:]):

@@ -1,4 +1,4 @@
-"""What the tests of the programs share: a temporary folder, a screen of any width, README.md."""
+"""Helpers of the benchmark tests: a temporary folder, a screen of any width, README.md."""
 
 import pytest
 
@@ -6,13 +6,13 @@ from benchmarks import results, screen
 
 
 def write_into(folder, monkeypatch):
-    """Let a program read and write its results and README.md in this folder."""
+    """Make a program read and write its results and README.md in this folder."""
     for place in ("ROOT", "FOLDER", "RUNS"):
         monkeypatch.setattr(results, place, folder)
 
 
 def printed(width, *what):
-    """The text that is printed on a screen of this width, which no line exceeds or is cut at."""
+    """The text as printed on a screen of this width; no line is longer, and no text is cut."""
     with open("/dev/null", "w") as nowhere:
         console = screen.Console(width=width, record=True, file=nowhere, highlight=False)
         for one in what:
@@ -24,7 +24,10 @@ def printed(width, *what):
 
 
 def written(main, words, folder, name):
-    """README.md as ``--readme`` writes it between its markers, the same the second time."""
+    """README.md after ``--readme``, which changes only the part between the markers.
+
+    A second call writes the same; without markers it ends with an error.
+    """
     page, start, end = folder / "README.md", f"<!-- {name} -->", f"<!-- /{name} -->"
     page.write_text(f"# before\n{start}\nold\n{end}\nafter\n")
     assert main([*words, "--readme"]) == 0

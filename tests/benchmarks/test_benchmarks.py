@@ -1,4 +1,4 @@
-"""The benchmark as a program: who is timed, the result of a run, and two results compared."""
+"""The CPU benchmark: which rivals are timed, the result of a run, and comparing two results."""
 
 import copy
 import dataclasses
@@ -52,7 +52,7 @@ def problem(name, shrink=1 << 14):
 
 
 def agrees(rival, what):
-    """Whether a rival computes what the oracle does."""
+    """Check that a rival computes the loss and gradient of the oracle."""
     what.grad[...] = np.nan
     call, read = rival.prepare(what, 1)
     oracle.check(oracle.answer(what), what, *read(call()))
@@ -67,7 +67,7 @@ def test_cases():
     assert all(len(c.title) <= 28 for c in cases.CASES)
     names = [c.name for c in cases.chosen(0, ["softmax-*10", "focal-1"], cases.CASES)]
     assert names == ["softmax-2000000x10", "focal-1.5"]
-    (rows,) = cases.chosen(0, ["rows"], cases.CASES)  # a whole name excludes "rows-10"
+    (rows,) = cases.chosen(0, ["rows"], cases.CASES)  # an exact name does not match "rows-10"
     assert rows.name == "rows"
     quick, usual, everything = (set(cases.chosen(level, [], cases.CASES)) for level in range(3))
     assert quick < usual < everything == set(cases.CASES)
@@ -323,7 +323,7 @@ def test_what_is_left_out_is_named():
 
 
 def test_a_missed_bar_is_told_in_words():
-    """On a terminal and in README.md, not only by the colour."""
+    """A missed bar is marked by text, not only by colour, on a terminal and in README.md."""
     result = synthetic()
     record = next(r for r in result["cases"] if r["ratio"]["bar"] and r.get("best_rival"))
     ratio, best = record["ratio"], record["best_rival"]
@@ -344,7 +344,7 @@ def test_a_missed_bar_is_told_in_words():
 
 
 def test_one_fact_is_said_once():
-    """No column for GB/s relative to a copy, which follows from the time relative to a copy."""
+    """There is no column for GB/s relative to a copy: the time relative to a copy implies it."""
     result = synthetic()
     for text in (printed(200, table(report.measured(result))), markdown(result)):
         assert "of copy" not in text
@@ -418,7 +418,7 @@ def test_names_that_nobody_has(capsys):
 
 @pytest.mark.parametrize("rival", ["none", "scikit"])
 def test_against_small_cases(rival, tmp_path, capsys):
-    """They are compared relative to NumPy's time, which is taken for every choice of rivals."""
+    """--against compares small cases by the ratio to NumPy, timed with any choice of rivals."""
     words = ["--quick", "--rival", rival, "--case", "small-32x10"]
     path = tmp_path / "old.json"
     assert program.main([*words, "--out", str(path)]) == 0
@@ -457,7 +457,7 @@ def test_what_cannot_be_compared_is_said_why():
 
 @pytest.mark.slow(reason="every case is measured")
 def test_shapes_of_ones_own(tmp_path, capsys):
-    """Each loss on each shape in each dtype, with all rows, beside the rivals that compute it."""
+    """--shape measures each loss on each shape in each dtype, with all rows and with rivals."""
     path = tmp_path / "own.json"
     words = "--quick --rival numpy --rival torch --shape 300x2000 --shape 3,5×4 --dtype bfloat16"
     words += " --dtype float32 --loss focal --loss softmax_focal"
@@ -502,7 +502,7 @@ def test_shapes_that_cannot_be(monkeypatch, capsys):
 
 
 def test_rivals_agree_on_every_kind_of_shape():
-    """Rows, images with the classes second, elements: plain NumPy computes what the oracle does."""
+    """Plain NumPy agrees with the oracle on rows, images (classes on axis 1) and elements."""
     losses = [name for name in cases.LOSSES if name not in cases.LISTED]
     some = cases.own([(70, 9), (6, 5, 7), (2, 3, 4, 5)], ["float32", "float64"], losses)
     some += cases.own([(1000,)], ["float32"], ["focal", "binary_cross_entropy"])
@@ -535,7 +535,7 @@ HEARD = ["env", "--default-signal=INT"] if signal.getsignal(signal.SIGINT) is si
 @pytest.mark.parametrize("words", PROGRAMS, ids=lambda words: words[0])
 @pytest.mark.parametrize("begun", [False, True], ids=["importing", "measuring"])
 def test_interrupted(words, begun, tmp_path):
-    """One line and status 130, during the imports and later."""
+    """Ctrl-C, during the imports and later, prints one line and ends with status 130."""
     if not begun:
         for name in ("numba", "matplotlib", "lightgbm"):
             kill = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(9)"
@@ -568,7 +568,7 @@ def synthetic():
 
 
 def test_readme(tmp_path, monkeypatch):
-    """Pictures and README.md follow from the JSON alone."""
+    """--readme draws the pictures and writes README.md from the JSON result alone."""
     write_into(tmp_path, monkeypatch)
     results.write(synthetic(), tmp_path / RESULT)
     text = written(program.main, [], tmp_path, "throughput")

@@ -1,4 +1,4 @@
-"""The benchmark of the boosting objectives: formulas, a small run, and tables."""
+"""The benchmark of the boosting objectives: its formulas, a small run, and its tables."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def silent(_):
 
 @gammas
 def test_the_digits_are_derivatives(gamma):
-    """The 50 digits are derivatives of -(1 - p)^gamma log p, by differences in 80 digits."""
+    """The 50-digit formulas are derivatives of -(1 - p)^gamma log p; differences in 80 digits."""
     import mpmath
 
     with mpmath.workdps(80):
@@ -45,7 +45,10 @@ def test_the_digits_are_derivatives(gamma):
 
 @gammas
 def test_formulas(gamma):
-    """The formulas that are timed or trained with are exact, public ones at moderate scores."""
+    """The formulas used for timing and training are exact.
+
+    The public recipes are approximately right at the moderate scores here.
+    """
     z, y = np.tile(np.linspace(-5, 5, 21), 2), np.repeat([0.0, 1.0], 21)
     found = [formulas.exact(float(v), int(t), gamma) for v, t in zip(z, y, strict=True)]
     grad, convex, slope = np.array(found, dtype=float).T

@@ -1,4 +1,4 @@
-"""The GPU benchmark without a GPU: NumPy replaces CuPy, the host's clock replaces the events."""
+"""The GPU benchmark without a GPU: NumPy replaces CuPy, and the host's clock the CUDA events."""
 
 import dataclasses
 import sys
@@ -166,7 +166,7 @@ def named(name):
      ("images", "bfloat16"), ("focal", "float32"), ("focal", "float16"), ("bce", "bfloat16")],
 )  # fmt: skip
 def test_rivals_agree(shape, dtype):
-    """Torch and plain expressions, in each of the three modes."""
+    """Torch and the plain array expressions agree with the oracle in each of the three modes."""
     pytest.importorskip("torch")
     questions = [case(f"{shape}-{dtype}-{mode}") for mode in cases.MODES]
     others = [named("torch"), named("CuPy")]
@@ -176,7 +176,7 @@ def test_rivals_agree(shape, dtype):
 
 
 def liar(spoil):
-    """Plain expressions whose answer is changed by ``spoil``."""
+    """A rival with plain array expressions, whose result is changed by ``spoil``."""
 
     def prepare(problem, gpu):
         entries = rivals.prepare_cupy(problem, gpu)
@@ -208,7 +208,7 @@ def test_who_disagrees_is_not_timed(spoil, mode):
 
 
 def test_fusedce_must_agree_too(monkeypatch, capsys):
-    """A wrong case has no figures and the status is 1; the other cases are measured."""
+    """If fusedce is wrong in a case, the status is 1 and the other cases are still measured."""
     true = cases.Loss.__call__
 
     def spoilt(loss, z, *args, **options):
@@ -251,7 +251,7 @@ def test_what_does_not_fit_or_has_no_time_is_left_out_by_name():
 
 
 def test_a_fresh_copy_before_each_run():
-    """A rival that overwrites the logits gets them again, which is not timed."""
+    """A rival that overwrites the logits gets a new copy before each call, which is not timed."""
     order = []
 
     def prepare(problem, gpu):
@@ -309,11 +309,11 @@ def test_a_run_is_one_call_between_two_events_behind_a_flush():
 
 
 class There(np.ndarray):
-    """Stands for an array on the device."""
+    """A stand-in for an array on the device."""
 
 
 def test_arrays_go_there():
-    """Scalars stay scalars, bfloat16 keeps its values, any part of an array can be compared."""
+    """put keeps scalars and bfloat16 values, and double converts any part of an array."""
     cupy = cupy_of([])
     cupy.asarray = lambda a: np.asarray(a).view(There)
     gpu = device.Device(cupy)

@@ -21,7 +21,7 @@ from tests.benchmarks.test_benchmarks_cuda import COPY, FACTS, FEW, Host, named,
 
 
 def test_no_gpu(monkeypatch, capsys):
-    """One sentence and status 1 if the driver, the GPU or CuPy is missing."""
+    """The program ends with one sentence if the driver, the GPU or CuPy is missing."""
 
     class CUDARuntimeError(RuntimeError):
         pass
@@ -50,7 +50,7 @@ def test_no_gpu(monkeypatch, capsys):
 
 
 def test_a_run(tmp_path, monkeypatch, capsys):
-    """Result, tables, bars and pictures."""
+    """A run prints its tables and bars, writes its result and draws the pictures."""
     monkeypatch.setattr(device, "find", Host)
     monkeypatch.setattr(device, "bandwidth", lambda gpu: COPY)
     ghost = Rival("ghost", ("no_such_module_at_all",), rivals.prepare_cupy)
@@ -92,7 +92,7 @@ def test_a_run(tmp_path, monkeypatch, capsys):
 
 
 def test_shapes_of_ones_own(tmp_path, monkeypatch, capsys):
-    """The three questions about each shape, without bars and with all rows."""
+    """--shape measures the three questions about each shape, with all rows and without bars."""
     monkeypatch.setattr(device, "find", Host)
     monkeypatch.setattr(device, "bandwidth", lambda gpu: COPY)
     monkeypatch.setattr(rivals, "RIVALS", (named("CuPy"),))
@@ -133,7 +133,10 @@ def test_the_clock_runs_out():
 
 
 def test_seconds(monkeypatch, tmp_path, capsys):
-    """Cases that would begin later are left out and named; table and result are still written."""
+    """Cases that would start after --seconds are left out and named.
+
+    The table and the result are still written.
+    """
     monkeypatch.setattr(device, "find", Host)
     monkeypatch.setattr(device, "bandwidth", lambda gpu: COPY)
     monkeypatch.setattr(cuda.importlib.util, "find_spec", lambda name: None)
@@ -207,7 +210,7 @@ def test_bars_are_taken_from_the_figures():
 
 @pytest.mark.parametrize("width", [40, 80, 100])
 def test_tables_fit_a_screen(width):
-    """Figures are never cut; a missed bar is marked not only by the colour."""
+    """Figures are never cut, and a missed bar is marked by a sign, not only by colour."""
     records = invented()["cases"]
     records[1]["bars"]["torch"]["met"] = False
     records[0] = {"case": "x", "title": "y", "group": "gradient", "left_out": "no time left"}
@@ -221,7 +224,7 @@ def test_tables_fit_a_screen(width):
 
 
 def test_readme(tmp_path, monkeypatch):
-    """Pictures and README.md follow from the JSON alone."""
+    """--readme draws the pictures and writes README.md from the JSON result alone."""
     write_into(tmp_path, monkeypatch)
     results.write(invented(), tmp_path / "cuda.json")
     text = written(program.main, ["--device", "cuda"], tmp_path, "cuda")
@@ -235,7 +238,7 @@ def test_readme(tmp_path, monkeypatch):
 
 
 class Clock(Host):
-    """A device on which the time depends on a size of tuning.py."""
+    """A device whose measured time depends only on tuning.ROWS."""
 
     def seconds(self, call, before):
         before()

@@ -1,4 +1,4 @@
-"""The training demo as a program; its results are in README.md."""
+"""The training demo, benchmarks.digits; README.md shows its results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from benchmarks import digits, results
 
 
 def test_a_run(tmp_path, monkeypatch, capsys):
-    """Without a terminal: a line for each seed, a table, and a picture in the file of --out."""
+    """Without a terminal it prints a line for each seed and a table, and draws into --out."""
     monkeypatch.setattr(digits, "SEEDS", range(2))
     monkeypatch.setattr(digits, "EPOCHS_TEN", 25)
     monkeypatch.setattr(digits, "EPOCHS_ONE", 2)

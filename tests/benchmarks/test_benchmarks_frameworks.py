@@ -1,4 +1,4 @@
-"""The benchmark of the adapters: who is timed, memory, and the table."""
+"""The benchmark of the adapters: which libraries are timed, the memory, and the table."""
 
 import copy
 import dataclasses
@@ -30,7 +30,7 @@ def case(name):
 
 
 def by_numpy(problem, spoil=lambda loss, grad: (loss, grad)):
-    """NumPy in place of a framework; ``spoil`` changes the answer."""
+    """NumPy in place of a framework; ``spoil`` changes the result."""
     upstream = np.float32(problem.case.upstream)
     logits = problem.logits.astype(np.float32)  # NumPy itself has no bfloat16
     problem = dataclasses.replace(problem, logits=logits, grad=np.empty_like(logits))
@@ -42,7 +42,7 @@ def by_numpy(problem, spoil=lambda loss, grad: (loss, grad)):
 
 
 def stand_ins(**spoiled):
-    """The ways of the benchmark with NumPy in place of the frameworks; some of them wrong."""
+    """The ways of the benchmark with NumPy in place of the frameworks; ``spoiled`` are wrong."""
     spoiled = {name.replace("_", "."): spoil for name, spoil in spoiled.items()}
     return [
         dataclasses.replace(
@@ -61,7 +61,7 @@ def timed(name, ways):
 
 
 def test_tasks():
-    """The shapes, dtypes and bars; each with the gradient of a loss and of a scaled loss."""
+    """The cases have these shapes, dtypes and bars, each with a loss and with a scaled loss."""
     assert len({t.name for t in CASES}) == len(CASES) == 8
     sizes = {(t.arrays.shape, t.arrays.dtype) for t in CASES}
     assert sizes == {((4096, 32_000), "float32"), ((65_536, 1000), "float32"),
@@ -81,7 +81,7 @@ def unscaled(problem):
 
 @pytest.mark.parametrize("what", CASES, ids=lambda t: t.name)
 def test_what_is_right_is_scaled(what):
-    """The oracle scales the gradient by upstream, and not the loss."""
+    """The oracle multiplies the gradient by the upstream gradient, and not the loss."""
     problem = data.make(what.divided(SMALL))
     right, plainly = oracle.answer(problem), oracle.answer(unscaled(problem))
     assert right.loss == plainly.loss
@@ -163,7 +163,7 @@ each_task = pytest.mark.parametrize("what", CASES, ids=lambda t: t.name)
 
 
 def agrees(way, what):
-    """A way of the benchmark agrees with the oracle and does not change the logits."""
+    """Check that a way of the benchmark agrees with the oracle and does not change the logits."""
     if way.missing():
         pytest.skip(way.missing())
     problem = data.make(what.divided(SMALL))
@@ -200,7 +200,7 @@ def test_torchs_own_formula():
 
 
 def test_adapters_are_called_by_their_public_names(monkeypatch):
-    """The functions and arguments with which the benchmark calls each adapter."""
+    """The benchmark calls these public functions of the torch adapter with these arguments."""
     pytest.importorskip("torch")
     calls = []
 
@@ -236,7 +236,7 @@ print(high_water(call))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
 def test_high_water():
-    """Two arrays of 80 MB at a time, whether or not more memory was held before."""
+    """high_water is 160 MB for two arrays of 80 MB, also if more memory was in use before."""
     for spike in ("", "import numpy as np; np.ones(60_000_000)\n"):
         done = subprocess.run([sys.executable, "-c", spike + HELD], cwd=results.ROOT,
                               capture_output=True, text=True, check=True)  # fmt: skip
@@ -245,13 +245,13 @@ def test_high_water():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
 def test_memory_of_a_process_of_its_own():
-    """The memory of the two ways that are compared; a failure is recorded with its reason."""
+    """weigh measures the memory in a new process; a failure is recorded with its reason."""
     pytest.importorskip("torch")
     record = {"ms": {"torch": {}}, "skipped": {}}
     frameworks.weigh(record, case("bfloat16"), 2)
     assert record["skipped"] == {}
     assert set(record["memory"]) == {"torch"}
-    assert 2 < record["memory"]["torch"] < 4.5  # log_softmax, its gradient, that of the logits
+    assert 2 < record["memory"]["torch"] < 4.5  # log_softmax and two gradients
     frameworks.weigh(record, dataclasses.replace(case("focal"), name="unknown"), 1)
     assert record["memory"] == {}
     assert record["skipped"] == {"memory of torch": NO_CASE}
@@ -350,7 +350,7 @@ def test_table_fits_a_screen(width):
 
 
 def test_readme(small, monkeypatch):
-    """README.md follows from the JSON alone."""
+    """--readme writes README.md from the JSON result alone."""
     monkeypatch.setattr(frameworks, "timed", None)
     results.write(synthetic(), small / RESULT)
     first = written(frameworks.main, [], small, "frameworks")

@@ -25,7 +25,10 @@ esac
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere PyPI's torch is for the CPU")
 @pytest.mark.parametrize(("local", "index"), [(0, 1), (1, 0), (1, 1)])
 def test_torch(local, index, tmp_path):
-    """torch comes from pip's local folders or the index of CPU builds; otherwise it is skipped."""
+    """`make` takes torch from what is installed, from find-links or from the index of CPU builds.
+
+    If there is none, it says so and does not fail.
+    """
     shutil.copy(ROOT / "Makefile", tmp_path)
     python = tmp_path / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
