@@ -19,7 +19,7 @@ SLACK = 0.02  # of the logits: memory that the kernel counts with a delay
 TITLE = "Forward and backward pass: our time, and how many times as long others take"
 NOTE = (
     "ms: the time of ours, ± half the width of the range with three fifths of the rounds. "
-    "×: as long the other takes; both compiled: as torch.compile of ours. "
+    "×: the other's time divided by ours; both compiled: with ours under torch.compile too. "
     "memory: of ours, in multiples of the logits, and of torch. ✗ (red): the bar is missed."
 )
 

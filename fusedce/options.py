@@ -165,9 +165,9 @@ class Options(NamedTuple):
         Any,
         Option(
             "array, optional",
-            "Filled with the gradient and returned. ``grad_out=logits`` computes in place. If a call "
-            "raises an error, the three outputs are unchanged. One exception: after an error about "
-            "a float label they may hold any numbers, except for an output that is the logits.",
+            "Filled with the gradient and returned. ``grad_out=logits`` computes in place. If a "
+            "call raises an error, the three outputs are unchanged. One exception: after an error "
+            "about a float label they may hold any numbers, unless they are the logits.",
         ),
     ] = None
     hess_out: Annotated[
