@@ -6,10 +6,11 @@ import pytest
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled_objects_are_frozen():
+def garbage_is_collected_once():
     """Compilers leave millions of objects in a process: one collection of them takes seconds.
 
-    After the freeze, later collections do not examine the objects of earlier modules again.
+    After the freeze, later collections do not examine the objects of earlier modules again; what
+    becomes a cycle of unused objects among these is not freed.
     """
     yield
     gc.collect()

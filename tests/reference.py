@@ -66,15 +66,19 @@ def by_log_probability(rule, logp, p, u, negative=False):
 
 
 # --------------------------------------------------------------------- activations
-# Arrays are (N, C). Each returns [loss, grad, hess], [their scales]; a mass of zero contributes
-# exactly zero.
+# Each function takes arrays of shape (N, C), and returns [loss, grad, hess], [their scales]; the
+# losses of ``softmax_rows`` are (N, 1). A mass of zero contributes exactly zero.
 
 
 def weighed(mass, evaluate, *arrays):
-    """Mass times what ``evaluate`` returns: values, scales. It is called where mass is not 0."""
-    has, found = mass != 0, []
-    of_those = evaluate(*(a[has] for a in arrays))
-    for factor, terms in zip((mass, abs(mass)), of_those, strict=True):
+    """Mass times what ``evaluate`` returns: values, scales.
+
+    ``evaluate`` gets only the elements whose mass is not 0; the others are 0.
+    """
+    has = mass != 0
+    evaluated = evaluate(*(a[has] for a in arrays))
+    found = []
+    for factor, terms in zip((mass, abs(mass)), evaluated, strict=True):
         places = [np.zeros_like(mass) for _ in terms]
         for place, term in zip(places, terms, strict=True):
             place[has] = factor[has] * term
@@ -142,8 +146,8 @@ def sigmoids(rule, x, pos, neg, y=None):
         return weighed(pos + neg, partial(soft_sigmoids, rule), p, u, logp, logu, y)
     found = [0, 0, 0], [0, 0, 0]
     for mass, lo, po, uo, sign in ((pos, logp, p, u, 1), (neg, logu, u, p, -1)):
-        rule_of_sign = partial(by_log_probability, rule, negative=sign < 0)
-        (f, f1, f2), (sf, sf1, sf2) = weighed(mass, rule_of_sign, lo, po, uo)
+        evaluate = partial(by_log_probability, rule, negative=sign < 0)
+        (f, f1, f2), (sf, sf1, sf2) = weighed(mass, evaluate, lo, po, uo)
         values, scales = [f, sign * f1 * uo, f2 - f1 * po * uo], [sf, sf1 * uo, sf2 + sf1 * po * uo]
         found = add(found[0], values), add(found[1], scales)
     return found
@@ -163,8 +167,8 @@ def probabilities(rule, p, pos, neg):
     """Pos F(p) + neg F(1-p) per element, derivatives by p itself."""
     found = [0, 0, 0], [0, 0, 0]
     for mass, po, uo, sign in ((pos, p, 1 - p, 1), (neg, 1 - p, p, -1)):
-        rule_of_sign = partial(by_probability, rule, negative=sign < 0)
-        (f, f1, f2), scales = weighed(mass, rule_of_sign, po, uo)
+        evaluate = partial(by_probability, rule, negative=sign < 0)
+        (f, f1, f2), scales = weighed(mass, evaluate, po, uo)
         found = add(found[0], [f, sign * f1, f2]), add(found[1], scales)
     return found
 
@@ -233,7 +237,8 @@ def reference(rule, logits, targets, *, activation, weight=None, pos_weight=None
         M = np.count_nonzero(y, axis=1, keepdims=True)
         live &= M > 0
         y = y / np.maximum(M, 1)
-    z, y = np.where(live, z, 0), np.where(live, y, 0)  # NaN and infinity are 30 times slower
+    # Ignored logits may be NaN or infinite, which long doubles multiply 30 times slower.
+    z, y = np.where(live, z, 0), np.where(live, y, 0)
     x, dx, d2x = cap(z, softcap, logit_scale)
     zeta = REAL(z_loss)
     if dense or not one_loss:

@@ -184,6 +184,7 @@ class Terms:
     def __truediv__(self, b):
         return self * b**-1 if isinstance(b, Terms) else self * (1 / b)
 
+    @np.errstate(divide="ignore")  # the powers of 0
     def __pow__(self, n):
         if n == 0:
             return Terms([0 * self.values[0] + 1, 0 * self.values[0], 0 * self.values[0]])
@@ -191,11 +192,11 @@ class Terms:
             return self
         (v, d, s), m = self.values, n * (n - 1)
         (r1, r2), (R1, R2), A = self.relative
-        w = v**2 if n == 2 else v**n  # a power takes 100 times as long as a square
+        w = v**2 if n == 2 else v**n  # the general power of a long double is several times slower
         values = [w, w * n * r1, w * (n * r2 + m * r1**2)]
         S = abs(n) * (R2 + (A - 1) * abs(r2)) + abs(m) * (r1**2 * A + 2 * abs(r1) * (R1 - abs(r1)))
         scales = [w * A, w * abs(n) * (R1 + (A - 1) * abs(r1)), w * S]
-        zero = v.dtype.type(0)
+        zero = v.dtype.type(0)  # where v is not 0, its other powers are not needed
         at_0 = [zero**n, times(n * zero ** (n - 1), d), times(m * zero ** (n - 2), d**2)]
         at_0[2] = at_0[2] + times(n * zero ** (n - 1), s)
         values = [np.where(v == 0, z, a) for z, a in zip(at_0, values, strict=True)]

@@ -130,6 +130,7 @@ def test_program(result, capsys):
     assert "Worst relative error" in capsys.readouterr().out
 
 
+@pytest.mark.slow(reason="the same models")
 def test_readme(result, tmp_path, monkeypatch):
     write_into(tmp_path, monkeypatch)
     text = written(boosting.main, ["--out", str(result)], tmp_path, "boosting")

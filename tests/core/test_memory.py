@@ -236,6 +236,7 @@ def test_peak_memory(case, above):
     assert above[case] < LIMIT, f"{above[case]:.1%} of the logits"
 
 
+@pytest.mark.slow(reason="the same measurement")
 @needs_proc
 def test_the_measure_sees_a_temporary(above):
     """The measurement shows one temporary for a function that makes one copy of its logits."""

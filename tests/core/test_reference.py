@@ -10,6 +10,7 @@ import pytest
 
 from tests.listed import ALL_RULES, LOSSES, competing
 from tests.reference import REAL, exact_element, exact_row, reference
+from tests.taylor import Terms
 
 EVERY = {name: (name.split()[0], own) for name, own in ALL_RULES.items()}
 RULES = [EVERY[name] for name in competing(ALL_RULES)]
@@ -324,3 +325,14 @@ def test_many_classes_are_added_up():
         ]  # fmt: skip
         for ours, each in zip((loss, grad, hess), zip(*parts, strict=True), strict=True):
             np.testing.assert_allclose(ours, sum(each), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("n", [-1, 0.5, 1.5, 2, 2.0, 3])
+def test_powers(n):
+    """Value and derivatives of v**n along v, also at 0; no warning is raised."""
+    v = np.array([0.25, 1.0, 3.0, 0.0] if n > 0 else [0.25, 1.0, 3.0], REAL)
+    found = (Terms([v, np.ones_like(v), np.zeros_like(v)]) ** n).values
+    with np.errstate(divide="ignore"):
+        want = [v**n, n * v ** (n - 1), n * (n - 1) * v ** (n - 2)]
+    for ours, true in zip(found, want, strict=True):
+        np.testing.assert_allclose(ours, true, rtol=1e-15)

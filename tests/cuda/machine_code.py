@@ -38,7 +38,8 @@ def listing(cubin: bytes) -> str:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        command = [str(nvdisasm()), "-c", "-ndf", file.name]  # without the analysis of data flow
+        # -ndf: no analysis of the data flow, a quarter of the time; nothing here reads it.
+        command = [str(nvdisasm()), "-c", "-ndf", file.name]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
