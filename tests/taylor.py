@@ -184,7 +184,7 @@ class Terms:
     def __truediv__(self, b):
         return self * b**-1 if isinstance(b, Terms) else self * (1 / b)
 
-    @np.errstate(divide="ignore")  # the powers of 0
+    @np.errstate(divide="ignore", invalid="ignore")  # where v is 0
     def __pow__(self, n):
         if n == 0:
             return Terms([0 * self.values[0] + 1, 0 * self.values[0], 0 * self.values[0]])
