@@ -268,7 +268,7 @@ def width(typingctx, number):
 
 
 @intrinsic
-def itemsize(typingctx, number):
+def lane_bytes(typingctx, number):
     """Bytes of one lane."""
     value = lane_of(number.instance_type).bitwidth // 8
     return types.int64(number), lambda context, builder, sig, args: ir.Constant(I64, value)

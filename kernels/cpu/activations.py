@@ -17,7 +17,7 @@ from fusedce.kernels.intrinsics import call7
 from fusedce.kernels.link import sigmoid_outcomes
 from fusedce.kernels.scalar import log1p_up
 from fusedce.kernels.tuning import STRIP
-from fusedce.kernels.vector import itemsize, lanes, width
+from fusedce.kernels.vector import lane_bytes, lanes, width
 
 
 @loop
@@ -32,7 +32,7 @@ def log_softmax_strip(T, logits, n, row_max, log_total, out):
     """out <- (logits - row_max) - log_total; logits, out: addresses of (n,) T."""
     N = lanes(T)
     for j in range(0, n, width(N)):
-        here = j * itemsize(N)
+        here = j * lane_bytes(N)
         store(out + here, (masked_load(logits + here, n - j, N(0)) - row_max) - log_total)
 
 
@@ -97,7 +97,7 @@ def sigmoid_strip(T, values, n, logarithm):
     """values <- sigmoid(values), or its logarithm; values: address of (n,) T."""
     N = lanes(T)
     for j in range(0, n, width(N)):
-        here = values + j * itemsize(N)
+        here = values + j * lane_bytes(N)
         logp, logq, p, q = sigmoid_outcomes(masked_load(here, n - j, N(0)))
         store(here, logp if logarithm else p)
 

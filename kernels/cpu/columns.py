@@ -24,7 +24,7 @@ from fusedce.kernels.cpu.vector_loops import (
 )
 from fusedce.kernels.intrinsics import call7
 from fusedce.kernels.scalar import exp_down, fmax, where
-from fusedce.kernels.vector import from_float64, itemsize, to_float64
+from fusedce.kernels.vector import from_float64, lane_bytes, to_float64
 
 # Classes that are summed in the compute dtype before the sum of a lane goes on in float64.
 CLASSES_PER_FLUSH = 16
@@ -144,7 +144,7 @@ def store_gradient(T, args, rows, grad, scratch):
     Non-temporal stores are used where rows or classes are contiguous in the caller's array: rows
     are transposed into ``scratch`` first.
     """
-    view, item = args.grad, itemsize(T)
+    view, item = args.grad, lane_bytes(T)
     here = row_address(view, rows.outer, rows.start)
     if args.adjacent:
         row = args.classes * item

@@ -84,11 +84,11 @@ class _Cache(caching.FunctionCache):  # type: ignore[misc]
         write_sealed(self._path(sig, data.codegen), payload)
 
 
-class Compiled(list):  # type: ignore[type-arg]
+class CompileLog(list):  # type: ignore[type-arg]
     """What this process compiled: (name, seconds, from disk) each; printed by the tests."""
 
 
-COMPILED = Compiled()
+COMPILED = CompileLog()
 
 
 def _compile(fn: Callable[..., None], signature: str, keep: bool) -> CFunc:

@@ -38,7 +38,7 @@ from fusedce.kernels.scalar import fmax, log1p_up, where
 from fusedce.kernels.vector import (
     count_true,
     from_float64,
-    itemsize,
+    lane_bytes,
     numbers,
     sum_of_lanes,
     to_float64,
@@ -101,7 +101,7 @@ def mass_lanes(N, T, args, label, factor, targets, step, j):
         target = load(N, targets + j * step)
     mass = factor * target + T(args.label_shift)
     if args.weight != 0:
-        mass = mass * peek(args.weight + j * itemsize(T), T)
+        mass = mass * peek(args.weight + j * lane_bytes(T), T)
     return mass
 
 
@@ -229,7 +229,7 @@ def distribution_lanes(N, T, args, params, tiles, step, lines, offset):
 def distribution_tile(N, T, args, params, rows, tiles, lines):
     """(sum of the losses, ignored rows, rows ignored in part) of n rows; results are stored."""
     logits, exps, slopes, first, second, hess = tiles
-    item = itemsize(T)
+    item = lane_bytes(T)
     # 1. Load logits, targets and sample weights.
     load_logits(T, args, rows, logits, slopes)
     if args.sparse_targets:

@@ -46,7 +46,7 @@ from fusedce.kernels.rule import evaluate
 from fusedce.kernels.scalar import fmax, log1p_up, scalar, where
 from fusedce.kernels.tuning import STRIP
 from fusedce.kernels.vector import (
-    itemsize,
+    lane_bytes,
     lanes,
     max_of_lanes,
     numbers,
@@ -121,8 +121,8 @@ def evaluate_strip(N, T, params, n, inputs, row_max, sum_exp_minus_1, first, sec
     for start in range(0, n, FLUSH * width(N)):
         loss = N(0)
         for j in range(start, min(n, start + FLUSH * width(N)), width(N)):
-            here, left = j * itemsize(N), n - j
-            prefetch(masses + n * itemsize(N) + here)  # most likely those of the next strip
+            here, left = j * lane_bytes(N), n - j
+            prefetch(masses + n * lane_bytes(N) + here)  # most likely those of the next strip
             d, e = masked_load(logits + here, left, N(row_max)) - row_max, load(N, exps + here)
             mass = masked_load(masses + here, left, N(0))
             logp, logq, p, q = softmax_outcome(d, e, sum_exp_minus_1, log_total)
@@ -155,7 +155,7 @@ def sums_below_and_at(T, a, n, top):
     for start in range(0, n, FLUSH * width(N)):
         s, t = N(0), N(0)
         for j in range(start, min(n, start + FLUSH * width(N)), width(N)):
-            low, high = split_at(masked_load(a + j * itemsize(N), n - j, N(0)), top)
+            low, high = split_at(masked_load(a + j * lane_bytes(N), n - j, N(0)), top)
             s, t = s + low, t + high
         below, at_max = below + to_float64(s), at_max + to_float64(t)
     return sum_of_lanes(below), sum_of_lanes(at_max)
@@ -182,7 +182,7 @@ def distribution_gradient(T, exps, first, n, total, sum_exp_minus_1, weight, z_s
     whole = T(1) + sum_exp_minus_1
     inverse = T(1) / whole
     for j in range(0, n, width(N)):
-        here = j * itemsize(N)
+        here = j * lane_bytes(N)
         e, x = load(N, exps + here), load(N, first + here)
         p, q = e * inverse, softmax_rest(e, sum_exp_minus_1, whole) * inverse
         g = weight * (x * q - p * sum_of_others(x, top, below, at_max)) + z_slope * p
@@ -210,7 +210,7 @@ def distribution_hessian(T, exps, second, n, total, sum_exp_minus_1, factors, he
     whole = T(1) + sum_exp_minus_1
     inverse = T(1) / whole
     for j in range(0, n, width(N)):
-        here = j * itemsize(N)
+        here = j * lane_bytes(N)
         e, x = load(N, exps + here), load(N, second + here)
         p, q = e * inverse, softmax_rest(e, sum_exp_minus_1, whole) * inverse
         rule = x * q * q + p * p * sum_of_others(x, top, below, at_max) - sum_first * p * q
@@ -238,7 +238,7 @@ def strip_rule(N, T, args, params, inputs, row, start, n, scratch):
     block, e = strip_logits_and_exps(
         T, args, inputs.logits, start, n, row.max, scratch.logits, scratch.exps
     )
-    offset = start * itemsize(T) if row_fits(args) else 0
+    offset = start * lane_bytes(T) if row_fits(args) else 0
     mass, n_ignored = load_masses(
         T, args, inputs.targets, row.label, start, n, row.factor, scratch.mass
     )
@@ -281,7 +281,7 @@ def write_distribution(N, T, args, params, inputs, out, row, factors, sums, scra
         block = strip_logits(T, args, inputs.logits, start, n, scratch.logits)
         e, a, b = scratch.exps, scratch.first, scratch.second
         if row_fits(args):
-            offset = start * itemsize(T)
+            offset = start * lane_bytes(T)
             e, a, b = e + offset, a + offset, b + offset
         else:
             found, block, e, a, b, count = strip_rule(

@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fusedce.kernels.cpu.load_store import first_lanes, llvm_masked_load, llvm_masked_store
+from fusedce.kernels.cpu.load_store import llvm_first_lanes, llvm_masked_load, llvm_masked_store
 from fusedce.kernels.intrinsics import (
     bfloat_to_single,
     half_to_single,
@@ -154,7 +154,7 @@ def read_vector(builder, tag, bits_type, number, address, count):
     align = bits_type.bitwidth // 8
     if count is None:
         return _decode(builder, tag, bits_type, number, builder.load(place, align=align))
-    mask = first_lanes(builder, count, number.width)
+    mask = llvm_first_lanes(builder, count, number.width)
     bits = llvm_masked_load(builder, place, mask, ir.Constant(vector, None), align)
     return _decode(builder, tag, bits_type, number, bits)
 
@@ -167,7 +167,7 @@ def write_vector(builder, tag, bits_type, number, address, count, x):
     if count is None:
         builder.store(bits, place, align=align)
     else:
-        mask = first_lanes(builder, count, number.width)
+        mask = llvm_first_lanes(builder, count, number.width)
         llvm_masked_store(builder, bits, place, mask, align)
 
 

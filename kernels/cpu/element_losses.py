@@ -15,7 +15,7 @@ from fusedce.kernels.link import Slope, hard_cell, plain_cell, soft_cell
 from fusedce.kernels.scalar import generated, scalar, where
 from fusedce.kernels.vector import (
     count_true,
-    itemsize,
+    lane_bytes,
     sum_of_lanes,
     to_float64,
     width,
@@ -72,7 +72,7 @@ def uniform_losses(N, T, link, params, n, logits, labels, scalars, out):
     for start in range(0, n, FLUSH * width(N)):
         total = N(0)
         for j in range(start, min(n, start + FLUSH * width(N)), width(N)):
-            here = j * itemsize(N)
+            here = j * lane_bytes(N)
             label = load(N, labels + here)
             not_binary += count_true(is_not_binary(label, lowest))
             loss, grad = plain_cell(
@@ -102,7 +102,7 @@ def losses_by(element):
         losses_out, grad_out = out
         losses = to_float64(N(0))
         for j in range(0, n, width(N)):
-            here, left = j * itemsize(N), n - j
+            here, left = j * lane_bytes(N), n - j
             label = masked_load(labels + here, left, N(0))
             loss, first, second = element(
                 link, masked_load(logits + here, left, N(0)), label * factor + shift,
@@ -139,7 +139,7 @@ def soft_hessian(N, T, link, params, arrays, scalars, hess):
     n, logits, labels, pos_factor, neg_factor = arrays
     factor, shift, ignore_value, scale = scalars
     for j in range(0, n, width(N)):
-        here, left = j * itemsize(N), n - j
+        here, left = j * lane_bytes(N), n - j
         label = masked_load(labels + here, left, N(0))
         loss, first, second = soft_cell(
             link, masked_load(logits + here, left, N(0)), label * factor + shift,
@@ -154,7 +154,7 @@ def patch_losses(N, T, args, order, link, params, arrays, out):
     """(sum of the losses, ignored labels, invalid labels) of a patch; derivatives go to ``out``."""
     n, logits, labels, pos_factor, neg_factor = arrays
     loss, grad, hess = out
-    item, lowest = itemsize(T), T(args.lowest)
+    item, lowest = lane_bytes(T), T(args.lowest)
     factor, shift, scale = T(args.label_factor), T(args.label_shift), T(args.scale)
     ignore_value = T(np.inf) if args.may_ignore else T(args.ignore_value)
     scalars = LabelScalars(factor, shift, ignore_value, scale)

@@ -28,7 +28,7 @@ from fusedce.kernels.cpu.vector_loops import (
 from fusedce.kernels.intrinsics import call7, peek
 from fusedce.kernels.scalar import where
 from fusedce.kernels.vector import (
-    itemsize,
+    lane_bytes,
     lanes,
     numbers,
     width,
@@ -89,7 +89,7 @@ def one_hot(T, args, patch, labels, y):
     labels: int64 array, scratch memory; y: address of (lines, columns) T.
     """
     outer, line, column, lines, columns = patch
-    item, view = itemsize(T), args.targets
+    item, view = lane_bytes(T), args.targets
     here = address_of(labels)
     source = view.address + outer * view.outer + line * view.inner + column * view.cls
     if args.class_column:  # classes lie along the columns: one label a line
@@ -116,7 +116,7 @@ def multiply_factors(T, n, pos_factor, neg_factor, sample_weight):
     """Both factors <- themselves times the sample weights; addresses of (n,) T."""
     N = lanes(T)
     for j in range(0, n, width(N)):
-        here = j * itemsize(N)
+        here = j * lane_bytes(N)
         sample = load(N, sample_weight + here)
         store(pos_factor + here, load(N, pos_factor + here) * sample)
         store(neg_factor + here, load(N, neg_factor + here) * sample)

@@ -29,7 +29,7 @@ from fusedce.kernels.cpu.vector_loops import FLUSH, loop
 from fusedce.kernels.intrinsics import peek
 from fusedce.kernels.link import softmax_rest, softmax_row
 from fusedce.kernels.scalar import where
-from fusedce.kernels.vector import itemsize, numbers, sum_of_lanes, to_float64, width
+from fusedce.kernels.vector import lane_bytes, numbers, sum_of_lanes, to_float64, width
 
 
 class IndexTiles(NamedTuple):
@@ -56,7 +56,7 @@ def target_weight(N, T, args, label):
     weight = N(1)
     if args.weight != 0:
         for j in range(args.classes):
-            here = args.weight + j * itemsize(T)
+            here = args.weight + j * lane_bytes(T)
             weight = where(label == T(j), N(peek(here, T)), weight)
     return weight
 
@@ -126,7 +126,7 @@ def index_lanes(N, T, args, params, ignore_index, tiles, lines, offset):
 def index_tile(N, T, args, params, rows, tiles, lines):
     """Store the losses, gradients and Hessians of n rows; returns the sum of their losses."""
     logits, exps, slopes, hess = tiles
-    item = itemsize(T)
+    item = lane_bytes(T)
     ignore_index = T(args.ignore_index)
     # 1. Load logits, labels and sample weights.
     load_logits(T, args, rows, logits, slopes)

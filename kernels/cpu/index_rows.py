@@ -28,18 +28,18 @@ from fusedce.kernels.cpu.rows import (
     sum_minus_1,
 )
 from fusedce.kernels.cpu.vector_loops import (
+    array_max,
     copy,
     exp_and_sum,
     fill,
     loop,
-    reduce_max,
     set_at,
 )
 from fusedce.kernels.intrinsics import call7, peek
 from fusedce.kernels.link import softmax_row
 from fusedce.kernels.scalar import exp_down
 from fusedce.kernels.tuning import STRIP
-from fusedce.kernels.vector import BYTES, itemsize, numbers, sum_of_lanes, to_float64, width
+from fusedce.kernels.vector import BYTES, lane_bytes, numbers, sum_of_lanes, to_float64, width
 
 
 @loop
@@ -66,18 +66,18 @@ def reduce_rows(T, args, rows, labels, logits, exps, stats):
     The maxima of all rows come first, so that one row's do not wait for another's exponentials.
     """
     address, stride = stats
-    row = args.classes * itemsize(T)
+    row = args.classes * lane_bytes(T)
     for r in range(rows.n):
         if labels[r] != args.ignore_index:
             source = row_address(args.logits, rows.outer, rows.start + r)
             block = strip_logits(T, args, source, 0, args.classes, logits + r * row)
-            set_at(T, address + STATS.max * stride, r, reduce_max(T, block, args.classes))
+            set_at(T, address + STATS.max * stride, r, array_max(T, block, args.classes))
     ahead = args.block * args.logits.inner if args.direct_logits else 0
     for r in range(rows.n):
         if labels[r] != args.ignore_index:
             source = row_address(args.logits, rows.outer, rows.start + r)
             block = strip_logits(T, args, source, 0, args.classes, logits + r * row)
-            row_max = peek(address + STATS.max * stride + r * itemsize(T), T)
+            row_max = peek(address + STATS.max * stride + r * lane_bytes(T), T)
             below, count = exp_and_sum(T, block, args.classes, row_max, exps + r * row, ahead)
             set_at(T, address + STATS.sum_exp_minus_1 * stride, r, sum_minus_1(T, below, count))
 
@@ -86,7 +86,7 @@ def reduce_rows(T, args, rows, labels, logits, exps, stats):
 def load_targets(T, args, rows, labels, logits, stats):
     """The target's logit and the weights of each row; values without effect for ignored rows."""
     address, stride = stats
-    row = args.classes * itemsize(T)
+    row = args.classes * lane_bytes(T)
     load_sample_weights(T, args, rows, address + STATS.sample_weight * stride)
     copy(T, address + STATS.sample_weight * stride, rows.n, address + STATS.weight * stride)
     for r in range(rows.n):
@@ -100,11 +100,11 @@ def load_targets(T, args, rows, labels, logits, stats):
         else:
             source = row_address(args.logits, rows.outer, rows.start + r)
             z = logit_of_class(T, args, source, label, logits + r * row)
-            row_max = peek(address + STATS.max * stride + r * itemsize(T), T)
+            row_max = peek(address + STATS.max * stride + r * lane_bytes(T), T)
             set_at(T, address + STATS.target * stride, r, z - row_max)
             if args.weight != 0:
-                weight = peek(args.weight + label * itemsize(T), T)
-                sample = peek(address + STATS.sample_weight * stride + r * itemsize(T), T)
+                weight = peek(args.weight + label * lane_bytes(T), T)
+                sample = peek(address + STATS.sample_weight * stride + r * lane_bytes(T), T)
                 set_at(T, address + STATS.weight * stride, r, sample * weight)
 
 
@@ -115,7 +115,7 @@ def evaluate_rows(N, T, args, params, n, stats):
     z_loss, scale = T(args.z_loss), T(args.scale)
     losses = to_float64(N(0))
     for r in range(0, n, width(N)):
-        here, left = address + r * itemsize(T), n - r
+        here, left = address + r * lane_bytes(T), n - r
         d = masked_load(here + STATS.target * stride, left, N(0))
         loss, grad_factor, rest, target_grad, square, product, target_hess = softmax_row(
             params,

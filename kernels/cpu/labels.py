@@ -12,7 +12,7 @@ from fusedce.kernels.cpu.load_store import masked_load
 from fusedce.kernels.cpu.vector_loops import loop
 from fusedce.kernels.intrinsics import call7, peek, poke
 from fusedce.kernels.scalar import scalar
-from fusedce.kernels.vector import count_true, itemsize, lanes, width
+from fusedce.kernels.vector import count_true, lane_bytes, lanes, width
 
 
 @loop
@@ -64,7 +64,7 @@ def sum_weights(args, labels, T):
     total = np.float64(0)
     for label in labels:
         if label != args.ignore_index:
-            total += np.float64(peek(args.weight + label * itemsize(T), T))
+            total += np.float64(peek(args.weight + label * lane_bytes(T), T))
     return total
 
 
@@ -88,7 +88,7 @@ def count_numbers(T, y, n, lowest, ignore_value):
     fine = lowest if ignore_value == T(1) else T(1)  # for the lanes behind the last label
     least = T(0) if lowest == T(0) else T(2)  # of labels in [least, 1]: none if lowest is -1
     for j in range(0, n, width(N)):
-        label = masked_load(y + j * itemsize(N), n - j, N(fine))
+        label = masked_load(y + j * lane_bytes(N), n - j, N(fine))
         kept = label != N(ignore_value)
         other = kept & is_not_binary(label, lowest)
         inside = (label >= least) & (label <= T(1))
@@ -104,7 +104,7 @@ def count_not_binary(T, y, n, lowest):
     N = lanes(T)
     found = 0
     for j in range(0, n, width(N)):
-        found += count_true(is_not_binary(masked_load(y + j * itemsize(N), n - j, N(1)), lowest))
+        found += count_true(is_not_binary(masked_load(y + j * lane_bytes(N), n - j, N(1)), lowest))
     return found
 
 
@@ -114,7 +114,7 @@ def count_ignored(T, y, n, ignore_value):
     N = lanes(T)
     found = 0
     for j in range(0, n, width(N)):
-        found += count_true(masked_load(y + j * itemsize(N), n - j, N(np.nan)) == N(ignore_value))
+        found += count_true(masked_load(y + j * lane_bytes(N), n - j, N(np.nan)) == N(ignore_value))
     return found
 
 
@@ -195,7 +195,7 @@ def count_targets_of_row(T, args, row, y):
         n, step = min(args.width, args.classes - j), args.targets.cls
         call7(args.load_targets, row + j * step, 0, step, 1, n, y, 0)
         for k in range(0, n, width(N)):
-            nonzero += count_true(masked_load(y + k * itemsize(N), n - k, N(0)) != N(0))
+            nonzero += count_true(masked_load(y + k * lane_bytes(N), n - k, N(0)) != N(0))
         ignored += count_ignored(T, y, n, T(args.ignore_value))
     return nonzero, ignored
 

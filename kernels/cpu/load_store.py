@@ -67,7 +67,7 @@ def prefetch(typingctx, address):
     return types.void(types.int64), codegen
 
 
-def first_lanes(builder, count, width):
+def llvm_first_lanes(builder, count, width):
     """The mask of the first ``count`` lanes."""
     index = ir.Constant(ir.VectorType(I32, width), [ir.Constant(I32, k) for k in range(width)])
     full = ir.Constant(I64, width)
@@ -102,7 +102,7 @@ def masked_load(typingctx, address, count, fill):
         if not isinstance(fill, Vector):
             return builder.load(place)
         return llvm_masked_load(
-            builder, place, first_lanes(builder, count, fill.width), filled, _align(fill)
+            builder, place, llvm_first_lanes(builder, count, fill.width), filled, _align(fill)
         )
 
     return fill(types.int64, types.int64, fill), codegen
@@ -117,7 +117,7 @@ def masked_store(typingctx, address, count, x):
         place = _place(context, builder, address, x)
         if isinstance(x, Vector):
             llvm_masked_store(
-                builder, value, place, first_lanes(builder, count, x.width), _align(x)
+                builder, value, place, llvm_first_lanes(builder, count, x.width), _align(x)
             )
         else:
             builder.store(value, place)

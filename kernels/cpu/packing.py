@@ -30,7 +30,7 @@ from fusedce.kernels.cpu.transpose import (
 from fusedce.kernels.cpu.vector_loops import loop
 from fusedce.kernels.intrinsics import peek, poke
 from fusedce.kernels.scalar import where
-from fusedce.kernels.vector import itemsize, lanes, width
+from fusedce.kernels.vector import lane_bytes, lanes, width
 
 
 class PatchView(NamedTuple):
@@ -60,7 +60,7 @@ def inside(N, size, j, step, rows, columns):
 @loop
 def load_squares(tag, bits_type, T, address, step, rows, columns, scratch, pitch):
     """scratch <- a patch whose columns are contiguous, in transposed squares of vectors."""
-    N, size, item = lanes(T), itemsize(bits_type), itemsize(T)
+    N, size, item = lanes(T), lane_bytes(bits_type), lane_bytes(T)
     for j in range(0, columns, width(N)):
         source, target = address + j * step, scratch + j * item
         prefetch_bytes(source + columns * step, width(N) * step)
@@ -82,7 +82,7 @@ def load_squares(tag, bits_type, T, address, step, rows, columns, scratch, pitch
 @loop
 def store_squares(tag, bits_type, T, address, step, rows, columns, scratch, pitch):
     """A patch whose columns are contiguous <- scratch, in transposed squares of vectors."""
-    N, size, item = lanes(T), itemsize(bits_type), itemsize(T)
+    N, size, item = lanes(T), lane_bytes(bits_type), lane_bytes(T)
     for j in range(0, columns, width(N)):
         target, source = address + j * step, scratch + j * item
         # What is written beyond the patch is overwritten later.
@@ -106,7 +106,7 @@ def store_squares(tag, bits_type, T, address, step, rows, columns, scratch, pitc
 def load_patch(tag, bits_type, T, patch, scratch, pitch):
     """scratch <- patch: by rows, in transposed squares of vectors, or element by element."""
     address, row_stride, column_stride, rows, columns = patch
-    N, size, item = lanes(T), itemsize(bits_type), itemsize(T)
+    N, size, item = lanes(T), lane_bytes(bits_type), lane_bytes(T)
     if column_stride == size or columns == 1:
         # Prefetch what is most likely the next patch.
         ahead = columns * size * (rows if row_stride == columns * size else 1)
@@ -134,7 +134,7 @@ def load_patch(tag, bits_type, T, patch, scratch, pitch):
 def store_patch(tag, bits_type, T, patch, scratch, pitch):
     """Patch <- scratch."""
     address, row_stride, column_stride, rows, columns = patch
-    N, size, item = lanes(T), itemsize(bits_type), itemsize(T)
+    N, size, item = lanes(T), lane_bytes(bits_type), lane_bytes(T)
     if column_stride == size or columns == 1:
         for i in range(rows):
             target, source = address + i * row_stride, scratch + i * pitch

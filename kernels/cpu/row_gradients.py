@@ -25,7 +25,7 @@ from fusedce.kernels.cpu.vector_loops import (
 from fusedce.kernels.intrinsics import call7, peek
 from fusedce.kernels.scalar import generated
 from fusedce.kernels.tuning import STRIP
-from fusedce.kernels.vector import itemsize
+from fusedce.kernels.vector import lane_bytes
 
 
 class RowStats(NamedTuple):
@@ -108,14 +108,14 @@ def write_short_rows(T, args, rows, labels, logits, exps, stats):
     """
     address, stride = stats
     for r in range(rows.n):
-        e = exps + r * args.classes * itemsize(T)
+        e = exps + r * args.classes * lane_bytes(T)
         if labels[r] == args.ignore_index:
             fill(T, e, args.classes, T(0))
         else:
-            set_at(T, e, labels[r], -peek(address + STATS.rest * stride + r * itemsize(T), T))
+            set_at(T, e, labels[r], -peek(address + STATS.rest * stride + r * lane_bytes(T), T))
             multiply(
-                T, e, args.classes, peek(address + STATS.grad_factor * stride + r * itemsize(T), T),
-                e,
+                T, e, args.classes,
+                peek(address + STATS.grad_factor * stride + r * lane_bytes(T), T), e,
             )  # fmt: skip
     there = row_address(args.grad, rows.outer, rows.start)
     store_contiguous(T, args, rows.n * args.classes, exps, there, logits)
@@ -129,8 +129,8 @@ def write_long_row(T, args, grad, label, logits, exps, stats, strip_maxima):
     grad_factor = peek(address + STATS.grad_factor * stride, T)
     for s in range(strips_per_row(args)):
         start = s * STRIP
-        n, e = min(STRIP, args.classes - start), exps + start * itemsize(T)
-        strip_max = peek(strip_maxima + s * itemsize(T), T)
+        n, e = min(STRIP, args.classes - start), exps + start * lane_bytes(T)
+        strip_max = peek(strip_maxima + s * lane_bytes(T), T)
         multiply(T, e, n, grad_factor * rescale_factor(T, strip_max, row_max), e)
     set_at(T, exps, label, peek(address + STATS.target_grad * stride, T))
     store_contiguous(T, args, args.classes, exps, grad, logits)
@@ -152,7 +152,7 @@ def store_contiguous(T, args, n, source, grad, scratch):
 @loop
 def write_rows(T, args, rows, labels, logits, exps, stats, strip):
     """Gradients and Hessians of a block of rows, those that are wanted."""
-    row = args.classes * itemsize(T)
+    row = args.classes * lane_bytes(T)
     for r in range(rows.n):
         out = RowOutputs(
             row_address(args.grad, rows.outer, rows.start + r) if args.grad.address != 0 else 0,
@@ -164,7 +164,7 @@ def write_rows(T, args, rows, labels, logits, exps, stats, strip):
             write_row(
                 T, args, row_address(args.logits, rows.outer, rows.start + r), out, labels[r],
                 logits + r * row, exps + r * row,
-                RowStats(stats.address + r * itemsize(T), stats.stride), strip,
+                RowStats(stats.address + r * lane_bytes(T), stats.stride), strip,
             )  # fmt: skip
 
 

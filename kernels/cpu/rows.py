@@ -11,12 +11,12 @@ import numpy as np
 
 from fusedce.kernels.cpu.blocks import load_strip, load_strip_slopes, row_address
 from fusedce.kernels.cpu.vector_loops import (
+    array_max,
     chain_transform,
     exp_and_sum,
     fill,
     loop,
     multiply,
-    reduce_max,
     set_at,
     store_scaled,
     stream_bytes,
@@ -25,7 +25,7 @@ from fusedce.kernels.cpu.vector_loops import (
 from fusedce.kernels.intrinsics import call7, peek
 from fusedce.kernels.scalar import exp_down
 from fusedce.kernels.tuning import STRIP
-from fusedce.kernels.vector import itemsize
+from fusedce.kernels.vector import lane_bytes
 
 
 class RowSoftmax(NamedTuple):
@@ -109,9 +109,9 @@ def strip_logits(T, args, source, start, n, logits):
     which ``load_rows`` has filled if the row fits.
     """
     if args.direct_logits:
-        return source + start * itemsize(T)
+        return source + start * lane_bytes(T)
     if row_fits(args):
-        return logits + start * itemsize(T)
+        return logits + start * lane_bytes(T)
     return load_strip(T, args, source + start * args.logits.cls, n, logits)
 
 
@@ -136,9 +136,9 @@ def online_softmax(T, args, source, logits, exps, strip_maxima):
         start = s * STRIP
         n = min(STRIP, args.classes - start)
         block = strip_logits(T, args, source, start, n, logits)
-        strip_max = reduce_max(T, block, n)
-        e = exps + start * itemsize(T) if row_fits(args) else exps
-        strip_sum, strip_n = exp_and_sum(T, block, n, strip_max, e, n * itemsize(T))
+        strip_max = array_max(T, block, n)
+        e = exps + start * lane_bytes(T) if row_fits(args) else exps
+        strip_sum, strip_n = exp_and_sum(T, block, n, strip_max, e, n * lane_bytes(T))
         # 2. A new maximum: the sum so far is rescaled to it.
         if strip_max > row_max:
             factor = np.float64(rescale_factor(np.float64, row_max, strip_max))
@@ -159,9 +159,9 @@ def online_softmax(T, args, source, logits, exps, strip_maxima):
 def rescale_exps(T, args, row_max, exps, strip_maxima):
     """exps <- exp(z - row_max), where strips have another maximum; for rows that fit."""
     for s in range(strips_per_row(args) if row_fits(args) else 0):
-        strip_max = peek(strip_maxima + s * itemsize(T), T)
+        strip_max = peek(strip_maxima + s * lane_bytes(T), T)
         if strip_max != row_max:
-            e = exps + s * STRIP * itemsize(T)
+            e = exps + s * STRIP * lane_bytes(T)
             n = min(STRIP, args.classes - s * STRIP)
             multiply(T, e, n, rescale_factor(T, strip_max, row_max), e)
 
@@ -174,7 +174,7 @@ def strip_logits_and_exps(T, args, source, start, n, row_max, logits, exps):
     """
     block = strip_logits(T, args, source, start, n, logits)
     if row_fits(args):
-        return block, exps + start * itemsize(T)
+        return block, exps + start * lane_bytes(T)
     exp_and_sum(T, block, n, row_max, exps, 0)
     return block, exps
 

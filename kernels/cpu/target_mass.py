@@ -10,7 +10,7 @@ from fusedce.kernels.intrinsics import call7
 from fusedce.kernels.tuning import STRIP
 from fusedce.kernels.vector import (
     count_true,
-    itemsize,
+    lane_bytes,
     lanes,
     width,
 )
@@ -22,7 +22,7 @@ def count_nonzero(T, y, n):
     N = lanes(T)
     found = 0
     for j in range(0, n, width(N)):
-        found += count_true(masked_load(y + j * itemsize(N), n - j, N(0)) != N(0))
+        found += count_true(masked_load(y + j * lane_bytes(N), n - j, N(0)) != N(0))
     return found
 
 
@@ -49,7 +49,7 @@ def weigh_targets(T, y, n, factor, shift, weight):
     """y <- weight * (factor * y + shift); weight: address of (n,) T class weights, 0: none."""
     N = lanes(T)
     for j in range(0, n, width(N)):
-        here, left = j * itemsize(N), n - j
+        here, left = j * lane_bytes(N), n - j
         x = factor * masked_load(y + here, left, N(0)) + shift
         if weight != 0:
             x = x * masked_load(weight + here, left, N(0))
@@ -64,7 +64,7 @@ def load_masses(T, args, address, label, start, n, factor, y):
     y: scratch memory, (STRIP,) T; the masses are read in place where they are the targets.
     """
     shift = T(args.label_shift)
-    weight = args.weight + start * itemsize(T) if args.weight != 0 else 0
+    weight = args.weight + start * lane_bytes(T) if args.weight != 0 else 0
     unchanged = factor == T(1) and shift == T(0) and weight == 0
     n_ignored = 0
     if args.sparse_targets:

@@ -26,7 +26,7 @@ from fusedce.kernels.scalar import FASTMATH, exp_down, fmax, tanh, where
 from fusedce.kernels.vector import (
     BYTES,
     count_true,
-    itemsize,
+    lane_bytes,
     lanes,
     max_of_lanes,
     sum_of_lanes,
@@ -51,13 +51,13 @@ def loop(fn: Callable[..., Any]) -> Any:
 
 
 @loop
-def reduce_max(T, logits, n):
+def array_max(T, logits, n):
     """The largest of n logits, at least the lowest finite number; NaN does not enter it.
 
     logits: address of (n,) T.
     """
     N = lanes(T)
-    step = width(N) * itemsize(N)
+    step = width(N) * lane_bytes(N)
     low = N(-np.finfo(T).max)
     a, b, c, d = low, low, low, low
     whole = n // width(N)
@@ -100,7 +100,7 @@ def exp_and_sum(T, logits, n, row_max, exps, ahead):
     logits are prefetched.
     """
     N = lanes(T)
-    step = width(N) * itemsize(N)
+    step = width(N) * lane_bytes(N)
     total = to_float64(N(0))
     n_at_max = 0
     whole = n // width(N)
@@ -126,7 +126,7 @@ def exp_and_sum(T, logits, n, row_max, exps, ahead):
 def fill(T, target, n, x):
     """target[:n] <- x; target: address of (n,) T."""
     N = lanes(T)
-    step = width(N) * itemsize(N)
+    step = width(N) * lane_bytes(N)
     whole = n // width(N)
     for j in range(whole):
         store(target + j * step, N(x))
@@ -140,7 +140,7 @@ def store_few_scaled(T, source, n, target, factor):
     A masked store would first read its cache line from memory, which takes 100 ns.
     """
     for j in range(n):
-        here = j * itemsize(T)
+        here = j * lane_bytes(T)
         store(target + here, load(T, source + here) * factor)
 
 
@@ -151,11 +151,11 @@ def store_scaled(T, source, n, target, factor, streaming):
     source, target: addresses of (n,) T.
     """
     N = lanes(T)
-    step = width(N) * itemsize(N)
-    streaming = streaming and target % itemsize(N) == 0  # else no element begins a cache line
-    head = min(n, (-target % BYTES) // itemsize(N)) if streaming else 0
+    step = width(N) * lane_bytes(N)
+    streaming = streaming and target % lane_bytes(N) == 0  # else no element begins a cache line
+    head = min(n, (-target % BYTES) // lane_bytes(N)) if streaming else 0
     store_few_scaled(T, source, head, target, factor)
-    here, there = source + head * itemsize(N), target + head * itemsize(N)
+    here, there = source + head * lane_bytes(N), target + head * lane_bytes(N)
     whole = (n - head) // width(N)
     if streaming:
         for j in range(whole):
@@ -193,7 +193,7 @@ def transform_logits(T, logits, n, scale, softcap):
     N = lanes(T)
     if softcap > T(0):
         for j in range(0, n, width(N)):
-            here = logits + j * itemsize(N)
+            here = logits + j * lane_bytes(N)
             x = softcap * tanh(scale * masked_load(here, n - j, N(0)) / softcap)
             masked_store(here, n - j, x)
     else:
@@ -208,7 +208,7 @@ def transform_slopes(T, slopes, n, scale, softcap):
     """
     N = lanes(T)
     for j in range(0, n, width(N)):
-        here = slopes + j * itemsize(N)
+        here = slopes + j * lane_bytes(N)
         a = abs(scale * masked_load(here, n - j, N(0)) / softcap)
         e = exp_down(T(-2) * a)
         masked_store(here, n - j, scale * (T(4) * e / ((T(1) + e) * (T(1) + e))))
@@ -223,7 +223,7 @@ def chain_transform(T, n, grad, hess, logits, slopes, scale, softcap):
     """
     N = lanes(T)
     for j in range(0, n, width(N)):
-        at, left = j * itemsize(N), n - j
+        at, left = j * lane_bytes(N), n - j
         x, slope = masked_load(logits + at, left, N(0)), masked_load(slopes + at, left, N(0))
         first = masked_load(grad + at, left, N(0))
         if hess != 0:
@@ -242,10 +242,10 @@ def softmax_hessian(T, exps, n, sum_exp_minus_1, square, product, hess):
     total = T(1) + sum_exp_minus_1
     inverse = T(1) / total
     for j in range(0, n, width(N)):
-        e = masked_load(exps + j * itemsize(N), n - j, N(0))
+        e = masked_load(exps + j * lane_bytes(N), n - j, N(0))
         p = e * inverse
         q = softmax_rest(e, sum_exp_minus_1, total) * inverse
-        masked_store(hess + j * itemsize(N), n - j, square * p * p + product * p * q)
+        masked_store(hess + j * lane_bytes(N), n - j, square * p * p + product * p * q)
 
 
 @loop
@@ -257,10 +257,10 @@ def copy(T, source, n, target):
 @loop
 def get_at(T, address, index):
     """address[index]."""
-    return peek(address + index * itemsize(T), T)
+    return peek(address + index * lane_bytes(T), T)
 
 
 @loop
 def set_at(T, address, index, x):
     """address[index] <- x."""
-    poke(address + index * itemsize(T), T(x))
+    poke(address + index * lane_bytes(T), T(x))

@@ -39,8 +39,7 @@ from fusedce.kernels.cuda.row_cache import Registers
 from fusedce.kernels.cuda.rows import GroupRow, store_loss, unravel_row
 from fusedce.kernels.cuda.tags import tag_class
 from fusedce.kernels.scalar import generated, scalar, where
-from fusedce.kernels.vector import itemsize as bytes_of
-from fusedce.kernels.vector import lanes_as, width
+from fusedce.kernels.vector import lane_bytes, lanes_as, width
 
 SingleThread = WARPS[0]  # a group of one thread
 
@@ -102,7 +101,7 @@ def copy_to_smem(tags, N, args, address):
     """Copy a block's logits to shared memory, as numbers of T."""
     T = lanes_as(N(0))
     start, n = elements_of_block(args)
-    size, item = bytes_of(T), np.int64(itemsize(tags.dtype))
+    size, item = lane_bytes(T), np.int64(itemsize(tags.dtype))
     step = np.int64(threads())
     e = np.int64(thread())
     while e < n:
@@ -120,7 +119,7 @@ def copy_from_smem(tags, N, args, address):
     T = lanes_as(N(0))
     barrier()
     start, n = elements_of_block(args)
-    size, item = bytes_of(T), np.int64(itemsize(tags.dtype))
+    size, item = lane_bytes(T), np.int64(itemsize(tags.dtype))
     step = np.int64(threads())
     e = np.int64(thread())
     while e < n:
@@ -171,7 +170,7 @@ def load_classes(tags, N, args, row, j, count):
 
         def from_smem(tags, N, args, row, j, count):
             T = lanes_as(N(0))
-            size = bytes_of(T)
+            size = lane_bytes(T)
             return get_lanes(
                 N, smem_class_address(args, size, j), np.int32(size), count, T(-np.inf)
             )
@@ -200,7 +199,7 @@ def store_classes(tags, args, address, step, j, count, x):
     if tag_class(tags, "layout") is SmemStaged:
 
         def to_smem(tags, args, address, step, j, count, x):
-            size = bytes_of(lanes_as(x))
+            size = lane_bytes(lanes_as(x))
             put_lanes(smem_class_address(args, size, j), np.int32(size), count, x)
 
         return to_smem

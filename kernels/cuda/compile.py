@@ -114,14 +114,14 @@ def _word(thing: Any) -> str:
 def toolchain() -> tuple[Any, ...]:
     """Versions and file sizes of NVVM and nvJitLink: several builds share a version number."""
     try:
-        sizes = [_size(load_nvidia_dynamic_lib(name).abs_path) for name in ("nvvm", "nvJitLink")]
-        return nvvm.ir_version(), nvjitlink.version(), *sizes
+        paths = [load_nvidia_dynamic_lib(name).abs_path for name in ("nvvm", "nvJitLink")]
+        return nvvm.ir_version(), nvjitlink.version(), *map(_file_size, paths)
     except Exception as error:  # not found, or too old
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ImportError(f"NVVM or nvJitLink cannot be loaded ({said}): {INSTALL}") from error
 
 
-def _size(path: str | None) -> int:
+def _file_size(path: str | None) -> int:
     return os.path.getsize(path) if path else 0
 
 

@@ -71,14 +71,14 @@ def warp_barrier(typingctx):
 
 def _words(builder, x):
     """The bits of a number, as words of 32 bits."""
-    wide = builder.bitcast(x, _BITS[_size(x.type)])
+    wide = builder.bitcast(x, _BITS[_bit_width(x.type)])
     if wide.type == I32:
         return [wide]
     high = builder.lshr(wide, ir.Constant(I64, 32))
     return [builder.trunc(wide, I32), builder.trunc(high, I32)]
 
 
-def _size(ty):
+def _bit_width(ty):
     return ty.width if isinstance(ty, ir.IntType) else {"f32": 32, "f64": 64}[ty.intrinsic_name]
 
 

@@ -26,11 +26,11 @@ from fusedce.kernels.cuda.kernel_args import (
     Kernel,
     Launch,
     Plan,
+    add_view,
     bits,
     common,
     launch,
     rebound,
-    view,
 )
 from fusedce.kernels.cuda.labels import (
     FirstTargets,
@@ -166,8 +166,8 @@ def activation(
     """
     fields: Fields = dict(zip(("outer", "classes", "inner"), source.shape, strict=True))
     bound: Bound = {}
-    view(fields, bound, "logits", source)
-    view(fields, bound, "grad", target)
+    add_view(fields, bound, "logits", source)
+    add_view(fields, bound, "grad", target)
     fields["staged"] = REDUCTION_BYTES
     stored, limits = (
         dtype_tag(source.dtype, facts.capability),

@@ -18,13 +18,13 @@ from fusedce.kernels.cuda.logit_transform import (
 )
 from fusedce.kernels.cuda.online_softmax import (
     SoftmaxState,
+    exp_max_difference,
     exp_scale_and_factor,
     exp_scaled,
     online_softmax_first,
     online_softmax_iteration,
     online_softmax_reduce,
     online_softmax_update,
-    rescale_factor,
     shifted_logits,
     times_exp_scaled,
 )
@@ -181,7 +181,7 @@ def gradients(tags, args, N, source, part, k, kept, row, live):
     if tag_class(tags, "residency") is RegisterExps:
 
         def from_exponentials(tags, args, N, source, part, k, kept, row, live):
-            factor = row.k * rescale_factor(tags.dtype, kept.maximum - row.maximum)
+            factor = row.k * exp_max_difference(tags.dtype, kept.maximum - row.maximum)
             g = times_exp_scaled(tags.dtype, kept.maximum, factor, kept.values)
             return g, g
 

@@ -191,7 +191,7 @@ def rebound(made: Launch, fields: Fields, bound: Bound) -> Launch:
 STRIDE_PREFIX = {"sample_weight": "sample"}  # of the fields of its strides, if not its name
 
 
-def view(fields: Fields, bound: Bound, name: str, array: np.ndarray | None) -> None:
+def add_view(fields: Fields, bound: Bound, name: str, array: np.ndarray | None) -> None:
     """Add an array of three axes; the stride of an axis of length 1 is 0."""
     if array is None:
         return
@@ -201,7 +201,7 @@ def view(fields: Fields, bound: Bound, name: str, array: np.ndarray | None) -> N
         fields[f"{STRIDE_PREFIX.get(name, name)}_{axis}"] = step if n > 1 else 0
 
 
-def vector(fields: Fields, bound: Bound, name: str, array: np.ndarray | None) -> None:
+def add_vector(fields: Fields, bound: Bound, name: str, array: np.ndarray | None) -> None:
     """Add an array of (C,) numbers, or of one number for all classes."""
     if array is not None:
         bound[name] = name, 0
@@ -240,13 +240,13 @@ def common(problem: Problem) -> tuple[Fields, Bound]:
         "targets_dtype": dtype_code(problem.targets.dtype),
     }  # fmt: skip
     for name in ("logits", "targets", "sample_weight", "loss", "grad", "hess"):
-        view(fields, bound, name, getattr(problem, name))
+        add_view(fields, bound, name, getattr(problem, name))
     if problem.sample_weight is not None:
         fields["sample_dtype"] = dtype_code(problem.sample_weight.dtype)
     if problem.loss is not None:
         fields["loss_dtype"] = dtype_code(problem.loss.dtype)
-    vector(fields, bound, "weight", problem.weight)
-    vector(fields, bound, "pos_weight", problem.pos_weight)
+    add_vector(fields, bound, "weight", problem.weight)
+    add_vector(fields, bound, "pos_weight", problem.pos_weight)
     return fields, bound
 
 

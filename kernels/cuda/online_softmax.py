@@ -152,8 +152,8 @@ def empty_state(T):
 
 
 @generated
-def rescale_factor(dtype, d):
-    """exp(d) for d <= 0: rescales a sum when the maximum rises by -d."""
+def exp_max_difference(dtype, d):
+    """exp(d) of a difference of maxima, d <= 0: rescales a sum when the maximum rises by -d."""
     if dtype.instance_class is Float64:
         return lambda dtype, d: exp_down(d)
     if dtype.instance_class is Float32:
@@ -190,7 +190,7 @@ def online_softmax_update_exps(dtype, state, z):
     z = shifted_logits(dtype, scaling, z)
     e = exp_scaled(dtype, scaling, z)
     lower = where(z >= scaling.level, N(0), N(1))
-    rescaled = (state.sum_below_max + state.n_at_max) * rescale_factor(
+    rescaled = (state.sum_below_max + state.n_at_max) * exp_max_difference(
         dtype, state.maximum - maximum
     )
     below = where(same, state.sum_below_max, rescaled)
@@ -220,7 +220,7 @@ def online_softmax_update_unordered(dtype, state, z):
     scaling = exp_scale(dtype, maximum)
     e = exp_scaled(dtype, scaling, shifted_logits(dtype, scaling, z))
     is_new = maximum != state.maximum or state.n_at_max == T(0)
-    rescaled = (state.sum_below_max + state.n_at_max) * rescale_factor(
+    rescaled = (state.sum_below_max + state.n_at_max) * exp_max_difference(
         dtype, state.maximum - maximum
     )
     before = where(maximum == state.maximum, state.sum_below_max, rescaled)
@@ -250,7 +250,7 @@ def online_softmax_reduce(group, args, dtype, slot, state):
     T = type(state.maximum)
     maximum = reduce_max(group, args, slot, state.maximum, T(-np.finfo(T).max))
     same = maximum == state.maximum
-    rescaled = (state.sum_below_max + state.n_at_max) * rescale_factor(
+    rescaled = (state.sum_below_max + state.n_at_max) * exp_max_difference(
         dtype, state.maximum - maximum
     )
     below = where(same, state.sum_below_max, rescaled)

@@ -19,7 +19,7 @@ from fusedce.kernels import scalar
 from fusedce.kernels.cpu import compile as registered  # noqa: F401  the CPU bodies
 from fusedce.kernels.cpu.load_store import masked_load, masked_store
 from fusedce.kernels.scalar import FASTMATH
-from fusedce.kernels.vector import itemsize, lanes, width
+from fusedce.kernels.vector import lane_bytes, lanes, width
 
 DTYPES = {"float32": np.float32, "float64": np.float64}
 BITS = {"float32": np.uint32, "float64": np.uint64}
@@ -64,8 +64,8 @@ def compiled(name):
         N = lanes(x.dtype.type)
         here, there = np.int64(x.ctypes.data), np.int64(out.ctypes.data)
         for j in range(0, x.size, width(N)):
-            y = fn(masked_load(here + j * itemsize(N), x.size - j, N(0)))
-            masked_store(there + j * itemsize(N), x.size - j, y)
+            y = fn(masked_load(here + j * lane_bytes(N), x.size - j, N(0)))
+            masked_store(there + j * lane_bytes(N), x.size - j, y)
 
     @njit(error_model="numpy", fastmath=FASTMATH)
     def once(x):

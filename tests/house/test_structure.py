@@ -48,8 +48,8 @@ def defined(tree):
 
 # Names that mean the same in files of different names: CPU and CUDA have their own versions.
 SAME_MEANING = {
-    "I32", "I64", "Launch", "Plan", "SplitSum", "chain_transform", "count_nonzero", "itemsize",
-    "peek", "poke", "reduce_max", "rescale_factor", "sum_of_others", "transform_logits", "view",
+    "I32", "I64", "Launch", "Plan", "SplitSum", "chain_transform", "count_nonzero", "peek", "poke",
+    "sum_of_others", "transform_logits",
 }  # fmt: skip
 
 
