@@ -34,7 +34,7 @@ WIDTH = 1 << 17
 # across its lanes. In the caches lanes took 0.49 ns an element at 63 classes where rows took 0.66;
 # from memory rows took 5.7 ms at 80 classes where lanes took 7.1.
 FEW_CLASSES = 64
-# And up to here vectors of rows are dealt out to classes by shuffles made for that number.
+# Contiguous rows of at most so many classes are transposed by shuffles made for that number.
 INTERLEAVED = 8
 
 # Logits of a tile: two tiles of float32 lie in the L2. Images of 21 classes: 22 ms with 1 << 12,
@@ -51,29 +51,34 @@ STREAM_ABOVE = 1 << 24
 
 
 # ----------------------------------------------------------------------- on a GPU: not measured
-# These follow from what a processor of a GPU has room for; ``python -m benchmarks --device cuda
-# --sweep`` measures the alternatives where there is one.
+# These follow from the registers and the shared memory of a multiprocessor. Where there is a GPU,
+# ``python -m benchmarks --device cuda --sweep`` measures the alternatives.
 
-# Threads of a block whose warps have rows, lanes rows, or elements, of their own.
+# Threads of a block: of kernels in which several rows, or single elements, share a block, and of
+# kernels in which each thread has a row of its own.
 GPU_THREADS, GPU_LANES_THREADS = 256, 128
-# Logits that a thread holds, of float64 half as many; the second number where a Hessian, a softcap
-# or a distribution needs the registers. The more, the less often is a row's own work done over.
-GPU_HELD_LANES, GPU_FULL_LANES = 32, 8
-# The widest team that holds its row in registers: two such blocks fit on a processor, or more of
-# narrower ones, so that one's loads hide the other's stores.
-GPU_HELD_THREADS = 256
-# Wider rows wait in shared memory, in blocks of so many threads...
-GPU_STAGED_THREADS = 256
-# ...and, where blocks can form clusters, with so many bytes a block, that several of them fit on a
-# processor and one's loads hide the other's stores. 8 blocks of a cluster run on every such device.
-GPU_STAGED_BYTES, GPU_CLUSTER_MAX = 64 << 10, 8
-# Rows wider than all of that are read again, by one block a processor, so that the few rows under
-# way stay in the L2: of so many threads where their registers allow it.
-GPU_AGAIN_THREADS = 1024
-# Classes that a lane keeps of a row of its own, and how many it takes at a time if there are more;
-# halves as above.
+# Float32 logits that a thread keeps in registers; of float64 it keeps half as many. The second
+# number applies to kernels with a Hessian, a softcap or a distribution, which need more registers.
+# The more logits a thread keeps, the fewer threads repeat the work that is done once a row.
+GPU_REGISTERS_LANES, GPU_FULL_LANES = 32, 8
+# The most threads that share a row kept in registers. At least two blocks of this size fit on a
+# multiprocessor, so that the loads of one overlap with the stores of the other.
+GPU_REGISTERS_THREADS = 256
+# Wider rows are kept in shared memory. Threads of a block of such a kernel:
+GPU_SHARED_THREADS = 256
+# Bytes of a row that a block keeps in shared memory where blocks can form clusters, and the most
+# blocks of a cluster. Several blocks of this size fit on a multiprocessor, so that the loads of one
+# overlap with the stores of another. Every device with clusters can run 8 blocks in one.
+GPU_SHARED_BYTES, GPU_CLUSTER_MAX = 64 << 10, 8
+# Rows that do not fit in shared memory either are loaded from global memory again. One block runs
+# on a multiprocessor, so that the rows that are being computed stay in the L2 cache. It has so many
+# threads where a thread needs fewer than 128 registers.
+GPU_RELOAD_THREADS = 1024
+# Where each thread has a row of its own: the most classes that it keeps in registers, and how many
+# it loads at a time if the row has more. Half of that in the two cases above.
 GPU_LANE_CLASSES, GPU_LANE_VISIT = 32, 8
-# Numbers a thread takes of arrays that lie alike, in words; numbers of a block anywhere.
+# Elements that a thread loads of contiguous arrays of the same layout, in 32-bit words; elements
+# of a block for arrays of any strides.
 GPU_FLAT_WORDS, GPU_SPAN = 8, 2048
 # Labels of a block of the label pass, 16 a thread: one block reads a batch of a language model.
 GPU_LABELS, GPU_LABEL_THREADS = 1 << 14, 1024

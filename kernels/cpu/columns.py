@@ -85,7 +85,7 @@ def load_logits(T, args, rows, tile, slopes):
 
 
 @loop
-def online_softmax_lanes(N, T, args, label, logits, exps, step):
+def softmax_lanes(N, T, args, label, logits, exps, step):
     """The ``ColumnSoftmax`` of a vector of rows; exps <- exp(z - max).
 
     label: the class index of each lane as a number; logits, exps: addresses of the first class of

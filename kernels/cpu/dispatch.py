@@ -204,10 +204,10 @@ def _tight(array: np.ndarray | None) -> bool:
 def _interleave(args: ArgsBuilder, problem: Problem) -> None:
     """The packing functions for contiguous rows of very few classes."""
     marks, grad = (0,) * problem.logits.shape[1], problem.grad
-    deal = (*storage(problem.logits.dtype), problem.compute, marks)
-    args.record["load_logits"] = packer(packing.load_few, *deal)
+    packer_types = (*storage(problem.logits.dtype), problem.compute, marks)
+    args.record["load_logits"] = packer(packing.load_few, *packer_types)
     if grad is not None and _interleaved(grad):
-        args.record["store_grad"] = packer(packing.store_few, *deal)
+        args.record["store_grad"] = packer(packing.store_few, *packer_types)
 
 
 def probability_losses(problem: Problem) -> Launch:

@@ -19,7 +19,7 @@ from fusedce.kernels.cpu.columns import (
     load_line,
     load_logits,
     load_tile,
-    online_softmax_lanes,
+    softmax_lanes,
     tile_size,
 )
 from fusedce.kernels.cpu.distribution_rows import (
@@ -143,12 +143,12 @@ def evaluate_lanes(N, T, args, params, label, factor, tiles, step, softmax):
 
 
 @loop
-def sum_lanes(N, T, args, a, step, top):
-    """The sums over the classes of the elements below the magnitude ``top`` and of those at it."""
+def sum_lanes(N, T, args, a, step, max_abs):
+    """The sums over the classes of the elements with |a| < ``max_abs``, and of the others."""
     below, at_max = N(0), N(0)
     total_below, total_at_max = to_float64(N(0)), to_float64(N(0))
     for j in range(args.classes):
-        low, high = split_at(load(N, a + j * step), top)
+        low, high = split_at(load(N, a + j * step), max_abs)
         below, at_max = below + low, at_max + high
         if j % CLASSES_PER_FLUSH == CLASSES_PER_FLUSH - 1:
             total_below = total_below + to_float64(below)
@@ -202,7 +202,7 @@ def distribution_lanes(N, T, args, params, tiles, step, lines, offset):
     label, sample = load(N, lines.labels + offset), load(N, lines.sample_weight + offset)
     factor, keep = factor_lanes(N, T, args, label, first, step)
     # 2. Softmax: maximum and sum of exponentials.
-    row_max, sum_exp_minus_1, d, e = online_softmax_lanes(N, T, args, label, logits, exps, step)
+    row_max, sum_exp_minus_1, d, e = softmax_lanes(N, T, args, label, logits, exps, step)
     # 3. The rule on every class.
     loss, max_first, max_second, n_ignored = evaluate_lanes(
         N, T, args, params, label, factor, RuleTiles(logits, exps, first, second), step,
@@ -242,7 +242,7 @@ def distribution_tile(N, T, args, params, rows, tiles, lines):
         # Lanes behind the last row have no loss, whatever label smoothing makes of their targets.
         store(lines.sample_weight + r * item, T(0))
     # 2. Losses and derivatives, a vector of rows at a time.
-    total, ignored, wrong = to_float64(N(0)), 0, 0
+    total, ignored, n_partly_ignored = to_float64(N(0)), 0, 0
     for r in range(0, rows.n, width(N)):
         here = r * item
         hessian = second + here if hess != 0 else 0, hess + here if hess != 0 else 0
@@ -258,12 +258,12 @@ def distribution_tile(N, T, args, params, rows, tiles, lines):
             n_ignored = masked_load(lines.labels + here, rows.n - r, N(0))
             whole = n_ignored == N(args.classes)
             ignored += count_true(whole)
-            wrong += count_true((n_ignored > N(0)) & ~whole)
+            n_partly_ignored += count_true((n_ignored > N(0)) & ~whole)
     # 4. Store derivatives and losses.
     if args.grad.address != 0 or hess != 0:
         finish_tile(T, args, rows, logits, slopes, exps, hess)
     store_row_losses(args, rows, lines.losses)
-    return sum_of_lanes(total), ignored, wrong
+    return sum_of_lanes(total), ignored, n_partly_ignored
 
 
 def distribution_columns(Params, T, Lanes):
@@ -290,13 +290,13 @@ def distribution_columns(Params, T, Lanes):
         for b in range(first, last):
             # 2. Everything of a block but the sum of its losses.
             outer, start, stop = block_rows(args, b)
-            loss, ignored, wrong = distribution_tile(
+            loss, ignored, n_partly_ignored = distribution_tile(
                 N, T, args, params, RowRange(outer, start, stop - start), tiles,
                 RowLines(lines, lines + line, lines + 2 * line),
             )  # fmt: skip
             # 3. The block's part of the reduced loss, and its counts.
             store_partial_sum(args, b, loss)
-            store_counts(args, b, ignored, wrong)
+            store_counts(args, b, ignored, n_partly_ignored)
         memory[0] = 0  # the last use of memory: addresses alone do not keep it allocated
 
     return distribution_columns

@@ -140,35 +140,35 @@ def evaluate_strip(N, T, params, n, inputs, row_max, sum_exp_minus_1, first, sec
 
 
 @scalar
-def split_at(x, top):
-    """(x, 0) for |x| below ``top``, else (0, x)."""
+def split_at(x, max_abs):
+    """(x, 0) for |x| < ``max_abs``, else (0, x)."""
     T = type(x)
-    high = abs(x) >= top
+    high = abs(x) >= max_abs
     return where(high, T(0), x), where(high, x, T(0))
 
 
 @loop
-def sums_below_and_at(T, a, n, top):
-    """Float64 sums of the elements of a, (n,) T, below the magnitude ``top`` and of the others."""
+def sums_below_and_at(T, a, n, max_abs):
+    """Float64 sums of the elements of a, (n,) T, with |a| < ``max_abs``, and of the others."""
     N = lanes(T)
     below, at_max = to_float64(N(0)), to_float64(N(0))
     for start in range(0, n, FLUSH * width(N)):
         s, t = N(0), N(0)
         for j in range(start, min(n, start + FLUSH * width(N)), width(N)):
-            low, high = split_at(masked_load(a + j * lane_bytes(N), n - j, N(0)), top)
+            low, high = split_at(masked_load(a + j * lane_bytes(N), n - j, N(0)), max_abs)
             s, t = s + low, t + high
         below, at_max = below + to_float64(s), at_max + to_float64(t)
     return sum_of_lanes(below), sum_of_lanes(at_max)
 
 
 @scalar
-def sum_of_others(x, top, below, at_max):
+def sum_of_others(x, max_abs, below, at_max):
     """The sum of all elements but x, from their ``SplitSum``.
 
     An element at the largest magnitude is subtracted from the part it belongs to, without error
     where it is the only one.
     """
-    return where(abs(x) >= top, below + (at_max - x), (below + at_max) - x)
+    return where(abs(x) >= max_abs, below + (at_max - x), (below + at_max) - x)
 
 
 @loop
@@ -178,14 +178,14 @@ def distribution_gradient(T, exps, first, n, total, sum_exp_minus_1, weight, z_s
     exps, first, grad: addresses of (n,) T.
     """
     N = lanes(T)
-    top, below, at_max = total
+    max_abs, below, at_max = total
     whole = T(1) + sum_exp_minus_1
     inverse = T(1) / whole
     for j in range(0, n, width(N)):
         here = j * lane_bytes(N)
         e, x = load(N, exps + here), load(N, first + here)
         p, q = e * inverse, softmax_rest(e, sum_exp_minus_1, whole) * inverse
-        g = weight * (x * q - p * sum_of_others(x, top, below, at_max)) + z_slope * p
+        g = weight * (x * q - p * sum_of_others(x, max_abs, below, at_max)) + z_slope * p
         store(grad + here, g)
 
 
@@ -205,7 +205,7 @@ def distribution_hessian(T, exps, second, n, total, sum_exp_minus_1, factors, he
     b is ``second``, S2 its sum ``total``, S is ``sum_first``.
     """
     N = lanes(T)
-    top, below, at_max = total
+    max_abs, below, at_max = total
     weight, sum_first, z_square, z_slope = factors
     whole = T(1) + sum_exp_minus_1
     inverse = T(1) / whole
@@ -213,15 +213,15 @@ def distribution_hessian(T, exps, second, n, total, sum_exp_minus_1, factors, he
         here = j * lane_bytes(N)
         e, x = load(N, exps + here), load(N, second + here)
         p, q = e * inverse, softmax_rest(e, sum_exp_minus_1, whole) * inverse
-        rule = x * q * q + p * p * sum_of_others(x, top, below, at_max) - sum_first * p * q
+        rule = x * q * q + p * p * sum_of_others(x, max_abs, below, at_max) - sum_first * p * q
         store(hess + here, weight * rule + T(2) * z_square * p * p + z_slope * p * q)
 
 
 @loop
-def add_strip(T, total, a, n, top):
-    """The ``SplitSum`` of a row with one more strip: n elements at a, the largest of them top."""
+def add_strip(T, total, a, n, max_abs):
+    """The ``SplitSum`` of a row with one more strip: n elements at a, of largest |a| ``max_abs``."""
     before, below, at_max = total
-    new = max(before, top)
+    new = max(before, max_abs)
     if new > before:
         below, at_max = below + at_max, 0.0
     strip_below, strip_at_max = sums_below_and_at(T, a, n, new)
@@ -377,19 +377,19 @@ def distribution_rows(Params, T, Lanes):
             if args.sparse_targets:
                 load_class_indices(args, rows, labels)
             # 3. Each row: loss, gradient and Hessian; count the ignored rows, and those in part.
-            total, ignored, wrong = 0.0, 0, 0
+            total, ignored, n_partly_ignored = 0.0, 0, 0
             for r in range(rows.n):
                 loss, n_ignored = distribution_row(
                     N, T, args, params, rows.outer, rows.start + r, labels[r], scratch
                 )
                 ignored += n_ignored == args.classes
-                wrong += 0 < n_ignored < args.classes
+                n_partly_ignored += 0 < n_ignored < args.classes
                 total += np.float64(loss)
                 set_at(T, losses, r, loss)
             # 4. Losses of the rows, the block's part of the reduced loss, and its counts.
             store_row_losses(args, rows, losses)
             store_partial_sum(args, b, total)
-            store_counts(args, b, ignored, wrong)
+            store_counts(args, b, ignored, n_partly_ignored)
         memory[0] = 0  # the last use of memory: addresses alone do not keep it allocated
 
     return distribution_rows

@@ -20,7 +20,7 @@ from fusedce.kernels.cpu.columns import (
     finish_tile,
     load_line,
     load_logits,
-    online_softmax_lanes,
+    softmax_lanes,
     tile_size,
 )
 from fusedce.kernels.cpu.kernel_args import args_at, params_at
@@ -103,7 +103,7 @@ def index_lanes(N, T, args, params, ignore_index, tiles, lines, offset):
     label, sample = load(N, lines.labels + offset), load(N, lines.sample_weight + offset)
     keep = label != ignore_index
     # 2. Softmax: maximum, sum of exponentials, the target's logit.
-    row_max, sum_exp_minus_1, d, e = online_softmax_lanes(
+    row_max, sum_exp_minus_1, d, e = softmax_lanes(
         N, T, args, label, tiles.logits + offset, exps + offset, step
     )
     # 3. The rule.

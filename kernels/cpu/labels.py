@@ -26,14 +26,14 @@ def check_labels(args, labels):
         label = labels[i]
         keep = label != args.ignore_index
         kept += keep
-        wrong = (label < args.lowest) | (label >= args.highest)
-        bad += keep & (wrong | (label == args.forbidden_label))
+        invalid = (label < args.lowest) | (label >= args.highest)
+        bad += keep & (invalid | (label == args.forbidden_label))
     if bad > 0:
         for i in range(labels.size):
             label = labels[i]
-            wrong = (label < args.lowest) | (label >= args.highest)
-            wrong |= label == args.forbidden_label
-            if wrong and label != args.ignore_index:
+            invalid = (label < args.lowest) | (label >= args.highest)
+            invalid |= label == args.forbidden_label
+            if invalid and label != args.ignore_index:
                 return kept, i
     return kept, -1
 
@@ -84,7 +84,7 @@ def count_numbers(T, y, n, lowest, ignore_value):
     if ignore_value != T(1) and ignore_value != lowest and count_not_binary(T, y, n, lowest) == 0:
         return 0, 0, 0  # the usual case, decided in half the time
     N = lanes(T)
-    not_binary, ignored, wrong = 0, 0, 0
+    not_binary, ignored, n_invalid = 0, 0, 0
     fine = lowest if ignore_value == T(1) else T(1)  # for the lanes behind the last label
     least = T(0) if lowest == T(0) else T(2)  # of labels in [least, 1]: none if lowest is -1
     for j in range(0, n, width(N)):
@@ -94,8 +94,8 @@ def count_numbers(T, y, n, lowest, ignore_value):
         inside = (label >= least) & (label <= T(1))
         not_binary += count_true(other)
         ignored += count_true(~kept)
-        wrong += count_true(other & ~inside)
-    return not_binary, ignored, wrong
+        n_invalid += count_true(other & ~inside)
+    return not_binary, ignored, n_invalid
 
 
 @loop
@@ -119,10 +119,10 @@ def count_ignored(T, y, n, ignore_value):
 
 
 @loop
-def store_counts(args, block, count, wrong):
+def store_counts(args, block, count, n_invalid):
     """count[block] <- count; bad[block] <- 0 if any number of the block is invalid, else -1."""
     poke(args.count + 8 * block, np.int64(count))
-    poke(args.bad + 8 * block, np.int64(0 if wrong > 0 else -1))
+    poke(args.bad + 8 * block, np.int64(0 if n_invalid > 0 else -1))
 
 
 def labels(T):
@@ -179,8 +179,8 @@ def number_labels(T):
                 call7(args.load_targets, here, 0, step, 1, n, address_of(y), 0)
                 here = address_of(y)
             # 2. Count them.
-            not_binary, ignored, wrong = count_numbers(T, here, n, lowest, ignore_value)
-            store_counts(args, b, n - ignored, wrong)
+            not_binary, ignored, n_invalid = count_numbers(T, here, n, lowest, ignore_value)
+            store_counts(args, b, n - ignored, n_invalid)
         y[0] = T(0)  # the last use of y: addresses alone do not keep it allocated
 
     return number_labels
@@ -212,15 +212,15 @@ def distribution_labels(T):
         y = np.empty(args.width, T)
         for b in range(first, last):
             outer, start, stop = block_rows(args, b)
-            kept, wrong = 0, 0
+            kept, n_partly_ignored = 0, 0
             # 1. Count the targets of each row.
             for inner in range(start, stop):
                 here = row_address(args.targets, outer, inner)
                 nonzero, ignored = count_targets_of_row(T, args, here, address_of(y))
-                wrong += 0 < ignored < args.classes
+                n_partly_ignored += 0 < ignored < args.classes
                 kept += ignored == 0 and (nonzero > 0 or not args.normalize)
             # 2. The results of the block.
-            store_counts(args, b, kept, wrong)
+            store_counts(args, b, kept, n_partly_ignored)
         y[0] = T(0)  # the last use of y: addresses alone do not keep it allocated
 
     return distribution_labels

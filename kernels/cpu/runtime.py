@@ -142,7 +142,7 @@ def _sum_blocks(memory, blocks):
 
 
 def _run_on_threads(kernel, kernel_args, blocks, threads, taken):
-    counter = kernel_args + 8 * (SLOTS + 3 * blocks)  # see _bound
+    counter = kernel_args + 8 * (SLOTS + 3 * blocks)  # see _copy_args
     if _swap(taken, 1) == 0:
         tasks = min(blocks, TASKS_PER_THREAD * threads)
         for _ in prange(threads):

@@ -92,7 +92,7 @@ def softmax_rows(T: Any, Dtype: type, Residency: type, Group: type, Lanes: type,
         # 2. The remainder (scalar head and tail of the row): at most one class a thread.
         z = load_remainder(T, dtype, source, part)
         # Scalars, not a record: a record in a loop would change the machine code.
-        top, below, ties = online_softmax_update(dtype, empty_state(T), z)
+        thread_max, sum_below_max, n_at_max = online_softmax_update(dtype, empty_state(T), z)
         # 3. First pass over the body: online softmax of the thread's chunks.
         words = no_words(N, dtype)
         prefetch_row(tags, args, N, source, part, part.chunks)
@@ -101,12 +101,12 @@ def softmax_rows(T: Any, Dtype: type, Residency: type, Group: type, Lanes: type,
         while k < end:
             words = load_chunks(tags, args, N, source, part, k)
             v = decode(N, dtype, words)
-            (top, below, ties), _ = online_softmax_iteration(
-                tags.residency, dtype, SoftmaxState(top, below, ties), v
+            (thread_max, sum_below_max, n_at_max), _ = online_softmax_iteration(
+                tags.residency, dtype, SoftmaxState(thread_max, sum_below_max, n_at_max), v
             )
             k = np.int32(k + per)
         # 4. Combine the threads' states to the row's maximum and sum.
-        state = SoftmaxState(top, below, ties)
+        state = SoftmaxState(thread_max, sum_below_max, n_at_max)
         maximum, sum_exp_minus_1 = online_softmax_reduce(group, args, dtype, 0, state)
         cluster_arrive(group)
         # 5. Second pass: the results, from logits in the row cache.

@@ -248,15 +248,15 @@ def online_softmax_classes(tags, N, args, row, j, end, maximum):
     Starts from ``maximum``, that of the classes before j, with nothing at or below it.
     """
     T = lanes_as(N(0))
-    below, ties, kept = T(0), T(0), N(0)
+    sum_below_max, n_at_max, kept = T(0), T(0), N(0)
     while j < end:
         count, present = present_classes(N, row.classes, j)
         kept = load_classes(tags, N, args, row, j, count)
         x = transform_logits(tags.features, args, kept, present)
-        state = online_softmax_update(tags.dtype, SoftmaxState(maximum, below, ties), x)
-        maximum, below, ties = state
+        state = online_softmax_update(tags.dtype, SoftmaxState(maximum, sum_below_max, n_at_max), x)
+        maximum, sum_below_max, n_at_max = state
         j += width(N)
-    return SoftmaxState(maximum, below, ties), kept
+    return SoftmaxState(maximum, sum_below_max, n_at_max), kept
 
 
 @scalar

@@ -121,7 +121,7 @@ def count_labels(tags, N, args, row, label):
 def terms_of_classes(tags, N, args, params, reduced, j, end, first, second):
     """(loss, first, second) of classes j to ``end``: the loss, and SplitSums of mass f', mass f''.
 
-    ``reduced``: ReducedRow; ``first``, ``second``: the SplitSums to start from.
+    ``reduced``: ReducedThreadRow; ``first``, ``second``: the SplitSums to start from.
     """
     T, row = lanes_as(N(0)), reduced.row
     loss = T(0)

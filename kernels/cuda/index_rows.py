@@ -159,18 +159,18 @@ def softmax_pass(tags, args, N, source, part):
     def loop(tags, args, N, source, part):
         # Scalars, not a record: a record in a loop would change the machine code.
         T = lanes_as(N(0))
-        top, below, ties = T(-np.finfo(T).max), T(0), T(0)
+        thread_max, sum_below_max, n_at_max = T(-np.finfo(T).max), T(0), T(0)
         words = no_words(N, tags.dtype)
         k = np.int32(0)
         while k < part.chunks:
             words = load_chunks(tags, args, N, source, part, k)
             v = decode(N, tags.dtype, words)
             v = transform_logits(tags.features, args, v, present_lanes(tags, N, part, k))
-            (top, below, ties), _ = online_softmax_iteration(
-                tags.residency, tags.dtype, SoftmaxState(top, below, ties), v
+            (thread_max, sum_below_max, n_at_max), _ = online_softmax_iteration(
+                tags.residency, tags.dtype, SoftmaxState(thread_max, sum_below_max, n_at_max), v
             )
             k = np.int32(k + chunks_of(N, tags.dtype))
-        return SoftmaxState(top, below, ties), words
+        return SoftmaxState(thread_max, sum_below_max, n_at_max), words
 
     return loop
 
@@ -265,12 +265,12 @@ def index_rows(Params: type, T: Any, Dtype: type, IndexDtype: type, Residency: t
         # 3. First pass over the body: online softmax of the thread's chunks.
         prefetch_row(tags, args, N, source, part, store_part.chunks)
         state, values = softmax_pass(tags, args, N, source, part)
-        kept, (top, below, ties) = Kept(values, state.maximum), state
+        kept, (thread_max, sum_below_max, n_at_max) = Kept(values, state.maximum), state
         if store_part.remainder > 0:
-            top, below, ties = online_softmax_update(dtype, state, x)
+            thread_max, sum_below_max, n_at_max = online_softmax_update(dtype, state, x)
         # 4. Combine the threads' states to the row's maximum and sum.
         maximum, sum_exp_minus_1 = online_softmax_reduce(
-            group, args, dtype, 0, SoftmaxState(top, below, ties)
+            group, args, dtype, 0, SoftmaxState(thread_max, sum_below_max, n_at_max)
         )
         cluster_arrive(group)
         # 5. Evaluate the rule once: the loss, and what every gradient is computed from.

@@ -260,9 +260,9 @@ def reduce_max(group, args, slot, x, neutral):
         return lambda group, args, slot, x, neutral: block_max(x, slot_address(slot), neutral)
 
     def of_cluster(group, args, slot, x, neutral):
-        top = block_max(x, slot_address(slot), neutral)
+        maximum = block_max(x, slot_address(slot), neutral)
         size = np.int32(1 << args.cluster)
-        return cluster_max(top, slot_address(slot), size, neutral)
+        return cluster_max(maximum, slot_address(slot), size, neutral)
 
     return of_cluster
 

@@ -28,7 +28,7 @@ def resource_limits(compute: type, full: bool, spread: bool) -> ResourceLimits:
     """
     size = np.dtype(compute).itemsize // 4
     heavy = full or spread
-    lanes_ = tuning.GPU_FULL_LANES if heavy else tuning.GPU_HELD_LANES
+    lanes_ = tuning.GPU_FULL_LANES if heavy else tuning.GPU_REGISTERS_LANES
     classes = tuning.GPU_LANE_CLASSES // size // (2 if heavy else 1)
     registers = 255 if size > 1 or (full and spread) else 128 if heavy else 96
     return ResourceLimits(lanes_ // size, classes, registers)
@@ -161,7 +161,7 @@ def tile_rows(
     chunks = max(1, classes // per)
     most = max(1, limits.lanes // per)  # chunks of a thread
     bits = max(ceil_log2(-(-chunks // most)), ceil_log2(remainder))
-    if 1 << bits > tuning.GPU_HELD_THREADS:
+    if 1 << bits > tuning.GPU_REGISTERS_THREADS:
         return _tile_large_rows(dtype, outer * inner, chunks, facts, limits)
     chunks = -(-chunks >> bits)  # of a thread
     if bits <= 5:
@@ -193,12 +193,12 @@ def _tile_large_rows(
     dtype: type, row_count: int, chunks: int, facts: Facts, limits: ResourceLimits
 ) -> Tiling:
     """The tiling of rows that do not fit in registers: kept in shared memory, or loaded again."""
-    threads, parts = tuning.GPU_STAGED_THREADS, 0
+    threads, parts = tuning.GPU_SHARED_THREADS, 0
     # Half the lanes: 16-bit logits are decoded again each time they are read.
     per_iteration = max(1, limits.lanes // elements_per_chunk(dtype) // 2)  # chunks
     tag = lanes_tag(per_iteration * elements_per_chunk(dtype))
     if facts.capability >= (9, 0):
-        parts = ceil_log2(-(-chunks * CHUNK // tuning.GPU_STAGED_BYTES))
+        parts = ceil_log2(-(-chunks * CHUNK // tuning.GPU_SHARED_BYTES))
         parts = min(parts, ceil_log2(tuning.GPU_CLUSTER_MAX))
     iterations = -(-chunks // (per_iteration * threads << parts))
     row_bytes = per_iteration * iterations * threads * CHUNK  # of a block
@@ -206,7 +206,7 @@ def _tile_large_rows(
     shared = REDUCTION_BYTES + row_bytes
     if shared > facts.shared:  # more than half, so that one block runs on a multiprocessor
         residency, shared = Reload, facts.shared // 2 + 1024
-        threads = tuning.GPU_AGAIN_THREADS if limits.registers < 128 else threads
+        threads = tuning.GPU_RELOAD_THREADS if limits.registers < 128 else threads
     group = Cluster if parts else Block
     bits = ceil_log2(threads) + parts
     return Tiling(residency, group, tag, bits, parts, threads, shared, row_count << parts)

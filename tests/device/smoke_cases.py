@@ -19,7 +19,7 @@ class Size(NamedTuple):
     times: int = 1
 
 
-# Classes of a row that one lane, a team of lanes, a warp or a block keeps in registers
+# Classes of a row that one lane, a group of lanes, a warp or a block keeps in registers
 SHORT = (Size((64, 4)), Size((64, 80)), Size((64, 80), 2048), Size((33, 1000)),
          Size((16, 1000), 1024), Size((5, 1023)))  # fmt: skip
 # ... that wait in shared memory

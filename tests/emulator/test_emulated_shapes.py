@@ -23,26 +23,26 @@ OLD = (7, 5)  # neither clusters nor an instruction that rounds to bfloat16
 SMALL = 2 * REDUCTION_BYTES - 2000  # bytes of shared memory, in which no row can wait
 
 
-def deal(lanes=16, held=1024, staged=64, per_block=1 << 16, **facts):
-    """A device, and sizes by which rows are dealt out on it."""
-    sizes = {"GPU_HELD_LANES": lanes, "GPU_FULL_LANES": lanes, "GPU_HELD_THREADS": held,
-             "GPU_STAGED_THREADS": staged, "GPU_AGAIN_THREADS": staged,
-             "GPU_STAGED_BYTES": per_block,
+def tuned(lanes=16, registers=1024, shared_threads=64, shared_bytes=1 << 16, **facts):
+    """A device, and the sizes that choose how a row is divided and where it is kept."""
+    sizes = {"GPU_REGISTERS_LANES": lanes, "GPU_FULL_LANES": lanes,
+             "GPU_REGISTERS_THREADS": registers, "GPU_SHARED_THREADS": shared_threads,
+             "GPU_RELOAD_THREADS": shared_threads, "GPU_SHARED_BYTES": shared_bytes,
              "GPU_LANE_CLASSES": 4, "GPU_LABEL_THREADS": 64}  # fmt: skip
     return {"sizes": sizes, "facts": Facts(**facts)}
 
 
-WIDE = {"lanes": 8, "held": 16}  # rows of more than 128 classes wait elsewhere
+WIDE = {"lanes": 8, "registers": 16}  # rows of more than 128 classes wait elsewhere
 # name -> (device, tags that its kernels have for 259 classes)
 WAYS = {
-    "warps": (deal(lanes=32), {"RegisterExps", "Warp"}),
-    "blocks": (deal(lanes=4), {"RegisterExps", "Block"}),
-    "staged": (deal(**WIDE, staged=32, capability=OLD), {"Smem", "Block"}),
-    "fetched": (deal(**WIDE, staged=32, capability=(8, 0)), {"SmemAsync", "Block"}),
-    "again": (deal(**WIDE, staged=128, capability=OLD, shared=SMALL), {"Reload", "Block"}),
-    "clusters": (deal(**WIDE, staged=32, per_block=512), {"SmemAsync", "Cluster"}),
+    "warps": (tuned(lanes=32), {"RegisterExps", "Warp"}),
+    "blocks": (tuned(lanes=4), {"RegisterExps", "Block"}),
+    "staged": (tuned(**WIDE, shared_threads=32, capability=OLD), {"Smem", "Block"}),
+    "fetched": (tuned(**WIDE, shared_threads=32, capability=(8, 0)), {"SmemAsync", "Block"}),
+    "again": (tuned(**WIDE, shared_threads=128, capability=OLD, shared=SMALL), {"Reload", "Block"}),
+    "clusters": (tuned(**WIDE, shared_threads=32, shared_bytes=512), {"SmemAsync", "Cluster"}),
     "clusters again": (
-        deal(**WIDE, staged=128, per_block=800, shared=SMALL),
+        tuned(**WIDE, shared_threads=128, shared_bytes=800, shared=SMALL),
         {"Reload", "Cluster"},
     ),
 }
