@@ -29,7 +29,7 @@ RULES: dict[type, Rule] = {}
 
 
 class Registration:
-    """The functions of a rule, as an attribute of its class: to make one is to register the class.
+    """The functions of a rule, kept as an attribute of its class. Creating one registers the class.
 
     cloudpickle, which joblib and dask use, sends a class of a script or of a function by value: its
     attributes are made anew in the other process, this one too, and so the rule is known there.

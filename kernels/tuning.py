@@ -75,10 +75,11 @@ GPU_SHARED_BYTES, GPU_CLUSTER_MAX = 64 << 10, 8
 # threads where a thread needs fewer than 128 registers.
 GPU_RELOAD_THREADS = 1024
 # Where each thread has a row of its own: the most classes that it keeps in registers, and how many
-# it loads at a time if the row has more. Half of that in the two cases above.
+# it loads at a time if the row has more. Both are halved for float64, the first also where
+# GPU_FULL_LANES applies.
 GPU_LANE_CLASSES, GPU_LANE_VISIT = 32, 8
-# Elements that a thread loads of contiguous arrays of the same layout, in 32-bit words; elements
-# of a block for arrays of any strides.
+# Elements that a thread takes of contiguous arrays of the same layout, in 32-bit words of the
+# compute dtype; elements that a block takes of arrays of any strides.
 GPU_FLAT_WORDS, GPU_SPAN = 8, 2048
 # Labels of a block of the label pass, 16 a thread: one block reads a batch of a language model.
 GPU_LABELS, GPU_LABEL_THREADS = 1 << 14, 1024

@@ -158,11 +158,11 @@ class Handler:
         )
         refusal = _Frame.api.offset, _Api.error.offset
         texts = map(ctypes.addressof, self.texts)
-        self.gate = xla_callback.CallbackGuard(self._once, self._again, refusal, *texts)
-        self.address = self.gate.address
-        atexit.register(self.gate.close)  # JAX joins its threads while it holds the GIL
+        self.guard = xla_callback.CallbackGuard(self._once, self._again, refusal, *texts)
+        self.address = self.guard.address
+        atexit.register(self.guard.close)  # JAX joins its threads while it holds the GIL
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self.gate.reopen)
+            os.register_at_fork(after_in_child=self.guard.reopen)
 
     def _once(self, address: int) -> None:
         frame = _Frame.from_address(address)

@@ -83,12 +83,20 @@ def _over_rows(T, logarithm):
 
 
 def softmax(T):
-    """The kernel of softmax in the compute dtype T."""
+    """The kernel of softmax in the compute dtype T.
+
+    Reads logits and writes grad (the result), both (outer, classes, inner) of any float dtype; all
+    arithmetic is of T.
+    """
     return _over_rows(T, False)
 
 
 def log_softmax(T):
-    """The kernel of log_softmax in the compute dtype T."""
+    """The kernel of log_softmax in the compute dtype T.
+
+    Reads logits and writes grad (the result), both (outer, classes, inner) of any float dtype; all
+    arithmetic is of T.
+    """
     return _over_rows(T, True)
 
 
@@ -129,10 +137,18 @@ def _over_elements(T, logarithm):
 
 
 def sigmoid(T):
-    """The kernel of sigmoid in the compute dtype T."""
+    """The kernel of sigmoid in the compute dtype T.
+
+    Reads logits and writes grad (the result), both (outer, classes, inner) of any float dtype; all
+    arithmetic is of T.
+    """
     return _over_elements(T, False)
 
 
 def log_sigmoid(T):
-    """The kernel of log_sigmoid in the compute dtype T."""
+    """The kernel of log_sigmoid in the compute dtype T.
+
+    Reads logits and writes grad (the result), both (outer, classes, inner) of any float dtype; all
+    arithmetic is of T.
+    """
     return _over_elements(T, True)

@@ -269,6 +269,12 @@ def distribution_tile(N, T, args, params, rows, tiles, lines):
 def distribution_columns(Params, T, Lanes):
     """The kernel for distributions and label smoothing, one row a lane.
 
+    Reads logits (outer, classes, inner) of any float dtype, targets (outer, classes, inner) of any
+    dtype or class indices (outer, inner), and if given sample_weight (outer, inner) of any dtype
+    and weight (classes,) of T. Writes (blocks,) each: ``partial``, sums of losses in float64,
+    ``count``, ignored rows, and ``bad``, 0 if a row is ignored in part, else -1; and if wanted loss
+    (outer, inner), and grad and hess (outer, classes, inner). All arithmetic is of T.
+
     Params: the rule's NamedTuple; T: the compute dtype; Lanes: ``Wide`` or ``Single``.
     """
     item = np.dtype(T).itemsize

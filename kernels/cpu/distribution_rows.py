@@ -1,10 +1,9 @@
-"""Losses of softmax rows whose target is a distribution over the classes.
+"""Losses of softmax rows whose target is a distribution, or class indices with label smoothing.
 
 The rule is evaluated for every class, times the target mass of the class. With
 a_j = mass_j f'(log p_j) and S the sum of all a_j, the gradient is
 grad_j = a_j (1 - p_j) - p_j (S - a_j). In S - a_j the largest |a| is kept apart from the sum of the
 others, so that small components keep their precision where the target is one-hot or nearly so.
-Label smoothing of class indices makes a distribution too.
 """
 
 from typing import Any, NamedTuple
@@ -219,7 +218,7 @@ def distribution_hessian(T, exps, second, n, total, sum_exp_minus_1, factors, he
 
 @loop
 def add_strip(T, total, a, n, max_abs):
-    """The ``SplitSum`` of a row with one more strip: n elements at a, of largest |a| ``max_abs``."""
+    """The ``SplitSum`` of a row with one more strip: n elements at a, |a| at most ``max_abs``."""
     before, below, at_max = total
     new = max(before, max_abs)
     if new > before:
@@ -347,6 +346,12 @@ def distribution_row(N, T, args, params, outer, inner, label, scratch):
 
 def distribution_rows(Params, T, Lanes):
     """The kernel for distributions, and for class indices with label smoothing, row by row.
+
+    Reads logits (outer, classes, inner) of any float dtype, targets (outer, classes, inner) of any
+    dtype or class indices (outer, inner), and if given sample_weight (outer, inner) of any dtype
+    and weight (classes,) of T. Writes (blocks,) each: ``partial``, sums of losses in float64,
+    ``count``, ignored rows, and ``bad``, 0 if a row is ignored in part, else -1; and if wanted loss
+    (outer, inner), and grad and hess (outer, classes, inner). All arithmetic is of T.
 
     Params: the rule's NamedTuple; T: the compute dtype; Lanes: ``Wide`` or ``Single``.
     """

@@ -222,6 +222,14 @@ def element_block(N, T, args, order, link, params, patch, indices, scratch):
 def elementwise(Params, T, Lanes, Link, Order):
     """The kernel for labels of single elements.
 
+    Reads logits (outer, classes, inner) of any float dtype, targets (outer, classes, inner) of any
+    dtype or class indices (outer, inner) of any integer dtype, pos_factor and neg_factor (classes,)
+    or (1,) of T, and if given sample_weight (outer, classes, inner) or (outer, inner) of any dtype.
+    Writes for each block ``partial`` (blocks,), its sum of losses in float64, ``count`` (blocks,)
+    int64, its ignored labels, and ``bad`` (blocks,) int64, 0 if any of its labels is invalid, else
+    -1; and if wanted loss, grad and hess, each (outer, classes, inner) of any float dtype. Axes
+    that the strides of all arrays allow to merge are merged. All arithmetic is of T.
+
     Params: the rule's NamedTuple; T: the compute dtype; Lanes: ``Wide`` or ``Single``; Link:
     ``Sigmoid`` or ``Identity``; Order: ``Slope`` or ``Curvature``.
     """

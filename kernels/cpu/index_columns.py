@@ -152,6 +152,11 @@ def index_tile(N, T, args, params, rows, tiles, lines):
 def index_columns(Params, T, Lanes):
     """The kernel for class indices, one row a lane.
 
+    Reads logits (outer, classes, inner) of any float dtype, targets (outer, inner) of any integer
+    dtype, and if given sample_weight (outer, inner) of any dtype and weight (classes,) of T.
+    Writes ``partial`` (blocks,), the blocks' sums of losses in float64, and if wanted loss (outer,
+    inner), and grad and hess (outer, classes, inner), of any float dtype. All arithmetic is of T.
+
     Params: the rule's NamedTuple; T: the compute dtype; Lanes: ``Wide`` or ``Single``.
     """
     item = np.dtype(T).itemsize

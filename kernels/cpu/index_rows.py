@@ -171,6 +171,11 @@ def index_block(N, T, outputs, args, params, rows, labels, scratch):
 def index_rows(Params, T, Lanes, Outputs):
     """The kernel for class indices: blocks of rows, the rule evaluated once for each row.
 
+    Reads logits (outer, classes, inner) of any float dtype, targets (outer, inner) of any integer
+    dtype, and if given sample_weight (outer, inner) of any dtype and weight (classes,) of T.
+    Writes ``partial`` (blocks,), the blocks' sums of losses in float64, and if wanted loss (outer,
+    inner), and grad and hess (outer, classes, inner), of any float dtype. All arithmetic is of T.
+
     Params: the rule's NamedTuple; T: the compute dtype; Lanes: ``Wide`` or ``Single``; Outputs:
     ``ContiguousGrad`` or ``AnyOutputs``.
     """

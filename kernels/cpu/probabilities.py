@@ -87,6 +87,12 @@ def probability_row(T, args, params, outer, inner, label, scratch):
 def probability_rows(Params, T):
     """The kernel for class indices into rows of probabilities.
 
+    Reads logits (the probabilities; outer, classes, inner) of any float dtype, targets (outer,
+    inner) of any integer dtype, and if given sample_weight (outer, inner) of any dtype and weight
+    (classes,) of T. Writes ``partial`` (blocks,), the blocks' sums of losses in float64, and if
+    wanted loss (outer, inner), and grad and hess (outer, classes, inner), of any float dtype. All
+    arithmetic is of T.
+
     Params: the rule's NamedTuple; T: the compute dtype.
     """
     item = np.dtype(T).itemsize

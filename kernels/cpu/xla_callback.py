@@ -1,12 +1,17 @@
-"""A C function that XLA's threads call, in front of a Python function that they may not always.
+"""C callback for XLA threads that calls a Python function, unless the interpreter is shutting down.
 
-A ctypes callback has two holes. A thread that asks for the interpreter lock while the interpreter
-ends never comes back, and whoever joins that thread waits for ever. And in the main thread Python
-runs signal handlers, at any instruction: what a handler raises is not the callback's own error, and
-before the first instruction the callback cannot even catch it. So the gate counts who is inside,
-lets nobody in once it is closed, and calls Python itself. Where the call raises, the gate waits for
-a thread of its own, in which no handler runs, that does the work once more: what raises there too
-is the work's error, and anything else is raised in the main thread once XLA is done.
+A ctypes callback has two problems. First, a thread that requests the GIL while the interpreter
+shuts down never returns, and a thread that joins it waits forever. Second, Python runs signal
+handlers in the main thread, between any two bytecode instructions. An exception that a handler
+raises is not an error of the callback, and if it is raised before the callback's first instruction,
+the callback cannot catch it.
+
+The callback is therefore compiled. ``CallbackGuard`` counts the calls that have begun and ended.
+After ``close``, a call no longer enters Python and returns an error instead. If the Python function
+raises an exception, the callback starts another thread, in which Python runs no signal handler,
+calls the function there once more, and waits for the result. An exception that is raised there too
+is an error of the function, and XLA gets it. Any other exception came from a signal handler, and is
+raised in the main thread after XLA has returned.
 """
 
 import _thread
@@ -30,10 +35,11 @@ _INT = 0xFFFFFFFF  # the bits of a C int
 
 
 class Raised(ctypes.Structure):
-    """A call that has raised: ``lock`` is to be released once ``result`` is there.
+    """A call whose function raised: the retry stores ``result``, then releases ``lock``.
 
-    ``held`` is (the exception, the frame that called XLA or None, where in it), or None where the
-    work has not been tried, because an exception still waits for the main thread.
+    ``held`` is the tuple (exception, frame that called XLA or None, index of the instruction in
+    that frame). It is None if the function was not called, because an earlier exception has not yet
+    been raised in the main thread.
     """
 
     _fields_ = (
@@ -43,12 +49,12 @@ class Raised(ctypes.Structure):
 
 
 _X, _HELD, _IDENT, _WAIT, _RESULT = (getattr(Raised, f[0]).offset for f in Raised._fields_)
-_KIND, _VALUE, _TRACEBACK = (ctypes.sizeof(Raised) + 8 * k for k in range(3))  # words besides
+_KIND, _VALUE, _TRACEBACK = (ctypes.sizeof(Raised) + 8 * k for k in range(3))  # further words
 _WORDS = ctypes.sizeof(Raised) // 8 + 3
 
 
 def _python(name: str) -> int:
-    """The address of a function of Python's."""
+    """The address of a function of Python's C API."""
     return ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0
 
 
@@ -66,12 +72,13 @@ _PLACE, _CALL = _python("PyFrame_GetLasti"), _python("PyObject_CallOneArg")
 _LATER = _python("Py_AddPendingCall")
 _NONE = id(None)
 _shared = np.zeros(2, np.int64)
-_WAITING, _RAISE = (_shared.ctypes.data + 8 * k for k in range(2))  # how many wait; by what raised
+# Addresses of the number of pending exceptions, and of the address of ``_raise``.
+_WAITING, _RAISE = (_shared.ctypes.data + 8 * k for k in range(2))
 
 
 @intrinsic
 def _c_call(typingctx, function, arguments):
-    """``int64 f(int64, ...)`` at an address."""
+    """Call ``int64 f(int64, ...)`` at an address."""
 
     def codegen(context, builder, signature, args):
         given = cgutils.unpack_tuple(builder, args[1])
@@ -83,7 +90,7 @@ def _c_call(typingctx, function, arguments):
 
 @intrinsic
 def _stack_words(typingctx, count):
-    """The address of some int64 of this call's own, all 0."""
+    """The address of ``count`` int64 zeros on the stack of this call."""
 
     def codegen(context, builder, signature, args):
         place = cgutils.alloca_once(builder, ir.ArrayType(_I64, count.literal_value), zfill=True)
@@ -94,7 +101,10 @@ def _stack_words(typingctx, count):
 
 @njit
 def _is_under(caller, place):
-    """Whether Python has been called from a place in a frame that has not gone on since."""
+    """Whether the current Python frame was called, directly or not, from an instruction of a frame.
+
+    caller: the address of that frame; place: the index of the instruction.
+    """
     frame = _c_call(_FRAME, ())
     if frame == 0 or frame == caller:
         return False
@@ -112,9 +122,10 @@ def _is_under(caller, place):
 
 @cfunc("int32(int64)")
 def _raise(held):
-    """Raise an exception: a call that Python's main thread has pending, and that owns ``held``.
+    """Raise the exception of ``held``, whose reference it owns: a pending call of the main thread.
 
-    Not in what is called while XLA computes: handlers of other signals, finalizers, callbacks.
+    While XLA computes, the main thread also runs handlers of other signals, finalizers and
+    callbacks. In these the exception is not raised: the call is added to the queue again.
     """
     place = _c_call(_VALUE_OF, (_c_call(_ITEM, (held, 2)),))
     under = _is_under(_c_call(_ITEM, (held, 1)), place)
@@ -134,7 +145,7 @@ _shared[1] = _raise.address
 
 @njit
 def _raise_later(held):
-    """Have Python's main thread raise it when it runs Python again; whether there was room."""
+    """Add the call of ``_raise`` to the main thread's queue; False if the queue is full."""
     _c_call(_KEEP, (held,))
     if _c_call(_LATER, (peek(_RAISE, np.int64), held)) & _INT != 0:
         _c_call(_FORGET, (held,))
@@ -144,18 +155,18 @@ def _raise_later(held):
 
 
 def raise_in_main_thread(held: tuple[BaseException, Any, int]) -> bool:
-    """The same, for Python."""
+    """``_raise_later`` for Python code: raise an exception in the main thread."""
     return bool(_raise_later(id(held)))
 
 
 def stop_waiting(raised: Raised) -> None:
-    """Let a call that has raised go on: its result is there."""
+    """Release the lock of a call whose function raised: its result is stored."""
     ctypes.pythonapi.PyThread_release_lock(ctypes.c_void_p(raised.lock))
 
 
 @njit
 def _hold(raised):
-    """Take Python's exception, with its traceback and the frame that called XLA."""
+    """Take the current exception, with its traceback and the frame that called XLA, as a tuple."""
     kind, value, traceback = raised + _KIND, raised + _VALUE, raised + _TRACEBACK
     _c_call(_FETCH, (kind, value, traceback))
     _c_call(_NORMALIZE, (kind, value, traceback))
@@ -178,8 +189,8 @@ def _hold(raised):
 
 @njit
 def _did(work, x, raised):
-    """Whether ``work(x)`` came to its end."""
-    if peek(_WAITING, np.int64) != 0:  # it would be interrupted again and again
+    """Call ``work(x)``; False if it raised, or was not called because of a pending exception."""
+    if peek(_WAITING, np.int64) != 0:  # the pending call would interrupt it
         _c_call(_KEEP, (_NONE,))
         poke(raised + _HELD, _NONE)
         return False
@@ -195,7 +206,7 @@ def _did(work, x, raised):
 
 @njit
 def _hand_over(raised, again, python):
-    """Call ``again(raised)``, which starts a thread, and wait for the result; whether it did."""
+    """Call ``again(raised)``, which starts a thread, and wait for it; False if none started."""
     lock = _c_call(_NEW_LOCK, ())
     _c_call(_ACQUIRE, (lock, 1))
     poke(raised + _WAIT, lock)
@@ -215,7 +226,7 @@ def _hand_over(raised, again, python):
 
 @cfunc("int64(int64, int64)")
 def _call_guarded(x, state):
-    """A call of XLA's: 0, or the address of what it takes for an error."""
+    """The body of the callback: 0, or the address of an XLA error object."""
     take_number(state + 8 * _ENTERED)
     why, result = peek(state + 8 * _CLOSED_TEXT, np.int64), 0
     if peek(state + 8 * _CLOSED, np.int64) == 0:
@@ -241,20 +252,21 @@ def _call_guarded(x, state):
 
 
 class CallbackGuard:
-    """A compiled ``int64 f(int64 x)``, to be called at ``address`` as long as the gate is kept.
+    """A compiled ``int64 f(int64 x)`` at ``address``, valid as long as this object exists.
 
-    It calls ``work(x)``; the result is 0. Where that raises, it starts a thread that is given the
-    address of a ``Raised`` and waits until ``again`` has left a result there: no signal handler
-    runs meanwhile. Where Python is not to be called, or no thread can be started, the result is
-    that of a C function of one argument, ``closed`` or ``no_thread``. It is found by two offsets,
-    ``refusal``: that of an address in x, and its own from there.
+    It calls ``work(x)`` and returns 0. If ``work`` raises an exception, it starts a thread that
+    calls ``again`` with the address of a ``Raised``, waits until ``again`` has stored a result
+    there, and returns that result. Python runs no signal handler in that thread. After ``close``,
+    or if no thread can be started, it returns what an XLA function of one argument returns, called
+    with ``closed`` or ``no_thread``. The two offsets ``refusal`` tell where that function is: the
+    first is the offset in x of a pointer to a table, the second that of the function in the table.
     """
 
     def __init__(
         self, work: Callable[[int], None], again: Callable[[int], None],
         refusal: tuple[int, int], closed: int, no_thread: int,
     ) -> None:  # fmt: skip
-        start = partial(_thread.start_new_thread, again)  # C all through: no handler runs in it
+        start = partial(_thread.start_new_thread, again)  # in C only: no signal handler runs in it
         self.kept = work, start, _call_guarded, _raise, _shared
         words = 0, 0, 0, id(work), id(start), *refusal, closed, no_thread
         self._state = np.array(words, np.int64)
@@ -268,11 +280,11 @@ class CallbackGuard:
         self.address = enter.address
 
     def close(self) -> None:
-        """Let nobody in any more, and wait for those inside."""
+        """Keep further calls from entering Python, and wait until no call is running."""
         self._state[_CLOSED] = 1
         while self._state[_ENTERED] != self._state[_LEFT]:
             time.sleep(0.001)
 
     def reopen(self) -> None:
-        """Begin anew after a fork: the threads that were inside are not there."""
+        """Reset the counts in a forked process, where the threads of the calls do not exist."""
         self._state[[_CLOSED, _ENTERED, _LEFT]] = 0

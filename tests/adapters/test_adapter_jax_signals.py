@@ -40,7 +40,7 @@ def test_a_forked_child_ends():
         assert os.waitpid(child, 0)[1] == 0
     else:
         from fusedce.adapters import jax_operators
-        jax_operators._HANDLERS["cpu"].gate.close()
+        jax_operators._HANDLERS["cpu"].guard.close()
         os._exit(0)
     """
     )
