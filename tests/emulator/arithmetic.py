@@ -1,4 +1,4 @@
-"""PTX that computes, in C: moves, bits, comparisons, arithmetic, conversions.
+"""C for PTX that computes: moves, bit operations, comparisons, arithmetic, conversions.
 
 Each function takes the registers, the parts of the operation's name and the operands.
 """
@@ -11,7 +11,7 @@ from tests.emulator.registers import BITS, FLOATS, Registers, integer, plain
 COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",
            "lo": "<", "ls": "<=", "hi": ">", "hs": ">="}  # fmt: skip
 OPERANDS = {"fma": 4, "mad": 4, "selp": 4, "setp": 4, "shf": 4, "bfe": 4, "prmt": 4, "bfi": 5,
-            "lop3": 5}  # at most, the result among them; of all others 3  # fmt: skip
+            "lop3": 5}  # the most operands, result included; 3 for all others  # fmt: skip
 UNORDERED = {"equ": "==", "neu": "!=", "ltu": "<", "leu": "<=", "gtu": ">", "geu": ">="}
 ROUND_TO_INTEGER = {"rni": "rint", "rzi": "trunc", "rmi": "floor", "rpi": "ceil"}
 INTEGER_BINARY = {"add": "+", "sub": "-", "and": "&", "or": "|", "xor": "^"}
@@ -24,13 +24,13 @@ UNITS = {
 
 
 def known_only(parts: list[str], *allowed: str) -> None:
-    """Raise for a modifier that would be passed over."""
+    """Raise ``Unknown`` for a modifier that would be ignored."""
     if left := [p for p in parts[1:-1] if p not in allowed]:
         raise Unknown(f"modifier {left[0]}")
 
 
 def arithmetic(r: Registers, one: Instruction) -> str:
-    """The C of an instruction that neither branches nor touches memory or other threads."""
+    """C for an instruction that neither branches nor involves memory or other threads."""
     if len(one.operands) > OPERANDS.get(one.parts[0], 3):
         raise Unknown("more operands than are known")
     for translated in (logic, numbers):
@@ -78,7 +78,7 @@ def logic(r: Registers, name: str, parts: list[str], o: tuple[str, ...]) -> str 
 
 
 def move(r: Registers, kind: str, o: tuple[str, ...]) -> str:
-    """Between registers, or between a register and the parts of a vector."""
+    """A move between registers, or between a register and the parts of a vector."""
     to, source = r.vector(o[0]), r.vector(o[1])
     if len(to) > 1:
         each = BITS[kind] // len(to)
@@ -116,7 +116,7 @@ def compare(r: Registers, parts: list[str], o: tuple[str, ...]) -> str:
 
 
 def funnel(r: Registers, parts: list[str], o: tuple[str, ...]) -> str:
-    """shf: 32 bits of a pair that is shifted."""
+    """shf: 32 bits of a shifted 64-bit pair of registers."""
     low, high, n = (r.value(x, "u32") for x in o[1:4])
     n = f"({n} & 31)" if "wrap" in parts else f"({n} > 32 ? 32 : {n})"
     pair = f"((u64){high} << 32 | {low})"

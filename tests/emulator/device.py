@@ -1,9 +1,9 @@
-"""A GPU that is not there: arrays of a library of our own, kernels run by the emulator.
+"""An emulated GPU: the arrays of a small array library, and kernels run by the emulator.
 
-``Emulated`` has fusedce's public functions, NumPy arrays in and out, like ``tests.cuda.gpu.OnGpu``:
-all between them is what a call on a device does, with the launches emulated. Each array is
-known to the last element, so that an access to a gap between rows is a fault, and so is an output
-that is not written.
+``Emulated`` has fusedce's public functions, NumPy arrays in and out, like ``tests.cuda.gpu.OnGpu``.
+In between, a call does what it does on a device, except that the launches are emulated. The
+emulator knows every element of each array: it is a fault to access a gap between rows, or to leave
+an element of an output unwritten.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WRITTEN = ("loss", "grad", "hess", "total", "scratch")
 
 
 class Array:
-    """An array on the device; its bytes lie in the memory of this process."""
+    """An array on the device; its bytes are in the memory of this process."""
 
     def __init__(self, host):
         self.host = host
@@ -35,11 +35,11 @@ class Array:
 
 
 class Library:
-    """What fusedce asks of an array library."""
+    """The operations that fusedce needs from an array library."""
 
     def __init__(self):
         self.maker = self
-        self.arrays = []  # of the call under way
+        self.arrays = []  # of the current call
 
     def owns(self, x):
         return isinstance(x, Array)
@@ -51,7 +51,7 @@ class Library:
         )
 
     def made(self, host):
-        """An array that launches may name."""
+        """An array that launches may access."""
         self.arrays.append(Array(host))
         return self.arrays[-1]
 
@@ -77,16 +77,16 @@ class Library:
 
 
 def read(address, dtype, device, stream):
-    """A number of the device's memory."""
+    """Read one number from the memory of the device."""
     return np.frombuffer(ctypes.string_at(address, np.dtype(dtype).itemsize), dtype)[0]
 
 
 class Emulated(OnGpu):
-    """Public functions whose kernels are emulated; what they touch is in ``memory``."""
+    """Public functions whose kernels are emulated; ``memory`` counts their accesses."""
 
     def __init__(self, order="forward", facts=None, seed=0, sizes=None, **always):
         super().__init__(None, **always)
-        self.sizes = sizes or {}  # of kernels.launch
+        self.sizes = sizes or {}  # new values for names in kernels/tuning.py
         self.order, self.facts, self.seed = order, facts or Facts(), seed
         self.library, self.memory, self.launched = Library(), machine.Memory(), []
 
@@ -100,7 +100,7 @@ class Emulated(OnGpu):
 
     @contextlib.contextmanager
     def installed(self):
-        """This device instead of any other."""
+        """Make fusedce use this device instead of any other."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(array_libraries, "LIBRARIES", (self.library,))
             patch.setattr(array_libraries, "facts", lambda device: self.facts)
@@ -124,7 +124,7 @@ class Emulated(OnGpu):
         machine.run(launches, addresses, self.memory, self.facts, turns)
 
     def put(self, a):
-        """The same numbers at the same strides, as far from a multiple of 16 bytes."""
+        """A copy on the device, with the same strides and offset from a multiple of 16 bytes."""
         if a.size == 0:
             return self.library.made(np.empty(a.shape, a.dtype))
         low, high = byte_bounds(a)

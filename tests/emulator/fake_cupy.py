@@ -1,8 +1,7 @@
-"""A module like CuPy 14 on the memory of this process, for kernels that are emulated.
+"""A stand-in for CuPy 14 whose arrays are in the memory of this process, for emulated kernels.
 
-NumPy computes with the arrays. What CuPy refuses is refused: implicit conversion to NumPy arrays,
-mixing with them. New memory is full of NaN. Streams are handles without work: everything is done at
-once.
+NumPy does the computation. As in CuPy, implicit conversion to NumPy arrays and mixing with them are
+errors. New memory is filled with NaN. Streams are handles only: all work is synchronous.
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ import weakref
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-MEMORY = 8 << 30  # what the device is said to have
+MEMORY = 8 << 30  # bytes that the device reports to have
 BLOCKS: dict[int, int] = {}  # start -> end of all memory in use
 
 
 class Memory:
-    """Some memory of the device, on a multiple of 512 bytes."""
+    """An allocation on the device, aligned to 512 bytes."""
 
     def __init__(self, size):
-        self.raw = np.full(size + 512, 0xFF, np.uint8)  # as any float: NaN
+        self.raw = np.full(size + 512, 0xFF, np.uint8)  # NaN in every float type
         self.ptr = -(-self.raw.ctypes.data // 512) * 512
         self.size, self.device_id = size, 0
         BLOCKS[self.ptr] = self.ptr + size
@@ -58,7 +57,7 @@ NOWHERE = types.SimpleNamespace(ptr=0, size=0, device_id=0)  # the memory of an 
 
 
 def on_host(pointer, shape, strides, dtype):
-    """The NumPy array of some memory, which keeps that memory."""
+    """A NumPy view of device memory, which keeps that memory alive."""
     if 0 in shape:
         return np.empty(shape, dtype)
     steps = [(n - 1) * s for n, s in zip(shape, strides, strict=True)]
@@ -71,7 +70,7 @@ def on_host(pointer, shape, strides, dtype):
 
 
 def unwrapped(x):
-    """CuPy's arrays within x as NumPy's; NumPy's own are refused."""
+    """x with its CuPy arrays as NumPy arrays; NumPy arrays in x raise TypeError, as in CuPy."""
     if isinstance(x, ndarray):
         return x.host
     if isinstance(x, np.ndarray) and x.ndim:
@@ -82,7 +81,7 @@ def unwrapped(x):
 
 
 def wrapped(x, parent=None):
-    """NumPy's arrays within x as CuPy's: views of ``parent`` where they are that, else copies."""
+    """x with its NumPy arrays as CuPy arrays: views if in the memory of ``parent``, else copies."""
     if isinstance(x, tuple):
         return tuple(wrapped(y, parent) for y in x)
     if not isinstance(x, np.ndarray | np.generic):
@@ -204,14 +203,14 @@ class Stream:
         Stream.current.pop()
 
     def synchronize(self):
-        """All is done already."""
+        """Nothing to wait for: all work is synchronous."""
 
 
 Stream.null, Stream.ptds = Stream(null=True), Stream(ptds=True)
 
 
 class Event:
-    """A time of this process."""
+    """An event: the time of this process at which it was recorded."""
 
     done = True
 
@@ -222,11 +221,11 @@ class Event:
         self.time = time.perf_counter()
 
     def synchronize(self):
-        """All is done already."""
+        """Nothing to wait for: all work is synchronous."""
 
 
 class CUDARuntimeError(RuntimeError):
-    """What CuPy raises."""
+    """The error that CuPy raises."""
 
 
 def memcpy(to, source, size, kind):
@@ -263,11 +262,11 @@ class _Pool:
     total_bytes = used_bytes
 
     def free_all_blocks(self):
-        """None is kept."""
+        """Nothing to free: the pool caches no blocks."""
 
 
 def module():
-    """A new module."""
+    """A new module that stands in for ``cupy``."""
     m = types.ModuleType("cupy")
     m.__spec__ = types.SimpleNamespace(
         name="cupy", loader=None, origin=None, submodule_search_locations=None
@@ -296,7 +295,7 @@ def module():
 
 
 def _of_numpy(name):
-    """NumPy's function of that name, on these arrays."""
+    """NumPy's function of that name, for arrays of this module."""
     if name.startswith("_"):
         raise AttributeError(name)
     found = getattr(np, name)

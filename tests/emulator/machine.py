@@ -1,8 +1,8 @@
-"""Launches run on this machine's processor: the emulator in place of the driver.
+"""The emulator in place of the driver: launches run on the CPU of this machine.
 
-``Memory`` says what kernels may touch, ``run`` takes the place of
-``fusedce.kernels.cuda.runtime.run``. What a device would do silently, or crash over, is a
-``Fault``; runtime.c says what is looked for.
+``Memory`` says which bytes kernels may access, and ``run`` takes the place of
+``fusedce.kernels.cuda.runtime.run``. An error that a device would not report, or that would make it
+crash, raises ``Fault``; runtime.c lists what is checked.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from tests.emulator.programs import program, runtime
 
 ORDERS = ("forward", "reverse", "random")
 READABLE, WRITABLE, STORED = 1, 2, 4
-WATCHED = 1 << 22  # bytes of arrays up to which races are looked for
+WATCHED = 1 << 22  # bytes of all arrays together, above which races are not looked for
 LOCK = threading.RLock()
 
 
 class Fault(RuntimeError):
-    """What a device would have done silently, or crashed over."""
+    """An error that a device would not have reported, or that would have made it crash."""
 
 
 class _Memory(ctypes.Structure):
@@ -45,7 +45,7 @@ class _Launch(ctypes.Structure):
 
 
 class Region:
-    """Bytes from ``start`` to ``end``; ``state`` says of each what may be done with it."""
+    """Bytes from ``start`` to ``end``; ``state`` holds the flags of each: READABLE, STORED, ..."""
 
     def __init__(self, name: str, start: int, end: int, state: np.ndarray | None):
         self.name, self.start, self.end, self.state = name, start, end, state
@@ -53,7 +53,7 @@ class Region:
         self.asked = np.zeros(0, bool)  # bytes that have to be written
 
     def missing(self) -> int:
-        """The first byte of an output that nobody has written, or -1."""
+        """The first byte of an output that no thread has written, or -1."""
         if self.state is None or not self.asked.size:
             return -1
         left = self.asked & (self.state & STORED == 0)
@@ -71,14 +71,14 @@ def elements(array: np.ndarray, low: int, high: int) -> np.ndarray:
 
 
 class Memory:
-    """What the kernels of a call may touch, and a count of how they did."""
+    """The bytes that the kernels of a call may access, and counts of their accesses."""
 
     def __init__(self):
         self.regions: list[Region] = []
-        self.known = {}  # (name, array) that are in already; keeps them alive
+        self.known = {}  # (name, id) -> array, of those already added; keeps them alive
 
     def allow(self, name: str, low: int, high: int) -> None:
-        """Let kernels read and write a span as they like."""
+        """Let kernels read and write a span without checks of its bytes."""
         if high > low:
             self.regions.append(Region(name, low, high, None))
 
@@ -100,7 +100,7 @@ class Memory:
             region.asked |= mine
 
     def _region(self, name: str, low: int, high: int) -> Region:
-        """One for this span; what overlaps is one region."""
+        """A new region for this span, merged with all regions that overlap it."""
         met = [r for r in self.regions if r.start < high and low < r.end]
         start, end = min([low, *(r.start for r in met)]), max([high, *(r.end for r in met)])
         names = dict.fromkeys([*(n for r in met for n in r.name.split("/")), name])
@@ -120,32 +120,32 @@ class Memory:
         return [r for r in self.regions if name in r.name.split("/")]
 
     def sizes(self, name: str) -> tuple[dict[int, int], dict[int, int]]:
-        """How many reads, and how many writes, of how many bytes each."""
+        """(reads, writes): the number of accesses of each size in bytes."""
         counts = sum((r.counts for r in self.named(name)), np.zeros((2, 6), np.uint64))
         reads, writes = ({1 << k: int(n) for k, n in enumerate(row) if n} for row in counts)
         return reads, writes
 
     def touched(self, name: str) -> tuple[int, int]:
-        """Bytes of an array that were read and written."""
+        """(bytes read, bytes written) of an array."""
         reads, writes = (sum(size * n for size, n in found.items()) for found in self.sizes(name))
         return reads, writes
 
     def complete(self) -> None:
-        """Raise where an output has not been written."""
+        """Raise ``Fault`` if a byte of an output has not been written."""
         for region in self.regions:
             if (k := region.missing()) >= 0:
                 raise Fault(f"byte {k} of {region.name} has never been written")
 
 
 class Turns(NamedTuple):
-    """In which order threads have their turn."""
+    """The order in which threads run."""
 
     order: str = "forward"
     seed: int = 0
 
 
 class Grid(NamedTuple):
-    """How many threads there are, and what they share."""
+    """The numbers of blocks and threads, the bytes of shared memory and the cluster size."""
 
     blocks: int
     threads: int
@@ -154,7 +154,7 @@ class Grid(NamedTuple):
 
 
 def run(launches, addresses, memory: Memory, facts: Facts, turns: Turns) -> None:
-    """Run all, in order; ``addresses`` stand in the order of ``kernel_args.ARRAYS``."""
+    """Run all launches in order; ``addresses`` are in the order of ``kernel_args.ARRAYS``."""
     with LOCK:
         watch = sum(r.end - r.start for r in memory.regions) <= WATCHED
         marks = [marks_of(r) if watch else None for r in memory.regions]
@@ -172,7 +172,7 @@ def run(launches, addresses, memory: Memory, facts: Facts, turns: Turns) -> None
 
 
 def check(launch: Launch, facts: Facts) -> None:
-    """Raise for what a driver refuses."""
+    """Raise ``Fault`` for a launch that a driver refuses."""
     if not 1 <= launch.threads <= 1024 or not 1 <= launch.cluster <= 16:
         raise Fault(f"{launch.threads} threads a block, {launch.cluster} blocks a cluster")
     if launch.blocks % launch.cluster or launch.blocks < 1:
@@ -182,12 +182,12 @@ def check(launch: Launch, facts: Facts) -> None:
 
 
 def marks_of(region: Region) -> np.ndarray:
-    """For each byte who wrote it, and who read it last: nobody."""
+    """Two empty marks for each byte: its last writer and its last reader."""
     return np.zeros(2 * (region.end - region.start), np.uint64)
 
 
 def execute(kernel, parameters, regions, marks, grid: Grid, turns: Turns) -> str:
-    """One grid; what went wrong, or nothing."""
+    """Run one grid; the error message, or an empty string."""
     table = (_Memory * max(1, len(regions)))()
     for entry, region, mark in zip(table, regions, marks, strict=False):
         entry.start, entry.end, entry.name = region.start, region.end, region.name.encode()
@@ -206,13 +206,13 @@ def execute(kernel, parameters, regions, marks, grid: Grid, turns: Turns) -> str
 
 
 def set_units(seed: int) -> None:
-    """From here on float32 units are exact (0), or off by what is documented, as a seed chooses."""
+    """Make the approximate float32 units exact (0), or err within their bounds as seeded."""
     ctypes.c_uint64.in_dll(runtime(), "unit_seed").value = seed
 
 
 @contextlib.contextmanager
 def units(seed: int):
-    """The same for a while."""
+    """``set_units(seed)`` within a ``with`` block; then they are exact again."""
     set_units(seed)
     try:
         yield

@@ -1,10 +1,10 @@
 """GPU tests on the emulator: ``pytest -p tests.emulator.plugin -m gpu tests/cuda/test_gpu*.py``.
 
-A stand-in for CuPy takes the place of CuPy, and the emulator that of the driver. The environment
-chooses: EMULATOR_CAPABILITY (9.0), EMULATOR_ORDER of threads (forward, reverse, random),
-EMULATOR_UNITS (0: exact; a seed: off by what is documented) and EMULATOR_PART (3/8: the third of
-every eight cases, of 1/1). What needs real streams, graphs, tensors or several devices is skipped
-by name.
+A stand-in replaces CuPy, and the emulator replaces the driver. Environment variables:
+EMULATOR_CAPABILITY (default 9.0); EMULATOR_ORDER, the order of threads (forward, reverse, random);
+EMULATOR_UNITS (0: approximate units are exact; a seed: they err within the documented bounds);
+EMULATOR_PART (3/8: the third of every eight cases; default 1/1). Tests that need real streams,
+graphs, tensors or several devices are skipped by name.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ SKIPPED = {
 
 
 def facts(capability):
-    """Of the device that is emulated."""
+    """The facts of the emulated device."""
     return Facts(capability, shared=SHARED.get(10 * capability[0] + capability[1], 99 << 10))
 
 
 def allowed(addresses):
-    """What kernels may touch: whole pieces of memory; inputs are not written."""
+    """What kernels may access: whole allocations; those with inputs only are read-only."""
     memory, found = machine.Memory(), {}
     for name, address in zip(ARRAYS, addresses, strict=True):
         for start, end in list(fake_cupy.BLOCKS.items()):
@@ -59,7 +59,7 @@ def allowed(addresses):
 
 
 def launch(library, launches, addresses, device_, stream):
-    """In place of the driver; no graph has the launches."""
+    """Emulate the launches in place of the driver; False: no graph captures them."""
     LAUNCHED.update((one.kernel, one.threads) for one in launches)
     machine.run(launches, addresses, allowed(addresses), facts(CAPABILITY), machine.Turns(ORDER))
     return False

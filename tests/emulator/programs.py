@@ -1,8 +1,8 @@
-"""Kernels as shared objects: PTX from the product's own compiler, then C, then gcc; kept on disk.
+"""Kernels as shared objects, cached: the package makes PTX, this module C, and gcc the rest.
 
-Two steps are kept apart: the PTX of a kernel goes with the sources of the package, the shared
-object with the text of the C. The workers of a test run share both; a lock for each kernel keeps
-two of them from doing the same work.
+The two steps are cached separately: the PTX of a kernel under the stamp of the package's sources,
+the shared object under a hash of its C source. The workers of a test run share both caches; a lock
+for each kernel keeps two of them from doing the same work.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FLAGS = (
     "-fno-math-errno", "-fno-stack-protector", "-fno-trapping-math", "-shared", "-fPIC",
     "-I", str(HERE),
 )  # fmt: skip
-LEVEL = "-Og"  # two thirds of the seconds of -O1, and code as fast
+LEVEL = "-Og"  # compiles in two thirds of the time of -O1, to code as fast
 A_WEEK = 7 * 24 * 3600
 SECONDS = {"ptx": 0.0, "c": 0.0}  # what compiling took in this process
 
@@ -53,7 +53,7 @@ def missing() -> str | None:
 
 @functools.cache
 def folder() -> Path:
-    """Where shared objects are kept: beside the package's own cache."""
+    """The folder of the cached shared objects, next to the package's own cache."""
     beside = Path(cache_folder()).parents[1] / "fusedce-emulator"
     found = Path(os.environ.get("FUSEDCE_EMULATOR_CACHE") or beside)
     found.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def folder() -> Path:
 
 @functools.cache
 def ptx_folder() -> Path:
-    """Where the PTX of these sources is kept; the oldest of other sources goes."""
+    """The folder for PTX of the current sources; the oldest of other sources are removed."""
     found = folder() / Path(cache_folder()).name
     found.mkdir(exist_ok=True)
     os.utime(found)
@@ -79,7 +79,7 @@ def ptx_folder() -> Path:
 
 @contextlib.contextmanager
 def locked(name: str):
-    """One process at a time."""
+    """A file lock: one process at a time does the work of this name."""
     with open(folder() / f"{name}.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -87,13 +87,13 @@ def locked(name: str):
 
 @functools.cache
 def runtime() -> ctypes.CDLL:
-    """Threads, barriers and memory: what kernels are linked with when they are loaded."""
+    """runtime.c (threads, barriers, memory), with which kernels are linked when they are loaded."""
     source = (HERE / "runtime.c").read_text()
     return ctypes.CDLL(str(_shared_object(source, "runtime", "-O2")), mode=ctypes.RTLD_GLOBAL)
 
 
 def loaded(source: str) -> ctypes.CDLL:
-    """The functions of some C that includes runtime.h."""
+    """Compile and load C source that includes runtime.h."""
     runtime()
     return ctypes.CDLL(str(_shared_object(source, "kernel", LEVEL)))
 
@@ -117,7 +117,7 @@ def _digest(*texts: str) -> str:
 
 @contextlib.contextmanager
 def timed(what: str):
-    """Add what a block takes to ``SECONDS``."""
+    """Add the time that a ``with`` block takes to ``SECONDS``."""
     start = time.perf_counter()
     yield
     SECONDS[what] += time.perf_counter() - start
@@ -129,7 +129,7 @@ def program(kernel: Kernel, threads: int, capability: tuple[int, int]) -> ctypes
     runtime()
     name = compiler._key(kernel, threads, capability)
     link = ptx_folder() / f"{name}-{_translator()}.so"
-    if not ours(kernel.factory, *kernel.types):  # of a source that does not name the folder
+    if not ours(kernel.factory, *kernel.types):  # its source is not in the folder's stamp
         return loaded(to_c(assembled_ptx(kernel, threads, capability)))
     with locked(name):
         if not link.exists():
@@ -142,13 +142,13 @@ def program(kernel: Kernel, threads: int, capability: tuple[int, int]) -> ctypes
 
 @functools.cache
 def _translator() -> str:
-    """What decides which C and which machine code come of PTX."""
+    """A hash of all that decides which C and machine code a PTX text becomes."""
     files = ("ptx.py", "registers.py", "arithmetic.py", "translate.py", "runtime.h")
     return _digest(LEVEL, *FLAGS[:-1], *((HERE / name).read_text() for name in files))[:12]
 
 
 def ptx(kernel: Kernel, threads: int, capability: tuple[int, int]) -> str:
-    """What ``compile._ptx`` makes of a kernel, kept on disk for all that want it."""
+    """The PTX that ``compile._ptx`` makes of a kernel, cached on disk."""
     if not ours(kernel.factory, *kernel.types):
         return _ptx(kernel, threads, capability)
     path = ptx_folder() / f"{compiler._key(kernel, threads, capability)}.ptx"
@@ -159,7 +159,7 @@ def ptx(kernel: Kernel, threads: int, capability: tuple[int, int]) -> str:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """At once: who reads the file finds all of it."""
+    """Write a file atomically: a reader never finds a part of it."""
     new = path.with_suffix(f".{os.getpid()}")
     new.write_bytes(data)
     new.replace(path)
@@ -169,7 +169,7 @@ _MADE_BY_NUMBA = compiler._ptx
 
 
 def _ptx(kernel: Kernel, threads: int, capability: tuple[int, int]) -> str:
-    """The LLVM IR of a kernel does not depend on the architecture: it is made once for all."""
+    """The PTX of a kernel; its LLVM IR is the same for all architectures and made only once."""
     if not ours(kernel.factory, *kernel.types):
         with timed("ptx"):
             return _MADE_BY_NUMBA(kernel, threads, capability)
@@ -187,7 +187,7 @@ def _ptx(kernel: Kernel, threads: int, capability: tuple[int, int]) -> str:
 
 
 def assembled_ptx(kernel: Kernel, threads: int, capability: tuple[int, int]) -> str:
-    """The PTX that the package's compiler assembles: wide, or single where a rule needs it."""
+    """The PTX that the package assembles: for vectors, or for scalars where a rule needs it."""
     instead = {
         "_ptx": ptx, "_assembled": lambda text, capability: (text.encode(), ""), "_MADE": {},
         "read_sealed": lambda path: None, "write_sealed": lambda path, data: None,

@@ -1,4 +1,4 @@
-"""PTX as NVVM writes it, taken apart: functions, and their statements with operands.
+"""A parser for PTX as NVVM writes it: functions, and their statements with operands.
 
 One file has one entry (the kernel) and perhaps device functions that it calls.
 """
@@ -44,7 +44,7 @@ class Instruction(NamedTuple):
 
     @property
     def parts(self) -> list[str]:
-        """The name of the operation and its modifiers; the last one mostly is the type."""
+        """The name of the operation and its modifiers; the last one is mostly the type."""
         return self.op.split(".")
 
 
@@ -63,13 +63,13 @@ def functions(text: str) -> list[Function]:
 
 
 def _without_comments(text: str) -> str:
-    """The same lines without what is no code."""
+    """The text without comments; the lines keep their numbers."""
     text = re.sub(r"/\*.*?\*/", lambda m: "\n" * m[0].count("\n"), text, flags=re.S)
     return re.sub(r"//[^\n]*", "", text)
 
 
 def _closing(text: str, start: int) -> int:
-    """Where the brace opened before ``start`` is closed."""
+    """The position of the brace that closes the one opened before ``start``."""
     depth = 1
     for m in re.compile(r"[{}]").finditer(text, start):
         depth += 1 if m[0] == "{" else -1
@@ -107,7 +107,7 @@ def statements(function: Function) -> Iterator[tuple[int, str]]:
 
 
 def instruction(statement: str) -> Instruction:
-    """A statement that is no directive."""
+    """Parse a statement that is not a directive."""
     m = STATEMENT.fullmatch(statement)
     if not m:
         raise Unknown(statement)
@@ -117,7 +117,7 @@ def instruction(statement: str) -> Instruction:
 
 
 def operands(text: str) -> list[str]:
-    """Split at commas that are in no braces, brackets or parentheses."""
+    """Split at commas outside of braces, brackets and parentheses."""
     found, depth, word = [], 0, ""
     for c in text:
         if c == "," and not depth:

@@ -1,4 +1,4 @@
-"""Registers of a PTX function in C: unsigned integers of their width, which hold bits."""
+"""Registers of a PTX function in C: unsigned integers of the same width that hold the bits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FLOATS = ("f16", "bf16", "f32", "f64")
 
 
 def plain(name: str) -> str:
-    """A name that C takes; PTX keeps those of registers, which begin with %, apart."""
+    """A valid C name; a prefix keeps registers, which begin with % in PTX, apart from others."""
     name = name.strip()
     return ("r_" if name[0] == "%" else "v_") + re.sub(r"\W", "_", name.lstrip("%"))
 
@@ -30,22 +30,22 @@ def integer(kind: str) -> str:
 
 
 class Registers:
-    """The registers in sight, and C for reading and writing them; ``shared``: names of arrays."""
+    """The registers in scope, and C to read and write them; ``shared``: names of shared arrays."""
 
     def __init__(self, shared: frozenset[str] = frozenset()):
         self.scopes: list[dict[str, int]] = [{}]
         self.shared = shared
 
     def enter(self) -> None:
-        """Names declared from here on hide others."""
+        """Open a scope: names declared in it hide outer ones."""
         self.scopes.append({})
 
     def leave(self) -> None:
-        """Until here."""
+        """Close the innermost scope."""
         self.scopes.pop()
 
     def declare(self, text: str) -> str:
-        """Registers, variables of this thread, and parameters of calls."""
+        """C for a declaration of registers, local variables or parameters of a call."""
         if m := re.fullmatch(r"\.reg \.(\w+) (.*)", text):
             width, code = BITS[m[1]], []
             for name in split(m[2]):
@@ -113,7 +113,7 @@ class Registers:
 
     @staticmethod
     def vector(operand: str) -> list[str]:
-        """The registers of ``{a, b, ...}``, or the one."""
+        """The registers of ``{a, b, ...}``, or the single register."""
         return split(operand[1:-1]) if operand.startswith("{") else [operand]
 
     def address(self, operand: str) -> str:

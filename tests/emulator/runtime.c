@@ -1,9 +1,9 @@
 // Threads, barriers and memory of emulated kernels; see runtime.h. `emulate` runs one launch.
 //
-// What fails on a device, or gives another result there each time, ends the launch with a message:
-// accesses outside of arrays, misaligned, of bytes that nobody has written or may not write; two
-// threads at one byte, one of them writing, with no barrier between; lanes that meet at different
-// instructions; threads that wait for others which never come.
+// An error that would fail on a device, or change its results from run to run, ends the launch with a
+// message: accesses outside of arrays; misaligned accesses; loads of bytes that were never written and
+// stores to bytes that may not be written; races (two threads access a byte, one of them writes, and
+// no barrier is between them); lanes of a warp that wait at different instructions; deadlocks.
 #define _GNU_SOURCE
 #include "runtime.h"
 #include <stdio.h>
@@ -14,7 +14,7 @@ enum { READY, ENDED, AT_SHUFFLE, AT_WARP_BARRIER, AT_BARRIER, AT_CLUSTER_WAIT };
 enum { FORWARD, REVERSE, RANDOM };
 enum { READABLE = 1, WRITABLE = 2, STORED = 4 };  // of each byte of a Memory
 
-// Memory that may be touched; `marks` has two of each byte: who wrote it, who read it last.
+// Memory that may be accessed; `marks` has two marks for each byte: its last writer and last reader.
 typedef struct Memory {
     u64 start, end;
     u8 *state;       // see above; null: all may be read and written
@@ -43,9 +43,9 @@ static u8 *stacks;        // of its threads
 static u32 stacks_made;
 static void *main_stack;
 static Thread *running;
-static u32 launch_base, cluster_base, next_thread = 1;  // numbers of threads, since marks were cleared
+static u32 launch_base, cluster_base, next_thread = 1;  // thread numbers, counted since the marks were cleared
 static u64 random_state;
-static Memory *last;      // where the access before this one was
+static Memory *last;      // the region of the previous access
 
 // ---------------------------------------------------------------- fibers (x86-64)
 
@@ -90,8 +90,8 @@ static void first_function(void) {
 
 // ---------------------------------------------------------------- races
 //
-// A mark says who touched a byte last, and how many barriers that thread had passed:
-// thread 28 bits | how many threads share the mark 2 | barriers of warp 14, block 12, cluster 8.
+// A mark says which thread accessed a byte last, and how many barriers that thread had passed. Bits:
+// thread 28 | scope of the threads that share the mark 2 | barriers of warp 14, block 12, cluster 8.
 
 enum { ONE, OF_WARP, OF_BLOCK, OF_MORE };
 typedef struct { u32 thread, spread, warp, block, cluster; } Mark;
@@ -105,7 +105,7 @@ static Mark unpacked(u64 m) {
 }
 static u32 number_of(const Thread *t) { return cluster_base + t->block->rank * launch->threads + t->tid; }
 
-static u32 distance(const Thread *t, u32 other) {  // what the two threads have in common
+static u32 distance(const Thread *t, u32 other) {  // the smallest scope that has both threads
     u32 me = number_of(t);
     if (me == other) return ONE;
     u32 a = me - cluster_base, b = other - cluster_base, n = launch->threads;
@@ -113,10 +113,10 @@ static u32 distance(const Thread *t, u32 other) {  // what the two threads have 
     return a % n / WARP == b % n / WARP ? OF_WARP : OF_BLOCK;
 }
 
-// Whether all that made the mark comes before what the thread does now; marks of threads before
-// `since` are of an earlier launch, of nobody, or of a block that had this shared memory before.
-// `passed`: barriers of the cluster behind which the thread sees what was done: for stores of others
-// those without relaxed arrivals, which publish nothing.
+// Whether all accesses of the mark happen before the current access of the thread. Marks of threads
+// below `since` are empty, of an earlier launch, or of a block that had this shared memory before.
+// `passed`: the barriers of the cluster that order accesses of others before this one; for their
+// stores, only those with release arrivals, because a relaxed arrive makes no stores visible.
 static int comes_before(Mark m, const Thread *t, u32 since, u32 passed) {
     if (m.thread < since) return 1;
     if (m.thread < cluster_base) return 0;  // another cluster of this launch
@@ -154,7 +154,7 @@ static void check_race(Thread *t, Memory *m, u64 at, u32 bytes, int writes, u32 
                 u32 far = r.thread < cluster_base ? OF_MORE : distance(t, r.thread);
                 shared.spread = far > r.spread ? far : r.spread;
             }
-            int elsewhere = r.thread >= since && r.thread < cluster_base;  // it stays: no writer comes after it
+            int elsewhere = r.thread >= since && r.thread < cluster_base;  // keep it: no writer comes after it
             merged = elsewhere ? *has_read : packed(shared);
         }
         if (writes) *wrote = me; else *has_read = merged;
@@ -197,8 +197,8 @@ void *global_access(Thread *t, u64 address, u32 bytes, int writes) {
     return (void *)address;
 }
 
-// The block of the cluster whose shared memory an address belongs to is in its upper 8 bits, plus
-// one; 0: the thread's own.
+// The upper 8 bits of an address are the rank of the block whose shared memory it is in, plus one;
+// 0 is the thread's own block.
 void *cluster_access(Thread *t, u32 address, u32 bytes, int writes) {
     u32 rank = address >> 24, at = (address & 0xffffff) - SHARED_BASE;
     if (rank > launch->cluster) fault(t, "an access outside of the launch", "shared memory", address);
@@ -253,7 +253,7 @@ u32 map_shared_rank(Thread *t, u32 address, u32 rank) {
 void copy_async(Thread *t, u32 to, u64 from) {
     if (t->pending == PENDING) fault(t, "too many asynchronous copies", "shared memory", to);
     global_access(t, from, 16, 0);
-    shared_access(t, to, 16, 1);  // it may be there at once, or as late as at the wait
+    shared_access(t, to, 16, 1);  // the copy may complete at once, or only at the wait
     t->copies[t->pending++] = (Copy){from, to};
 }
 
@@ -262,7 +262,7 @@ void copies_wait(Thread *t) {
     t->pending = 0;
     for (u32 k = 0; k < n; k++) {
         u64 at = t->copies[k].to - SHARED_BASE;
-        check_race(t, t->block->shared, at, 16, 1, cluster_base);  // with who has read it meanwhile
+        check_race(t, t->block->shared, at, 16, 1, cluster_base);  // against threads that have read it meanwhile
         memcpy((u8 *)t->block->shared->start + at, (void *)t->copies[k].from, 16);
     }
 }
@@ -296,7 +296,7 @@ static u64 random_number(void) {
     return random_state ^= random_state << 17;
 }
 
-static void arrange(u32 *order, u32 n) {  // in which order so many things have their turn
+static void arrange(u32 *order, u32 n) {  // the order in which n items run
     for (u32 k = 0; k < n; k++) order[k] = launch->order == REVERSE ? n - 1 - k : k;
     if (launch->order == RANDOM)
         for (u32 k = n; k > 1; k--) {
@@ -311,7 +311,7 @@ static int same_site(const Thread *t, u32 n) {
     return 1;
 }
 
-// Runs the lanes of a warp until some wait for more than the warp; whether any lane ran.
+// Runs the lanes of a warp until some wait for threads outside of it; returns whether any lane ran.
 static int run_warp(Thread *t, u32 lanes) {
     u32 order[WARP];
     for (int ran = 0;; ran = 1) {
@@ -380,7 +380,7 @@ static void prepare(Thread *t, u32 index, Block *b, u32 tid) {
     t->block = b, t->tid = tid, t->state = READY, t->stack_low = low, t->stack_high = low + STACK;
     t->warp_syncs = t->block_syncs = t->arrivals = t->waits = t->releases = t->acquired = 0;
     t->remote = t->pending = t->site = 0;
-    // Tops of stacks lie differently in their pages, so that they do not share lines of the cache.
+    // Stack tops have different offsets in their pages, so that they do not use the same cache sets.
     void **top = (void **)(low + STACK - 64 * (1 + index % 47)) - 1;
     *--top = (void *)first_function;
     for (int r = 0; r < 6; r++) *--top = 0;
@@ -419,7 +419,7 @@ static void make_stacks(u32 n) {
     stacks_made = n;
 }
 
-// Numbers of threads have 28 bits: when they are used up, marks are cleared and all starts anew.
+// Thread numbers have 28 bits: when they are used up, marks are cleared and numbering starts again.
 static void number_threads(u32 n, Memory *shared) {
     if (next_thread + n < 1u << 28) return;
     for (u32 k = 0; k < launch->memories; k++)

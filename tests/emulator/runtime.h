@@ -1,4 +1,4 @@
-// What a kernel translated from PTX calls: memory, barriers, shuffles, and PTX's arithmetic.
+// The functions that a kernel translated from PTX calls: memory, barriers, shuffles, arithmetic.
 //
 // A thread of the grid is a fiber with a stack of its own. It runs until it waits for others
 // (barrier, shuffle, end); runtime.c then chooses who runs next. Registers hold bits, as unsigned
@@ -18,7 +18,7 @@ typedef int64_t s64;
 
 #define WARP 32
 #define SHARED_BASE 1024u  // the address of the first byte of shared memory
-#define PENDING 128        // asynchronous copies that a thread may have under way
+#define PENDING 128        // asynchronous copies that a thread may have in flight
 
 typedef struct { u64 from; u32 to; } Copy;
 
@@ -28,7 +28,7 @@ typedef struct Thread {
     u32 tid;                    // %tid.x
     u32 state;                  // see runtime.c
     u32 site;                   // the line of the PTX at which it waits
-    u32 value, lane, received;  // of a shuffle: what it brings, from which lane it takes, the result
+    u32 value, lane, received;  // of a shuffle: the value given, the lane to read, the result
     u32 warp_syncs, block_syncs;   // barriers passed: of the warp, of the block
     u32 arrivals, waits;           // the two halves of the cluster's barrier
     u32 releases, acquired;        // the same without relaxed arrivals, which publish no stores
@@ -57,7 +57,7 @@ void warp_barrier(Thread *, u32 line);
 void cluster_arrive(Thread *, u32 line, int relaxed);
 void cluster_wait(Thread *, u32 line);
 u32 map_shared_rank(Thread *, u32 address, u32 rank);
-void copy_async(Thread *, u32 to, u64 from);  // 16 bytes, there after copies_wait
+void copy_async(Thread *, u32 to, u64 from);  // 16 bytes, complete after copies_wait
 void copies_wait(Thread *);
 void trap(Thread *, u32 line);
 
@@ -76,8 +76,8 @@ static inline u16 bfloat_bits(float x) {
     u32 u = bits32(x);
     return x != x ? 0x7fff : (u + 0x7fff + (u >> 16 & 1)) >> 16;
 }
-// a b + c of half precision as a float whose last bit is odd if it is not exact, so that rounding it
-// once more is the only rounding.
+// a * b + c of 16-bit floats as a float rounded to odd (its last bit is 1 if it is not exact), so that
+// rounding it to 16 bits gives the same as a single rounding.
 static inline float fma_to_odd(float a, float b, float c) {
     double p = (double)a * b, s = p + c, z = s - p, lost = (p - (s - z)) + (c - z);
     float f = (float)s;
@@ -98,7 +98,7 @@ static inline float saturated(float x) { return x > 0 ? (x < 1 ? x : 1) : 0; }
 EXTREMES(float, 32)
 EXTREMES(double, 64)
 
-// Out of range to the nearest integer there is, NaN to 0.
+// A number out of range becomes the nearest integer of the type, NaN becomes 0.
 #define SATURATING(name, I, lowest, limit) \
     static inline I name(double x) { \
         return x != x ? 0 : x <= (lowest) ? (I)(lowest) : x >= (limit) ? \
@@ -151,9 +151,9 @@ static inline u32 logic3(u32 a, u32 b, u32 c, u32 table) {
 
 // ---------------------------------------------------------------- approximate units
 //
-// Exact to the last bit while unit_seed is 0. Else the result of each operation is off by -1, -1/2,
-// 0, 1/2 or 1 times the bound that NVIDIA documents, as a hash of seed and operands decides: a
-// device gives the same result for the same operands.
+// Exact to the last bit while unit_seed is 0. Otherwise the error of each result is -1, -1/2, 0, 1/2
+// or 1 times the bound that NVIDIA documents, chosen by a hash of the seed and the operands: like on a
+// device, the same operands give the same result.
 
 extern u64 unit_seed;
 
@@ -180,7 +180,7 @@ static inline float reciprocal_approx(float x) {  // one unit in the last place
     if (exact == 0 || !isfinite(exact)) return (float)exact;
     return (float)(exact + ulp(exact) * unit_error(bits32(x), 0));
 }
-// Of the upper halves only; what is subnormal is 0.
+// Operand and result have their upper 32 bits only; subnormal numbers count as 0.
 static inline double reciprocal_gross(double x) {
     double y = 1 / D(bits64(x) & 0xffffffff00000000ull);
     if (fabs(x) < 0x1p-1022) y = copysign(INFINITY, x);
@@ -191,7 +191,7 @@ static inline float divide_full(float x, float y) {  // two units in the last pl
     if (exact == 0 || !isfinite(exact)) return (float)exact;
     return (float)(exact + 2 * ulp(exact) * unit_error(bits32(x), bits32(y)));
 }
-static inline float divide_approx(float x, float y) {  // and 0 for divisors beyond 2**126
+static inline float divide_approx(float x, float y) {  // the same, but 0 for divisors above 2**126
     if (fabsf(y) > 0x1p126f && fabsf(y) < INFINITY)
         return isinf(x) ? NAN : copysignf(0, x) * copysignf(1, y);
     return divide_full(x, y);

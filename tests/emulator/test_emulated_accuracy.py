@@ -1,8 +1,9 @@
-"""The bars of the contract with the worst units that NVIDIA documents.
+"""The error bounds of the contract hold with the worst units that NVIDIA documents.
 
-float32 exponentials and quotients are made of approximate units. Here each result of a unit is
-moved to one of its bounds, or half the way, or left exact, by chance; all else of the kernels is as
-ever, so what holds here holds on a device. The logits and the oracle are those of the CPU's tests.
+float32 exponentials and quotients use approximate units. Here each result of a unit is moved, at
+random, by its whole documented bound, by half of it, or not at all. The rest of the kernels is
+unchanged, so a bound that holds here holds on a device. Logits and oracle are those of the CPU's
+tests.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ FIXTURES = (worst,)
 
 
 class Leaner(Emulated):
-    """Loss and gradient as they are without a Hessian: there kernels take shorter ways."""
+    """Loss and gradient from a call without the Hessian, where kernels take shorter paths."""
 
     def call(self, function, args, options):
         hess = super().call(function, args, options)[2]
@@ -54,7 +55,7 @@ def test_softmax_of_a_distribution(name, form, worst):
 
 
 def test_units_are_off():
-    """Else the above would say nothing."""
+    """Every seed gives other results; otherwise the tests above would prove nothing."""
     found = set()
     z = np.linspace(-3, 3, 16, dtype=np.float32).reshape(4, 4)
     for seed in range(3):

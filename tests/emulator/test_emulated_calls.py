@@ -1,7 +1,7 @@
-"""Every kernel whose machine code test_cuda_code.py reads, emulated: are its numbers right?
+"""The results of every kernel whose machine code test_cuda_code.py checks, emulated.
 
-The same calls, with numbers in their arrays. The kernels are the compiled ones, on the layouts and
-at the alignment that they are made for; what the emulator watches is watched.
+The calls are the same, with numbers in their arrays. The kernels are those that are compiled there,
+on the layouts and alignments that they are made for, with all checks of the emulator.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CANCELLING = set(LOSSES) - {"cross_entropy", "focal", "poly1"}
 
 
 def laid_out(spec, values):
-    """The values at the strides of a specification, as far behind a multiple of 16 bytes."""
+    """The values in an array with the strides and the 16-byte offset of a specification."""
     dtype = np.dtype(spec.dtype)
     size = (spec.shape[0] if spec.shape else 1) * (
         spec.strides[0] if spec.shape else dtype.itemsize
@@ -44,7 +44,7 @@ def laid_out(spec, values):
 
 
 def logits_of(call, rng):
-    """Numbers; one row that is sure of itself, and a class that is masked."""
+    """Random logits, some of them large; with class indices, one class is masked with -inf."""
     shape, activation = call.logits.shape, call.options.get("activation", "softmax")
     if activation is None:
         return laid_out(call.logits, rng.uniform(0.01, 0.99, shape))
@@ -58,7 +58,7 @@ def logits_of(call, rng):
 
 
 def targets_of(call, rng):
-    """Class indices, the last of them ignored; labels of elements; distributions."""
+    """Class indices (the last one is ignored), labels of elements, or distributions."""
     spec, kind = call.targets, np.dtype(call.targets.dtype)
     axis = call.options.get("axis", -1)
     classes = call.logits.shape[axis]
@@ -70,14 +70,14 @@ def targets_of(call, rng):
         return laid_out(spec, rng.integers(0, 2, spec.shape))
     if call.options.get("activation", "softmax") != "softmax":
         hard, soft = rng.integers(0, 2, spec.shape), rng.random(spec.shape)
-        soft[: len(soft) // 2] = 0  # threads that meet hard labels alone go another way
+        soft[: len(soft) // 2] = 0  # threads that have only hard labels take another path
         return laid_out(spec, hard if cancels(call) else np.where(soft < 0.5, hard, soft))
     t = rng.gamma(0.3, size=spec.shape) + 1e-6
     return laid_out(spec, t / t.sum(axis=axis, keepdims=True))
 
 
 def cancels(call):
-    """Whether terms of opposite signs cancel, so that an element may be small beside its terms."""
+    """Whether terms of opposite signs cancel, so that an element may be much smaller than they."""
     distribution = call.targets is not None and call.targets.shape == call.logits.shape
     return call.function in CANCELLING or (
         distribution and call.options.get("activation", "softmax") == "softmax"
@@ -99,7 +99,7 @@ def host_call(call):
 
 
 def emulated(call, capability, order):
-    """The device after the call, whose results are those of the CPU."""
+    """Compare the results of a call with the CPU's; the device after it."""
     device = Emulated(order, calls.facts(capability), seed=3)
     args, options = host_call(call)
     want = getattr(fusedce, call.function)(*args, **options)
@@ -116,7 +116,7 @@ def emulated(call, capability, order):
 
 @pytest.mark.parametrize("name", part(NAMES, *COVERING))
 def test_as_the_cpu(name):
-    """Orders of threads take turns. What is launched is what test_cuda_code.py looks at."""
+    """The cases alternate between orders of threads; test_cuda_code.py checks the same launches."""
     order = machine.ORDERS[NAMES.index(name) % 3]
     device = emulated(CALLS[name], (9, 0), order)
     listed = {(one.kernel, one.threads) for one in calls.launched(CALLS[name])}

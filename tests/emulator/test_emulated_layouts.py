@@ -1,4 +1,4 @@
-"""The GPU's kernels, emulated: rows in lanes, elements, labels; what they read and write."""
+"""Emulated kernels: rows of one lane each, elements, the label pass; the bytes they access."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.emulator.extent import part, rest
 
 @pytest.fixture
 def device(monkeypatch):
-    """What is made small: classes that a lane keeps, elements and labels of a block."""
+    """Fixture: a device with small sizes: classes kept per lane, elements and labels per block."""
     sizes = {"GPU_LANE_CLASSES": 16, "GPU_LANE_VISIT": 4, "GPU_SPAN": 128, "GPU_LABELS": 64}
     found = Emulated(sizes=sizes)
     monkeypatch.setattr(suite, "fusedce", found)
@@ -36,7 +36,7 @@ def has(device, name, *tags):
 
 
 def traffic(device, name, array):
-    """Times that an array is read and written."""
+    """How many times an array is read and written, on average."""
     return tuple(n / array.nbytes for n in device.memory.touched(name))
 
 
@@ -47,14 +47,14 @@ def traffic(device, name, array):
 @pytest.mark.parametrize("form", part(["index", "soft"], "index"))
 @pytest.mark.parametrize("name", part(["cross_entropy", "focal 0.5"], "cross_entropy"))
 def test_columns(name, form, dtype, device):
-    """Class axis in the middle: few classes are kept, more are read again."""
+    """The class axis in the middle: few classes stay in registers, more are read again."""
     for k, classes in enumerate((1, 2, 7, 17, 30)):
         device.order, device.seed = machine.ORDERS[k % 3], k
         shape = (2, classes, 3, 5) if k % 2 else (1, classes, 33)
         z, t = make("softmax", form, dtype, shape, np.random.default_rng(k), 1)
         check(name, z, t, dtype, activation="softmax", axis=1)
         device.cross_entropy(z, t, axis=1)
-        if classes in (2, 30):  # of float64 half as many are kept
+        if classes in (2, 30):  # half as many stay in float64
             assert has(device, "columns", "Reload" if classes == 30 else "Registers")
 
 
@@ -74,7 +74,7 @@ def test_options_of_columns(classes, form, device):
 @pytest.mark.parametrize("dtype", part(DTYPES, "bfloat16"))
 @pytest.mark.parametrize(("classes", "times"), [(5, 1), (30, 2)])
 def test_bytes_of_columns(classes, times, dtype, device):
-    """Rows that a lane keeps: two touches a logit. The target's logit is looked at once more."""
+    """A row that a lane keeps is read once, a longer one twice; the label's logit once more."""
     z, t = make("softmax", "index", dtype, (2, classes, 64), np.random.default_rng(0), 1)
     device.cross_entropy(z, t, axis=1)
     read, _ = traffic(device, "logits", z)
@@ -95,7 +95,7 @@ def test_bytes_of_columns(classes, times, dtype, device):
 @pytest.mark.parametrize("labels", part(["int", "soft", "bool"], "soft"))
 @pytest.mark.parametrize("activation", part(["sigmoid", None], "sigmoid"))
 def test_elementwise_flat(activation, labels, dtype, device):
-    """From one element to several blocks, with and without some that fill no chunk."""
+    """From one element to several blocks, with and without an incomplete chunk of 16 bytes."""
     for k, n in enumerate((1, 3, 4, 17, 600, 1031, 2048)):
         device.order, device.seed = machine.ORDERS[k % 3], k
         z, t = make(activation, labels, dtype, (1, n), np.random.default_rng(n))
@@ -110,7 +110,7 @@ def test_elementwise_flat(activation, labels, dtype, device):
 @pytest.mark.parametrize("form", ["index", "int", "soft"])
 @pytest.mark.parametrize("activation", part(["sigmoid", None], "sigmoid"))
 def test_elements_anywhere(activation, form, dtype, device):
-    """Several blocks, which begin in the middle of a row; outputs in the caller's own layout."""
+    """Blocks that begin in the middle of a row; outputs in the layout of the caller's logits."""
     shapes = (3, 100), (3, 5, 30), (2, 200, 2), (75, 2) if form == "index" else (150, 1)
     for k, shape in enumerate(shapes[::3] if (activation, form) == (None, "index") else shapes):
         device.order, device.seed = machine.ORDERS[k % 3], k
@@ -122,7 +122,7 @@ def test_elements_anywhere(activation, form, dtype, device):
 
 @pytest.mark.parametrize("dtype", part(DTYPES, "bfloat16"))
 def test_bytes_of_elements(dtype, device):
-    """Each number once, in whole chunks where arrays lie alike."""
+    """Each element is accessed once, 16 bytes at a time where arrays have the same alignment."""
     z, t = make("sigmoid", "int", dtype, (4, 512), np.random.default_rng(0))
     t = t.astype(np.int32)
     device.cross_entropy(z, t, activation="sigmoid")
@@ -142,7 +142,7 @@ def test_bytes_of_elements(dtype, device):
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("form", part(["index", "soft", "int"], "index", "soft"))
 def test_labels_of_several_blocks(form, activation, device):
-    """What blocks have counted is put together by another one."""
+    """Several blocks count labels, and another block combines their counts."""
     if (activation, form) == ("softmax", "int"):
         return
     z, t = make(activation, form, "float32", (230, 5), np.random.default_rng(2))
@@ -165,7 +165,7 @@ def test_labels_of_several_blocks(form, activation, device):
 
 @rest
 def test_as_many_threads_as_on_a_device(monkeypatch):
-    """Whole blocks, with sizes as they are."""
+    """Blocks of 1024 threads, with the real tuning sizes."""
     device = Emulated(order="random", seed=7)
     monkeypatch.setattr(suite, "fusedce", device)
     for form, activation in (("index", "softmax"), ("soft", "softmax"), ("int", "sigmoid")):

@@ -1,4 +1,4 @@
-"""The GPU's kernels, emulated: what is asked for, kinds of labels and weights, outputs.
+"""Emulated kernels: which results are requested, dtypes of labels and weights, outputs.
 
 Losses, options, dtypes and targets are those of the CPU suite, emulated by test_gpu_suite.py.
 """
@@ -24,7 +24,7 @@ from tests.emulator.extent import part, rest
 
 @pytest.fixture
 def device(monkeypatch):
-    """What the borrowed tests call fusedce."""
+    """Fixture: an emulated device, which the borrowed tests call instead of fusedce."""
     found = Emulated()
     monkeypatch.setattr(suite, "fusedce", found)
     return found
@@ -35,7 +35,7 @@ def device(monkeypatch):
 @pytest.mark.parametrize("activation", part(["softmax", "sigmoid", None], "softmax"))
 @pytest.mark.parametrize("dtype", part(DTYPES, "float32"))
 def test_results_that_are_asked_for(dtype, activation, form, name, device):
-    """No gradient, no Hessian, neither: the same numbers as with both."""
+    """Calls without the gradient, the Hessian or both give the same numbers as with both."""
     z, t = make(activation, form, dtype, (6, 19), np.random.default_rng(1))
     own, public = suite.RULES[name], getattr(device, name.split()[0])
     for reduction in ("mean", "none"):
@@ -60,7 +60,7 @@ FLOATS = ["float16", "bfloat16", "float32", "float64"]
 @pytest.mark.parametrize("activation", part(["sigmoid", "softmax"], "sigmoid"))
 @pytest.mark.parametrize("kind", part([*TARGETS, "bool", *FLOATS], "uint64"))
 def test_every_kind_of_label(kind, activation, device):
-    """As class indices where they are integers, and as labels of each element."""
+    """Every dtype as labels of elements; integers as class indices too."""
     rng = np.random.default_rng(3)
     z = rng.normal(size=(5, 9)).astype(np.float32)
     dense = rng.integers(0, 2, z.shape).astype(DTYPES.get(kind, kind))
@@ -78,7 +78,7 @@ WRONG = ("above", -1.0, np.nan, 255.0)
 @pytest.mark.parametrize("dtype", part(DTYPES, "bfloat16"))
 @pytest.mark.parametrize("kind", part(FLOATS, "bfloat16", "float32"))
 def test_hard_labels_of_elements(kind, dtype, device):
-    """Without a Hessian, threads that meet zeros and ones alone go a shorter way than others."""
+    """Without a Hessian, threads whose labels are all 0 or 1 take a shorter path than others."""
     rng, T = np.random.default_rng(4), np.dtype(DTYPES[kind])
     z = (rng.normal(size=3000) * 4).astype(DTYPES[dtype])
     hard = rng.integers(0, 2, z.shape).astype(T)
@@ -101,7 +101,7 @@ def test_hard_labels_of_elements(kind, dtype, device):
 @pytest.mark.parametrize("layout", part(["flat", "rows", "anywhere"], "flat", "anywhere"))
 @pytest.mark.parametrize("kind", part(FLOATS, "float32"))
 def test_numbers_that_are_no_labels(kind, layout, activation, device):
-    """NaN for these alone; a ValueError with ``validate``; ignore_index is none of them."""
+    """A wrong label makes its element NaN, or raises with ``validate``; ignore_index is valid."""
     rng, T = np.random.default_rng(4), np.dtype(DTYPES[kind])
     z = rng.uniform(0.1, 0.9, (30, 16)).astype(np.float32)
     t = rng.integers(0, 2, z.shape).astype(T)
@@ -133,7 +133,7 @@ def test_numbers_that_are_no_labels(kind, layout, activation, device):
 @pytest.mark.parametrize("layout", ["rows", "lanes", "images"])
 @pytest.mark.parametrize("kind", part([*FLOATS, "int32"], "float32"))
 def test_distributions_that_are_ignored(kind, layout, device):
-    """Rows of ignore_index do not count; rows that hold it beside other numbers are NaN."""
+    """Rows full of ignore_index are not counted; rows that mix it with other numbers are NaN."""
     rng, T = np.random.default_rng(4), np.dtype(DTYPES.get(kind, kind))
     shape = {"rows": (7, 80), "lanes": (70, 3), "images": (2, 5, 9)}[layout]
     options = {"activation": "softmax"} | ({"axis": 1} if layout == "images" else {})
@@ -168,7 +168,7 @@ def test_distributions_that_are_ignored(kind, layout, device):
 
 
 def test_the_mean_of_the_z_loss(device):
-    """Over rows, while that of the loss itself is over class weights; a denominator is for both."""
+    """The z-loss is averaged over rows, the loss over class weights; a denominator is for both."""
     rng = np.random.default_rng(4)
     for shape, options in (
         ((6, 80), ({}, {"denominator": 3.0}, {"label_smoothing": 0.1})), ((6, 5), ({},))
@@ -182,7 +182,7 @@ def test_the_mean_of_the_z_loss(device):
 
 @pytest.mark.parametrize("kind", part([*FLOATS, "int32", "bool"], "float16"))
 def test_every_kind_of_weight(kind, device):
-    """Beside logits of another dtype."""
+    """Weights of every dtype, with float32 logits."""
     rng, kind = np.random.default_rng(3), DTYPES.get(kind, kind)
     z, t = make("sigmoid", "int", "float32", (5, 9), rng)
     w, s = rng.integers(0, 2, 9).astype(kind), rng.integers(0, 2, 5).astype(kind)
@@ -195,7 +195,7 @@ def test_every_kind_of_weight(kind, device):
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_denominator_on_the_device(activation, device):
-    """A number that the host does not know, zero among them."""
+    """A denominator in device memory; with 0, the loss is NaN and the gradient zero."""
     z, t = make(activation, "index", "float32", (6, 5), np.random.default_rng(0))
     for kind in (np.float32, np.float64, np.int32):
         check("focal", z, t, "float32", activation=activation, denominator=np.array(7, kind))
@@ -208,7 +208,7 @@ def test_denominator_on_the_device(activation, device):
 @pytest.mark.parametrize("form", part(["index", "int", "soft"], "index"))
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_nothing_to_average(activation, form, device):
-    """Every row ignored: loss NaN, gradient zeros, and neither of what is in the logits."""
+    """If every row is ignored, the mean is NaN and the gradient zero, even with a NaN logit."""
     if (activation, form) == ("softmax", "int"):
         return
     z, t = make(activation, form, "float32", (6, 5), np.random.default_rng(0))
@@ -233,7 +233,7 @@ def test_nothing_to_average(activation, form, device):
 @pytest.mark.parametrize("activation", part(["softmax", "sigmoid", None], "softmax", "sigmoid"))
 @pytest.mark.parametrize("bad", part([-1, 5, 6, -101, 2**31, -(2**62)], 6, -(2**62)))
 def test_labels_that_name_no_class(activation, form, bad, device):
-    """That row is NaN and the others are as ever; with ``validate`` it is an IndexError."""
+    """A wrong label makes only its row or element NaN; ``validate`` raises IndexError."""
     if (activation == "softmax" and form != "index") or (activation is None and form == "signed"):
         return
     if (form, bad) == ("signed", -1) or (activation, form, bad) == ("sigmoid", "index", 5):
@@ -262,7 +262,7 @@ def test_labels_that_name_no_class(activation, form, bad, device):
 @pytest.mark.parametrize("name", part(["cross_entropy", "focal"], "focal"))
 @pytest.mark.parametrize("activation", part(["softmax", "sigmoid", None], "softmax", "sigmoid"))
 def test_outputs_of_the_caller(activation, name, device):
-    """In place too, where each number is read before it is written."""
+    """Outputs given by the caller, also in place: each element is read before it is written."""
     z, t = make(activation, "index", "float32", (5, 37), np.random.default_rng(1))
     public = getattr(device, name)
     for reduction in ("none", "mean"):
@@ -282,7 +282,7 @@ def test_outputs_of_the_caller(activation, name, device):
 @pytest.mark.parametrize("name", ["softmax", "log_softmax", "sigmoid", "log_sigmoid"])
 @pytest.mark.parametrize("dtype", part(DTYPES, "float64"))
 def test_activations(name, dtype, device):
-    """As the CPU has them, and in place."""
+    """The same results as on the CPU, also in place."""
     turns = itertools.cycle(machine.ORDERS)
     for shape, axis in (((5, 33), -1), ((4, 3), -1), ((3, 6, 2), 1), ((2, 300), 1), ((7,), 0)):
         z = (np.random.default_rng(0).normal(size=shape) * 5).astype(DTYPES[dtype])

@@ -1,4 +1,4 @@
-"""Elements in rows of whole chunks, emulated: class indices, weights of classes and of samples."""
+"""Elementwise losses of rows of whole 16-byte chunks, emulated: class indices and weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def device(monkeypatch):
 
 
 def taken(device):
-    """The last kernel over elements, and its type tags."""
+    """(name, type tags) of the last launched kernel over elements."""
     kernel = next(
         one.kernel
         for one in reversed(device.launched)
@@ -39,7 +39,7 @@ def taken(device):
 
 
 def labelled(dtype, shape, seed=0, form="index"):
-    """Logits, and labels of which some rows' are ignored and some the background."""
+    """Logits and labels; some rows are ignored, and some have the background label."""
     rng = np.random.default_rng(seed)
     z, t = make("sigmoid", form, dtype, shape, rng)
     t = t.astype(np.int64) if form == "int" else t
@@ -54,7 +54,7 @@ FLOATS = ["float16", "bfloat16", "float64"]
 
 
 def weights(shape, seed=0):
-    """By name; zeros among them, and in float32 or float64."""
+    """Weights by the name of their option, in float32 or float64; some are zero."""
     rng = np.random.default_rng(seed)
     w, p, s = (rng.integers(0, 9, n) / 4 for n in (shape[1], shape[1], shape[0]))
     return {"weight": w.astype(np.float32), "pos_weight": p, "sample_weight": s.astype(np.float32)}
@@ -63,7 +63,7 @@ def weights(shape, seed=0):
 @pytest.mark.parametrize("dtype", part(DTYPES, "float32"))
 @pytest.mark.parametrize(("rows", "classes"), part(SHAPES, (257, 80)))
 def test_class_indices(rows, classes, dtype, device):
-    """Background, ignored rows, and each way to put the losses together."""
+    """The background label, ignored rows, and each reduction."""
     shape, whole = (rows, classes), classes * np.dtype(DTYPES[dtype]).itemsize % 16 == 0
     device.order, device.seed = machine.ORDERS[shape[0] % 3], shape[1]
     z, t = labelled(dtype, shape)
@@ -80,7 +80,7 @@ def test_class_indices(rows, classes, dtype, device):
 @pytest.mark.parametrize("dtype", part(DTYPES, "bfloat16"))
 @pytest.mark.parametrize("form", part(["index", "int", "soft", "bool"], "index"))
 def test_weights(form, dtype, device):
-    """One kind of weights, two, and all; with alpha, and with other labels than 0 and 1."""
+    """One, two and all kinds of weights, also with alpha and with labels other than 0 and 1."""
     shape = 19, 16
     z, t = labelled(dtype, shape, 1, form)
     known = weights(shape)
@@ -90,7 +90,7 @@ def test_weights(form, dtype, device):
         some |= {"alpha": 0.25} if k % 2 else {}
         reduction = ("mean", "none", "sum")[k % 3]
         check("focal", z, t, dtype, activation="sigmoid", reduction=reduction, **some)
-        few = form == "bool" and dtype == "float64"  # two bytes beside a chunk are no word
+        few = form == "bool" and dtype == "float64"  # a chunk's two labels fill no word
         assert taken(device)[0] == ("elementwise_strided" if few else "elementwise_rows")
     check("focal", z, t, dtype, activation="sigmoid", label_smoothing=0.1, **known)
     assert "SoftLabels" in taken(device)[1]
@@ -115,7 +115,7 @@ def test_every_kind_of_index(kind, device):
 
 @pytest.mark.parametrize("dtype", part(DTYPES, "float32"))
 def test_labels_that_are_none(dtype, device):
-    """NaN in their row, and in no other; an ignored row does not see its logits or its weight."""
+    """A wrong label makes only its row NaN; an ignored row is 0 even if its logits are NaN."""
     z, t = labelled(dtype, (9, 16), 3)
     t[:] = [0, 17, -1, 16, -(2**31), 2**32 + 1, 15, -100, 2**63 - 1]
     z[7] = np.nan
@@ -149,7 +149,7 @@ def test_in_place_and_nothing_to_average(some, device):
 
 @pytest.mark.parametrize("form", part(["index", "bool"], "index"))
 def test_a_rule_that_takes_no_vectors(form, device):
-    """It is evaluated lane by lane, and each lane has its own factors."""
+    """The rule is evaluated lane by lane, and each lane has its own weights."""
     z, t = labelled("float32", (5, 8), 5, form)
     options = {"activation": "sigmoid", "reduction": "none"}
     for some in ({}, weights((5, 8))):
@@ -162,7 +162,7 @@ def test_a_rule_that_takes_no_vectors(form, device):
 
 
 def test_other_layouts_stay_elsewhere(device):
-    """Ragged rows, gaps between rows, classes that are not last, weights off their chunks."""
+    """Ragged rows, gaps, Fortran order and unaligned weights use the strided kernel."""
     z, t = labelled("float32", (6, 24), 6)
     w = np.arange(25, dtype=np.float32) / 8
     for a, b, some in (
@@ -177,7 +177,7 @@ def test_other_layouts_stay_elsewhere(device):
 
 
 def test_bytes(device):
-    """Each logit and gradient once, in whole chunks; a label once a chunk."""
+    """Logits are read and gradients written once, 16 bytes at a time; a label once per chunk."""
     for dtype in DTYPES:
         z, t = labelled(dtype, (64, 80), 7)
         device.focal(z, t, activation="sigmoid", denominator=1.0, **weights((64, 80)))
@@ -188,7 +188,7 @@ def test_bytes(device):
 
 
 def test_rows_by_multiplication():
-    """The quotient of every number that may be asked for."""
+    """Multiplication and shift give the exact quotient of every number below 2**31."""
     rng = np.random.default_rng(8)
     for divisor in [*range(1, 70), 1 << 20, (1 << 20) - 1, (1 << 20) + 1, (1 << 31) - 1]:
         factor, shift = division_multiplier(divisor)

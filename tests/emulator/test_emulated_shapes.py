@@ -1,7 +1,8 @@
-"""The GPU's kernels, emulated: where a row waits between its two uses, and what it costs.
+"""Emulated row kernels: where the logits of a row stay, and the bytes accessed per logit.
 
-Narrow rows wait in registers, wide ones in shared memory, of one block or of a cluster; the widest
-are read again. Sizes of ``kernels.launch`` are made small here, so that small rows do all of that.
+Between the softmax reduction and the gradient pass, narrow rows stay in registers, wide rows in the
+shared memory of one block or of a cluster; the widest rows are read again. The sizes of
+``kernels/tuning.py`` are made small here, so that small rows take all of these paths.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from tests.emulator.device import Emulated
 from tests.emulator.extent import part, rest
 
 OLD = (7, 5)  # neither clusters nor an instruction that rounds to bfloat16
-SMALL = 2 * REDUCTION_BYTES - 2000  # bytes of shared memory, in which no row can wait
+SMALL = 2 * REDUCTION_BYTES - 2000  # bytes of shared memory: too few to hold a row
 
 
 def tuned(lanes=16, registers=1024, shared_threads=64, shared_bytes=1 << 16, **facts):
-    """A device, and the sizes that choose how a row is divided and where it is kept."""
+    """A device, and the tuning sizes that decide how a row is divided and where it is kept."""
     sizes = {"GPU_REGISTERS_LANES": lanes, "GPU_FULL_LANES": lanes,
              "GPU_REGISTERS_THREADS": registers, "GPU_SHARED_THREADS": shared_threads,
              "GPU_RELOAD_THREADS": shared_threads, "GPU_SHARED_BYTES": shared_bytes,
@@ -32,7 +33,7 @@ def tuned(lanes=16, registers=1024, shared_threads=64, shared_bytes=1 << 16, **f
     return {"sizes": sizes, "facts": Facts(**facts)}
 
 
-WIDE = {"lanes": 8, "registers": 16}  # rows of more than 128 classes wait elsewhere
+WIDE = {"lanes": 8, "registers": 16}  # rows of more than 128 classes do not fit in registers
 # name -> (device, tags that its kernels have for 259 classes)
 WAYS = {
     "warps": (tuned(lanes=32), {"RegisterExps", "Warp"}),
@@ -50,7 +51,7 @@ WAYS = {
 
 @pytest.fixture(params=WAYS)
 def device(request, monkeypatch):
-    """A device on which rows wait where the name of this says."""
+    """Fixture: a device whose rows stay where the name of the parameter says."""
     found = Emulated(**WAYS[request.param][0])
     found.way = request.param
     monkeypatch.setattr(suite, "fusedce", found)
@@ -66,7 +67,7 @@ def kinds(device):
 
 
 def z_and_t(form, dtype, shape, seed=0, off=0):
-    """Logits that begin ``off`` numbers after a chunk does."""
+    """Targets, and logits that begin ``off`` elements after a multiple of 16 bytes."""
     z, t = make("softmax", form, dtype, shape, np.random.default_rng(seed))
     room = np.zeros(z.size + 16 + off, z.dtype)
     start = -room.ctypes.data % 16 // z.itemsize + off
@@ -93,7 +94,7 @@ def test_rows_wait_where_they_should(form, dtype, device):
     ("name", "dtype"), [*(("cross_entropy", dtype) for dtype in DTYPES), ("focal 3.7", "float32")]
 )
 def test_rows(name, dtype, form, device):
-    """Unaligned rows, with and without Hessian."""
+    """Aligned and unaligned rows, with and without the Hessian."""
     own = suite.RULES[name]
     public = name.split()[0]
     for k, (classes, off) in enumerate(((256, 0), (259, 0), (131, 3))):
@@ -110,7 +111,7 @@ def test_rows(name, dtype, form, device):
 @pytest.mark.parametrize("form", ["index", "soft"])
 @pytest.mark.parametrize("name", ["cross_entropy", "poly1"])
 def test_options(name, form, device):
-    """Every option of rows, half of them in half precision."""
+    """Every option for rows; half of the calls are in float16 or bfloat16."""
     shape = (3, 133) if device.way != "clusters again" else (1, 261)
     for k, options in enumerate(calls(name, "softmax", form, shape, np.random.default_rng(0))):
         dtype = ("float32", "float16", "float64", "bfloat16")[k % 4]
@@ -121,7 +122,7 @@ def test_options(name, form, device):
 
 @rest
 def test_masked_blocks(device):
-    """-inf in all that a lane, a visit, a block of the row sees first."""
+    """The classes that a lane, a loop iteration or a block reads first are all masked with -inf."""
     z, t = z_and_t("index", "float32", (6, 600))
     t[...] = 599
     for row, hidden in enumerate((1, 4, 64, 256, 512, 599)):
@@ -134,7 +135,7 @@ def test_masked_blocks(device):
 
 @rest
 def test_spoilt_rows(device):
-    """NaN, all -inf, +inf, ignored: each stays in its row."""
+    """NaN, a row of -inf, an ignored row and a label out of range affect only their own row."""
     z, t = z_and_t("index", "float32", (7, 333))
     calm = device.cross_entropy(z, t, reduction="none", return_hessian=True)
     z[1, 300], z[2], z[3], t[3], t[5] = np.nan, -np.inf, np.nan, -100, 400
@@ -189,13 +190,13 @@ def test_activations(name, dtype, device):
 
 
 def traffic(device, z, t, **options):
-    """Times that each logit is read, and each gradient written."""
+    """How many times a logit is read and a gradient is written, on average."""
     device.cross_entropy(z, t, **options)
     read, written = device.memory.touched("logits"), device.memory.touched("grad")
     return read[0] / z.nbytes, written[1] / z.nbytes
 
 
-# Besides, every lane of a row looks at the target's logit: the same for all of them, one request.
+# In addition, every lane of a row reads the logit of the label: one address, so one request.
 def shared_look(device, z):
     lanes = max((1 << one.args.group for one in device.launched if one.args.group), default=1)
     return lanes * z.itemsize / (z.shape[1] * z.itemsize)
@@ -204,7 +205,7 @@ def shared_look(device, z):
 @pytest.mark.parametrize("dtype", part(DTYPES, "float16"))
 @pytest.mark.parametrize("classes", [512, 515])
 def test_bytes_of_rows(classes, dtype, device):
-    """On chip two touches a logit, else three; in chunks, but for the ends of a row."""
+    """A row kept on chip is read once, another twice; 16 bytes at a time except at its ends."""
     z, t = z_and_t("index", dtype, (4, classes))
     reads, writes = traffic(device, z, t)
     once = 2 if "Reload" in kinds(device) else 1
@@ -218,7 +219,7 @@ def test_bytes_of_rows(classes, dtype, device):
 @rest
 @pytest.mark.parametrize("dtype", part(["float32", "bfloat16"], "bfloat16"))
 def test_bytes_of_distributions(dtype, device):
-    """Labels are read as often as logits."""
+    """Soft targets need three passes: a row that is not kept on chip is read three times."""
     z, _ = z_and_t("index", dtype, (4, 512))
     t = np.random.default_rng(0).dirichlet(np.ones(512), 4).astype(np.float32)
     reads, writes = traffic(device, z, t)

@@ -1,4 +1,4 @@
-"""The emulator itself: each kind of mistake, in a kernel made for it, is caught and named."""
+"""The emulator itself: it reports each kind of mistake, in a kernel written to make it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_statements():
 
 
 def test_branches_and_scopes():
-    """A name within braces hides the one outside; a loop; both values of a predicate."""
+    """An inner declaration hides the outer one; a loop; a predicate and its complement."""
     body = """mov.u32 %r0, 0; mov.u32 %r1, 0;
     L1: add.u32 %r0, %r0, %r1; add.u32 %r1, %r1, 1;
     { .reg .b64 %r1; mov.u64 %r1, 99; }
@@ -81,7 +81,7 @@ def test_vectors():
 
 
 def test_calls_and_local_memory():
-    """A device function with parameters and a result, and an array of the thread's own."""
+    """A device function with parameters and a result, and an array in local memory."""
     before = """.func (.param .b32 r) twice(.param .b64 p, .param .b32 k) {
     .reg .b64 %x; .reg .f32 %y; .reg .b32 %k; ld.param.b64 %x, [p]; ld.param.b32 %k, [k];
     ld.f32 %y, [%x+8]; add.f32 %y, %y, %y; cvt.rn.f32.u32 %y, %k; st.param.f32 [r+0], %y; ret; }"""
@@ -152,10 +152,10 @@ def test_a_barrier_of_a_warp_is_none_of_others():
 
 
 def test_read_then_written():
-    """Threads that are late find what others have put there since."""
+    """Without a barrier, a slow thread reads what other threads have stored since: a race."""
     body = LOAD + PUT + "bar.sync 0; ld.shared.f32 %f0, [%r1];" + PUT
     fails("race with thread", body, singles(32), shared=128)
-    several = body.replace("[%r1]", "[%r9]")  # one number that all of them read
+    several = body.replace("[%r1]", "[%r9]")  # all threads read the same element
     fails("race with thread", several, singles(32), shared=128)
     run(several.replace("%f0, [%r9];", "%f0, [%r9]; bar.sync 0;"), singles(32), shared=128)
 
@@ -189,7 +189,7 @@ def test_a_shuffle_of_less_than_the_warp():
 
 
 def test_a_message_that_would_be_too_long():
-    """Every thread of many blocks waits somewhere else."""
+    """Even and odd threads wait at different barriers, so the list of waiting threads is cut."""
     body = """and.b32 %r1, %i, 1; setp.eq.u32 %p1, %r1, 0; @%p1 bra A;
     bar.sync 0; ret; A:
     bar.sync 0;"""
@@ -200,7 +200,7 @@ def test_a_message_that_would_be_too_long():
 
 
 def test_orders_are_orders():
-    """Who comes last is seen, were it not a race."""
+    """Every order, and every seed of the random order, reports a race of other threads."""
     body = "mov.u32 %r9, memory; st.shared.u32 [%r9], %i;"
     found = [f"{machine.Fault}"]
     for order, seed in (("forward", 1), ("reverse", 1), ("random", 1), ("random", 2)):
@@ -251,7 +251,7 @@ def test_cluster_without_its_barrier():
 
 
 def test_what_a_relaxed_arrival_publishes():
-    """Nothing; and no arrival publishes within a block what was stored behind it."""
+    """A relaxed cluster arrive makes no stores visible; a release arrive no later stores."""
     b = np.zeros(4, np.float32)
     fails("race with thread", NEIGHBOUR.replace("arrive.release", "arrive.relaxed"), None, b, **TWO)
     body = """mov.u32 %r9, memory; setp.eq.u32 %p1, %i, 0;
@@ -363,7 +363,7 @@ def test_in_place():
 
 
 def test_asynchronous_copies():
-    """What is copied is there after the wait, not before."""
+    """The destination of a copy may be accessed only after the wait."""
     begin = """mov.u32 %r9, memory; mul.lo.u32 %r2, %i, 16; add.u32 %r0, %r9, %r2;
     mul.wide.u32 %rd0, %i, 12; add.s64 %rd1, %a, %rd0;
     cp.async.cg.shared.global.L2::128B [%r0], [%rd1], 16;"""
@@ -380,7 +380,7 @@ def test_asynchronous_copies():
 
 
 def test_asynchronous_copies_and_readers():
-    """What others still read is not copied over: a copy may be there at once."""
+    """A copy over data that other threads still read is a race: it may complete at once."""
     body = """mov.u32 %r9, memory; setp.eq.u32 %p1, %i, 0; setp.eq.u32 %p2, %i, 40;
     @%p1 st.shared.v4.f32 [%r9], {%f0, %f0, %f0, %f0}; bar.sync 0;
     @%p2 ld.shared.f32 %f1, [%r9]; BETWEEN

@@ -1,4 +1,4 @@
-"""Each PTX instruction of the emulator beside NumPy, to the last bit."""
+"""Each PTX instruction of the emulator gives the same bits as NumPy."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ KINDS = {
 
 
 def wrapping(f, bits):
-    """Whole numbers of any size, cut to so many bits."""
+    """``f`` on integers of unlimited size, with results truncated to ``bits`` bits."""
     return lambda *x: [int(v) % 2**bits for v in np.vectorize(f, otypes=[object])(*_whole(x))]
 
 
@@ -48,7 +48,7 @@ def _whole(arrays):
 
 
 def quotient(a, b, bits):
-    """Rounded towards zero, all ones for a zero."""
+    """The quotient rounded towards zero; all ones for division by zero."""
     return -1 if b == 0 else (abs(a) // abs(b)) * (1 if (a < 0) == (b < 0) else -1)
 
 
@@ -65,13 +65,13 @@ def greatest(a, b):
 
 
 def fused(T):
-    """One rounding: by float128 where float64 is not wide enough."""
+    """a * b + c in a wider type, rounded once: float64 for float32, longdouble for float64."""
     wide = np.float64 if T is np.float32 else np.longdouble
     return lambda a, b, c: (a.astype(wide) * b.astype(wide) + c.astype(wide)).astype(T)
 
 
 def saturating(T, source):
-    """To the nearest integer there is; NaN to 0, or to the sign bit where 64 bits are concerned."""
+    """Clamped to the range of ``T``; NaN gives 0, or the sign bit if one of both has 64 bits."""
     info = np.iinfo(T)
     nan = np.array(1 << (info.bits - 1), np.uint64).astype(f"u{info.bits // 8}").view(T)
     nan = nan if source == "f64" or info.bits == 64 else T(0)
@@ -104,7 +104,7 @@ def inserted(a, b, at, n):
 
 
 def packed(T):
-    """Two halves in 32 bits; NaN is 0x7fff."""
+    """Two 16-bit floats packed in 32 bits; NaN is 0x7fff."""
 
     def half(x):
         return np.where(np.isnan(x), 0x7FFF, x.astype(T).view(np.uint16)).astype(np.uint32)
@@ -296,7 +296,7 @@ CONVERSIONS = [
 
 
 def by_halves(f):
-    """Two float32 in 64 bits."""
+    """``f`` on each of the two float32 in 64 bits."""
     return lambda *x: f(*(a.view(np.float32) for a in x)).view(np.uint64)
 
 
@@ -314,7 +314,7 @@ PAIRS = [
 
 
 def of_halves(kind, f):
-    """Two numbers of half precision in 32 bits; NaN is 0x7fff."""
+    """``f`` on each of the two 16-bit floats in 32 bits; NaN is 0x7fff."""
 
     def both(*x):
         found = f(*(np.ascontiguousarray(a).view(kind) for a in x))
@@ -324,7 +324,7 @@ def of_halves(kind, f):
 
 
 def fused_halves(kind):
-    """a b + c rounded once: first to float32, its last bit odd where it is not exact."""
+    """a * b + c rounded once: first to float32 by rounding to odd, then to ``kind``."""
 
     def one(a, b, c):
         a, b, c = (float(x) for x in (a, b, c))
@@ -431,7 +431,7 @@ WHOLE = [
 
 
 def numbers(kind, seed):
-    """200 of them: what is special, then anything."""
+    """200 operands in random order: all special values, and random ones."""
     rng, (_, bits, T) = np.random.default_rng(seed), KINDS[kind]
     if np.issubdtype(T, np.integer):
         found = [
@@ -452,7 +452,7 @@ def numbers(kind, seed):
 
 
 def program_of(cases):
-    """PTX that does all of these: thread i reads number i of each operand, 8 bytes apart."""
+    """PTX of all cases: thread i reads element i of each operand; elements are 8 bytes apart."""
     lines = ["mul.wide.u32 %offset, %i, 4; add.s64 %a, %a, %offset; add.s64 %b, %b, %offset;"]
     place = 0
     for k, (op, sources, to, _) in enumerate(cases):
@@ -477,14 +477,14 @@ def program_of(cases):
 
 
 def stored(row, kind):
-    """What a thread has stored in 8 bytes, as numbers of a PTX type."""
+    """The results that the threads stored, 8 bytes apart, as numbers of a PTX type."""
     T = np.uint32 if kind == "pred" else KINDS[kind][2]
     item = np.dtype(T).itemsize
     return np.ascontiguousarray(row.view(np.uint8).reshape(200, 8)[:, :item]).view(T)[:, 0]
 
 
 def alike(a, b):
-    """Equal to the sign of zero; a NaN is a NaN."""
+    """Where two arrays are equal, including the sign of zero; any NaN equals any NaN."""
     if a.dtype.kind in "ui":
         return a == b
     a, b = a.astype(float), b.astype(float)
@@ -492,11 +492,11 @@ def alike(a, b):
 
 
 def expected(reference, operands, like):
-    """What NumPy makes of the operands, as numbers of the type that is compared."""
+    """NumPy's results for the operands, as numbers of the type that is compared."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         found = reference(*operands)
-        if isinstance(found, list):  # whole numbers, cut to their bits
+        if isinstance(found, list):  # integers, truncated to their bits
             return np.array(found, np.uint64).astype(f"u{like.itemsize}").view(like.dtype)
         return np.asarray(found).astype(like.dtype)
 
@@ -509,7 +509,7 @@ GROUPS = {
 
 @pytest.mark.parametrize("group", [*GROUPS, "pairs"])
 def test_instructions(group):
-    """Each on 200 numbers an operand, special ones among them."""
+    """Each instruction on 200 values per operand, special values included."""
     cases, target = GROUPS.get(group, PAIRS), 100 if group == "pairs" else 90
     operands = [
         [numbers(kind, 10 * k + j) for j, kind in enumerate(sources) if kind in KINDS]
@@ -535,7 +535,7 @@ def test_instructions(group):
     [("f16", 1 + 2.0**-5, 2.0**-24), ("bf16", 1 + 2.0**-4, 2.0**-100)],
 )
 def test_half_products_with_one_rounding(kind, factor, least):
-    """Of a product half way between two numbers, a tiny third operand decides."""
+    """If a product is halfway between two numbers, a tiny addend decides how it is rounded."""
     T = KINDS[kind][2]
     other = T(1 + 2.0**-6 if kind == "f16" else factor)
     a, b = np.zeros((3, 200), np.uint64), np.zeros((1, 200), np.uint64)
@@ -550,7 +550,7 @@ def test_half_products_with_one_rounding(kind, factor, least):
 
 
 def test_products_with_one_rounding():
-    """Of float64 products, 64 digits are kept."""
+    """A float64 fma adds to the exact product, not to the rounded one."""
     a, b = np.zeros((3, 200)), np.zeros((1, 200))
     a[:2], a[2] = 1 + 2.0**-30, -((1 + 2.0**-30) ** 2)
     run(program_of([("fma.rn.f64", ("f64", "f64", "f64"), "f64", None)]), a, b, threads=200)
@@ -570,7 +570,7 @@ def test_products_with_one_rounding():
     ],
 )
 def test_units_are_off_by_what_is_documented(op, exact, bound):
-    """And by no more; a seed always gives the same."""
+    """The error stays below the documented bound, and a seed always gives the same results."""
     a, b = np.zeros((1, 200), np.uint64), np.zeros((1, 200), np.uint64)
     x = np.linspace(2.5, 60, 200, dtype=np.float32)
     a.view(np.float32)[0, ::2] = x
@@ -600,7 +600,7 @@ def test_division_of_units():
 
 
 def test_predicates():
-    """-1 is true, and a predicate has one bit: xor and not of two true ones."""
+    """The constant -1 is true, and a predicate has one bit: not (true xor true) is true."""
     body = """mov.pred %p1, -1; setp.eq.u32 %p2, %i, %i; xor.pred %p3, %p1, %p2; not.pred %p4, %p3;
     selp.u32 %r0, 1, 0, %p4; setp.lt.and.u32 %p1|%p2, %i, 1000, %p1; @%p2 add.u32 %r0, %r0, 10;
     st.global.u32 [%b], %r0;"""

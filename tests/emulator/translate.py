@@ -1,7 +1,7 @@
 """PTX to C: each function of a kernel becomes a C function, each instruction a statement.
 
-A register is an unsigned integer of its width that holds bits. What needs other threads or memory
-calls runtime.h. Every modifier must be known: ``Unknown`` says what is not.
+A register is an unsigned integer of the same width that holds the bits. Instructions that involve
+memory or other threads call functions of runtime.h. An unknown modifier raises ``Unknown``.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from tests.emulator.ptx import Function, Instruction, Unknown, functions, instru
 from tests.emulator.ptx import operands as split
 from tests.emulator.registers import BITS, Registers, integer, plain
 
-# What says where a load is cached, and nothing else.
+# Modifiers of loads and stores that concern caches and ordering, not the value; they are ignored.
 CACHING = (
     "cs", "cg", "ca", "lu", "cv", "wb", "wt", "nc", "volatile", "relaxed", "weak", "gpu", "cta",
 )  # fmt: skip
 ARRIVALS = [f"barrier.cluster.arrive{how}" for how in ("", ".release", ".relaxed")]
 SPACES = ("param", "global", "shared", "local")
-# The first architecture that knows what a part of an operation's name says.
+# The first architecture that has operations with this part in their name.
 SINCE = {
     "bf16": 80, "bf16x2": 80, "cp": 80, "NaN": 80, "mapa": 90, "cluster": 90,
     "shared::cluster": 90, "f32x2": 100,
@@ -44,7 +44,7 @@ def _head(function: Function) -> str:
 
 
 class _Translator:
-    """One function."""
+    """The translation of one function."""
 
     def __init__(self, function: Function, known: dict[str, Function], text: str):
         self.function, self.known = function, known
@@ -154,7 +154,7 @@ class _Translator:
         return f"{{ {' '.join(code)} }}"
 
     def parameter(self, where: str) -> str:
-        """A pointer to a parameter: of the kernel 8 bytes each, else a buffer."""
+        """A pointer to a parameter: a kernel's has 8 bytes, a device function's is a buffer."""
         m = re.fullmatch(r"\[\s*([\w$]+)\s*(?:\+\s*(\d+))?\s*\]", where)
         if not m:
             raise Unknown(where)

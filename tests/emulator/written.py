@@ -1,4 +1,4 @@
-"""Kernels written in PTX by hand, for the tests of the emulator; the assembler takes them too."""
+"""Kernels written in PTX by hand, for the tests of the emulator; the assembler accepts them too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HEAD = (
     ".version 8.7\n.target sm_{target}\n.address_size 64\n.extern .shared .align 16 .b8 memory[];\n"
 )
 ENTRY = HEAD + "{before}\n.visible .entry k(.param .u64 pa, .param .u64 pb)\n{{\n{body}\nret;\n}}\n"
-# Thread i: its number in %i, 4 times that in %at, the arrays' elements i at %a and %b.
+# In thread i, %i is i, %at is 4 * i, and %a and %b are the addresses of element i of the arrays.
 START = """
 .reg .pred %p<8>; .reg .b16 %h<16>; .reg .b32 %r<32>; .reg .f32 %f<16>; .reg .f64 %d<8>;
 .reg .b64 %rd<32>; .reg .b32 %i, %at, %n, %rank; .reg .b64 %a, %b, %offset;
@@ -29,7 +29,7 @@ def ptx(body, before="", target=90):
 
 def run(body, a=None, b=None, *, before="", assemble=True, blocks=1, threads=32, shared=0,
         cluster=1, order="forward", seed=1, complete=True, target=90):  # fmt: skip
-    """A kernel that reads ``a`` and writes ``b``."""
+    """Assemble and emulate a kernel that reads ``a`` and writes ``b``."""
     text = ptx(body, before, target)
     if assemble:
         compiler._assembled(text, (target // 10, target % 10))
