@@ -1,4 +1,4 @@
-"""What usual calls launch on a GPU, found without one: arrays without memory, nothing is run."""
+"""The launches of usual calls, found without a GPU: arrays have no memory, and nothing is run."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ DTYPES = {
     "float32": np.float32, "float64": np.float64, "float16": np.float16,
     "bfloat16": ml_dtypes.bfloat16,
 }  # fmt: skip
-# Classes of a row: for a lane of a warp, a few lanes, a warp, a block, of no whole chunks, for a
-# cluster or what there is instead, and too wide for any.
+# Classes of a row: for one lane, a few lanes, a warp, a block, an incomplete chunk, a cluster or
+# what replaces it, and too many to be kept on chip.
 FEW = (4, 21)
 WIDE = (80, 1000, 1001, 4096, 32000, 50257, 128256)
 CLASSES = FEW + WIDE
@@ -33,7 +33,7 @@ ADDRESSES = itertools.count(1 << 40, 1 << 40)  # farther apart than any array is
 
 
 class Array(NamedTuple):
-    """What an argument is: so many bytes behind a multiple of 16, with wider rows."""
+    """An argument: its offset in bytes from a multiple of 16, and extra elements in each row."""
 
     shape: tuple[int, ...]
     dtype: Any
@@ -48,7 +48,7 @@ class Array(NamedTuple):
         )
 
     def imagined(self):
-        """With an address and without memory."""
+        """The array, with an address and without memory."""
         address = next(ADDRESSES) + self.offset
         return Nowhere(Layout(address, tuple(self.shape), self.strides, np.dtype(self.dtype), 0))
 
@@ -59,7 +59,7 @@ def array(shape, dtype, offset=0, padding=0):
 
 
 def facts(capability):
-    """Of a device of this architecture."""
+    """The facts of a device of this architecture."""
     return Facts(capability, shared=SHARED.get(10 * capability[0] + capability[1], 99 << 10))
 
 
@@ -109,7 +109,7 @@ def rules_of(call):
 
 
 def distinct():
-    """Those cases of the listed losses that differ in the type of their rule, the first of each."""
+    """The listed losses that differ in the type of their rule: the first of each type."""
     found, seen = [], set()
     for name in RULES:
         z = (64, 80), np.float32
@@ -121,7 +121,7 @@ def distinct():
 
 
 def _softmax(loss, dtype, classes, way, **more):
-    """A call over rows; ``way`` says which labels, and what is asked for."""
+    """A call over rows; ``way`` selects the labels, options and results."""
     z, index = ((3, classes), DTYPES[dtype]), ((3,), np.int64)
     targets = {"same": z, "double": ((3, classes), np.float64)}
     options = {
@@ -137,7 +137,7 @@ def _softmax(loss, dtype, classes, way, **more):
     return Call(name, loss, z, targets.get(way, index), **more)
 
 
-# (losses, dtypes, classes, ways): each with what may be too much for its registers.
+# (losses, dtypes, classes, ways): each with the variants that may need too many registers.
 CE, HALVES = ("cross_entropy",), ("float16", "bfloat16")
 LOSSES = distinct()
 COMPETING = tuple(name for name in competing(LOSSES) if name not in CE)
@@ -161,14 +161,14 @@ ROWS = (
 
 
 def rows():
-    """Softmax over rows whose classes lie side by side."""
+    """Softmax over rows whose classes are contiguous."""
     for losses, dtypes, classes, ways in ROWS:
         for one in itertools.product(losses, dtypes, classes, ways):
             yield _softmax(*one)
 
 
 def columns():
-    """Softmax along an axis that others follow, and padded short rows."""
+    """Softmax along an axis that is not the last one, and short rows with padding."""
     ways = {
         "plain": {}, "hessian": {"return_hessian": True}, "smooth": {"label_smoothing": 0.1},
         "both": {"label_smoothing": 0.1, "return_hessian": True}, "given": {},
@@ -204,7 +204,7 @@ ELEMENTS = (
 
 
 def elements():
-    """Labels of elements."""
+    """Losses of single elements."""
     n = (64, 80)
     more = {
         "plain": {}, "hessian": {"return_hessian": True}, "softcap": {"softcap": 3.0},
@@ -240,7 +240,7 @@ def functions():
 
 
 def labels():
-    """What is found out about labels ahead."""
+    """Calls with a label pass over many labels."""
     many = (1 << 16,), np.int32
     for dtype in ("float32", "float64"):
         z = (1 << 16, 4), DTYPES[dtype]
@@ -250,7 +250,7 @@ def labels():
 
 
 def calls():
-    """All of them."""
+    """All calls."""
     return [*rows(), *columns(), *elements(), *functions(), *labels()]
 
 
@@ -276,7 +276,7 @@ def covering():
     return tuple(chosen)
 
 
-# A few that between them launch every kernel, from every dtype.
+# A few calls that together launch kernels of every factory and every dtype.
 SELECTED = (
     "cross_entropy-float32-1000-plain", "cross_entropy-bfloat16-128256-plain",
     "cross_entropy-float64-128256-both", "cross_entropy-float16-1001-both",

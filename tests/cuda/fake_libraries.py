@@ -1,6 +1,6 @@
-"""As much of CuPy, PyTorch and numba.cuda as fusedce touches, on NumPy's memory; no tests.
+"""The parts of CuPy, PyTorch and numba.cuda that fusedce uses, on NumPy's memory; no tests.
 
-Each is put in place of the module of its name. What would wait for a GPU raises.
+Each fake replaces the module of its name. Operations that would wait for a GPU raise.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
 def seen(address, shape, strides, dtype):
-    """The memory at an address."""
+    """A NumPy view of the memory at an address."""
     dtype = np.dtype(dtype)
     if 0 in shape:
         return np.empty(shape, dtype)
@@ -30,7 +30,7 @@ def seen(address, shape, strides, dtype):
 
 
 def fake_cupy():
-    """A module like cupy; ``current`` is its device, ``streams`` its current stream on each."""
+    """A module like cupy; ``current``: its device, ``streams``: the current stream of each."""
 
     class Ndarray:
         def __init__(self, shape, dtype=float, memptr=None, strides=None, device=None):
@@ -194,7 +194,7 @@ class NumbaArray:
 
 
 def fake_numba():
-    """A module like numba.cuda; a new array lies on the device that is current."""
+    """A module like numba.cuda; a new array is on the current device."""
 
     class Gpus:
         @contextmanager
@@ -214,7 +214,7 @@ def fake_numba():
 
 
 class Foreign:
-    """Any object with the interface."""
+    """An object of no known library that has ``__cuda_array_interface__``."""
 
     def __init__(self, memory, **more):
         self.memory = memory

@@ -1,4 +1,4 @@
-"""GPU libraries of ours, whose arrays lie in NumPy's memory; no tests."""
+"""Fake GPU libraries, whose arrays are in NumPy's memory; no tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fusedce.kernels.cuda.kernel_args import ARRAYS, STATS_BAD_LABEL, Facts, Pla
 
 
 class Array:
-    """As much of a GPU array as is asked for; ``memory`` is what a kernel would see."""
+    """The parts of a GPU array that are needed; ``memory`` is what a kernel would see."""
 
     def __init__(self, memory, library, device=0, stream=None):
         self.memory, self.library, self.device, self.stream = memory, library, device, stream
@@ -31,7 +31,7 @@ class Array:
 
 
 class Library:
-    """A library with devices of its own; what it does is written down."""
+    """A library with its own devices, which records its operations in ``done``."""
 
     def __init__(self):
         self.done, self.streams = [], {}
@@ -77,7 +77,7 @@ class Library:
 
 
 class Gpu:
-    """What was asked of the kernels: problems, launches, streams to wait for."""
+    """Records what reaches the kernels: problems, launches, streams to wait for."""
 
     def __init__(self):
         self.library, self.other = Library(), Library()
@@ -120,7 +120,7 @@ class Gpu:
 
 @pytest.fixture(name="gpu")
 def fake_gpu(monkeypatch):
-    """Two libraries of ours, and kernels that only say what they were given."""
+    """Fixture: two fake libraries, and kernels that only record their arguments."""
     gpu = Gpu()
     monkeypatch.setattr(
         array_libraries, "LIBRARIES", (gpu.library, gpu.other, *array_libraries.LIBRARIES)

@@ -1,4 +1,4 @@
-"""What the tests on a GPU share; no tests. CuPy is imported where there is something to run."""
+"""What the tests on a GPU share; no tests. CuPy is imported only where there is a device."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tests.core.test_losses import make
 
 INPUTS = ("weight", "pos_weight", "sample_weight", "denominator")
 OUTPUTS = ("loss_out", "grad_out", "hess_out", "out")
-WATCHED = 1 << 20  # bytes up to which inputs are looked at again after a call
+WATCHED = 1 << 20  # bytes up to which inputs are compared again after a call
 
 
 def missing():
-    """Why nothing can run here, or None; asks the driver and imports no library."""
+    """Why no GPU test can run here, or None; asks the driver and imports no library."""
     if importlib.util.find_spec("cupy") is None:
         return "no GPU: CuPy is not installed"
     try:
@@ -48,8 +48,9 @@ def readable(a):
 class OnGpu:
     """The public functions of fusedce: NumPy arrays in and out, all work on the device.
 
-    What arrives there has the strides and the alignment of what was passed, gaps included; outputs
-    come back with their gaps; and no input may be changed. An output of no alignment is aligned.
+    The device arrays have the strides and the alignment of the arrays that were passed, gaps
+    included; outputs are copied back with their gaps; no input may be changed. An unaligned output
+    becomes an aligned one.
     """
 
     def __init__(self, cupy, **always):
@@ -67,7 +68,7 @@ class OnGpu:
         return call
 
     def call(self, function, args, options):
-        """One call on copies, and what came of it on the host."""
+        """One call on copies of the arrays; the results on the host."""
         there = {}  # id of a host array -> the array, its twin
         outputs = {id(options[name]) for name in OUTPUTS if options.get(name) is not None}
 
@@ -96,7 +97,7 @@ class OnGpu:
         return tuple(found) if isinstance(result, tuple) else found[0]
 
     def put(self, a):
-        """The same numbers at the same strides, as far from a multiple of 16 bytes."""
+        """A copy on the device, with the same strides and offset from a multiple of 16 bytes."""
         cupy, a = self.cupy, readable(a)
         if a.size == 0:
             return cupy.empty(a.shape, a.dtype)
@@ -108,7 +109,7 @@ class OnGpu:
         return cupy.ndarray(a.shape, a.dtype, start, a.strides)
 
     def get(self, b):
-        """A device array on the host, in the same order."""
+        """A copy of a device array on the host, in the same order."""
         assert isinstance(b, self.cupy.ndarray)
         if b.size == 0:
             return np.empty(b.shape, b.dtype)
@@ -121,14 +122,14 @@ class OnGpu:
         return np.array(view, order="K")
 
     def fetch_into(self, a, b):
-        """Bring an output and its gaps back to where it came from."""
+        """Copy an output, gaps included, back to the host array that it was made from."""
         if a.size:
             low, high = byte_bounds(a)
             start = b.data.ptr - (a.__array_interface__["data"][0] - low)
             self.fetch(low, start, high - low)
 
     def fetch(self, host, device, size):
-        """Device to host, when the stream is done."""
+        """Copy from device to host, after all work of the stream."""
         self.cupy.cuda.get_current_stream().synchronize()
         self.cupy.cuda.runtime.memcpy(host, device, size, 2)
 

@@ -1,4 +1,4 @@
-"""Machine code as nvdisasm lists it: instructions, their targets, and the way through a kernel."""
+"""Machine code as nvdisasm lists it: instructions, their targets, and paths through a kernel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LINE = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(@!?U?P\w+\s+)?([A-Z]\w*[\w.]*)(.*)")
 
 
 class Instruction(NamedTuple):
-    """``guarded``: a predicate decides whether it does anything; it is issued in any case."""
+    """``guarded``: it has a predicate; it is issued even if the predicate is false."""
 
     op: str
     operands: str
@@ -25,7 +25,7 @@ class Instruction(NamedTuple):
 
 @functools.cache
 def nvdisasm() -> str | None:
-    """The disassembler, or None."""
+    """The path of the disassembler, or None."""
     try:
         files = importlib.metadata.files("nvidia-cuda-nvdisasm") or ()
     except importlib.metadata.PackageNotFoundError:
@@ -34,7 +34,7 @@ def nvdisasm() -> str | None:
 
 
 def listing(cubin: bytes) -> str:
-    """What nvdisasm writes about a cubin."""
+    """nvdisasm's listing of a cubin."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -49,7 +49,7 @@ def instructions(text: str) -> list[tuple[str, str]]:
 
 
 def entry(text: str, name: str) -> tuple[list[Instruction], dict[str, int]]:
-    """(instructions, where each label points) of one function of a listing."""
+    """(instructions, index of the instruction at each label) of one function of a listing."""
     body = text.split(f".section\t.text.{name}", 1)[1].split("\t.section\t", 1)[0]
     found: list[Instruction] = []
     labels: dict[str, int] = {}
@@ -64,8 +64,8 @@ def entry(text: str, name: str) -> tuple[list[Instruction], dict[str, int]]:
 
 
 def _next(code: list[Instruction], labels: dict[str, int], at: int) -> Iterator[int]:
-    """The instructions that may follow one. Lanes of a warp stay together: BRA.DIV falls through,
-    and a call returns."""
+    """The instructions that may follow one. Warps are assumed not to diverge: BRA.DIV falls
+    through, and a call returns."""
     this = code[at]
     conditional = this.guarded or re.search(r"U?!?U?P\d", this.operands.split("`")[0])
     if this.op == "BRA" or this.op.startswith("BRA.U"):
@@ -84,10 +84,10 @@ def shortest(
     least: tuple[int, ...],
     exact: tuple[bool, ...],
 ) -> list[Instruction]:
-    """The fewest instructions from the entry to the end that do what a thread has to do.
+    """The shortest path from the entry to the end that does the work of a thread.
 
-    ``counted`` names the kind of work an instruction does, ``least`` how often each kind is done,
-    ``exact`` whether it is not done more often.
+    ``counted`` gives the kind of work that an instruction does, ``least`` how many times each kind
+    must be done, ``exact`` whether it must not be done more often.
     """
     start = 0, (0,) * len(least)
     before: dict[tuple[int, tuple[int, ...]], tuple[int, tuple[int, ...]]] = {}
@@ -98,7 +98,6 @@ def shortest(
             continue
         settled.add((at, done))
         before[at, done] = came_from
-        # Straight on as far as there is one way only.
         this = code[at]
         kind = counted(this)
         if kind is not None:

@@ -1,8 +1,8 @@
 """A few small calls for compute-sanitizer: ``compute-sanitizer --tool memcheck python -m ...``.
 
-Once without it, then every kernel comes from the disk; ``--host``: the results of the CPU alone,
-which puts the kernels of the CPU there. Arrays are allocated one by one, with no pool around them,
-so that a byte past the end is somebody else's.
+Run it once without the sanitizer before, so that every kernel comes from the cache on disk;
+``--host`` computes only the CPU's results and so caches the CPU kernels. Arrays are allocated one
+by one, without a memory pool, so that a byte past the end belongs to no array.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import fusedce
 from tests.core.test_losses import DTYPES, make
 from tests.cuda.gpu import OnGpu, missing
 
-# Rows of a warp, of a block, in shared memory, read twice or by a cluster; ragged at both ends.
+# Rows for a warp, for a block, in shared memory, read twice or by a cluster; both ends unaligned.
 SHAPES = [((5, 7), 1), ((33, 100), 1), ((3, 1023), 1), ((2, 9001), 1), ((2, 70_001), 1),
           ((2, 130_003), 1), ((2, 5, 133), 1), ((2, 300, 3), 1)]  # fmt: skip
 FORMS = [("softmax", "index"), ("softmax", "soft"), ("sigmoid", "index"), ("sigmoid", "soft")]
@@ -24,7 +24,7 @@ BAR = {"float32": 1e-4, "bfloat16": 1e-2}
 
 
 def cases():
-    """(logits, the same not at a multiple of 16 bytes, targets, dtype, options) of every call."""
+    """(logits, an unaligned copy of them, targets, dtype, options) of every call."""
     for (shape, axis), dtype, (activation, form) in itertools.product(SHAPES, BAR, FORMS):
         z, t = make(activation, form, dtype, shape, np.random.default_rng(0), axis)
         some = np.ones(1 + z.size, DTYPES[dtype])[1:].reshape(shape)

@@ -1,23 +1,24 @@
-"""Issue slots a logit, counted in sm_90 machine code: ``python -m tests.cuda.slots``.
+"""Issue slots per logit, counted in sm_90 machine code: ``python -m tests.cuda.slots``.
 
-``issued``: the instructions of one thread, from the entry of its kernel to the end, on the shortest
-way that loads, waits for, exponentiates and stores as much as a thread has to
-(``machine_code.shortest``), divided by its logits. So what a thread does once a row is in the
-number, spread over its logits; rare ways (labels that are soft, exact division of very large
-numbers) are not. An instruction whose predicate is off is issued, and counts.
+``issued``: the instructions of one thread divided by its logits, on the shortest path from the
+entry of its kernel to the end that does all loads, reads of shared memory, exponentials and stores
+of a thread (``machine_code.shortest``). Work that a thread does once per row is included, divided
+by its logits; rare branches (soft labels, exact division of very large numbers) are not. An
+instruction whose predicate is false is issued, and counts.
 
-``slots``: the same, but an instruction of the unit for special functions weighs 4. It is the sum
-that bounds are given in: a scheduler issues one instruction of a warp a cycle, and a warp keeps
-that unit busy for 8 cycles, half of which other instructions are taken to fill.
+``slots``: the same, but an instruction of the special-function unit counts as 4. Bounds are given
+in this number: a scheduler issues one instruction of a warp per cycle, and a warp keeps that unit
+busy for 8 cycles, half of which are assumed to be filled by other instructions.
 
-Beside it stand two units of sm_90, in cycles of a scheduler a logit, after the table of throughputs
-in the CUDA programming guide (results a cycle of a processor, which has four schedulers):
+Two more columns are for units of sm_90, in cycles of a scheduler per logit, from the table of
+throughputs in the CUDA programming guide (results per cycle of a multiprocessor, which has four
+schedulers):
 
 - ``alu``: integers, logic, comparisons, minima, selections, packed conversions: 64, so 2 cycles;
 - ``xu``: ex2, lg2, rcp, rsq, and conversions between integers and floats: 16, so 8 cycles.
 
-The largest of ``issued``, ``alu`` and ``xu`` is what a kernel's arithmetic takes at the least.
-``--json FILE`` keeps the table, ``--against FILE`` shows it beside an earlier one.
+The largest of ``issued``, ``alu`` and ``xu`` is the least time of a kernel's arithmetic.
+``--json FILE`` saves the table, ``--against FILE`` shows it beside an earlier one.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from fusedce.kernels.tuning import GPU_SPAN
 from tests.cuda import machine_code
 from tests.cuda.calls import DTYPES, HALVES, Array, Call, launched
 
-# Kernels that go through rows in chunks, with how often each reads where the row waits.
+# Kernels that read rows in chunks -> how many times each reads a row, from wherever it is kept.
 PASSES = {"index_rows": 2, "distribution_rows": 3, "softmax_rows": 2}
 ALU = re.compile(
     r"(IADD|LOP|ISETP|SHF|SEL|FSEL|FSETP|FSET|FMNMX|IMNMX|VIMNMX|VIADD|PRMT|LEA|MOV|F2FP|I2FP|PLOP|"
@@ -48,7 +49,7 @@ XU = re.compile(r"(MUFU|I2F|F2I|F2F|FRND)(\.|$)")
 
 
 class Counted(NamedTuple):
-    """Of one logit."""
+    """Issue slots, instructions and cycles of units per logit; see the module's docstring."""
 
     slots: float
     issued: float
@@ -72,7 +73,7 @@ def _sigmoid(loss: str, dtype: str, labels: str, **options: object) -> Call:
 
 
 def calls() -> list[Call]:
-    """Those of the table."""
+    """The calls of the table."""
     three = ("float32", *HALVES)
     found = [_softmax("cross_entropy", d, c) for c in (1000, 4096, 32000, 128256) for d in three]
     found += [_softmax("focal", d, 1000) for d in ("float32", "bfloat16")]
@@ -99,12 +100,12 @@ def main_launch(call: Call) -> Launch:
 
 
 class Work(NamedTuple):
-    """What a thread does at the least; it stores no more often."""
+    """The work that a path must contain, at least; the number of stores is exact."""
 
     bits: str  # of an access, or "" for any
     logits: int
     loads: int
-    waits: int  # reads of shared memory
+    waits: int  # reads of shared memory, in which the row is kept
     powers: int  # of two
     stores: int
 
@@ -132,7 +133,7 @@ def _work(one: Launch) -> Work:
 
 
 def _kind(bits: str):  # type: ignore[no-untyped-def]
-    """The kind of work of an instruction: its place behind ``logits`` in ``Work``."""
+    """The kind of work of an instruction: its position after ``logits`` in ``Work``."""
 
     def kind(this: machine_code.Instruction) -> int | None:
         words = this.op.split(".")
@@ -149,7 +150,7 @@ def _kind(bits: str):  # type: ignore[no-untyped-def]
 
 
 def counted(one: Launch) -> Counted:
-    """What a launch takes for a logit."""
+    """The cost of a launch per logit."""
     made = compiler.cubin(one.kernel, one.threads, (9, 0))
     code, labels = machine_code.entry(machine_code.listing(made.code), compiler.ENTRY)
     work = _work(one)
@@ -161,7 +162,7 @@ def counted(one: Launch) -> Counted:
 
 
 def table(found: dict[str, Counted], before: dict[str, list[float]]) -> str:
-    """For people; with what was counted before."""
+    """The table as text, with the slots of an earlier table."""
     names = "".join(f"{name:>8}" for name in Counted._fields)
     lines = [f"{'':48}{names}" + ("   slots before" if before else "")]
     for name, now in found.items():
@@ -171,7 +172,7 @@ def table(found: dict[str, Counted], before: dict[str, list[float]]) -> str:
 
 
 def main() -> None:
-    """The table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("words", nargs="*", help="only calls whose name has all of these")
     parser.add_argument("--json", help="keep the table in this file")

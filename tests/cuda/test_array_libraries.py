@@ -1,4 +1,4 @@
-"""The GPU libraries themselves, each by a fake of its module: layouts, new arrays, streams."""
+"""The adapters of the GPU libraries, each with a fake module: layouts, new arrays, streams."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def same_place(shadow, memory):
 
 @each_memory
 def test_cupy(memory, cupy, gpu):
-    """By its attributes; on the logits' device, which need not be the current one."""
+    """CuPy arrays are read by their attributes; work is on the logits' device, current or not."""
     cupy.streams = {0: 3, 1: 4}
     for device in (0, 1):
         for _ in range(2):
@@ -92,7 +92,7 @@ def test_cupy(memory, cupy, gpu):
 
 @each_memory
 def test_torch(memory, torch, gpu):
-    """Its own word on its dtype; strides in elements; its stream."""
+    """Tensors: the dtype is that of the tensor, strides count elements, the stream is torch's."""
     torch.streams = {1: 40}
     for _ in range(2):
         z, t = torch.Tensor(memory, 1), torch.Tensor(K(), 1)
@@ -134,7 +134,7 @@ def test_torch_dtypes_nobody_reads(torch, gpu):
 
 @each_memory
 def test_numba(memory, none, numba, gpu):
-    """Without CuPy: its own arrays, on the default stream."""
+    """Without CuPy, the results are Numba's arrays, computed on the default stream."""
     for _ in range(2):
         z, t = NumbaArray(memory, 1), NumbaArray(K(), 1, stream=9)
         loss, grad = fusedce.cross_entropy(z, t)
@@ -154,7 +154,7 @@ def test_numba(memory, none, numba, gpu):
 
 @pytest.mark.parametrize("name", ["float16", "float32", "float64", "bfloat16"])
 def test_real_torch(name):
-    """PyTorch's own tensors, on the CPU: all but where they lie is as on a GPU."""
+    """Real PyTorch tensors, on the CPU: all but their memory is as on a GPU."""
     torch = pytest.importorskip("torch")
     (library,) = (x for x in array_libraries.LIBRARIES if isinstance(x, array_libraries.Torch))
     array_libraries._from_torch.cache_clear()
@@ -177,7 +177,7 @@ def test_real_torch(name):
 
 
 def test_numba_beside_cupy(numba, cupy, gpu):
-    """CuPy's current stream, and CuPy copies what cannot be seen as three axes."""
+    """With CuPy: its current stream, and CuPy copies arrays that cannot be viewed as three axes."""
     cupy.streams = {0: 6}
     crop = np.arange(210, dtype=np.float32).reshape(2, 3, 5, 7)[:, :, :4, :5]
     z, t = NumbaArray(crop), NumbaArray(np.zeros((2, 4, 5), np.int64))
@@ -191,7 +191,7 @@ def test_numba_beside_cupy(numba, cupy, gpu):
 
 @each_memory
 def test_foreign(memory, none, cupy, gpu):
-    """Whatever it says of itself; its results are CuPy's, on the device the driver names."""
+    """Objects with the interface: results are CuPy's, on the device that the driver reports."""
     if memory.dtype == BFLOAT16:
         return
     cupy.places[memory.ctypes.data] = 2
@@ -209,7 +209,7 @@ def test_foreign(memory, none, cupy, gpu):
 
 
 def test_what_foreign_arrays_say(none, cupy, gpu):
-    """Read-only memory, masks, streams at work, interfaces that are not there."""
+    """Read-only memory, a mask, a stream to wait for, and a wrong byte order."""
     t, locked = Foreign(K()), Z()
     locked.flags.writeable = False
     fusedce.cross_entropy(Foreign(locked), t)
@@ -244,7 +244,7 @@ def test_foreign_without_cupy(none, gpu, monkeypatch):
 
 @pytest.mark.parametrize("unaligned", [False, True])
 def test_copies_by_cupy(unaligned, cupy, gpu):
-    """The same numbers, packed, whatever the layout and wherever they lie."""
+    """A packed copy has the same numbers, for any strides, offset and device."""
     count = 2 * 3 * 5 * 7
     room = np.zeros(4 * count + 4, np.uint8)
     start = -room.ctypes.data % 4 + unaligned
@@ -287,7 +287,7 @@ def test_copies_by_torch(torch):
 
 
 def test_libraries_together(torch, cupy, gpu):
-    """Labels of one and logits of another; results are of the logits'."""
+    """Labels and logits of different libraries: the results are of the logits' library."""
     loss, _ = fusedce.cross_entropy(torch.Tensor(Z()), cupy.wrap(K()))
     assert type(loss) is torch.Tensor
     loss, _ = fusedce.focal(cupy.wrap(Z()), torch.Tensor(dense().astype(BFLOAT16)))
@@ -296,7 +296,7 @@ def test_libraries_together(torch, cupy, gpu):
 
 
 def test_shadows_are_not_read():
-    """What would read the memory behind a shadow is refused, not done."""
+    """The NumPy view of a device array describes its layout; computing with it is a TypeError."""
     layout = array_libraries.Layout(0x10000000, (4, 3), (12, 4), np.dtype(np.float32), 0)
     shadow = array_libraries.device_view(layout)
     assert repr(shadow) == str(shadow) == "<GPU array of shape (4, 3) and dtype float32>"
@@ -349,9 +349,9 @@ print(times[0] / times[1])
 
 @pytest.mark.skipif(not importlib.util.find_spec("cupy"), reason="CuPy is not installed")
 def test_real_cupy_arrays():
-    """CuPy's own arrays, without a driver, over NumPy's memory.
+    """Real CuPy arrays over NumPy's memory, without a driver.
 
-    A call takes 10 us, as long as CuPy takes for 11 arrays: a measure that load does not change.
+    A call takes 10 us, as long as CuPy needs to create 11 arrays: load does not change this ratio.
     """
     done = subprocess.run(
         [sys.executable, "-c", REAL], cwd=ROOT, capture_output=True, text=True, check=False
@@ -361,7 +361,7 @@ def test_real_cupy_arrays():
 
 
 def test_nothing_is_imported():
-    """A GPU array of one library brings no other along."""
+    """A call with arrays of one GPU library imports no other."""
     code = """
 import sys
 from types import SimpleNamespace

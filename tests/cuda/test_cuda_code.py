@@ -1,7 +1,7 @@
 """The machine code of every kernel that a usual call launches, compiled without a GPU.
 
-What there must not be: spills, a stack, float64 in float32 kernels, calls. What there must be:
-loads and stores of 16 bytes, as many as a visit has, barriers, and the registers asked for.
+It must have no spills, no stack, no float64 in float32 kernels and no calls. It must have as many
+16-byte loads and stores as designed, barriers, and no more registers than were requested.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from tests.emulator.extent import part
 
 pytestmark = pytest.mark.slow(reason="two seconds of compilation for each kernel")
 
-# Sums of one number a label or a block, in float64 by design.
+# Kernels that sum one number per label or per block, in float64 by design.
 DOUBLE = {"label_pass", "distribution_pass", "combine_label_stats", "reduce_losses"}
-# What no instruction does: 64-bit division, once a thread, for the place of a row behind which
-# others lie (``row_of``) and of a block's first element; exact division of floats where numbers are
-# very large or small; before sm_90 shuffles of a warp that has come apart.
+# Subroutines that the compiler may call for what no single instruction does: 64-bit division, once
+# per thread, for the position of a row with an inner axis (``unravel_row``) and of a block's first
+# element; exact division of very large or small floats; before sm_90, shuffles in a diverged warp.
 CALLED = (
     r"(\$\w+\$)?__cuda_sm(20_(div|rem)_[su]64|\w+_(div|rcp|dblrcp)_rn_\w+|70_(shfl|warp)sync\w*)"
 )
-# Where a loss is stored as float64, which is looked up while running.
+# The conversion for a loss that is stored as float64, which is decided at run time.
 ANY_LOSS = "F2F.F64.F32"
 
 
@@ -77,7 +77,7 @@ def code(kernel, threads, capability):
 
 
 def chunks(kernel):
-    """(loads, stores) of 16 bytes that the design has, at least."""
+    """(loads, stores): the fewest accesses of 16 bytes that the design of the kernel has."""
     lanes = next((t.lanes for t in kernel.types if hasattr(t, "lanes")), 0)
     if not lanes:
         return 0, 0
@@ -102,12 +102,12 @@ def chunks(kernel):
 
 
 def wide(instructions, what):
-    """How many of them move 16 bytes."""
+    """How many of the instructions that begin with ``what`` move 16 bytes."""
     return sum(op.startswith(what) and "128" in op.split(".") for op in instructions)
 
 
 def check(kernel, threads, capability):
-    """All rules for one kernel."""
+    """Check all rules for one kernel."""
     found = code(kernel, threads, capability)
     where = f"{found.made.name}, {threads} threads\n{found.made.log}"
     assert not any(found.spills), where
@@ -119,7 +119,7 @@ def check(kernel, threads, capability):
 
 
 def check_instructions(kernel, found, where):
-    """What only the disassembler shows."""
+    """Check the rules that need the disassembler."""
     ops = found.instructions
     assert len(ops) > 30
     assert not [op for op in ops if op.startswith(("LDL", "STL"))], where
@@ -147,7 +147,7 @@ CALLS = {call.name: call for call in calls.calls()}
 
 @pytest.mark.parametrize("name", part(CALLS, *calls.covering()))
 def test_kernels(name):
-    """On the architecture that the sizes of kernels/tuning.py are made for."""
+    """On the architecture that the sizes of kernels/tuning.py are tuned for."""
     for one in calls.launched(CALLS[name]):
         check(one.kernel, one.threads, (9, 0))
 
@@ -164,7 +164,7 @@ def test_other_architectures(name, architecture):
 @pytest.mark.parametrize("name", ["cross_entropy-float32-1000-plain",
                                   "focal-bfloat16-sigmoid-same-plain"])  # fmt: skip
 def test_ir_is_shared(name):
-    """The emulator's programs use one LLVM IR for all architectures: it is what Numba makes."""
+    """The emulator uses one LLVM IR for all architectures; its code equals that of Numba's IR."""
     for one in calls.launched(CALLS[name]):
         programs.ptx(one.kernel, one.threads, (9, 0))
         shared, own = (
@@ -181,7 +181,7 @@ def test_ir_is_shared(name):
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("rule", [Tempered(), Branching(1.0)], ids=str)
 def test_rules_that_take_no_vectors(rule, activation, dtype):
-    """Their numbers stay in registers: the lanes of a vector are not looked up in memory."""
+    """Scalar rules have no spills: the lanes of a vector stay in registers."""
     z, y = (calls.array((64, 80), calls.DTYPES[dtype]) for _ in range(2))
     launched = calls.launched(lambda: fusedce.apply(rule, z, y, activation=activation))
     one = next(one for one in launched if type(rule) in one.kernel.types)
@@ -191,12 +191,12 @@ def test_rules_that_take_no_vectors(rule, activation, dtype):
 
 
 def kernels(names):
-    """What these calls launch."""
+    """The kernels that these calls launch."""
     return {one.kernel for name in names for one in calls.launched(CALLS[name])}
 
 
 def factories():
-    """The names of all that make kernels: functions that hold one of their own name."""
+    """The names of all kernel factories: functions that contain a function of the same name."""
     for path in (ROOT / "kernels" / "cuda").glob("*.py"):
         for outer in ast.parse(path.read_text()).body:
             inner = getattr(outer, "body", [])
@@ -206,7 +206,7 @@ def factories():
 
 @pytest.mark.parametrize("names", [tuple(CALLS), calls.SELECTED], ids=["all", "selected"])
 def test_nothing_is_left_out(names):
-    """Every factory of the package, and every dtype."""
+    """The calls launch kernels of every factory of the package and of every dtype."""
     found = kernels(names)
     print(len(found), "kernels")
     assert {kernel.factory.__name__ for kernel in found} == set(factories())
@@ -222,7 +222,7 @@ def kernel_of(name):
 
 @pytest.mark.skipif(nvdisasm() is None, reason="nvdisasm is not installed")
 def test_what_is_found(monkeypatch):
-    """Each rule is broken once."""
+    """``check`` fails when any one of its rules is broken."""
     kernel, threads = kernel_of("cross_entropy-float32-4096-plain")
     with pytest.raises(AssertionError, match="spill stores"):
         check(kernel._replace(registers=24), 1024, (9, 0))
@@ -244,7 +244,7 @@ def test_what_is_found(monkeypatch):
             check(kernel, threads, (9, 0))
 
 
-# Issue slots a logit, see tests/cuda/slots.py.
+# The most issue slots per logit, see tests/cuda/slots.py.
 SLOTS = {
     "cross_entropy softmax float32 1000": 29,
     "cross_entropy softmax float32 32000": 29,

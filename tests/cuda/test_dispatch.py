@@ -1,6 +1,6 @@
-"""Calls with GPU arrays: what reaches the kernels, whose arrays come back, and every refusal.
+"""Calls with GPU arrays: what reaches the kernels, which arrays come back, and every error.
 
-The libraries are ours (``fakes``) and the kernels only say what they were given.
+The libraries are fakes (``tests.cuda.fakes``), and the kernels only record their arguments.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def at(array):
 
 
 def bare(array):
-    """A NumPy array of the same layout as a shadow."""
+    """The layout of the NumPy view of a device array: address, shape, strides, dtype."""
     return (array.ctypes.data, array.shape, array.strides, array.dtype)
 
 
@@ -46,7 +46,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_what_reaches_the_kernels(name, gpu):
-    """The very addresses and strides of the caller; results beside them, laid out as NumPy's."""
+    """The caller's addresses and strides, and new results laid out as np.empty_like does."""
     memory = LAYOUTS[name]
     z, t = gpu.array(memory), gpu.array(np.zeros(len(memory), np.int32))
     s = gpu.array(np.ones(len(memory), np.float64))
@@ -81,7 +81,7 @@ def test_what_reaches_the_kernels(name, gpu):
 
 
 def test_class_axis_in_the_middle(gpu):
-    """Channels last and first: views of three axes, without a copy."""
+    """Channels first and channels last are viewed as three axes, without a copy."""
     for strided in (np.zeros((2, 3, 4, 5)), np.zeros((2, 4, 5, 3)).transpose(0, 3, 1, 2)):
         z, t = gpu.array(strided), gpu.array(np.zeros((2, 4, 5), np.int64))
         _, grad = fusedce.cross_entropy(z, t, axis=1)
@@ -96,7 +96,7 @@ def test_class_axis_in_the_middle(gpu):
 
 @pytest.mark.parametrize("shape", [(), (3,), (3, 4), (1, 4), (3, 1), (2, 3, 4), (2, 1, 3, 2)])
 def test_strides_of_new_arrays(shape):
-    """Those of np.empty_like, whatever the order of the axes."""
+    """New arrays have the strides of np.empty_like, for any order of the axes."""
     rng = np.random.default_rng(0)
     for _ in range(20):
         order = rng.permutation(len(shape))
@@ -128,7 +128,7 @@ REDUCED = [  # options, targets, divisor
 
 @pytest.mark.parametrize(("options", "form", "divisor"), REDUCED, ids=str)
 def test_reductions(options, form, divisor, gpu):
-    """What the mean divides by is known here, or left to the label pass; nobody waits for it."""
+    """A mean's divisor is known on the host or left to the label pass; the host never waits."""
     forms = {"index": K(), "soft": Z(), "bool": dense().astype(bool), "int": dense()}
     z, t = gpu.array(Z(np.float16)), gpu.array(forms[form])
     loss, grad = fusedce.cross_entropy(z, t, **options)
@@ -164,7 +164,7 @@ def test_denominator_on_the_device(gpu):
 
 
 def test_weights(gpu):
-    """As the caller has them; a number of the host goes along as a number."""
+    """Weights are used in the caller's layout; a number on the host is passed as a number."""
     z, t = gpu.array(Z()), gpu.array(dense())
     w, p = gpu.array(np.ones(6, BFLOAT16)[::2]), gpu.array(np.ones(3, np.int8))
     fusedce.focal(z, t, weight=w, pos_weight=p, alpha=0.25)
@@ -193,7 +193,7 @@ def test_weights(gpu):
 
 
 def test_buffers_of_the_caller(gpu):
-    """Filled and returned, of whatever library; the gradient may replace the logits."""
+    """Outputs of any library are filled and returned; the gradient may replace the logits."""
     z, t = gpu.array(Z()), gpu.array(K())
     loss = gpu.array(np.zeros((), np.float32))
     grad, hess = gpu.other.array(Z()), gpu.array(Z().T.copy().T)
@@ -244,7 +244,7 @@ def test_overlaps(gpu):
         fusedce.cross_entropy(z, t, hess_out=z, return_hessian=True)
     fusedce.cross_entropy(z, t, grad_out=gpu.array(memory[20:32].reshape(4, 3)))
     assert len(gpu.launches) == 1
-    with pytest.raises(ValueError, match="grad_out " + text):  # of a signature that is known
+    with pytest.raises(ValueError, match="grad_out " + text):  # of a known signature
         fusedce.cross_entropy(z, t, grad_out=gpu.array(memory[8:20].reshape(4, 3)))
     with pytest.raises(ValueError, match="grad_out overlaps sample_weight"):
         fusedce.cross_entropy(z, t, sample_weight=gpu.array(memory[20:24]),
@@ -285,7 +285,7 @@ SAID += [("cross_entropy", (Z(shape=(3, 0)), K(0, 0, 0)), {})]
 
 @pytest.mark.parametrize("k", range(len(SAID)), ids=lambda k: f"{SAID[k][0]}-{SAID[k][2]!s:.40}")
 def test_errors_are_those_of_the_cpu(k, gpu):
-    """Word for word, but for the numbers in arrays, which are not looked at."""
+    """The same error texts, except that the numbers in GPU arrays are not read."""
     name, args, options = SAID[k]
     with pytest.raises((TypeError, ValueError)) as cpu:
         LOSSES[name](*args, **options)
@@ -326,7 +326,7 @@ def test_mixtures_with_the_cpu(name, gpu):
 
 
 def test_two_libraries(gpu):
-    """Inputs may be of any; results are of the logits'."""
+    """Inputs may be of any library; results are of the logits' library."""
     z, t = gpu.array(Z()), gpu.other.array(K())
     loss, grad = fusedce.cross_entropy(z, t)
     assert loss.library is grad.library is gpu.library
@@ -336,7 +336,7 @@ def test_two_libraries(gpu):
 
 
 def test_devices_and_streams(gpu):
-    """All on the logits' device and its current stream, whatever device is the current one."""
+    """All work is on the logits' device and its current stream, even if another is current."""
     gpu.library.streams = {0: 5, 1: 77}
     for _ in range(2):
         z, t = gpu.array(Z(), device=1), gpu.array(K(), device=1)
@@ -358,7 +358,7 @@ def test_devices_and_streams(gpu):
 
 
 def test_waiting_for_other_streams(gpu):
-    """What an array says is still at work on it comes first, at each call; no host waits."""
+    """Each call first waits for the stream that an array names, without blocking the host."""
     gpu.library.streams = {0: 5}
     z, t = gpu.array(Z()), gpu.array(K(), stream=9)
     for _ in range(2):
@@ -383,7 +383,7 @@ def test_waiting_for_other_streams(gpu):
 
 @pytest.mark.parametrize("label", [3, -1])
 def test_validate(label, gpu):
-    """The label pass, one number read, and only then anything written; the error of the CPU."""
+    """``validate`` runs the label pass and reads one number before any output is written."""
     t = np.repeat(K(), 2).astype(np.int32)[::2]
     z, labels = Z(), gpu.array(t)
     for _ in range(2):
@@ -399,7 +399,7 @@ def test_validate(label, gpu):
         fusedce.cross_entropy(gpu.array(z), labels, validate=True)
     assert str(caught.value) == str(cpu.value)
     assert [launch[1] for launch in gpu.launches] == [("label_pass",)]
-    fusedce.cross_entropy(gpu.array(z), labels)  # nobody looks
+    fusedce.cross_entropy(gpu.array(z), labels)  # not validated
     assert gpu.options[-1]["validate"] is False
     assert gpu.reads == 2
     with pytest.raises(TypeError, match="validate must be True or False, got 2"):
@@ -407,7 +407,7 @@ def test_validate(label, gpu):
 
 
 def test_copies(gpu):
-    """Where three axes cannot be seen, the caller's library copies; results are brought home."""
+    """The caller's library copies arrays that are not three axes, and copies results back."""
     room = np.zeros((2, 3, 5, 7), np.float32)
     crop = room[:, :, :4, :5]
     z, t = gpu.array(crop), gpu.array(np.zeros((2, 4, 5), np.int64))
@@ -448,7 +448,7 @@ def test_no_rows(reduction, gpu):
 
 
 def test_single_logit(gpu):
-    """Arrays without axes, labels that are numbers of the host."""
+    """Arrays without axes, and labels that are numbers on the host."""
     z = gpu.array(np.array(0.5, np.float32))
     for t in (gpu.array(np.array(1)), 1, 1.0):
         loss, grad = fusedce.focal(z, t, sample_weight=0.5)

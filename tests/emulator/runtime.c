@@ -1,9 +1,9 @@
 // Threads, barriers and memory of emulated kernels; see runtime.h. `emulate` runs one launch.
 //
-// An error that would fail on a device, or change its results from run to run, ends the launch with a
-// message: accesses outside of arrays; misaligned accesses; loads of bytes that were never written and
-// stores to bytes that may not be written; races (two threads access a byte, one of them writes, and
-// no barrier is between them); lanes of a warp that wait at different instructions; deadlocks.
+// An error that would fail on a device, or change its results from run to run, ends the launch with
+// a message: accesses outside of arrays; misaligned accesses; loads of bytes that were never
+// written and stores to bytes that may not be written; races (two threads access a byte, one of
+// them writes, and no barrier is between); lanes that wait at different instructions; deadlocks.
 #define _GNU_SOURCE
 #include "runtime.h"
 #include <stdio.h>
@@ -14,7 +14,7 @@ enum { READY, ENDED, AT_SHUFFLE, AT_WARP_BARRIER, AT_BARRIER, AT_CLUSTER_WAIT };
 enum { FORWARD, REVERSE, RANDOM };
 enum { READABLE = 1, WRITABLE = 2, STORED = 4 };  // of each byte of a Memory
 
-// Memory that may be accessed; `marks` has two marks for each byte: its last writer and last reader.
+// Memory that may be accessed; `marks` has two for each byte: its last writer, its last reader.
 typedef struct Memory {
     u64 start, end;
     u8 *state;       // see above; null: all may be read and written
@@ -90,8 +90,8 @@ static void first_function(void) {
 
 // ---------------------------------------------------------------- races
 //
-// A mark says which thread accessed a byte last, and how many barriers that thread had passed. Bits:
-// thread 28 | scope of the threads that share the mark 2 | barriers of warp 14, block 12, cluster 8.
+// A mark says which thread accessed a byte last, and how many barriers it had passed. In bits:
+// thread 28 | scope of the threads that share it 2 | barriers of warp 14, block 12, cluster 8.
 
 enum { ONE, OF_WARP, OF_BLOCK, OF_MORE };
 typedef struct { u32 thread, spread, warp, block, cluster; } Mark;
@@ -380,7 +380,7 @@ static void prepare(Thread *t, u32 index, Block *b, u32 tid) {
     t->block = b, t->tid = tid, t->state = READY, t->stack_low = low, t->stack_high = low + STACK;
     t->warp_syncs = t->block_syncs = t->arrivals = t->waits = t->releases = t->acquired = 0;
     t->remote = t->pending = t->site = 0;
-    // Stack tops have different offsets in their pages, so that they do not use the same cache sets.
+    // Stack tops have different offsets in their pages, so that they do not share cache lines.
     void **top = (void **)(low + STACK - 64 * (1 + index % 47)) - 1;
     *--top = (void *)first_function;
     for (int r = 0; r < 6; r++) *--top = 0;

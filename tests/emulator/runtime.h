@@ -76,8 +76,8 @@ static inline u16 bfloat_bits(float x) {
     u32 u = bits32(x);
     return x != x ? 0x7fff : (u + 0x7fff + (u >> 16 & 1)) >> 16;
 }
-// a * b + c of 16-bit floats as a float rounded to odd (its last bit is 1 if it is not exact), so that
-// rounding it to 16 bits gives the same as a single rounding.
+// a * b + c of 16-bit floats as a float rounded to odd (its last bit is 1 if it is not exact), so
+// that rounding it to 16 bits gives the same as a single rounding.
 static inline float fma_to_odd(float a, float b, float c) {
     double p = (double)a * b, s = p + c, z = s - p, lost = (p - (s - z)) + (c - z);
     float f = (float)s;
@@ -151,9 +151,9 @@ static inline u32 logic3(u32 a, u32 b, u32 c, u32 table) {
 
 // ---------------------------------------------------------------- approximate units
 //
-// Exact to the last bit while unit_seed is 0. Otherwise the error of each result is -1, -1/2, 0, 1/2
-// or 1 times the bound that NVIDIA documents, chosen by a hash of the seed and the operands: like on a
-// device, the same operands give the same result.
+// Exact to the last bit while unit_seed is 0. Otherwise the error of each result is -1, -1/2, 0,
+// 1/2 or 1 times the bound that NVIDIA documents, chosen by a hash of the seed and the operands:
+// the same operands give the same result, as on a device.
 
 extern u64 unit_seed;
 
