@@ -1,6 +1,6 @@
-"""From a factory to a cubin, without a GPU: what is compiled, what is kept, what is said.
+"""From a kernel factory to a cubin, without a GPU: compilation, the disk cache, error messages.
 
-A kernel of a few lines stands for all; those of the package have tests of their own.
+A kernel of a few lines stands for all; the kernels of the package have other tests.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FLOAT32 = (np.float32,)
 
 @intrinsic
 def put(typingctx, address, value):
-    """Write a whole number to memory."""
+    """Write an integer to memory."""
 
     def codegen(context, builder, sig, args):
         builder.store(args[1], builder.inttoptr(args[0], ir.IntType(64).as_pointer(1)))
@@ -57,7 +57,7 @@ def tiny(T):
 
 
 def test_one_word_a_field():
-    """The launcher writes the fields in a row: a parameter of eight bytes each, in their order."""
+    """The launcher writes the fields in order: each is one parameter of eight bytes."""
     ptx = compiler._ptx(Kernel(tiny, FLOAT32), 96, (9, 0))
     assert ptx.count(".param .u64") == len(KernelArgs._fields)
     assert ptx.count(".param ") == ptx.count(".param .u64")
@@ -69,7 +69,7 @@ def test_one_word_a_field():
 
 @pytest.mark.parametrize("capability", [(7, 5), (8, 0), (8, 9), (9, 0), (10, 0), (12, 0)])
 def test_cubin(capability):
-    """Machine code with an entry of a fixed name, and the assembler's log."""
+    """A cubin is machine code with an entry of a fixed name; the assembler's log is kept."""
     made = cubin(Kernel(tiny, FLOAT32), 128, capability)
     assert made.code.startswith(b"\x7fELF")
     assert f".text.{compiler.ENTRY}".encode() in made.code
@@ -81,13 +81,13 @@ def test_cubin(capability):
 
 @pytest.mark.parametrize("capability", [(3, 5), (14, 7)])
 def test_unknown_device(capability):
-    """Older than the compiler can, or newer than it knows."""
+    """Devices older than the compiler supports, or newer than it knows, raise RuntimeError."""
     with pytest.raises(RuntimeError, match=r"3\.5 is not supported|does not know .*sm_147"):
         cubin(Kernel(tiny, FLOAT32), 128, capability)
 
 
 def test_key(monkeypatch):
-    """All that decides what comes out decides where it is kept."""
+    """The cache key depends on everything that the machine code depends on."""
     kernel = Kernel(tiny, (np.float32, 3, Wide))
     start = kernel, 128, (9, 0)
     keys = [
@@ -126,7 +126,7 @@ def chosen(logp, logq, p, q, params):
 
 
 class Smooth(NamedTuple):
-    """One without."""
+    """A rule without an ``if``."""
 
     t: float = 0.5
 
@@ -147,7 +147,7 @@ def ruled(rule, T, lanes):
 
 
 def test_rules_that_no_vector_can_take(monkeypatch):
-    """A rule with an ``if`` is compiled for single numbers, and tried once; others for vectors."""
+    """A rule with an ``if`` is tried once for vectors, then compiled for scalars only."""
     tried = []
     kept = compiler._kept
     monkeypatch.setattr(compiler, "_kept", lambda k, *a: (tried.append(k.types), kept(k, *a))[1])
@@ -172,14 +172,14 @@ def broken(T, lanes):
 
 @pytest.mark.parametrize("rule", [Smooth, np.float32])
 def test_other_errors_are_told(rule):
-    """Of a rule that single numbers do not help either; of a kernel that evaluates no rule."""
+    """Compile errors are raised if scalars do not help the rule, or the kernel has no rule."""
     with pytest.raises(compiler.NumbaError, match="Cannot cast"):
         cubin(Kernel(broken, (rule, Wide)), 32, (9, 0))
     assert Smooth not in compiler._SCALAR_RULES
 
 
 def test_threads_compile_once():
-    """Eight ask for the same kernel; one compiles it."""
+    """Eight threads ask for the same kernel; one compiles it."""
     before = len(compiler.COMPILED)
     kernel = Kernel(tiny, (np.float64,))
     with ThreadPoolExecutor(8) as pool:
@@ -189,8 +189,8 @@ def test_threads_compile_once():
 
 
 def test_other_threads_keep_their_device():
-    """While a kernel is compiled for a device that is not there, numba-cuda's own users see none of
-    it.
+    """While a kernel is compiled for an absent device, other threads that use numba-cuda do not see
+    that device.
     """
     seen = []
 
@@ -211,7 +211,7 @@ def test_other_threads_keep_their_device():
     assert dispatcher.get_current_device is before
 
 
-# What a process of its own does: the factory stands in a copy of the package.
+# The source of a new process; the factory is in a copy of the package.
 TINY = """
 from llvmlite import ir
 from fusedce.kernels.cuda.toolchain import intrinsic, types
@@ -252,7 +252,7 @@ def run(text, cache, tree):
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
-    """The package with a kernel and a helper more."""
+    """Fixture: a copy of the package with one more kernel and its helper."""
     folder = tmp_path_factory.mktemp("tree")
     for name in ("fusedce", "kernels"):
         left_out = shutil.ignore_patterns("__pycache__")
@@ -267,7 +267,7 @@ def kept(cache):
 
 
 def test_edits_are_never_stale(tree, tmp_path):
-    """One cache for the package before an edit of a helper, after it, and before it again."""
+    """One cache serves the package before an edit of a helper, after it, and after its undoing."""
     helper = tree / "kernels/cuda/helper.py"
     found = []
     for text in (HELPER, HELPER.replace("0x1234567", "0x7654321"), HELPER):
@@ -281,7 +281,7 @@ def test_edits_are_never_stale(tree, tmp_path):
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_files(damage, tmp_path, monkeypatch):
-    """Compiled again, right, and whole afterwards."""
+    """A damaged file in the cache is compiled again and replaced by a complete one."""
     monkeypatch.setattr(compiler, "cache_folder", lambda: str(tmp_path))
     monkeypatch.setattr(compiler, "ours", lambda *things: True)
     job = Kernel(tiny, FLOAT32), 64, (9, 0)
@@ -303,7 +303,7 @@ def test_cache_that_cannot_be_written(tmp_path, monkeypatch):
 
 
 def test_what_is_not_ours_is_not_kept(tree, tmp_path):
-    """A user's rule is a type of the user's, whose source no stamp sees."""
+    """A user's rule is not cached on disk: its source is not a part of the stamp."""
     found = run("""
         class Mine: pass
         show(Mine)
@@ -315,7 +315,7 @@ def test_what_is_not_ours_is_not_kept(tree, tmp_path):
 
 
 def python(text, *options, **variables):
-    """A process of its own; (output, the error's last line)."""
+    """Run a new Python process; (its output, the last line of its errors)."""
     done = subprocess.run(
         [sys.executable, *options, "-c", textwrap.dedent(text)], cwd=ROOT, text=True,
         capture_output=True, timeout=LIMIT, check=False, env={**os.environ, **variables},
@@ -324,7 +324,7 @@ def python(text, *options, **variables):
 
 
 def test_numpy_without_row_stack():
-    """NumPy 2.5 is without it: kernels compile, and nobody else finds it afterwards."""
+    """Kernels compile with a NumPy without row_stack (2.5), and it is not left defined after."""
     said, error = python("""
         import numpy as np
         if hasattr(np, "row_stack"):
@@ -345,13 +345,13 @@ NAMED = "from fusedce.kernels.cuda.toolchain import cuda; print(cuda.implementat
 
 
 def test_numba_cuda_installed_without_its_pth():
-    """As pip --target installs it."""
+    """numba-cuda without its .pth file, as pip --target installs it, is found."""
     assert python(f"{HIDDEN}\n    {NAMED}")[0] == "NVIDIA"
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_numba_cuda_inside_numba():
-    """Somebody imported it first."""
+    """If the numba.cuda inside Numba was imported first, an ImportError says so."""
     said, error = python(f"{HIDDEN}\n    import numba.cuda\n    {NAMED}", "-W", "ignore")
     assert said == ""
     assert error.startswith("ImportError: numba.cuda is the one inside Numba")
@@ -359,7 +359,7 @@ def test_the_numba_cuda_inside_numba():
 
 @pytest.mark.parametrize("name", ["_numba_cuda_redirector", "numba_cuda", "cuda.bindings"])
 def test_numba_cuda_is_missing(name):
-    """One sentence says what to install."""
+    """The ImportError says in one sentence what to install."""
     said, error = python(f"""
         import sys
         sys.modules["{name}"] = None
@@ -377,7 +377,7 @@ def test_simulator():
 
 
 def test_compilers_are_missing(monkeypatch):
-    """NVVM is a library of its own, and nvJitLink another."""
+    """NVVM and nvJitLink are separate libraries; if one is missing, the error names the package."""
 
     def absent(name):
         raise RuntimeError(f"no {name}\nsearched here\nand there")

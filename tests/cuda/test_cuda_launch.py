@@ -1,4 +1,4 @@
-"""Launches as the driver sees them: nullcuda.c takes its place and writes down each call."""
+"""Launches as the driver sees them: nullcuda.c replaces the driver and records each call."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory):
-    """A folder with the null driver."""
+    """Fixture: a folder with the null driver."""
     folder = tmp_path_factory.mktemp("driver")
     options = ("-O2", "-shared", "-fPIC", "-o", str(folder / "libcuda.so.1"))
     source = str(ROOT / "tests/cuda/nullcuda.c")
@@ -56,7 +56,7 @@ def make_current(device):
 
 
 def run(driver, text, **variables):
-    """The driver's record of a script, as (name, facts) pairs, and what it printed."""
+    """Run a script; (its output, the driver calls that were recorded)."""
     end = "\nimport sys; sys.stdout.flush(); record.nullcuda_print()"
     env = os.environ | {"LD_LIBRARY_PATH": str(driver), "PYTHONPATH": str(ROOT)} | variables
     done = subprocess.run(
@@ -82,7 +82,7 @@ def words(launch):
 
 
 def test_a_launch(driver):
-    """Grid, block, stream, device; each field in its place, addresses added to offsets."""
+    """Grid, block, stream and device; all fields in order, with addresses added to offsets."""
     _, calls = run(driver, "runtime.run(simple, ADDRESSES, 0, 1234)")
     (launch,) = named(calls, "cuLaunchKernel")
     assert (launch.grid, launch.block, launch.shared) == ("7,1,1", "96,1,1", "0")
@@ -107,7 +107,7 @@ def test_a_launch(driver):
 
 
 def test_a_graph_is_noticed(driver):
-    """What it captures goes on using the scratch, if there is any."""
+    """``run`` is true if a graph captures launches with scratch memory, which it goes on using."""
     said, _ = run(driver, """
         none = (*ADDRESSES[:-1], 0)
         print([runtime.run(simple, a, 0, s) for a, s in
@@ -117,8 +117,8 @@ def test_a_graph_is_noticed(driver):
 
 
 def test_launches_again(driver):
-    """The driver is asked for launches and nothing else, whatever the addresses and the stream:
-    a graph can capture them, and nobody waits.
+    """Repeated calls make no driver calls but launches, for any addresses and stream: a graph can
+    capture them, and nothing waits.
     """
     _, calls = run(driver, """
         runtime.ready(simple, 0)
@@ -134,7 +134,7 @@ def test_launches_again(driver):
 
 
 def test_order_and_functions(driver):
-    """Launches go in order; a kernel is loaded once, for each number of threads a block."""
+    """Launches are in order; a kernel is loaded once for each number of threads per block."""
     _, calls = run(driver, """
         launches = [
             kernel_args.launch(k, blocks, threads, {"outer": blocks}, {})
@@ -153,7 +153,7 @@ def test_order_and_functions(driver):
 
 
 def test_shared_memory(driver):
-    """Above 48 KB it is asked for once, and again for more only."""
+    """Shared memory above 48 KB is requested once, and again only for a larger size."""
     _, calls = run(driver, """
         for kilobytes in (48, 100, 64, 100, 200):
             launch = kernel_args.launch(kernel, 1, 64, {}, {}, shared=kilobytes << 10)
@@ -168,7 +168,7 @@ def test_shared_memory(driver):
 
 
 def test_clusters(driver):
-    """The attribute of four blocks a cluster; the grid is in blocks."""
+    """The launch attribute says four blocks per cluster; the grid is in blocks."""
     _, calls = run(driver, """
         fields, places = {"outer": 3}, {"logits": ("logits", 16)}
         launches = (kernel_args.launch(kernel, 8, 256, fields, places, shared=1024, cluster=4),)
@@ -185,7 +185,7 @@ def test_clusters(driver):
 
 
 def test_devices(driver):
-    """Launched where it should be, with functions of that device; the caller's device stays."""
+    """Launches are on the given device, with its functions; the caller's device stays current."""
     said, calls = run(driver, """
         for before in (None, 0, 1):
             if before is not None:
@@ -204,7 +204,7 @@ def test_devices(driver):
 
 
 def test_threads(driver):
-    """Eight, on two devices, of the same launches: each launch whole, functions loaded once."""
+    """Eight threads on two devices share launches: no launch is mixed up, functions load once."""
     _, calls = run(driver, """
         def work(k):
             for n in range(200):
@@ -225,7 +225,7 @@ def test_threads(driver):
 
 
 def test_read(driver):
-    """A number from the device, after the work of its stream."""
+    """``read`` copies a number from the device after the work of its stream."""
     said, calls = run(driver, """
         numbers = np.array([1.5, -2.25])
         found = runtime.read(numbers.ctypes.data + 8, np.float64, 1, 33)
@@ -240,7 +240,7 @@ def test_read(driver):
 
 
 def test_wait(driver):
-    """One stream after another, without the host; 0 and 1 are one stream."""
+    """One stream waits for another without blocking the host; 0 and 1 are the same stream."""
     _, calls = run(driver, """
         make_current(0)
         runtime.wait(11, 22, 1)
@@ -259,7 +259,7 @@ def test_wait(driver):
 
 
 def test_errors(driver):
-    """One sentence; and the caller's device stays, also then."""
+    """Errors are one sentence, and the caller's device stays current."""
     said, _ = run(driver, """
         broken = (kernel_args.launch(kernel, 1, 64, {}, {}),)
         step = runtime.ready(broken, 1).steps[0]
@@ -277,7 +277,7 @@ def test_errors(driver):
 
 
 def test_host_cost(driver):
-    """Printed; the bound is a wide one, machines differ."""
+    """The host cost of a launch is printed; the bound is wide, because machines differ."""
     said, _ = run(driver, """
         record.nullcuda_quiet(1)
         bound = {name: (name, 0) for name in kernel_args.ARRAYS[:10]}

@@ -1,4 +1,4 @@
-"""Replayed GPU calls: what they launch, what they allocate, what they look at again."""
+"""Replayed GPU calls: what they launch, what they allocate, what they check again."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def filled(gpu, options):
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(o) or "plain")
 def test_the_same_launches(options, gpu):
-    """Other arrays, the same program: their addresses, new outputs, the very tuple of launches."""
+    """Other arrays reuse the program: the same launches, with their addresses and new outputs."""
     before = None
     for _ in range(4):
         z, t, more = gpu.array(Z()), gpu.array(K()), filled(gpu, options)
@@ -64,7 +64,7 @@ def test_the_same_launches(options, gpu):
 
 
 def test_the_same_tuple_of_launches(gpu, monkeypatch):
-    """By which the launcher knows what it has loaded."""
+    """The tuple of launches is the same object, by which the launcher finds what it has loaded."""
     seen = []
     monkeypatch.setattr(
         array_libraries, "launch", lambda library, launches, *_: seen.append(launches)
@@ -84,7 +84,7 @@ def program_of_one_launch():
 
 
 def variants(gpu):
-    """Calls of which no two may share a program."""
+    """Calls, no two of which may share a program."""
     z, t = Z(), K()
     yield (z, t), {}
     for memory in LAYOUTS.values():
@@ -114,7 +114,7 @@ def variants(gpu):
 
 
 def test_other_calls_are_other_programs(gpu):
-    """Whatever may change what is launched is a part of the signature."""
+    """Everything that may change the launches is a part of the signature."""
     calls = list(variants(gpu))
     for count in range(2):
         for n, (args, options) in enumerate(calls):
@@ -136,7 +136,7 @@ def moved(gpu, options):
 
 
 def test_what_takes_the_ordinary_way(gpu, monkeypatch):
-    """Copies, numbers that have to be brought there, and what is looked at first."""
+    """Calls that copy arrays or numbers to the device, or that validate, are not replayed."""
     z, t = gpu.array(Z()), gpu.array(K())
     odd = gpu.array(np.zeros(49, np.uint8)[1:].view(np.float32).reshape(4, 3))
     crop = gpu.array(np.zeros((2, 3, 5, 7), np.float32)[:, :, :4, :5])
@@ -153,7 +153,7 @@ def test_what_takes_the_ordinary_way(gpu, monkeypatch):
 
 
 def test_new_arrays_off_sixteen(gpu, monkeypatch):
-    """An allocator that aligns less: the ordinary way, where the kernels are told."""
+    """If the allocator aligns to less than 16 bytes, calls are planned anew, for that offset."""
     z, t = gpu.array(Z()), gpu.array(K())
     fusedce.cross_entropy(z, t)
     aligned = gpu.library.empty
@@ -171,11 +171,11 @@ def test_new_arrays_off_sixteen(gpu, monkeypatch):
         assert len(gpu.problems) == 2 + n
     cpu_replay._PREPARED.clear()
     fusedce.cross_entropy(z, t)
-    assert not cpu_replay._PREPARED  # nor is it kept for arrays that lie better
+    assert not cpu_replay._PREPARED  # nor is it kept for aligned arrays
 
 
 def test_errors_of_known_signatures(gpu):
-    """Nothing that an ordinary call refuses goes through in a repeated one."""
+    """A repeated call raises the same errors as an ordinary one."""
     memory = np.zeros(64, np.float32)
 
     def z():
@@ -214,7 +214,7 @@ def test_errors_of_known_signatures(gpu):
 
 @pytest.mark.parametrize("name", ["softmax", "log_softmax", "sigmoid", "log_sigmoid"])
 def test_activations(name, gpu):
-    """Each its own, by axis, layout and whether it replaces the logits."""
+    """Each activation has a program per axis, dtype and kind of output (new, given, in place)."""
     fn = getattr(fusedce, name)
     axes = ({}, {"axis": 0}, {"axis": 1}) if name.endswith("softmax") else ({},)
     for count in range(2):
@@ -262,7 +262,7 @@ def test_no_more_than_so_many(gpu, monkeypatch):
 
 
 def test_eight_threads(gpu):
-    """Each finds its own arrays in what it launched."""
+    """Each of eight threads launches with the addresses of its own arrays."""
     start = threading.Barrier(8)
     seen = threading.local()
 
@@ -285,7 +285,7 @@ def test_eight_threads(gpu):
 
 
 def test_cpu_calls_in_between(gpu):
-    """The same shapes and options on either side."""
+    """CPU and GPU calls with the same shapes and options do not affect each other."""
     want = fusedce.cross_entropy(Z(), K())
     for _ in range(3):
         fusedce.cross_entropy(gpu.array(Z()), gpu.array(K()))

@@ -1,4 +1,4 @@
-"""What only a GPU has: its arrays, streams, graphs, threads, devices, and what fits on it."""
+"""Tests that need a GPU: its arrays, streams, graphs, threads, devices, and large arrays."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RNG = np.random.default_rng
 
 @pytest.fixture(scope="module", name="spin")
 def spinning_kernel(cupy):
-    """Keeps the current stream busy for about half a second."""
+    """Fixture: a kernel that keeps the current stream busy for about half a second."""
     kernel = cupy.RawKernel(SPIN, "spin")
     kernel((1,), (1,), (1,))  # compiled and loaded
 
@@ -41,7 +41,7 @@ def spinning_kernel(cupy):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_results_are_cupys(gpu, cupy, dtype):
-    """A loss without axes stays on the device; outputs are the very arrays given."""
+    """Results are CuPy arrays, also a loss without axes; given outputs are returned."""
     z, t = map(gpu.put, case((9, 5), dtype))
     loss, grad, hess = fusedce.cross_entropy(z, t, return_hessian=True)
     assert all(type(a) is cupy.ndarray for a in (loss, grad, hess))
@@ -73,7 +73,7 @@ def test_mixed_arguments():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_torch_tensors(gpu, dtype):
-    """Tensors in and out, bfloat16 by its own name; what wants a gradient of its own is refused."""
+    """Tensors in and out, also in bfloat16; a tensor that requires grad raises TypeError."""
     torch = pytest.importorskip("torch")
     z, t = case((33, 100), dtype)
     bits = z.view(np.int16) if dtype == "bfloat16" else z
@@ -126,7 +126,7 @@ def test_numba_and_nobodys_arrays(gpu, cupy):
 @pytest.mark.parametrize(("activation", "bad"), [("softmax", 5), ("softmax", -1), ("sigmoid", 6),
                                                  ("softmax", 2**62)])  # fmt: skip
 def test_bad_labels(gpu, activation, bad):
-    """NaN in their rows alone, an error with ``validate=True``, and a context that still works."""
+    """A wrong label makes only its row NaN, raises with ``validate``, and causes no CUDA error."""
     z, t = case((9, 5))
     good = gpu.cross_entropy(z, t, activation=activation, reduction="none")
     t[3] = bad
@@ -153,7 +153,7 @@ def test_bad_labels(gpu, activation, bad):
 
 
 def test_nothing_waits(gpu, cupy, spin):
-    """The call is back while the device is still busy with what came before."""
+    """A call returns while the device is still busy with earlier work."""
     z, t = map(gpu.put, case())
     calls = [
         lambda: fusedce.cross_entropy(z, t),
@@ -178,7 +178,7 @@ def test_nothing_waits(gpu, cupy, spin):
 
 
 def test_the_current_stream(gpu, cupy, spin):
-    """Work follows what is on the stream already, and what comes next follows it."""
+    """A call's work is ordered on the current stream: after earlier work, before later work."""
     z, t = case()
     want = gpu.cross_entropy(z, t)
     there, labels, late = gpu.put(np.zeros_like(z)), gpu.put(t), gpu.put(z)
@@ -196,7 +196,7 @@ def test_the_current_stream(gpu, cupy, spin):
 
 
 def test_a_graph(gpu, cupy):
-    """Captured once, it works on whatever is in the arrays."""
+    """A captured graph computes with the values that the arrays have at each launch."""
     z, t = case()
     there, labels = gpu.put(z), gpu.put(t)
     stream = cupy.cuda.Stream(non_blocking=True)
@@ -217,7 +217,7 @@ def test_a_graph(gpu, cupy):
 
 
 def test_threads(gpu, cupy):
-    """Eight, each on a stream of its own, first calls among them."""
+    """Eight threads, each on its own stream; some calls are the first of their kind."""
     shapes = [(33 + k % 3, 100 + k % 4) for k in range(8)]
     data = [case(shape, seed=k) for k, shape in enumerate(shapes)]
     want = [gpu.focal(z, t, gamma=1.25, activation="softmax") for z, t in data]
@@ -245,7 +245,7 @@ def test_threads(gpu, cupy):
 
 
 def test_two_devices(gpu, cupy):
-    """The arrays' device is where the work is done, whichever is current."""
+    """The work is done on the device of the arrays, even if another is current."""
     if cupy.cuda.runtime.getDeviceCount() < 2:
         pytest.skip("one GPU")
     z, t = case()
@@ -278,7 +278,7 @@ def test_memory_does_not_grow(gpu, cupy):
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_more_than_two_to_the_31_elements(gpu, cupy, activation):
-    """In place in float16: every row is that of the first thousand, and these are right."""
+    """In place in float16: all rows repeat the first thousand, which equal the reference."""
     if cupy.cuda.runtime.memGetInfo()[0] < 12 << 30:
         pytest.skip("less than 12 GB of memory are free")
     rng = RNG(5)
@@ -309,7 +309,7 @@ def test_more_than_two_to_the_31_elements(gpu, cupy, activation):
 
 
 def test_rows_far_apart(gpu, cupy):
-    """More than 2**32 bytes from one row to the next, in and out."""
+    """Inputs and outputs with rows, or classes, far apart: offsets exceed 2**32 bytes."""
     if cupy.cuda.runtime.memGetInfo()[0] < 16 << 30:
         pytest.skip("less than 16 GB of memory are free")
     z, t = case((3, 5), "float16")

@@ -1,4 +1,4 @@
-"""The layouts of test_layouts.py on a GPU. Fewer numbers of classes: each has its own kernels."""
+"""The layouts of test_layouts.py on a GPU, with fewer class counts: each needs its own kernels."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The numbers of a GPU beside those of the CPU: sizes, layouts, runs.
+"""The results of a GPU compared with the CPU's: sizes, layouts, repeated runs.
 
-The cases of the CPU suite, against the float64 reference, run there in test_gpu_suite.py.
+test_gpu_suite.py runs the cases of the CPU suite, against the float64 reference, on the GPU.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ FORMS = [("softmax", "index"), ("softmax", "soft"), ("sigmoid", "index"), ("sigm
 SHAPES = [(1, 1), (1, 2), (3, 1000), (33, 7), (1000, 80), (257, 1023), (64, 4096), (20, 32_001),
           (5, 58_113), (300, 130_000)]  # fmt: skip
 RNG = np.random.default_rng
-# A curvature, and a gradient by soft labels, has zeros, where 1e-7 of its terms is left of it: on
-# the CPU as well.
+# A Hessian, or a gradient with soft labels, crosses zero: its terms cancel there and leave rounding
+# errors of 1e-7 of their size, on the CPU as well.
 CANCELS = 3e-3
 
 
@@ -46,7 +46,7 @@ def test_as_the_cpu(gpu, activation, form, shape, dtype):
 @pytest.mark.parametrize("offset", [0, 1, 3])
 @pytest.mark.parametrize("layout", ["rows", "columns", "every other", "wider", "backwards"])
 def test_layouts(gpu, layout, offset, dtype):
-    """Strides, orders, and rows that start anywhere between two multiples of 16 bytes."""
+    """Strides, orders of axes, and rows at any offset from a multiple of 16 bytes."""
     for C in (5, 100, 1000, 40_003):
         z, t = case((17, C), dtype)
         big = np.zeros(3 * z.size + 64, z.dtype)
@@ -71,7 +71,7 @@ def test_layouts(gpu, layout, offset, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_images(gpu, dtype):
-    """The class axis before rows: coalesced along them."""
+    """The class axis before the last axis: accesses are coalesced along the last axis."""
     for C, inner in ((3, 1), (21, 1024), (21, 1025), (100, 33), (2000, 40)):
         z, t = make("softmax", "index", dtype, (3, C, inner), RNG(C), axis=1)
         for name in ("cross_entropy", "focal"):
@@ -83,7 +83,7 @@ def test_images(gpu, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_five_runs(gpu, dtype):
-    """The same bits, run after run, in new memory and in memory used before."""
+    """Five runs give the same bits, in new memory and in memory used before."""
     for shape, axis in (((2000, 80), 1), ((300, 32_001), 1), ((20, 130_000), 1), ((4, 21, 999), 1)):
         for activation, form in FORMS:
             z, t = make(activation, form, dtype, shape, RNG(1), axis)
@@ -94,7 +94,7 @@ def test_five_runs(gpu, dtype):
 
 
 def test_denominator_on_the_device(gpu, cupy):
-    """A number that only the device knows, of each dtype, is that number."""
+    """A denominator in device memory, of any dtype, gives the same bits as one on the host."""
     z, t = map(gpu.put, case())
     want = fusedce.cross_entropy(z, t, denominator=7.0)
     for dtype in (np.float32, np.float64, np.int64, np.float16):
@@ -104,7 +104,7 @@ def test_denominator_on_the_device(gpu, cupy):
 
 
 def test_bfloat16_is_what_it_says(gpu):
-    """A tensor's bits are read as bfloat16, not as the float16 of the same width."""
+    """bfloat16 logits are read as bfloat16, not as float16, which has the same width."""
     z = np.array([[1.0, 2.0, -3.0]], ml_dtypes.bfloat16)
     loss, _ = gpu.cross_entropy(z, np.array([1]))
     assert loss == pytest.approx(np.log(1 + np.exp(-1.0) + np.exp(-5.0)), rel=1e-6)

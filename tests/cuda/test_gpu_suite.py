@@ -1,7 +1,7 @@
 """The cases of the CPU suite on a GPU: the same functions, with every array moved to CuPy.
 
-Left out is what has no meaning there: host threads, NumPy's own kinds of arrays, sizes of the CPU's
-loops, labels that are refused (on a GPU they are found with ``validate=True`` only).
+Tests without a meaning on a GPU are left out: host threads, NumPy's kinds of arrays, block sizes of
+the CPU's loops, errors for wrong labels (a GPU raises them only with ``validate=True``).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LEFT_OUT = {
 def borrowed():
     """(module, name, function) of every test that is run here."""
     for name, left_out in LEFT_OUT.items():
-        with contextlib.suppress(pytest.skip.Exception):  # what the module needs is not there
+        with contextlib.suppress(pytest.skip.Exception):  # what the module needs is not installed
             module = importlib.import_module(f"tests.core.{name}")
             tests = {k: f for k, f in vars(module).items() if k.startswith("test_")}
             assert left_out <= set(tests)
@@ -54,7 +54,7 @@ for _module, _name, _function in BORROWED:
 
 @pytest.fixture(scope="module", autouse=True)
 def on_the_gpu(cupy):
-    """For the tests of this module, what they call fusedce works on the device."""
+    """Fixture: ``fusedce`` in the tests of this module works on the device."""
     with pytest.MonkeyPatch.context() as patch:
         for module in {module.__name__: module for module, _, _ in BORROWED}.values():
             if hasattr(module, "fusedce"):

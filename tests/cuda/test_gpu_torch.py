@@ -1,4 +1,4 @@
-"""Tensors on a GPU: fusedce.adapters.torch gives there what it gives on the CPU."""
+"""Tensors on a GPU: fusedce.adapters.torch gives the same results as on the CPU."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_as_on_the_cpu(name, reduction, dtype):
 
 @each_loss
 def test_strides(name):
-    """Every other column of columns first."""
+    """Strided logits: every other column of a column-major array, each column twice."""
     where = lambda z: z.t().contiguous().t()[:, ::2].repeat_interleave(2, 1)  # noqa: E731
     here, there = (derivatives(name, d, torch.float32, "sum", 1.0, where) for d in ("cpu", "cuda"))
     for a, b in zip(here, there, strict=True):
@@ -61,7 +61,7 @@ def test_strides(name):
 
 @each_loss
 def test_streams_and_no_waiting(name):
-    """Work goes to torch's current stream, and a loss is computed without a wait for the device."""
+    """Work is on torch's current stream, and a loss is computed without waiting for the device."""
     want = derivatives(name, "cuda", torch.float32, "mean")
     stream = torch.cuda.Stream()
     torch.cuda.set_sync_debug_mode("error")
@@ -90,7 +90,7 @@ def test_compiled(name):
 
 
 def test_labels_out_of_range_are_nan():
-    """No stray read and no poisoned context: the row is NaN."""
+    """A label out of range makes its row NaN; it causes no illegal access and no CUDA error."""
     z = Z.cuda().requires_grad_()
     loss = fused.cross_entropy(z, torch.where(Y == 7, 5000, Y).cuda(), reduction="none")
     loss.sum().backward()

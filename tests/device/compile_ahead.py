@@ -1,8 +1,8 @@
-"""Compile the wanted kernels for sm_90 in order of worth, as long as there is time.
+"""Compile the wanted kernels for sm_90, the most important first, as long as there is time.
 
-``python -m tests.device.compile_ahead WANTED FOLDER SECONDS [JOBS]``, with FOLDER/cubins and
-FOLDER/manifest.json as the result. What was compiled by an earlier run is in NUMBA_CACHE_DIR and
-takes no time. No GPU and no driver are needed.
+``python -m tests.device.compile_ahead WANTED FOLDER SECONDS [JOBS]`` writes FOLDER/cubins and
+FOLDER/manifest.json. Kernels that an earlier run compiled are in NUMBA_CACHE_DIR and take no time.
+No GPU and no driver are needed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def compile_one(job):
     used = []
 
     def key(*kernel):
-        """Note which kernel is really compiled: of vectors, or of single numbers."""
+        """Note which kernel is really compiled: for vectors, or for scalars."""
         used.append(kernel)
         return make_key(*kernel)
 
@@ -71,7 +71,7 @@ def main():
 
 
 def store(entries, folder):
-    """Copy the cubins that are on disk and write the manifest; how many there are."""
+    """Copy the cubins that are on disk and write the manifest; returns their number."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "cubins").mkdir(parents=True)
     there = [e for e in entries if Path(cache_folder(), e["file"]).exists()]

@@ -1,7 +1,7 @@
-"""A pytest plugin that ends a session before its stage ends, so that a summary is printed.
+"""A pytest plugin that ends a session before the stage's time limit, so that a summary is printed.
 
-STAGE_SECONDS: what the whole run may take. With pytest-xdist a timer interrupts the first process,
-whatever the workers are at; else no test is begun any more.
+STAGE_SECONDS: the time that the whole run may take. With pytest-xdist, a timer interrupts the main
+process, whatever the workers are doing; without it, no further test is started.
 """
 
 import os
@@ -10,13 +10,13 @@ import time
 
 import pytest
 
-LEAVE = 15  # seconds for the test under way or, 10 of them, the end of the workers; the summary
+LEAVE = 15  # seconds for the current test (or 10 s for the workers to end) and for the summary
 START = time.monotonic()
 SAID = "no time left"
 
 
 class Deadline:
-    """Stops a session so many seconds after the start of the process."""
+    """Stops a session ``LEAVE`` seconds before the process has run for ``seconds``."""
 
     def __init__(self, seconds):
         self.end, self.session = START + seconds - LEAVE, None

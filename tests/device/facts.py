@@ -1,7 +1,7 @@
-"""What is on the GPU machine, and what could not be known without one.
+"""Facts about the GPU machine: its software, and answers that need a GPU.
 
-``python3 -m tests.device.facts FILE``: a line for each question, and the answers in FILE as JSON.
-KIT is the folder where what was carried lies unpacked.
+``python3 -m tests.device.facts FILE``: prints a line for each question, and writes the answers to
+FILE as JSON. KIT is the folder with the unpacked files that were brought along.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CARRIED = Path(__file__).resolve().parents[2] / ".gpu"
 
 
 def run(*words):
-    """What a command says, in one line; RuntimeError where it fails."""
+    """The output of a command in one line; RuntimeError if it fails."""
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
     said = " | ".join((done.stdout + done.stderr).strip().splitlines())[:1000]
     if done.returncode:
@@ -48,7 +48,7 @@ def python():
 
 
 def versions():
-    """The first of each that is found is the one that is imported."""
+    """The versions of the distributions; the first one found is the one that is imported."""
     found = {}
     for each in metadata.distributions():
         name = (each.metadata["Name"] or "").lower().replace("_", "-")
@@ -80,22 +80,22 @@ def numba_cuda():
 
 
 def cubins():
-    """How many were put in place."""
+    """How many cubins of the kit are put in place."""
     return run(sys.executable, "-m", "tests.device.rename", str(KIT))
 
 
 def a_call():
-    """The first launch: the driver takes the block of parameters, or not."""
+    """The first launch: whether the driver accepts the block of parameters."""
     return called(*FIRST)
 
 
 def a_cluster():
-    """The first launch with the attribute of clusters."""
+    """The first launch with the cluster attribute."""
     return called(*CLUSTER)
 
 
 def called(shape, dtype):
-    """Loss, sums of the gradient's rows, and the time that a call takes the host."""
+    """Checks the loss and the row sums of the gradient; measures the host time of a call."""
     import cupy
     import numpy as np
 
@@ -128,13 +128,13 @@ def called(shape, dtype):
 
 
 def device_facts():
-    """As the kernels are planned for."""
+    """The facts of the device that kernels are planned for."""
     runtime = importlib.import_module("fusedce.kernels.cuda.runtime")
     return str(runtime.facts(0))
 
 
 def newer_machine_code():
-    """Whether this driver loads what the newest compilers of CUDA 13 make."""
+    """Whether this driver loads code of the newest compilers of CUDA 13."""
     from cuda.bindings import driver
 
     from fusedce.kernels.cuda import runtime
@@ -159,7 +159,7 @@ QUESTIONS = (gpu, python, versions, libraries, tools, numba_cuda, cubins, device
 
 
 def answer(question):
-    """What a question says, or which error it ends with; and the seconds."""
+    """(the answer to a question, or its error; the seconds it took)."""
     start = time.perf_counter()
     try:
         said = question()

@@ -21,7 +21,7 @@ def word(thing):
 
 
 def found(factory, types, registers, threads):
-    """What ``written`` has written; LookupError where a name is no more."""
+    """The (kernel, threads) of what ``written`` returns; LookupError for a name that is gone."""
     return Kernel(named(factory), tuple(map(named, types)), registers), threads
 
 
@@ -36,7 +36,7 @@ def named(thing):
 
 @functools.cache
 def in_tables(module):
-    """The types of a module that stand in one of its tables, not under a name of their own."""
+    """The types of a module that are only in one of its tables, not module attributes, by name."""
     tables = [v for v in vars(importlib.import_module(module)).values()
               if isinstance(v, (dict, list, tuple))]  # fmt: skip
     things = [t for v in tables for t in (v.values() if isinstance(v, dict) else v)]

@@ -1,7 +1,7 @@
-"""``python -m tests.device.newest WANTED FILE``: one kernel for sm_90 by the compilers found here.
+"""``python -m tests.device.newest WANTED FILE``: compile one kernel for sm_90 with this toolchain.
 
-Where the tests are installed these are the newest of CUDA 13. Whether a driver of CUDA 13.0 loads
-what they make is asked on the GPU machine (facts.py); FILE begins with a line that names them.
+Where the test dependencies are installed, this is the newest toolchain of CUDA 13. facts.py checks
+on the GPU machine whether a driver of CUDA 13.0 loads its code. The first line of FILE names it.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""One call of a case of the benchmark, for a profiler that looks between start and stop only.
+"""One call of a benchmark case, for a profiler that records only between start and stop.
 
 ``ncu --profile-from-start off python3 -m tests.device.one_case 65536x1000-bfloat16``
 """

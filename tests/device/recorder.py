@@ -1,9 +1,9 @@
 """A pytest plugin that notes which kernels the GPU tests launch, on a machine without a GPU.
 
 ``PYTHONOPTIMIZE=1 RECORD=folder python -m pytest --assert=plain -p tests.device.recorder ...``
-Arrays have a layout and no memory, launches are written down and not done, and every result is
-zero. So nothing can be compared: Python leaves the assertions of the tests out, and what else
-compares does nothing here.
+Arrays have a layout and no memory, launches are recorded and not executed, and every result is
+zero. So nothing can be compared: Python skips the assertions of the tests, and functions that
+compare are replaced here by ones that do nothing.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Array(Nowhere):
 
     def __init__(self, layout, host=None):
         super().__init__(layout)
-        self.host = host  # the numbers it was made of
+        self.host = host  # the host array that it was made from
         self.shape, self.dtype, self.ndim = layout.shape, layout.dtype, len(layout.shape)
         self.device = SimpleNamespace(id=0)
 
     def of(self, seen):
-        """The array that a view of this one's layout describes."""
+        """The array whose layout is that of ``seen``, a view of this one's layout."""
         return Array(Layout(seen.ctypes.data, seen.shape, seen.strides, seen.dtype, 0))
 
     @property
@@ -50,7 +50,7 @@ class Array(Nowhere):
         return device_view(self.layout)
 
     def __getitem__(self, key):
-        """A view; of elements that an array names, only one could be looked up, so the first."""
+        """A view; for an index array, whose values are unknown, a view of the first element."""
         return self.of(self.seen[:1] if isinstance(key, Array) else self.seen[key])
 
     def __setitem__(self, key, value):
@@ -101,7 +101,7 @@ LIBRARY = Library()
 
 
 class Recorded(tests.cuda.gpu.OnGpu):
-    """fusedce on NumPy arrays, of which only the layout goes to the imagined device."""
+    """fusedce on NumPy arrays, of which only the layout is passed to the imagined device."""
 
     def __getattr__(self, name):
         found = getattr(fusedce, name)
@@ -113,7 +113,7 @@ class Recorded(tests.cuda.gpu.OnGpu):
         return super().call(function, args, options)
 
     def put(self, a):
-        """An array that lies as this one does, as far from a multiple of 16 bytes."""
+        """An array with the same strides and the same offset from a multiple of 16 bytes."""
         a = tests.cuda.gpu.readable(a)
         layout = LIBRARY.empty(a.shape, a.dtype).layout
         if a.size == 0:
@@ -124,21 +124,21 @@ class Recorded(tests.cuda.gpu.OnGpu):
         return Array(layout._replace(address=address, strides=a.strides), a)
 
     def get(self, b):
-        """An input as it was; a result is zero."""
+        """An input is returned as it was; a result is zero."""
         return np.zeros(b.shape, b.dtype) if b.host is None else b.host
 
     def fetch_into(self, a, b):
-        """Nothing comes back."""
+        """Nothing is copied back."""
 
 
 def launch(library, launches, *_):
-    """Note the kernels."""
+    """Count the kernels of the launches."""
     for each in launches:
         COUNTS[each.kernel, each.threads] += 1
 
 
 def cupy():
-    """As much of CuPy as the tests ask for by name; anything else is a mock."""
+    """A fake CuPy with the functions that the tests need; anything else is a mock."""
     module = mock.MagicMock()
     module.ndarray, module.empty = Array, LIBRARY.empty
     module.zeros = module.ones = LIBRARY.empty
@@ -152,12 +152,12 @@ def cupy():
 
 
 def nothing(*_, **__):
-    """In the place of a comparison."""
+    """Takes the place of a comparison and does nothing."""
 
 
 def nothing_is_compared():
-    """Results are zero; so what the tests expect need not be computed, which takes most of their
-    time. What is not replaced here only makes the recording slower.
+    """Replace functions that compute or compare expected results, which takes most of the tests'
+    time: all results are zero. What is not replaced here only makes the recording slower.
     """
     for name in dir(np.testing):
         if name.startswith("assert_"):
@@ -175,13 +175,13 @@ def nothing_is_compared():
 
 
 def expected(name, logits, targets, *, scales=False, **_):
-    """Loss, gradient and Hessian, and as many bounds for their errors."""
+    """Zeros for loss, gradient and Hessian, and for the bounds of their errors."""
     found = (np.zeros(np.shape(logits)),) * 3
     return (found, found) if scales else found
 
 
 def called(name, logits, targets, dtype="float64", *, activation, slack=1.0, **options):
-    """What ``tests.core.test_losses.check`` calls."""
+    """The call that ``tests.core.test_losses.check`` makes, without its comparison."""
     from tests.core import test_losses
 
     own = {k: float(np.float32(v)) for k, v in test_losses.RULES[name].items()}
@@ -204,13 +204,13 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that compare with the CPU make the same calls there: these are noted too, not done."""
+    """Tests that compare with the CPU also call it: these calls are recorded, not computed."""
     for module in {item.module for item in items if hasattr(item, "module")}:
         module.fusedce = Recorded(None)
 
 
 def pytest_unconfigure(config):
-    """A file for each process of the tests."""
+    """Write the recorded kernels: one file for each process of the tests."""
     found = [(*names.written(*kernel), n) for kernel, n in COUNTS.most_common()]
     path = Path(os.environ["RECORD"], f"{os.getpid()}.jsonl")
     path.write_text("".join(f"{json.dumps(line)}\n" for line in found))

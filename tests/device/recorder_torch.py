@@ -1,4 +1,4 @@
-"""The part of recorder.py for test_gpu_torch.py: tensors of the CPU that pass for a GPU's."""
+"""The part of recorder.py for test_gpu_torch.py: CPU tensors take the place of GPU tensors."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ to = torch.Tensor.to
 
 
 def moved(tensor, *args, **options):
-    """Stays where it is."""
+    """``Tensor.to``, but "cuda" means the CPU: the tensor stays there."""
     return to(tensor, *("cpu" if a == "cuda" else a for a in args), **options)
 
 
 def array(tensor):
-    """The layout of a tensor, as what fusedce is called with."""
+    """The layout of a tensor, as the array that fusedce is called with."""
     if tensor is None:
         return None
     dtype = array_libraries._from_torch(tensor.dtype)
@@ -30,7 +30,7 @@ def array(tensor):
 
 
 def install():
-    """Instead of CUDA; whatever is not replaced here ends its test."""
+    """Replace torch's CUDA functions; a test that uses one not replaced here fails."""
     torch.cuda.is_available = lambda: True
     torch.Tensor.to, torch.Tensor.cuda = moved, lambda tensor, **_: tensor.clone()
     torch.cuda.Stream = torch.cuda.set_sync_debug_mode = mock.MagicMock()

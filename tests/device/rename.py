@@ -1,10 +1,10 @@
 """On the GPU machine: put the cubins compiled elsewhere where fusedce looks for them here.
 
-``python3 -m tests.device.rename FOLDER``, of FOLDER/manifest.json and FOLDER/cubins. The name of a
-cubin is a hash of its kernel and of the compilers, which may have other versions or sizes here; the
-code is as good. Code of other sources is not: then nothing is put in place. Where NVVM cannot be
-loaded there are no such names: then FOLDER/toolchain says which compilers were used elsewhere, and
-sitecustomize.py makes that the answer.
+``python3 -m tests.device.rename FOLDER`` uses FOLDER/manifest.json and FOLDER/cubins. The file name
+of a cubin has a hash of its kernel and of the compilers. These may have other versions or sizes
+here; the cubins are valid all the same. Cubins of other sources are not: then none is put in place.
+If NVVM cannot be loaded, there is no toolchain to hash: then FOLDER/toolchain names the compilers
+that were used elsewhere, and sitecustomize.py makes fusedce use that.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.device import names
 
 
 def toolchain(folder, manifest):
-    """That of this machine, or, if there is none, that of the manifest; and where it is from."""
+    """(toolchain of this machine or, if there is none, of the manifest; which of them it is)."""
     try:
         return compiler.toolchain(), "of this machine"
     except ImportError as error:
@@ -32,7 +32,7 @@ def toolchain(folder, manifest):
 
 
 def rename(folder):
-    """(how many cubins are in place, how many there are, what to tell)."""
+    """Put the cubins in place; (how many are in place, how many there are, a message)."""
     manifest = json.loads((folder / "manifest.json").read_text())
     number, target = len(manifest["kernels"]), Path(cache_folder())
     if target.name != manifest["stamp"]:

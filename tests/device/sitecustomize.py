@@ -1,9 +1,9 @@
-"""Goes with the packages that are carried to the GPU machine, and is imported by Python itself.
+"""Is copied to the GPU machine with the packages, and is imported by Python at its start.
 
-The redirector of numba-cuda has to be imported before numba.cuda. Installed, a .pth file does that;
-such files are read in site-packages only, and carried packages lie elsewhere. FUSEDCE_TOOLCHAIN
-names a file that tests/device/rename.py writes where NVVM cannot be loaded: kernels compiled ahead
-are then looked up by the compilers that made them.
+The redirector of numba-cuda must be imported before numba.cuda. In an installation a .pth file does
+that, but such files are read in site-packages only, and the copied packages are elsewhere.
+FUSEDCE_TOOLCHAIN names a file that tests/device/rename.py writes if NVVM cannot be loaded: kernels
+compiled ahead are then looked up by the compilers that made them.
 """
 
 import ast
@@ -18,7 +18,7 @@ _path = os.environ.get("FUSEDCE_TOOLCHAIN", "")
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Gives the module that asks for the toolchain the one in the file."""
+    """Makes ``toolchain`` of fusedce.kernels.cuda.compile return the one in the file."""
 
     def find_spec(self, name, path=None, target=None):
         if name != "fusedce.kernels.cuda.compile":

@@ -1,11 +1,12 @@
-"""One call of every kernel family beside the float64 oracle: ``python3 tests/device/smoke.py``.
+"""Calls of every kernel family compared with the oracle: ``python3 -m tests.device.smoke``.
 
-Each family runs in a process of its own, for a CUDA error that sticks spoils the process: what came
-after it is tried again in a new one. No CPU kernel is compiled; the oracle works on one block of
-rows, and a large array is that block many times. A call is made twice: the second goes
-the short way of fusedce/backends/cuda_replay.py and must give the same bits.
+Each family runs in its own process, because after a sticky CUDA error every later call in a process
+fails: the calls after it are made in a new process. No CPU kernel is compiled; the oracle computes
+one block of rows, and a large array repeats that block. Each call is made twice: the second one is
+replayed by fusedce/backends/cuda_replay.py and must give the same bits.
 
-SMOKE_LOG: a file for one line a call. STAGE_SECONDS: when to end. SMOKE_JOBS: processes at a time.
+SMOKE_LOG: a file that gets one line per call. STAGE_SECONDS: the time limit. SMOKE_JOBS: the number
+of parallel processes.
 """
 
 from __future__ import annotations
@@ -27,19 +28,19 @@ from tests.reference import reference
 BAR = {"float64": 1e-11, "float32": 2e-5, "float16": 2.0**-10, "bfloat16": 2.0**-7}  # relative
 SMALLEST = {"float64": 1e-300, "float32": 1e-37, "float16": 2.0**-23, "bfloat16": 1e-37}
 LEAVE = 5  # seconds before the stage ends
-DEATHS = 3  # of processes of a family, after which its other calls are left out
+DEATHS = 3  # the number of crashed processes after which the other calls of a family are left out
 
 
 # --------------------------------------------------------------------- the oracle
 
 
 def wide_float(a):
-    """The numbers as they are stored, in the widest float."""
+    """The stored numbers, as longdouble."""
     return a.astype(np.float64).astype(np.longdouble)
 
 
 def activated(name, z, axis):
-    """softmax, sigmoid and their logarithms."""
+    """softmax, sigmoid or their logarithms, in longdouble."""
     z = wide_float(z)
     log = -np.logaddexp(0, -z) if name.endswith("sigmoid") else log_softmax(z, axis)
     return log if name.startswith("log") else np.exp(log)
@@ -51,7 +52,7 @@ def log_softmax(z, axis):
 
 
 def cross_entropy(z, t, axis):
-    """(sum of losses, gradient) of classes or of a distribution, in time linear in the classes."""
+    """(sum of losses, gradient) for class indices or soft labels, in time linear in the classes."""
     if t.ndim < z.ndim:
         classes = np.arange(z.shape[axis]).reshape(-1, *(1,) * (z.ndim - axis - 1))
         t = np.expand_dims(t, axis) == classes
@@ -60,7 +61,7 @@ def cross_entropy(z, t, axis):
 
 
 def right_results(case: Case, z, t, weight):
-    """(loss, gradient of one block) of all blocks together; most by tests/reference.py."""
+    """(loss of all blocks, gradient of one block); most are computed by tests/reference.py."""
     family, times = case.family, case.size.times
     if (family.function, family.activation, family.options) == ("cross_entropy", "softmax", {}):
         loss, grad = cross_entropy(z, t, family.axis)
@@ -75,12 +76,12 @@ def right_results(case: Case, z, t, weight):
 
 
 def repeated(a, times):
-    """The array many times along its first axis."""
+    """The array repeated ``times`` times along its first axis."""
     return np.tile(a, (times, *(1,) * (a.ndim - 1)))
 
 
 def distance(ours, right, dtype):
-    """The largest error, in parts of what is allowed; NaN is infinitely far."""
+    """The largest error divided by its tolerance; infinite for NaN."""
     ours, right = np.asarray(ours, np.float64), np.asarray(right, np.float64)
     room = BAR[dtype] * (abs(right) + 1e-3 * abs(right).max()) + SMALLEST[dtype]
     far = abs(ours - right) / room
@@ -94,7 +95,7 @@ def same_bits(a, b):
 
 
 def check(gpu, case: Case):
-    """(error in parts of what is allowed, seconds of two calls)."""
+    """(largest error divided by its tolerance, seconds of two calls)."""
     family, (block, times) = case.family, case.size
     rng = np.random.default_rng(block[-1])
     form = family.targets or "index"
@@ -124,7 +125,7 @@ def check(gpu, case: Case):
 
 
 def in_this_process(name, first):
-    """Every call of a family from one on, a line each; after a CUDA error no more."""
+    """Make the calls of a family from number ``first`` on, a line each, until a CUDA error."""
     gpu = OnGpu(importlib.import_module("cupy"))
     for k, case in enumerate(cases(name)[first:], first):
         try:
@@ -139,7 +140,7 @@ def in_this_process(name, first):
 
 
 def run_family(name, end):
-    """The lines of every call; after a call that ends its process, the rest in another one."""
+    """The lines of all calls; after a call that crashes its process, a new one makes the rest."""
     lines, first, number, deaths = [], 0, len(cases(name)), 0
     while first < number:
         left = end - time.perf_counter()
@@ -167,7 +168,7 @@ def run_family(name, end):
 
 
 def main():
-    """Every family, or those named; the exit status."""
+    """Run all families, or those named on the command line; returns the exit status."""
     end = time.perf_counter() + float(os.environ.get("STAGE_SECONDS", "60")) - LEAVE
     jobs = int(os.environ.get("SMOKE_JOBS", min(14, os.cpu_count() or 1)))
     names = sys.argv[1:] or list(FAMILIES)

@@ -1,4 +1,4 @@
-"""What the smoke test calls: every kernel family at small and large sizes, in every dtype."""
+"""The calls of the smoke test: every kernel family at small and large sizes, in every dtype."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DTYPES = ("bfloat16", "float32", "float16", "float64")
 
 
 class Size(NamedTuple):
-    """A block of rows, of which the oracle sees one; the arrays have it many times."""
+    """A block of rows, which the oracle computes once; the arrays repeat it ``times`` times."""
 
     block: tuple[int, ...]
     times: int = 1
@@ -22,23 +22,23 @@ class Size(NamedTuple):
 # Classes of a row that one lane, a group of lanes, a warp or a block keeps in registers
 SHORT = (Size((64, 4)), Size((64, 80)), Size((64, 80), 2048), Size((33, 1000)),
          Size((16, 1000), 1024), Size((5, 1023)))  # fmt: skip
-# ... that wait in shared memory
+# ... that are kept in shared memory
 LONG = Size((8, 4096), 128), Size((4, 9001)), Size((3, 32_000), 64), Size((2, 58_113))
 # ... that a cluster of blocks shares
 WIDE = Size((2, 70_001)), Size((3, 128_256), 40), Size((2, 130_003))
 # ... and that are read twice
 TWICE = (Size((2, 1_000_003), 2),)
-# The class axis before others
+# The class axis before other axes
 PLANES = (Size((1, 21, 4096)), Size((1, 21, 4096), 64), Size((2, 80, 333)), Size((2, 300, 40), 8),
           Size((3, 5, 7)))  # fmt: skip
 FLAT = Size((1000,)), Size((4096,), 4096)
 GRID = Size((33, 100)), Size((64, 1000), 256)
-# More labels than one block looks through
+# More labels than one block reads
 MANY = Size((33, 4)), Size((512, 4), 2048)
 
 
 class Family(NamedTuple):
-    """Calls that differ in dtype and size alone."""
+    """Calls that differ only in dtype and size."""
 
     function: str
     activation: str | None
@@ -96,13 +96,13 @@ class Case(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the logits."""
+        """The shape of the logits."""
         first, *rest = self.size.block
         return first * self.size.times, *rest
 
     @property
     def reduction(self) -> str:
-        """A mean where it depends on the labels, else a sum."""
+        """A mean if its divisor depends on the labels, else a sum."""
         label_pass = {"ignore_index", "normalize_targets"} & set(self.family.options)
         return "mean" if label_pass else "sum"
 
@@ -114,7 +114,7 @@ class Case(NamedTuple):
         return {**call, **family.numbers, **own}
 
     def call(self, logits: Any, targets: Any = None, weight: Any = None, among: Any = fusedce):
-        """The results, by a function of fusedce or of what stands in for it."""
+        """The results of the function of this family in ``among``, fusedce or a stand-in for it."""
         function = getattr(among, self.family.function)
         if not self.family.targets:
             by_axis = self.family.function.endswith("softmax")

@@ -1,4 +1,4 @@
-"""The prepared run for a GPU machine, as far as it can run without one: tests/device."""
+"""tests/device, the prepared run for a GPU machine, as far as it can run without one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def run(*command, **variables):
 
 
 def test_names():
-    """Every kernel of the usual calls is found again by its name; what is gone is an error."""
+    """Every kernel of the usual calls is found by its written name; an unknown name is an error."""
     found = {(e.kernel, e.threads): 0 for c in calls.calls() for e in calls.launched(c)}
     assert len(found) > 150
     for each in found:
@@ -62,7 +62,7 @@ def test_every_kernel_is_in_the_smoke_test():
 @pytest.mark.parametrize("name", ["index rows", "distribution columns", "elements, weighted",
                                   "label pass: distributions", "log_softmax"])  # fmt: skip
 def test_smoke_is_right(name, monkeypatch):
-    """The smallest call of a family on the emulator beside the oracle; a spoilt result is seen."""
+    """The smallest call of a family, emulated, passes the smoke test; a wrong result does not."""
     case = min((c for c in cases(name) if c.dtype == "float32"), key=lambda c: np.prod(c.shape))
     gpu = Emulated()
     assert smoke.check(gpu, case)[0] < 1
@@ -77,7 +77,7 @@ def test_smoke_is_right(name, monkeypatch):
 
 
 def test_repeated_rows(monkeypatch):
-    """Of many equal blocks each is looked at, and so is each of two runs."""
+    """The smoke test compares all repeated blocks of an array, and both of its two runs."""
     case = Case("sigmoid", "float64", Size((3, 5), 4))
     right = SimpleNamespace(sigmoid=lambda z: smoke.activated("sigmoid", z, 1).astype(float))
     assert smoke.check(right, case)[0] < 1
@@ -96,7 +96,7 @@ def test_repeated_rows(monkeypatch):
 
 @pytest.mark.parametrize("group", ["facts", "sanitized", "benchmark", "sweep"])
 def test_wanted(group):
-    """Each check names kernels, all of them ours."""
+    """Each group of checks launches kernels, and all of them are the package's own."""
     found = wanted.launched(getattr(wanted, group))
     assert len(found) > (3 if group == "facts" else 20)
     assert len(wanted.written(found)) == len(found)
@@ -104,7 +104,7 @@ def test_wanted(group):
 
 @pytest.mark.slow(reason="a run of pytest that records every launch")
 def test_tests_are_recorded(tmp_path):
-    """Launches of the GPU tests are noted with no GPU, and nothing fails for want of numbers."""
+    """The recorder notes the launches of the GPU tests without a GPU, and no test fails."""
     some = "test_results_are_cupys or test_images or test_a_graph or test_as_the_cpu and 1023"
     tests = "tests/cuda/test_gpu.py", "tests/cuda/test_gpu_numbers.py", "-k", some
     done = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist",
@@ -121,7 +121,7 @@ def test_tests_are_recorded(tmp_path):
 
 @pytest.fixture(scope="module", name="kit")
 def compiled_kit(tmp_path_factory):
-    """A folder with two kernels compiled ahead, of which one takes no vectors."""
+    """Fixture: a folder with two kernels compiled ahead; one of them has no vectors."""
     folder = tmp_path_factory.mktemp("kit")
     chosen = "focal-float32-probability-index", "cross_entropy-float32-many"
     launches = [calls.launched(c)[-1] for c in calls.calls() if c.name in chosen]
@@ -139,7 +139,7 @@ def compiled_kit(tmp_path_factory):
 
 @pytest.mark.parametrize("nvvm", ["the same", "another", "missing"])
 def test_cubins_are_placed(kit, nvvm, tmp_path, monkeypatch):
-    """With whatever compilers, what was compiled ahead comes from the disk."""
+    """Kernels compiled ahead are loaded from disk, whatever compilers the GPU machine has."""
     folder, launches = kit
     (tmp_path / "kit").mkdir()
     for path in folder.iterdir():
@@ -172,7 +172,7 @@ def test_cubins_are_placed(kit, nvvm, tmp_path, monkeypatch):
 
 
 def test_cubins_of_other_sources(kit, tmp_path, monkeypatch):
-    """They are the code of another kernel."""
+    """Cubins of other sources are not placed: they may be the code of other kernels."""
     monkeypatch.setattr(rename, "cache_folder", lambda: str(tmp_path / "another"))
     placed, number, said = rename.rename(kit[0])
     assert (placed, number) == (0, 2)
@@ -211,7 +211,7 @@ PREPARING = """
 
 
 def test_preparing(tmp_path):
-    """With programs of ours; the second time nothing is fetched, packed or looked for again."""
+    """prepare.sh with fake programs; a second run downloads, packs and searches nothing again."""
     program, log = tmp_path / "python", tmp_path / "log"
     program.write_text("#!/bin/bash\n" + textwrap.dedent(PREPARING).format(log=log))
     program.chmod(0o755)
@@ -258,7 +258,7 @@ PYTHON = """
 
 @pytest.fixture(name="check")
 def run_check(tmp_path):
-    """check.sh with programs of ours on the PATH: (what is done, what they were asked, files)."""
+    """Fixture: check.sh with fake programs on the PATH; (process, their arguments, files)."""
 
     def program(name, text):
         path = tmp_path / "bin" / name
@@ -281,13 +281,13 @@ def run_check(tmp_path):
 
 
 def last(done):
-    """The last line, when there is not too much before it."""
+    """The last line of output, after a check that the output is not too long."""
     assert len(done.stdout.encode()) < SHOWN
     return done.stdout.splitlines()[-1]
 
 
 def test_a_stage_that_fails(check):
-    """Stops no other; the ends of all logs are shown, the logs are whole, the status tells."""
+    """A failing stage stops no other; logs are kept whole and their ends shown; the status is 1."""
     done, asked, files = check("A")
     assert "failed: smoke; under $OUT: all-A.log" in last(done)
     assert done.returncode == 1
@@ -301,7 +301,7 @@ def test_a_stage_that_fails(check):
 
 @pytest.mark.slow(reason="waits for a deadline")
 def test_a_stage_that_hangs(check):
-    """It is killed, the rest is left out for lack of time and named, and the summary comes."""
+    """A hanging stage is killed; the stages without time are named, and the summary is printed."""
     done, _, _ = check("A", smoke="trap '' INT; sleep 60", LIMIT=6, SPARE=1)
     named = "smoke gpu-tests quick suite compiled; under"
     assert f"failed: {named}" in last(done)
@@ -330,7 +330,7 @@ def test_without_xdist(check):
 
 @pytest.mark.slow(reason="waits for a deadline")
 def test_deadline(tmp_path):
-    """Tests that have no time are not begun, and pytest says how many were done."""
+    """Tests are not started after the deadline, and pytest says how many have passed."""
     pytest.importorskip("xdist")
     path = tmp_path / "test_slow.py"
     path.write_text("import time, pytest\n@pytest.mark.parametrize('k', range(99))\n"

@@ -1,4 +1,4 @@
-"""``unpack.py WHEELS FOLDER``: the files of all wheels that are imported at run time."""
+"""``unpack.py WHEELS FOLDER``: extract the files of all wheels that are needed at run time."""
 
 import sys
 import zipfile

@@ -1,9 +1,9 @@
-"""Which kernels the checks on a GPU will launch, found on a machine without one.
+"""The kernels that the checks on a GPU will launch, found on a machine without one.
 
-``python -m tests.device.wanted FILE [JOBS]`` writes a line of JSON a kernel, in order of worth: of
-the first calls, the smoke test, the small run under the sanitizer, the benchmark, the tests (those
-launched most often first), the sweep, and ``fusedce warmup``. The same calls are made with arrays
-that have a layout and no memory, and what they would launch is noted.
+``python -m tests.device.wanted FILE [JOBS]`` writes one line of JSON per kernel, the most important
+first: those of the first calls, the smoke test, the small run under the sanitizer, the benchmark,
+the tests (those launched most often first), the sweep, and ``fusedce warmup``. The same calls are
+made with arrays that have a layout and no memory, and their launches are recorded.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ def launched(calls):
     with mock.patch.multiple(array_libraries, **instead):
         for call in calls():
             call()
-    cpu_replay._PREPARED.clear()  # of no use where arrays have memory
+    cpu_replay._PREPARED.clear()  # useless for calls with real arrays
     return list(found)
 
 
 def array(shape, dtype):
-    """Without memory, C-contiguous and aligned."""
+    """An array without memory, C-contiguous and aligned."""
     return LIBRARY.empty(tuple(shape), dtype)
 
 
 def without(shape, axis):
-    """The shape of class indices."""
+    """The shape of the class indices for logits of this shape."""
     axis %= len(shape)
     return shape[:axis] + shape[axis + 1 :]
 
@@ -105,7 +105,7 @@ def sweep():
 
 
 def asked(case):
-    """One question of the benchmark."""
+    """One call of the benchmark."""
     a, more = case.arrays, {}
     z = array(a.shape, DTYPES[a.dtype])
     index = a.targets == "index"
@@ -125,13 +125,13 @@ def warmup():
 
 
 def written(kernels):
-    """As JSON can hold them; kernels of rules that are not ours are never kept on disk."""
+    """The kernels as JSON can hold them, except those of users' rules, which are never cached."""
     return [names.written(kernel, threads) for kernel, threads in kernels
             if ours(kernel.factory, *kernel.types)]  # fmt: skip
 
 
 def tests(jobs):
-    """What the GPU tests launch, most often first; they run with nothing computed or compared."""
+    """The kernels of the GPU tests, most frequent first; nothing is computed or compared."""
     command = [sys.executable, "-m", "pytest", "-q", "-W", "default", "-p", "no:cacheprovider",
                "-p", "tests.device.recorder", "--assert=plain", "--tb=line", *TESTS]  # fmt: skip
     with contextlib.suppress(ImportError):
