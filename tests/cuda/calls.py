@@ -27,7 +27,7 @@ DTYPES = {
 FEW = (4, 21)
 WIDE = (80, 1000, 1001, 4096, 32000, 50257, 128256)
 CLASSES = FEW + WIDE
-# Options of single elements that have a rule of their own, beside the listed losses (``distinct``).
+# Elementwise losses with options that select another rule, in addition to ``distinct``.
 MIXED = {"focal torchvision": {"soft_labels": "torchvision"}}
 ADDRESSES = itertools.count(1 << 40, 1 << 40)  # farther apart than any array is long
 

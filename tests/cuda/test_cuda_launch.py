@@ -253,7 +253,7 @@ def test_wait(driver):
         "cuEventCreate", "cuEventRecord", "cuStreamWaitEvent", "cuEventDestroy",
     ]  # fmt: skip
     assert len({c.event for c in events}) == 1
-    assert (events[0].device, events[0].flags) == ("1", "2")  # without a time, hence cheap
+    assert (events[0].device, events[0].flags) == ("1", "2")  # no timing: cheaper
     assert (events[1].stream, events[2].stream) == ("22", "11")
     assert not [c for c in calls if "Synchronize" in c.name]
 

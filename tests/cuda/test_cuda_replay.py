@@ -171,7 +171,7 @@ def test_new_arrays_off_sixteen(gpu, monkeypatch):
         assert len(gpu.problems) == 2 + n
     cpu_replay._PREPARED.clear()
     fusedce.cross_entropy(z, t)
-    assert not cpu_replay._PREPARED  # nor is it kept for aligned arrays
+    assert not cpu_replay._PREPARED  # a call with unaligned outputs is not kept
 
 
 def test_errors_of_known_signatures(gpu):

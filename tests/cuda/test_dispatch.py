@@ -197,7 +197,7 @@ def test_buffers_of_the_caller(gpu):
     z, t = gpu.array(Z()), gpu.array(K())
     loss = gpu.array(np.zeros((), np.float32))
     grad, hess = gpu.other.array(Z()), gpu.array(Z().T.copy().T)
-    for _ in range(2):  # and a call like one before
+    for _ in range(2):  # the second call is a repeated one
         got = fusedce.cross_entropy(z, t, loss_out=loss, grad_out=grad, hess_out=hess,
                                     return_hessian=True)  # fmt: skip
         assert all(a is b for a, b in zip(got, (loss, grad, hess), strict=True))
@@ -369,7 +369,7 @@ def test_waiting_for_other_streams(gpu):
     fusedce.softmax(gpu.array(Z(), stream=1))
     assert set(gpu.waits) == {(5, 1, 0)}
     gpu.waits.clear()
-    gpu.other.streams = {0: 8}  # copies by another library: after its own work, before the kernels
+    gpu.other.streams = {0: 8}  # a copy waits for the kernels' stream, and that for the copy
     crop = np.zeros((2, 3, 5, 7), np.float32)[:, :, :4, :5]
     labels = gpu.array(np.zeros((2, 4, 5), np.int64))
     fusedce.cross_entropy(gpu.array(crop.copy()), labels, axis=1, grad_out=gpu.other.array(crop))

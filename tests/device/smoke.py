@@ -1,4 +1,4 @@
-"""Calls of every kernel family compared with the oracle: ``python3 -m tests.device.smoke``.
+"""Calls of every kernel family compared with a float64 oracle: ``python3 -m tests.device.smoke``.
 
 Each family runs in its own process, because after a sticky CUDA error every later call in a process
 fails: the calls after it are made in a new process. No CPU kernel is compiled; the oracle computes

@@ -146,7 +146,7 @@ def test_distributions_that_are_ignored(kind, layout, device):
         call = options | more | {"ignore_index": -7}
         got, want = device.focal(z, t, **call), fusedce.focal(z, t, **call)
         for a, b in zip(got, want, strict=True):
-            near("float32", a, b, 1.0)  # terms cancel
+            near("float32", a, b, 1.0)  # terms cancel, so the tolerance is wide
         assert not got[1][1].any()
     call = options | {"ignore_index": -7, "reduction": "none"}
     calm = device.focal(z, t, **call)

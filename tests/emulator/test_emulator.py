@@ -99,7 +99,7 @@ def test_calls_and_local_memory():
           singles(32), b, before=before)  # fmt: skip
 
 
-# ------------------------------------------------------------------------------ threads that wait
+# ------------------------------------------------------------------------------ barriers, shuffles
 
 PUT, GET = "st.shared.f32 [%r0], %f0;", "ld.shared.f32 %f1, [%r1]; st.global.f32 [%b], %f1;"
 SWAP = "mov.u32 %r9, memory; add.u32 %r0, %r9, %at; xor.b32 %r1, %at, 4; add.u32 %r1, %r9, %r1;"
