@@ -65,13 +65,13 @@ def greatest(a, b):
 
 
 def fused(T):
-    """a * b + c in a wider type, rounded once: float64 for float32, longdouble for float64."""
+    """a * b + c in float64 for float32, in longdouble for float64, then rounded to ``T``."""
     wide = np.float64 if T is np.float32 else np.longdouble
     return lambda a, b, c: (a.astype(wide) * b.astype(wide) + c.astype(wide)).astype(T)
 
 
 def saturating(T, source):
-    """Clamped to the range of ``T``; NaN gives 0, or the sign bit if one of both has 64 bits."""
+    """Clamped to ``T``; NaN gives 0, or the sign bit if ``T`` or the source type has 64 bits."""
     info = np.iinfo(T)
     nan = np.array(1 << (info.bits - 1), np.uint64).astype(f"u{info.bits // 8}").view(T)
     nan = nan if source == "f64" or info.bits == 64 else T(0)
