@@ -128,8 +128,9 @@ def store_counts(args, block, count, n_invalid):
 def labels(T):
     """The kernel over integer labels; T: the dtype of the class weights.
 
-    For each block: partial <- sum of weight[label], count <- labels that are not ignored, bad <-
-    position of the first invalid label or -1.
+    Reads targets (outer, inner) of any integer dtype, and if given weight (classes,) of T. Writes
+    for each block, (blocks,): partial <- sum of weight[label], count <- number of labels that are
+    not ignored, bad <- position of the first invalid label or -1.
     """
 
     def labels(address, first, last):
@@ -163,7 +164,8 @@ def labels(T):
 def number_labels(T):
     """The kernel over labels that are numbers; T: the compute dtype.
 
-    For each block: count <- labels that are not ignored, bad <- 0 if any is invalid, else -1.
+    Reads targets (outer, inner) of any real dtype. Writes for each block, (blocks,): count <-
+    number of labels that are not ignored, bad <- 0 if any is invalid, else -1.
     """
 
     def number_labels(address, first, last):
@@ -203,7 +205,8 @@ def count_targets_of_row(T, args, row, y):
 def distribution_labels(T):
     """The kernel over distributions; T: the compute dtype.
 
-    For each block: count <- rows that count, bad <- 0 if any row is ignored in part, else -1. With
+    Reads targets (outer, classes, inner) of any real dtype. Writes for each block, (blocks,): count
+    <- number of rows that are not ignored, bad <- 0 if a row is ignored in part, else -1. With
     normalize_targets, a row without a nonzero target does not count either.
     """
 
