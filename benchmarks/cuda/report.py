@@ -17,8 +17,8 @@ PICTURES = (
     ("cuda-rivals.png", "How many times longer the others take on a GPU"),
 )
 NOTE = (
-    "of copy: GB/s divided by those of a copy; ×: the other's time divided by fusedce's. ✗ (red): "
-    "the bar is missed."
+    "of copy: GB/s, in parts of those of a copy; ×: the ratio of the other's time to fusedce's. "
+    "✗ (red): the bar is missed."
 )
 
 

@@ -50,7 +50,7 @@ def arithmetic(T):
     @compiled
     def run(a, b, out):
         N = vector.lanes(T)
-        step = vector.width(N) * vector.itemsize(N)
+        step = vector.width(N) * vector.lane_bytes(N)
         x, y = load_store.load(N, a), load_store.load(N, b)
         s = x
         s += y
@@ -86,7 +86,7 @@ def comparisons(T):
     @compiled
     def run(a, b, out, counts):
         N = vector.lanes(T)
-        step = vector.width(N) * vector.itemsize(N)
+        step = vector.width(N) * vector.lane_bytes(N)
         x, y = load_store.load(N, a), load_store.load(N, b)
         one, none = N(1), N(0)
         masks = (
@@ -124,7 +124,7 @@ def parts(T):
     @compiled
     def run(source, count, fill, target):
         x = load_store.masked_load(source, count, vector.lanes(T)(fill))
-        step = vector.width(vector.lanes(T)) * vector.itemsize(vector.lanes(T))
+        step = vector.width(vector.lanes(T)) * vector.lane_bytes(vector.lanes(T))
         load_store.store(target, x)
         load_store.masked_store(target + 2 * step, count, x)
         return (
