@@ -215,7 +215,7 @@ def compared(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
     On the CPU the first call that needs a function compiles it, so what a call compiles depends on
     the calls ahead of it. Where the two sides have different calls, a function differs there if no
-    call compiled it before.
+    call compiled it before. A call that one side does not have is not compared.
     """
     lines = []
     for half, calls in after.items():
@@ -224,7 +224,9 @@ def compared(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         known = [code for hashes in before[half].values() for code in hashes]
         same_calls = half == "cuda" or calls.keys() == before[half].keys()
         for name, hashes in calls.items():
-            if same_calls and name in before[half]:
+            if name not in before[half]:
+                continue
+            if same_calls:
                 ours, theirs = Counter(hashes), Counter(before[half][name])
                 differ = max((ours - theirs).total(), (theirs - ours).total())
             else:
@@ -266,6 +268,11 @@ def main() -> int:
         with checkout(args.against) as tree:
             before = collect(tree, halves, args.words)
     lines = compared(before, after)
+    alone = [(half, name) for half in after for name in after[half] if name not in before[half]]
+    if alone:
+        names = ", ".join(name for _, name in alone)
+        print(f"not compared, because the other side has no such call: {names}")
+    number -= sum(len(after[half][name]) for half, name in alone)
     print("\n".join(lines) if lines else f"the same machine code: {number} functions")
     return bool(lines)
 

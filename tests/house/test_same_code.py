@@ -92,6 +92,7 @@ def test_comparison():
     assert compared(before, {"cpu": {"a": [], "b": ["3"]}}) == [differ.format("a", "2 of 0")]
     assert compared(before, {"cpu": {"b": ["1", "3"]}}) == []
     assert compared(before, {"cpu": {"b": ["4", "3"]}}) == [differ.format("b", "1 of 2")]
+    assert compared(before, {"cpu": {"c": ["5"]}}) == []
     one = {"cuda": {"a": ["1"], "b": ["3"]}}
     assert compared(one, {"cuda": {"a": ["3"]}}) == ["cuda: a: 1 of 1 functions differ"]
     with pytest.raises(SystemExit, match="no hashes of the cuda half"):
