@@ -19,6 +19,7 @@ from fusedce.kernels.cuda.logit_transform import Full, Plain
 from fusedce.kernels.cuda.probabilities import probability_rows
 from fusedce.kernels.cuda.reduce import REDUCTION_BYTES
 from fusedce.kernels.cuda.row_cache import RegisterExps, Registers, Reload
+from fusedce.kernels.cuda.tags import DistributionColumnTypes, DistributionTypes
 from fusedce.kernels.problem import Problem
 from fusedce.kernels.vector import Wide
 
@@ -68,29 +69,14 @@ def _row_launch(
     fields |= tiled.fields()
     alignment = tiling.output_alignment(problem.logits, problem.grad, problem.hess)
     types: tuple[Any, ...] = type(problem.params), problem.compute, dtype
-    outs = alignment, Full if full else Plain
+    shared = tiled.residency, tiled.group, tiled.lanes, alignment, Full if full else Plain
     if spread:
-        types += (
-            *_distribution_types(problem, dtype),
-            tiled.residency,
-            tiled.group,
-            tiled.lanes,
-            *outs,
-            Wide,
+        made = DistributionTypes._make(
+            (*types, *_distribution_types(problem, dtype), *shared, Wide)
         )
-        kernel = Kernel(distribution_rows, types)
+        kernel = Kernel(distribution_rows, made)
     else:
-        kernel = Kernel(
-            index_rows,
-            (
-                *types,
-                dtype_tag(problem.targets.dtype),
-                tiled.residency,
-                tiled.group,
-                tiled.lanes,
-                *outs,
-            ),
-        )
+        kernel = Kernel(index_rows, (*types, dtype_tag(problem.targets.dtype), *shared))
     return tiled.launch(kernel._replace(registers=tiled.registers(limits)), fields, bound)
 
 
@@ -125,8 +111,10 @@ def _column_launch(problem: Problem, dtype: type, limits: tiling.ResourceLimits)
     if spread:
         targets, layout, weights = _distribution_types(problem, dtype)
         layout = OneHot if layout is OneHot else OwnLayout
-        types += (targets, layout, weights, *lanes, features, Wide)
-        kernel = Kernel(distribution_columns, types, 255)
+        made = DistributionColumnTypes._make(
+            (*types, targets, layout, weights, *lanes, features, Wide)
+        )
+        kernel = Kernel(distribution_columns, made, 255)
     else:
         registers = tiling.column_registers(lanes[1], problem.compute, full)
         kernel = Kernel(index_columns, (*types, *lanes, features), registers)

@@ -48,8 +48,13 @@ from fusedce.kernels.cuda.load_store_masked import lane_equals, read_lanes
 from fusedce.kernels.cuda.load_store_scalar import float_of, params_of
 from fusedce.kernels.cuda.logit_transform import transform_logits
 from fusedce.kernels.cuda.row_cache import Registers
-from fusedce.kernels.cuda.rows import load_any_class_index, sample_weight_of, scale_of
-from fusedce.kernels.cuda.tags import DistributionColumnTags, tag_class
+from fusedce.kernels.cuda.rows import class_index_or_zero, sample_weight_of, scale_of
+from fusedce.kernels.cuda.tags import (
+    DistributionColumnTags,
+    DistributionColumnTypes,
+    tag_class,
+    tags_of,
+)
 from fusedce.kernels.scalar import generated, scalar, where
 from fusedce.kernels.vector import lanes_as, sum_of_lanes, vector_of, width
 
@@ -187,31 +192,25 @@ def distribution_gradients(tags, N, args, params, reduced, sums, factors):
         j += width(N)
 
 
-def distribution_columns(Params: type, T: Any, Dtype: type, TargetDtype: type, TargetLayout: type,
-                         WeightDtype: type, Layout: type, Residency: type, Lanes: type,
-                         Features: type, Evaluation: type) -> Any:  # fmt: skip
-    """The kernel of distributions, and of smoothed class indices, with a row for each thread.
+def distribution_columns(*types: Any) -> Any:
+    """The kernel of distributions, a row for each thread; ``types``: DistributionColumnTypes.
 
-    Reads logits (outer, classes, inner) of Dtype, targets (outer, classes, inner) of TargetDtype or
-    class indices (outer, inner) of any integer dtype, and if given sample_weight (outer, inner),
-    weight (classes,) of WeightDtype and label_stats (1 / denominator). Writes, if wanted, loss
-    (outer, inner), the blocks' sums of it ``partial`` (blocks,) of T, and grad and hess (outer,
-    classes, inner) of Dtype. All arithmetic is of T.
+    Reads logits (outer, classes, inner) of ``dtype``, targets (outer, classes, inner) of
+    ``target_dtype`` or smoothed class indices (outer, inner) of any integer dtype, and if given
+    sample_weight (outer, inner), weight (classes,) of ``weight_dtype`` and label_stats
+    (1 / denominator). Writes, if wanted, loss (outer, inner), the blocks' sums of it ``partial``
+    (blocks,) of T, and grad and hess (outer, classes, inner) of ``dtype``. All arithmetic is of T,
+    ``compute``.
     """
+    t = DistributionColumnTypes(*types)
+    Params, T, Lanes, tags = t.params, t.compute, t.lanes, tags_of(DistributionColumnTags, t)
 
     def distribution_columns(args):
-        tags = DistributionColumnTags(
-            Dtype(), TargetDtype(), TargetLayout(), WeightDtype(), Layout(), Residency(),
-            Features(), Evaluation(),
-        )  # fmt: skip
-        N = vector_of(T, Lanes())
-        params = params_of(args, Params, T)
+        N, params = vector_of(T, Lanes()), params_of(args, Params, T)
         # 1. Which row, and whether it counts.
         row = row_of_thread(args)
         scale = scale_of(args, T)
-        label = np.int64(0)
-        if args.sparse_targets != 0:
-            label = load_any_class_index(args, row.outer, row.inner)
+        label = class_index_or_zero(args, row.outer, row.inner)
         live = row.in_range and scale != T(0)
         live = live and (args.sparse_targets == 0 or label != args.ignore_index)
         valid = label >= 0 and label < args.classes

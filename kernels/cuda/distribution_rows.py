@@ -49,8 +49,8 @@ from fusedce.kernels.cuda.row_cache import (
 from fusedce.kernels.cuda.rows import (
     LanePart,
     Outputs,
+    class_index_or_zero,
     lane_part,
-    load_any_class_index,
     load_remainder,
     row_of_group,
     sample_weight_of,
@@ -60,7 +60,7 @@ from fusedce.kernels.cuda.rows import (
     store_remainder_results,
     without_loads,
 )
-from fusedce.kernels.cuda.tags import DistributionTags
+from fusedce.kernels.cuda.tags import DistributionTags, DistributionTypes, tags_of
 from fusedce.kernels.scalar import scalar, where
 from fusedce.kernels.vector import vector_of
 
@@ -178,32 +178,27 @@ def remainder_gradients(tags, args, params, rest, out, part, sums, factors):
     store_remainder_results(tags, args, out, part, g, h)
 
 
-def distribution_rows(Params: type, T: Any, Dtype: type, TargetDtype: type, TargetLayout: type,
-                      WeightDtype: type,
-                      Residency: type, Group: type, Lanes: type, Alignment: type, Features: type,
-                      Evaluation: type) -> Any:  # fmt: skip
-    """The kernel of distributions, and of smoothed class indices, for rows of contiguous classes.
+def distribution_rows(*types: Any) -> Any:
+    """The kernel of distributions, for rows of contiguous classes; ``types``: DistributionTypes.
 
-    Reads logits (outer, classes, inner) of Dtype, targets (outer, classes, inner) of TargetDtype or
-    class indices (outer, inner) of any integer dtype, and if given sample_weight (outer, inner),
-    weight (classes,) of WeightDtype and label_stats (1 / denominator). Writes, if wanted, loss
-    (outer, inner), the blocks' sums of it ``partial`` (blocks,) of T, and grad and hess (outer,
-    classes, inner) of Dtype. All arithmetic is of T.
+    Reads logits (outer, classes, inner) of ``dtype``, targets (outer, classes, inner) of
+    ``target_dtype`` or smoothed class indices (outer, inner) of any integer dtype, and if given
+    sample_weight (outer, inner), weight (classes,) of ``weight_dtype`` and label_stats
+    (1 / denominator). Writes, if wanted, loss (outer, inner), the blocks' sums of it ``partial``
+    (blocks,) of T, and grad and hess (outer, classes, inner) of ``dtype``. All arithmetic is of T,
+    ``compute``.
     """
+    t = DistributionTypes(*types)
+    Params, T, Lanes, tags = t.params, t.compute, t.lanes, tags_of(DistributionTags, t)
+    dtype, group = tags.dtype, tags.group
 
     def distribution_rows(args):
-        tags = DistributionTags(Dtype(), TargetDtype(), TargetLayout(), WeightDtype(), Residency(),
-                                Group(), Alignment(), Features(), Evaluation())  # fmt: skip
-        dtype, group = tags.dtype, tags.group
-        N = vector_of(T, Lanes())
-        params = params_of(args, Params, T)
+        N, params = vector_of(T, Lanes()), params_of(args, Params, T)
         # 1. Which row, which part of it, and its target. Of a row that does not count: no part.
         this = row_of_group(group, args)
         outer, inner = this.outer, this.inner
         source = args.logits + outer * args.logits_outer + inner * args.logits_inner
-        scale, label = scale_of(args, T), np.int64(0)
-        if args.sparse_targets != 0:
-            label = load_any_class_index(args, outer, inner)
+        scale, label = scale_of(args, T), class_index_or_zero(args, outer, inner)
         live = (
             this.in_range
             and scale != T(0)

@@ -43,6 +43,7 @@ from fusedce.kernels.cuda.load_store_scalar import (
 from fusedce.kernels.cuda.logit_transform import Full
 from fusedce.kernels.cuda.reduce import block_sum
 from fusedce.kernels.cuda.rows import scale_of
+from fusedce.kernels.cuda.tags import tags_of
 from fusedce.kernels.scalar import generated, scalar, where
 from fusedce.kernels.vector import lanes_as, vector_of
 
@@ -295,7 +296,7 @@ def elementwise_flat(*types: Any) -> Any:
     t = ElementTypes(*types)
     Params, T, Loss, Lanes = t.params, t.compute, t.loss, t.lanes
     losses = losses_by_labels(t.labels, t.check, Loss)
-    tags = ElementTags(t.dtype(), t.targets(), t.link(), t.labels(), t.extra(), t.numbers())
+    tags = tags_of(ElementTags, t)
     single, dtype, targets = tags._replace(numbers=SINGLE), tags.dtype, tags.targets
 
     def elementwise_flat(args):

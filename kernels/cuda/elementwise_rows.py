@@ -47,6 +47,7 @@ from fusedce.kernels.cuda.load_store import (
 from fusedce.kernels.cuda.load_store_scalar import constant, float_of, integer_at, params_of, poke
 from fusedce.kernels.cuda.reduce import block_sum
 from fusedce.kernels.cuda.rows import scale_of
+from fusedce.kernels.cuda.tags import tags_of
 from fusedce.kernels.cuda.toolchain import intrinsic, types
 from fusedce.kernels.cuda.unroll import unrolled
 from fusedce.kernels.scalar import scalar, where
@@ -167,7 +168,7 @@ def elementwise_rows(*types: Any) -> Any:
     weights = Weights(*(tag() for tag in weight_types))
     unweighted = weight_types == (NoWeight,) * 3
     factors = constant_factors if unweighted else unrolled(weighted_factors(*weight_types), number)
-    tags = ElementTags(t.dtype(), t.targets(), t.link(), t.labels(), t.extra(), t.numbers())
+    tags = tags_of(ElementTags, t)
     dtype = tags.dtype
 
     def elementwise_rows(args):

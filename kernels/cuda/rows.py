@@ -188,6 +188,15 @@ def load_any_class_index(args, outer, inner):
 
 
 @scalar
+def class_index_or_zero(args, outer, inner):
+    """``load_any_class_index``; 0 where targets are distributions."""
+    label = np.int64(0)
+    if args.sparse_targets != 0:
+        label = load_any_class_index(args, outer, inner)
+    return label
+
+
+@scalar
 def class_weight_of(args, T, label):
     """The weight of a class."""
     if args.weight == 0:

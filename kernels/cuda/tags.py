@@ -32,6 +32,23 @@ class DistributionTags(NamedTuple):
     evaluation: Any  # Wide: the rule takes vectors; Single: one number at a time
 
 
+class DistributionTypes(NamedTuple):
+    """The types that a kernel with distributions and groups of threads is compiled for."""
+
+    params: type  # NamedTuple of the loss's parameters, which selects its rule
+    compute: Any  # np.float32 or np.float64
+    dtype: type
+    target_dtype: type
+    target_layout: type
+    weight_dtype: type
+    residency: type
+    group: Any
+    lanes: Any
+    alignment: type
+    features: type
+    evaluation: type
+
+
 class ColumnTags(NamedTuple):
     """The type tags of a kernel in which each thread has a row to itself."""
 
@@ -52,6 +69,27 @@ class DistributionColumnTags(NamedTuple):
     residency: Any
     features: Any
     evaluation: Any
+
+
+class DistributionColumnTypes(NamedTuple):
+    """The types that a kernel with distributions and a row for each thread is compiled for."""
+
+    params: type
+    compute: Any
+    dtype: type
+    target_dtype: type
+    target_layout: type
+    weight_dtype: type
+    layout: type
+    residency: type
+    lanes: Any
+    features: type
+    evaluation: type
+
+
+def tags_of(record: Any, types: Any) -> Any:
+    """A record of tags, with an instance of the type that ``types`` has under each field's name."""
+    return record(*(getattr(types, field)() for field in record._fields))
 
 
 def tag_class(tags: Any, field: str) -> Any:
