@@ -1,4 +1,4 @@
-"""The tables of ``benchmarks.boosting``, the same for a terminal and for README.md."""
+"""The tables of ``benchmarks.boosting``, the same for a terminal and for benchmarks/README.md."""
 
 from functools import partial
 from typing import Any

@@ -3,7 +3,7 @@
 python -m benchmarks.frameworks             every case, some four minutes
 python -m benchmarks.frameworks --quick     a sixteenth of the rows, no torch.compile, no memory
 python -m benchmarks.frameworks --case focal
-python -m benchmarks.frameworks --readme    no measurement: the README's table from the last result
+python -m benchmarks.frameworks --readme    no measurement: the pages' table from the last result
 
 Every case writes a result into benchmarks/runs; a part of the cases only with --out.
 
@@ -279,7 +279,7 @@ class Frameworks(program.Suite):
             yield record
 
     def page(self, result: Record) -> list[str]:
-        """The paragraphs of README.md; the last one also names what was left out."""
+        """The paragraphs of benchmarks/README.md; the last one also names what was left out."""
         *parts, origin = super().page(result)
         lines = screen.skipped(result["missing_rivals"], result["cases"])
         return [*parts, origin + (f" Left out: {'; '.join(lines)}." if lines else "")]

@@ -1,4 +1,4 @@
-"""The columns of ``benchmarks.frameworks``, for a terminal and for README.md."""
+"""The columns of ``benchmarks.frameworks``, for a terminal and for benchmarks/README.md."""
 
 from functools import partial
 
@@ -52,7 +52,7 @@ def ms_cell(name: str, wide: bool, record: Record) -> str:
 
 
 def columns(page: bool) -> list[Column]:
-    """The columns of README.md, or those of a terminal, whose headings have more lines."""
+    """The columns of the page, or those of a terminal, whose headings have more lines."""
     *torch, optax = (
         Column(head, partial(times_cell, ours, theirs), int(head == COPY))
         for ours, theirs, head in COMPARED
@@ -72,5 +72,5 @@ def tables(records: list[Record], shrink: int) -> list[Grid]:
 
 
 def page_tables(result: Record) -> list[Grid]:
-    """The table for README.md, without a title."""
+    """The table for benchmarks/README.md, without a title."""
     return [Grid("", columns(page=True), result["cases"])]

@@ -30,7 +30,7 @@ STYLES = {True: "green", False: "red", None: "yellow"}
 class Suite:
     """The cases of a program, what is timed in them, and how the figures are shown."""
 
-    name = ""  # of the result NAME.json, and of the markers in README.md
+    name = ""  # of the result NAME.json, and of the markers in the pages
     pictures: Sequence[tuple[str, str]] = ()  # files beside the result, and their descriptions
     plots = ""  # the module that draws them
     all_cases: Sequence[Any] = ()
@@ -39,7 +39,8 @@ class Suite:
     own_cases: Callable[..., list[Any]] = staticmethod(lambda shapes, dtypes, losses: [])
     line: Callable[[Record], str | None] = staticmethod(lambda record: None)  # for a log
     tables: Callable[[list[Record], int], list[Grid]]  # for a terminal: records, shrink
-    page_tables: Callable[[Record], list[Grid]]  # for README.md
+    page_tables: Callable[[Record], list[Grid]]  # for benchmarks/README.md
+    summary: Callable[[Record], list[str]] | None = None  # the paragraphs of README.md, if any
     verdicts: Callable[[list[Record]], list[tuple[str, bool | None]]] = staticmethod(lambda r: [])
     caption: Callable[[Record], str] = staticmethod(results.caption)
 
@@ -77,10 +78,12 @@ class Suite:
         raise NotImplementedError
 
     def page(self, result: Record) -> list[str]:
-        """The paragraphs of README.md below the pictures."""
+        """The paragraphs of benchmarks/README.md: pictures, tables, and where they are from."""
+        shown = [f"![{text}](results/{name})" for name, text in self.pictures
+                 if results.FOLDER.joinpath(name).exists()]  # fmt: skip
         grids = self.page_tables(result)
         parts = [part for grid in grids for part in (grid.title, grid.markdown()) if part]
-        return [*parts, f"{self.caption(result)}."]
+        return [*shown, *parts, f"{self.caption(result)}."]
 
     def draw(self, result: Record, folder: Path) -> list[str]:
         """Draw the pictures; returns the names of the files."""
@@ -88,7 +91,7 @@ class Suite:
         return found.draw(result, folder) if found else []
 
     def shown_as(self, path: Path) -> str:
-        """The name under which the result in README.md is kept."""
+        """The name under which the result of the pages is kept."""
         return self.file
 
     def saved(self, console: Console, result: Record, path: Path) -> None:
@@ -96,22 +99,27 @@ class Suite:
         say(console, f"result: {screen.place(path)}, {result['settings']['seconds']} s")
 
 
-def render(suite: Suite, readme: str, result: Record) -> str:
-    """README.md with pictures and tables of a result."""
-    shown = [f"![{text}](benchmarks/results/{name})" for name, text in suite.pictures
-             if results.FOLDER.joinpath(name).exists()]  # fmt: skip
-    return replace_section(readme, suite.name, [*shown, *suite.page(result)])
+def render(suite: Suite, result: Record) -> dict[str, str]:
+    """The pages that show a result, by their names, with its pictures and tables."""
+    pages = {"benchmarks/README.md": suite.page(result)}
+    if suite.summary is not None:
+        pages["README.md"] = suite.summary(result)
+    texts = {page: results.ROOT.joinpath(page).read_text(encoding="utf-8") for page in pages}
+    return {
+        page: replace_section(texts[page], page, suite.name, paragraphs)
+        for page, paragraphs in pages.items()
+    }
 
 
 def renew(suite: Suite, console: Console) -> int:
-    """Keep a result as the one of README.md, draw its pictures, and write README.md."""
+    """Keep a result as the one of the pages, draw its pictures, and write the pages."""
     path = suite.options.out or results.latest(suite.file)
     result = results.shown(path, suite.shown_as(path))
-    written = ["README.md", *suite.draw(result, results.FOLDER)]
-    readme = results.ROOT / "README.md"
-    text = render(suite, readme.read_text(encoding="utf-8"), result)
-    readme.write_text(text, encoding="utf-8")
-    say(console, f"{', '.join(written)} written from {screen.place(path)}")
+    pictures = suite.draw(result, results.FOLDER)
+    pages = render(suite, result)
+    for page, text in pages.items():
+        results.ROOT.joinpath(page).write_text(text, encoding="utf-8")
+    say(console, f"{', '.join([*pages, *pictures])} written from {screen.place(path)}")
     return 0
 
 
@@ -186,7 +194,7 @@ def run(suite: Suite, console: Console) -> int:
 
 
 def main(suite: Suite, console: Console) -> int:
-    """List, write README.md, or measure, as the options say; returns the exit status."""
+    """List, write the pages, or measure, as the options say; returns the exit status."""
     if suite.options.list:
         return list_names(suite, console)
     return renew(suite, console) if suite.options.readme else run(suite, console)

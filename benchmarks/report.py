@@ -1,5 +1,6 @@
-"""The columns of the CPU's throughput, for a terminal and for README.md."""
+"""The columns of the CPU's throughput, for a terminal and for benchmarks/README.md."""
 
+from benchmarks import results
 from benchmarks.results import Record
 from benchmarks.tables import CASE, Cell, Column, Grid, judged, number, of_cases, spread
 
@@ -69,6 +70,11 @@ PAGE_COLUMNS = (
     CASE, Column("ms", ms), Column("p20–p80", percentiles),
     Column("new output", lambda r: ms(r, "fusedce, new output")), Column("GB/s", gb_per_s), *JUDGED,
 )  # fmt: skip
+SUMMARY = (
+    "softmax-4096x32000", "softmax-65536x1000", "softmax-2000000x10", "segmentation",
+    "sigmoid-focal", "small-32x10",
+)  # fmt: skip
+SUMMARY_COLUMNS = CASE, Column("ms", ms), Column("GB/s", gb_per_s), *JUDGED
 
 
 def tables(records: list[Record], shrink: int = 1) -> list[Grid]:
@@ -77,6 +83,13 @@ def tables(records: list[Record], shrink: int = 1) -> list[Grid]:
 
 
 def page_tables(result: Record) -> list[Grid]:
-    """The table for README.md."""
+    """The table for benchmarks/README.md."""
     title = f"{TITLE}:"
     return [of_cases(title, PAGE_COLUMNS, measured(result), result["settings"]["shrink"])]
+
+
+def summary(result: Record) -> list[str]:
+    """The paragraphs of README.md: a few of the cases, and where they are from."""
+    by_name = {record["case"]: record for record in measured(result)}
+    records = [by_name[name] for name in SUMMARY if name in by_name]
+    return [Grid("", SUMMARY_COLUMNS, records).markdown(), f"{results.caption(result)}."]

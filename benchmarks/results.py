@@ -17,7 +17,7 @@ import numba
 Record = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / "benchmarks" / "results"  # the results that README.md shows
+FOLDER = ROOT / "benchmarks" / "results"  # the results that the pages show
 RUNS = ROOT / "benchmarks" / "runs"  # the results of the last runs; git ignores the folder
 SCHEMA = 1
 DISTRIBUTIONS = (
@@ -152,13 +152,13 @@ def destination(out: Path | None, partial: bool, name: str) -> Path | None:
 
 
 def latest(name: str) -> Path:
-    """The result of the last run; without one, the result that README.md shows."""
+    """The result of the last run; without one, the result that the pages show."""
     run = RUNS / name
     return run if run.exists() else FOLDER / name
 
 
 def shown(path: Path, name: str) -> Record:
-    """Read a result and make it the one that README.md shows."""
+    """Read a result and make it the one that the pages show."""
     result = read(path)
     if path.resolve() != FOLDER.joinpath(name).resolve():
         write(result, FOLDER / name)

@@ -26,12 +26,12 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=prog, description=description, formatter_class=as_written)
 
     def add_output(self, pictures: str = "") -> None:
-        """The options of every program that writes a result and a part of README.md."""
+        """The options of every program that writes a result and a part of the pages."""
         self.add_argument("--out", type=Path, metavar="FILE", help="where to write the result"
                           " (JSON)")  # fmt: skip
         self.add_argument(
-            "--readme", action="store_true", help=f"measure nothing; write README.md{pictures} from"
-            " the last result, or from the one that --out names",
+            "--readme", action="store_true", help="measure nothing; write the tables of README.md"
+            f" and benchmarks/README.md{pictures} from the last result, or from that of --out",
         )  # fmt: skip
 
     def error(self, message: str) -> NoReturn:

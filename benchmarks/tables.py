@@ -1,4 +1,4 @@
-"""Tables of figures: rich writes them to a terminal, the same columns as markdown to README.md."""
+"""Tables of figures: rich writes them to a terminal, the same columns as markdown to the pages."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -92,7 +92,7 @@ class Grid:
         return [[column.of(record) for column in self.columns] for record in self.records]
 
     def markdown(self) -> str:
-        """The table for README.md."""
+        """The table for a page."""
         sides = ["---"] + ["---:" if c.right else "---" for c in self.columns[1:]]
         lines = [[c.line for c in self.columns], sides]
         lines += [[text for text, _ in row] for row in self.rows()]
@@ -155,11 +155,11 @@ def of_cases(
     return Grid(title, columns, done, (*left_out, note), sections)
 
 
-def replace_section(page: str, name: str, paragraphs: Sequence[str]) -> str:
-    """README.md with new paragraphs between the two markers of this name."""
+def replace_section(text: str, page: str, name: str, paragraphs: Sequence[str]) -> str:
+    """The text of a page with new paragraphs between the two markers of this name."""
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    if start not in page or end not in page:
-        raise SystemExit(f"README.md has no place for the tables: {start} and {end} are missing")
-    text = "\n\n".join([f"{start}\n{paragraphs[0]}", *paragraphs[1:]]) + f"\n{end}"
+    if start not in text or end not in text:
+        raise SystemExit(f"{page} has no place for the tables: {start} and {end} are missing")
+    section = "\n\n".join([f"{start}\n{paragraphs[0]}", *paragraphs[1:]]) + f"\n{end}"
     marked = re.compile(f"{re.escape(start)}.*{re.escape(end)}", re.DOTALL)
-    return marked.sub(lambda _: text, page)
+    return marked.sub(lambda _: section, text)

@@ -164,6 +164,7 @@ class Throughput(Suite):
     efforts = Effort(7, 0.1, 2, shrink=4), Effort(), Effort(31, 4.0, 5)
     tables = staticmethod(report.tables)
     page_tables = staticmethod(report.page_tables)
+    summary = staticmethod(report.summary)
 
     def measure(
         self, wanted: list[Case], others: list[Rival], effort: Effort, tell: Tell

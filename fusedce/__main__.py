@@ -24,8 +24,8 @@ def _architecture(given: str) -> str:
     return given
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status."""
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     about = "Commands of fusedce; COMMAND --help describes one of them."
     parser = _Parser(prog="python -m fusedce", description=about)
     parser.add_argument("--version", action="version", version=f"fusedce {__version__}")
@@ -44,7 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warm.add_argument("--cuda", type=_architecture, metavar="sm_XX", help=names)
     summary = "show versions, threads, vector width, cache folder and GPUs, and what is missing"
     commands.add_parser("doctor", help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
-    given = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status."""
+    given = parse(arguments)
     if given.command == "doctor":
         return doctor.main()
     return warmup.main(given.loss, given.dtype, given.cuda)

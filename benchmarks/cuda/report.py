@@ -66,7 +66,7 @@ def tables(records: list[Record], shrink: int = 1) -> list[Grid]:
 
 
 def page_tables(result: Record) -> list[Grid]:
-    """The table for README.md: loss and gradient."""
+    """The table for benchmarks/README.md: loss and gradient."""
     return [Grid(f"{MODES[GRADIENT]}:", PAGE_COLUMNS, measured(result["cases"], GRADIENT))]
 
 

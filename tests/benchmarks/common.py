@@ -24,12 +24,14 @@ def printed(width, *what):
 
 
 def written(main, words, folder, name):
-    """README.md after ``--readme``, which changes only the part between the markers.
+    """benchmarks/README.md after ``--readme``, which changes only the part between the markers.
 
     A second call writes the same; without markers it ends with an error.
     """
-    page, start, end = folder / "README.md", f"<!-- {name} -->", f"<!-- /{name} -->"
-    page.write_text(f"# before\n{start}\nold\n{end}\nafter\n")
+    page, start, end = folder / "benchmarks/README.md", f"<!-- {name} -->", f"<!-- /{name} -->"
+    page.parent.mkdir()
+    for each in (page, folder / "README.md"):
+        each.write_text(f"# before\n{start}\nold\n{end}\nafter\n")
     assert main([*words, "--readme"]) == 0
     first = page.read_text()
     assert first.startswith(f"# before\n{start}\n")
@@ -38,6 +40,6 @@ def written(main, words, folder, name):
     assert main([*words, "--readme"]) == 0
     assert page.read_text() == first
     page.write_text("no markers")
-    with pytest.raises(SystemExit, match=r"README\.md has no place for the tables"):
+    with pytest.raises(SystemExit, match=r"benchmarks/README\.md has no place for the tables"):
         main([*words, "--readme"])
     return first

@@ -231,7 +231,7 @@ def test_readme(tmp_path, monkeypatch):
     assert "| 8,192 × 128,256 bfloat16 | " in text
     for name in plots.PLOTS:
         assert tmp_path.joinpath(name).stat().st_size > 20_000
-        assert f"(benchmarks/results/{name})" in text
+        assert f"(results/{name})" in text
 
 
 # --------------------------------------------------------------------- launch sizes

@@ -3,7 +3,7 @@
 * fusedce/__init__.pyi, which type checkers read: the types of every option, from the signatures
   that ``help`` shows, and the return types for ``return_grad`` and ``return_hessian``.
   test_typing.py checks that it is up to date.
-* The table of losses in README.md, from the list of losses. test_readme.py checks it.
+* The table of losses in fusedce/README.md, from the list of losses. test_pages.py checks it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fusedce.losses.declaration import Loss
 from fusedce.options import TYPES, Activation, Reduction
 
 PATH = Path(fusedce.__file__).with_name("__init__.pyi")
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "fusedce" / "README.md"
 BEGIN, END = "<!-- losses: python -m tests.house.stubs -->\n", "<!-- /losses -->"
 TABLE = """| loss | usual activation, the default first | what it is | source |
 |---|---|---|---|
@@ -114,7 +114,7 @@ def stubs() -> str:
 
 
 def row(loss: Loss) -> str:
-    """A row of README.md's table of losses: call with own options, activations, summary, source."""
+    """A row of the page's table of losses: call with own options, activations, summary, source."""
     own = [p for p in inspect.signature(loss.function).parameters.values()
            if p.name not in {*TYPES, "logits", "targets"}]  # fmt: skip
     words = ["z", "y", *(f"{p.name}={p.default!r}".replace("'", '"') for p in own)]
@@ -122,13 +122,13 @@ def row(loss: Loss) -> str:
     return f"| `{loss.name}({', '.join(words)})` | {usual} | {loss.summary} | {loss.source} |\n"
 
 
-def with_table(readme: str) -> str:
-    """README.md with the table of losses between its markers."""
-    start, end = readme.index(BEGIN) + len(BEGIN), readme.index(END)
+def with_table(page: str) -> str:
+    """fusedce/README.md with the table of losses between its markers."""
+    start, end = page.index(BEGIN) + len(BEGIN), page.index(END)
     table = "".join(row(loss) for _, loss in sorted(LOSSES.items()))
-    return readme[:start] + TABLE + table + readme[end:]
+    return page[:start] + TABLE + table + page[end:]
 
 
 if __name__ == "__main__":
     PATH.write_text(stubs())
-    README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
