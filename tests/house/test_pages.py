@@ -160,3 +160,9 @@ def test_links(page):
         assert there.exists(), f"{page} links to {target}"
         if anchor:
             assert anchor in anchors(there.read_text(encoding="utf-8")), f"{page}: {target}"
+
+
+def test_readme_is_short():
+    """README.md is an overview; what is longer belongs to the page beside the code."""
+    assert len(PAGES["README.md"].splitlines()) <= 200
+    assert len(PAGES["README.md"].encode()) <= 12 * 1024
