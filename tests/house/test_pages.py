@@ -5,14 +5,10 @@ A section's examples run after those at the top of its page.
 
 from __future__ import annotations
 
-import ast
-import doctest
-import importlib.util
 import re
 import shlex
 import subprocess
 import tomllib
-from pathlib import Path
 
 import pytest
 
@@ -20,13 +16,10 @@ import benchmarks.__main__ as throughput
 from benchmarks import boosting, digits, frameworks
 from fusedce.__main__ import parse as fusedce_parse
 from fusedce.options import DEFAULTS
-from tests.house import stubs
+from tests.cuda import gpu
+from tests.house import pages, stubs
+from tests.house.pages import PAGES, ROOT, sections
 
-ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = "fusedce", "kernels", "tests", "benchmarks", ".github"
-FOUND = [*ROOT.glob("*.md"), *(page for name in FOLDERS for page in (ROOT / name).rglob("*.md"))]
-PAGES = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in FOUND
-         if "kernels" not in page.relative_to(ROOT).parts[1:]}  # fmt: skip
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 TARGETS = set(re.findall(r"^([a-z-]+):(?!=)", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
 PARSERS = {
@@ -38,34 +31,10 @@ PARSERS = {
 }
 
 
-def sections(page):
-    """The part above the first heading of level 2, and the sections below it by their headings."""
-    top, *parts = re.split(r"^(?=##+ )", PAGES[page], flags=re.MULTILINE)
-    return top, {part.splitlines()[0].lstrip("# "): part for part in parts}
-
-
-def examples():
-    """The pages and headings of all sections with Python examples."""
-    for page in PAGES:
-        top, parts = sections(page)
-        found = [heading for heading, part in parts.items() if ">>> " in part]
-        yield from ((page, heading) for heading in found)
-        if not found and ">>> " in top:
-            yield page, None
-
-
 def blocks(page, *languages):
     """The fenced blocks of a page that name one of these languages."""
     fenced = re.findall(r"^ *```(\w*)\n(.*?)^ *```", PAGES[page], flags=re.MULTILINE | re.DOTALL)
     return [text for language, text in fenced if language in languages]
-
-
-def packages(found):
-    """The packages that examples import."""
-    nodes = [n for example in found for n in ast.walk(ast.parse(example.source))]
-    named = [alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names]
-    named += [n.module or "" for n in nodes if isinstance(n, ast.ImportFrom)]
-    return {name.partition(".")[0] for name in named}
 
 
 def test_every_page_is_read():
@@ -94,22 +63,14 @@ def test_table_of_options(option):
     )
 
 
-@pytest.mark.parametrize(("page", "heading"), list(examples()))
+@pytest.mark.parametrize(("page", "heading"), list(pages.examples()))
 def test_examples(page, heading):
-    parser, found = doctest.DocTestParser(), {}
-    top, parts = sections(page)
-    texts = [top, *([] if heading is None else [parts[heading]])]
-    lacking = packages([e for text in texts for e in parser.get_examples(text)])
-    lacking = sorted(name for name in lacking if importlib.util.find_spec(name) is None)
-    if lacking:
-        pytest.skip(f"{', '.join(lacking)} is not installed")
-    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
-    told = []
-    for text in texts:
-        test = parser.get_doctest(text, found, f"{page}: {heading}", page, 0)
-        runner.run(test, out=told.append, clear_globs=False)
-        found = test.globs
-    assert not runner.failures, "".join(told)
+    if absent := pages.lacking(page, heading):
+        pytest.skip(f"{', '.join(absent)} is not installed")
+    if pages.on_a_gpu(page, heading) and (why := gpu.missing()):
+        pytest.skip(why)
+    failures = pages.run(page, heading)
+    assert not failures, failures
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python", "py")])
