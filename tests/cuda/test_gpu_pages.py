@@ -18,6 +18,6 @@ def test_examples_on_a_gpu(page, heading):
     if "torch" in pages.packages(page, heading):
         torch = pytest.importorskip("torch")
         if not torch.cuda.is_available():
-            pytest.skip("torch is built for the CPU")
+            pytest.skip("torch finds no GPU")
     failures = pages.run(page, heading)
     assert not failures, failures
