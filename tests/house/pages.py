@@ -17,8 +17,12 @@ PARSER = doctest.DocTestParser()
 
 
 def sections(page):
-    """The part above the first heading of level 2, and the sections below it by their headings."""
-    top, *parts = re.split(r"^(?=##+ )", PAGES[page], flags=re.MULTILINE)
+    """The part above the first heading of level 2, and the sections below it by their headings.
+
+    Blocks with the whole file of a loss are left out.
+    """
+    text = re.sub(r"^```python\n# fusedce/.*?^```", "", PAGES[page], flags=re.M | re.S)
+    top, *parts = re.split(r"^(?=##+ )", text, flags=re.MULTILINE)
     return top, {part.splitlines()[0].lstrip("# "): part for part in parts}
 
 
