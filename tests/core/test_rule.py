@@ -15,6 +15,7 @@ from numba import njit
 import fusedce
 from fusedce.kernels.rule import RULES
 from fusedce.kernels.scalar import where
+from fusedce.losses.focal import MixedFocal
 from tests.reference import reference
 
 
@@ -222,6 +223,10 @@ def test_errors_of_apply():
         ValueError, match=r"^apply has no meaning with class indices and activation=N"
     ):
         fusedce.apply(Lopsided(), abs(z) / 9, t, activation=None)
+    with pytest.raises(ValueError, match=r"^apply of a rule registered with soft= has no meaning"):
+        fusedce.apply(
+            MixedFocal(2.0, 1.0), np.full((2, 2), 0.5), np.full((2, 2), 0.5), activation=None
+        )
 
 
 def test_errors_of_rule():
