@@ -24,10 +24,12 @@ demo: .venv/.bench
 bench: .venv/.bench
 	$(BIN)/python -m benchmarks $(ARGS)
 
-# The adapters: forward and backward pass of the frameworks, objectives of boosting.
+# The adapters: forward and backward pass of the frameworks, objectives of boosting. The accuracy of
+# the gradient, beside the same frameworks.
 bench-frameworks: .venv/.test
 	$(BIN)/python -m benchmarks.frameworks
 	$(BIN)/python -m benchmarks.boosting
+	$(BIN)/python -m benchmarks.accuracy
 
 # What `make demo` and `make bench` leave is in benchmarks/runs; this alone changes what git keeps.
 readme: .venv/.test
@@ -35,6 +37,7 @@ readme: .venv/.test
 	$(BIN)/python -m benchmarks --readme
 	$(BIN)/python -m benchmarks.frameworks --readme
 	$(BIN)/python -m benchmarks.boosting --readme
+	$(BIN)/python -m benchmarks.accuracy --readme
 
 test: .venv/.test
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)

@@ -81,7 +81,7 @@ def torch_loss(loss: Loss, ours: bool) -> Callable[[Any, Any], Any]:
     return lambda z, t: focal(z, t, **options, reduction="mean")
 
 
-def torch_focal(loss: Loss) -> Callable[[Any, Any], Any]:
+def torch_focal(loss: Loss, reduction: str = "mean") -> Callable[[Any, Any], Any]:
     """torchvision's focal loss in torch's operations."""
     torch: Any = importlib.import_module("torch")
     alpha, gamma = loss.alpha or 0.0, loss.gamma
@@ -90,7 +90,8 @@ def torch_focal(loss: Loss) -> Callable[[Any, Any], Any]:
         p = torch.sigmoid(z)
         values = torch.nn.functional.binary_cross_entropy_with_logits(z, t, reduction="none")
         values = values * (1 - (p * t + (1 - p) * (1 - t))) ** gamma
-        return ((alpha * t + (1 - alpha) * (1 - t)) * values).mean()
+        values = (alpha * t + (1 - alpha) * (1 - t)) * values
+        return getattr(values, reduction)()
 
     return focal
 

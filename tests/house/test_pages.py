@@ -13,7 +13,7 @@ import tomllib
 import pytest
 
 import benchmarks.__main__ as throughput
-from benchmarks import boosting, digits, frameworks
+from benchmarks import accuracy, boosting, digits, frameworks
 from fusedce.__main__ import parse as fusedce_parse
 from fusedce.options import DEFAULTS
 from tests.cuda import gpu
@@ -24,6 +24,7 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["option
 TARGETS = set(re.findall(r"^([a-z-]+):(?!=)", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
 PARSERS = {
     "benchmarks": throughput.parse,
+    "benchmarks.accuracy": accuracy.parse,
     "benchmarks.boosting": boosting.parse,
     "benchmarks.digits": digits.parse,
     "benchmarks.frameworks": frameworks.parse,
