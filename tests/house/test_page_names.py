@@ -17,9 +17,9 @@ import pytest
 
 import fusedce
 from tests.house.mutation import copied
-from tests.house.test_pages import PAGES, blocks, check_command
+from tests.house.pages import PAGES, ROOT
+from tests.house.test_pages import blocks, check_command
 
-ROOT = Path(__file__).resolve().parents[2]
 HALVES = ("kernels", "kernels/cpu", "kernels/cuda")
 SUITES = ("tests", *(f"tests/{p.name}" for p in sorted((ROOT / "tests").iterdir()) if p.is_dir()))
 # The folders that the names of files on a page are relative to.
