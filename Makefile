@@ -1,56 +1,56 @@
-# Needs python3 (3.11 or newer, with venv) and make. Everything else goes into .venv; nothing outside it changes.
+# Needs python3 (3.11 or newer, with venv) and make. Everything else is installed into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-# The parity oracle of the tests, pinned. PyPI's for Linux brings 6.5 GB of CUDA; a build for the CPU is
-# labelled +cpu there, and PyTorch's index has it. Without one the tests that need torch are skipped.
+# The tests compare with this version of torch. PyPI's build for Linux installs 6.5 GB of CUDA; PyTorch's
+# own index has a build for the CPU, +cpu. Without torch the tests that need it are skipped.
 TORCH := torch==2.13.0
 TORCH_CPU ?= $(TORCH)$(if $(filter Linux,$(shell uname -s)),+cpu)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-# What drives the GPU: cuda12 or cuda13. `make gpu BIN=` takes PYTHON as it is and installs nothing.
+# The extra of fusedce for the GPU's driver: cuda12 or cuda13. `make gpu BIN=` uses PYTHON as it is and
+# installs nothing.
 CUDA ?= cuda13
 RUN = $(if $(BIN),$(BIN)/python,$(PYTHON))
 
 .PHONY: help demo bench bench-frameworks readme test emulate gpu gpu-kit soak check wheel-test clean
 .DELETE_ON_ERROR:
 
-help:
-	@echo "make demo | bench | bench-frameworks | readme | test | emulate | gpu | gpu-kit | soak | check | wheel-test | clean    (README.md says what each does)"
+# A target's line in `make help` is the text behind the ## of its rule: what it does; what it writes;
+# how long it takes on two cores, without the first installation into .venv and the first compilation.
+help: ## Prints these lines; writes nothing; takes no time
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' Makefile
 
-demo: .venv/.bench
+demo: .venv/.bench ## Trains on scanned digits, measures a few cases; writes benchmarks/runs/digits.png; a minute
 	$(BIN)/python -m benchmarks.digits
 	$(BIN)/python -m benchmarks --quick
 
-bench: .venv/.bench
+bench: .venv/.bench ## Measures loss and gradient (ARGS: options); writes benchmarks/runs/throughput.json; 3 minutes
 	$(BIN)/python -m benchmarks $(ARGS)
 
-# The adapters: forward and backward pass of the frameworks, objectives of boosting. The accuracy of
-# the gradient, beside the same frameworks.
-bench-frameworks: .venv/.test
+bench-frameworks: .venv/.test ## Measures speed and accuracy beside torch and JAX, and the objectives of boosting; writes benchmarks/runs/*.json; 12 minutes
 	$(BIN)/python -m benchmarks.frameworks
 	$(BIN)/python -m benchmarks.boosting
 	$(BIN)/python -m benchmarks.accuracy
 
-# What `make demo` and `make bench` leave is in benchmarks/runs; this alone changes what git keeps.
-readme: .venv/.test
+# `make demo` and `make bench` write into benchmarks/runs, which git ignores; this target alone changes
+# files that git keeps.
+readme: .venv/.test ## Renews the pages from the last results; writes their tables and pictures; a minute
 	$(BIN)/python -m benchmarks.digits --out benchmarks/results/digits.png
 	$(BIN)/python -m benchmarks --readme
 	$(BIN)/python -m benchmarks.frameworks --readme
 	$(BIN)/python -m benchmarks.boosting --readme
 	$(BIN)/python -m benchmarks.accuracy --readme
 
-test: .venv/.test
+test: .venv/.test ## Runs the tests on the CPU (ARGS: options of pytest); writes caches of compiled kernels; 15 minutes
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
-# The GPU tests without a GPU: the compiled kernels emulated, for the architecture and with the order
-# of threads that EMULATOR_CAPABILITY (9.0) and EMULATOR_ORDER (forward) name. Most of an hour.
-emulate: .venv/.test
+# EMULATOR_CAPABILITY (9.0) names the architecture, EMULATOR_ORDER (forward) the order of the threads.
+emulate: .venv/.test ## Runs the GPU tests on an emulator of the compiled kernels; writes caches; an hour
 	EMULATE=all $(BIN)/python -m pytest -n auto --dist worksteal -W default -m gpu -p tests.emulator.plugin tests/cuda/test_gpu*.py $(ARGS)
 	EMULATE=all $(BIN)/python -m pytest -n auto --dist worksteal tests/emulator/test_emulat*.py tests/cuda/test_cuda_code.py $(ARGS)
 
-# On a machine with a GPU: the tests marked gpu, a small run under compute-sanitizer, the benchmark.
 # The first small run puts the kernels on disk, so that none is compiled under the sanitizer.
-gpu: $(if $(BIN),.venv/.test .venv/.$(CUDA))
+gpu: $(if $(BIN),.venv/.test .venv/.$(CUDA)) ## On a GPU: tests, compute-sanitizer, benchmark; writes benchmarks/runs/cuda.json; the benchmark 8 minutes, the others not measured yet
 	$(RUN) -m pytest -m gpu -W default tests/cuda/test_gpu*.py $(ARGS)
 	$(RUN) -m tests.cuda.sanitized
 	@for tool in memcheck racecheck; do \
@@ -59,28 +59,24 @@ gpu: $(if $(BIN),.venv/.test .venv/.$(CUDA))
 	done
 	$(RUN) -m benchmarks --device cuda
 
-# On a machine without one: all that is needed where a GPU is to be had for minutes only, without
-# network (tests/device/README.md).
-gpu-kit: .venv/.test
+gpu-kit: .venv/.test ## Prepares a short run on a GPU machine without network (tests/device/README.md); writes .gpu; 5 minutes
 	bash tests/device/prepare.sh
 
-# Ten minutes of mixed calls; fails where memory grows.
-soak: .venv/.test
+soak: .venv/.test ## Makes mixed calls, fails if memory grows (ARGS: --seconds N); writes nothing; 10 minutes
 	$(BIN)/python -m tests.house.soak $(ARGS)
 
-check: .venv/.dev
+check: .venv/.dev ## Runs lint, format and type checks; writes caches; a minute
 	$(BIN)/ruff check fusedce kernels tests benchmarks
 	$(BIN)/ruff format --check fusedce kernels tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/basedpyright tests/house/typed_calls.py
 
-# The wheel as a user gets it: a clean environment, a folder that is not the checkout.
-wheel-test: .venv/.pip
+wheel-test: .venv/.pip ## Builds the wheel and calls it from a clean environment; writes dist and .venv/wheel; a minute
 	rm -rf build dist .venv/wheel && $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 	$(PYTHON) -m venv .venv/wheel && .venv/wheel/bin/python -m pip install --quiet dist/*.whl
 	cd / && $(CURDIR)/.venv/wheel/bin/python -c "$$WHEEL_CALL"
 
-clean:
+clean: ## Removes .venv, .gpu, dist and caches; writes nothing; a second
 	rm -rf .venv .gpu build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -91,8 +87,8 @@ clean:
 
 .venv/.test: | .venv/.torch
 
-# What is there already, in whatever build, or lies in a folder that pip is told of (find-links) will
-# do. Without a build for the CPU there is no stamp, so that the next `make` asks again.
+# An installed torch of this version, of any build, is enough, and so is one in a folder that pip's
+# find-links names. Without a build for the CPU no stamp is written, so that the next `make` asks again.
 .venv/.torch: Makefile | .venv/.pip
 	@pip="$(BIN)/python -m pip install --quiet --retries 0"; \
 	if $$pip --no-deps --no-index $(TORCH) 2>/dev/null \

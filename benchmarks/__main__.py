@@ -1,19 +1,29 @@
-"""Time of a loss and its gradient: fusedce, other libraries, and a loop that moves the same bytes.
+"""Measure the time of loss and gradient in fusedce and in other libraries.
 
-python -m benchmarks                     the usual cases, under three minutes
-python -m benchmarks --quick             a few cases, a quarter of the rows: half a minute
-python -m benchmarks --all               every case, some twenty minutes
-python -m benchmarks --shape 8192x50257 --dtype bfloat16 --loss focal
-                                         arrays of your own; each option may be repeated
-python -m benchmarks --case focal --rival torch
-                                         cases with "focal" in their name, beside torch alone
-python -m benchmarks --against benchmarks/results/throughput.json
-                                         status 1 if something is slower than in that result
-python -m benchmarks --device cuda       the same on a GPU (CuPy arrays), under eight minutes
-python -m benchmarks --device cuda --sweep
-                                         which launch sizes are the fastest on this GPU
+The time is also compared with that of a loop that moves the same bytes and
+does nothing else ("copy"). No library is timed before its results agree with
+NumPy's in float64. Other libraries are used if they are installed.
 
-The usual cases and --all write a result into benchmarks/runs, others only with --out.
+Writes: benchmarks/runs/throughput.json; with --device cuda cuda.json and its
+        pictures there. A run of a part (--quick, --case, --rival, --shape,
+        --shrink) writes only where --out says. --readme writes the tables and
+        pictures of README.md and benchmarks/README.md.
+Takes:  three minutes on two cores, with --quick half a minute, with --all
+        some twenty minutes; with --device cuda under eight minutes.
+
+For example:
+  python -m benchmarks --quick
+      a few cases with a quarter of the rows
+  python -m benchmarks --shape 8192x50257 --dtype bfloat16 --loss focal
+      your own arrays; each option may be given several times
+  python -m benchmarks --case focal --rival torch
+      the cases with "focal" in their name, beside torch alone
+  python -m benchmarks --against benchmarks/results/throughput.json
+      exit status 1 if a case is slower than in that result
+  python -m benchmarks --device cuda
+      the same on a GPU, with CuPy arrays
+  python -m benchmarks --device cuda --sweep
+      which launch sizes are the fastest on this GPU
 """
 
 import argparse
@@ -41,27 +51,42 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = screen.Parser("python -m benchmarks", __doc__)
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="a few cases, fewer rows, fewer rounds")
-    size.add_argument("--all", action="store_true", help="every case, more rounds")
     some: Any = {"action": "append", "default": []}
     add = parser.add_argument
-    add("--list", action="store_true", help="print the names of cases and rivals, and exit")
-    add("--case", metavar="NAME", **some, help="only these of --list: a name, part of it, or glob")
-    add("--rival", metavar="NAME", **some, help='only these, named in the same way; or "none"')
+    text = "measure a few cases with a quarter of the rows (default: the usual cases)"
+    size.add_argument("--quick", action="store_true", help=text)
+    size.add_argument("--all", action="store_true", help="measure every case, in more rounds")
+    add("--list", action="store_true", help="print the names of the cases and rivals, and exit")
+    add("--case", metavar="NAME", **some,
+        help="measure only the cases of this name: a whole name, a part of one, or a glob pattern; "
+        "may be repeated (default: the usual cases)")  # fmt: skip
+    add("--rival", metavar="NAME", **some,
+        help='measure only the rivals of this name, matched in the same way, or "none"; may be '
+        "repeated (default: all that are installed)")  # fmt: skip
     add("--shape", type=shape, metavar="ROWSxCLASSES", **some,
-        help="logits of this shape instead of the cases; of more than two axes the second has the "
-        "classes")  # fmt: skip
-    add("--dtype", choices=FLOATS, **some, help="of --shape's logits (default: float32)")
-    add("--loss", choices=cases.LOSSES, **some,
-        help="of --shape (default: cross_entropy); focal: of each element, gamma 2")  # fmt: skip
-    add("--shrink", type=screen.whole, metavar="N", help="divide the rows of every large case by N")
-    add("--against", type=Path, metavar="RESULT",
-        help="an earlier result: status 1 if this run is slower, beyond the noise")  # fmt: skip
-    parser.add_output(" and its pictures")
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="where the arrays are")
-    add("--sweep", action="store_true", help="with --device cuda: time the launch sizes instead")
+        help="measure logits of this shape instead of the cases; of three or more axes the second "
+        "is that of the classes; may be repeated")  # fmt: skip
+    add("--dtype", choices=FLOATS, metavar="DTYPE", **some,
+        help=f"with --shape: the dtype of the logits, {', '.join(FLOATS)}; may be repeated "
+        "(default: float32)")  # fmt: skip
+    add("--loss", choices=cases.LOSSES, metavar="LOSS", **some,
+        help=f"with --shape: the loss, {', '.join(cases.LOSSES)}; focal is that of each element "
+        "with gamma 2; may be repeated (default: cross_entropy)")  # fmt: skip
+    add("--shrink", type=screen.whole, metavar="N",
+        help="divide the rows of every large case by N (default: 1, with --quick 4)")  # fmt: skip
+    add("--against", type=Path, metavar="FILE",
+        help="compare with this earlier result; the exit status is 1 if a case is slower by more "
+        "than the rounds of both runs scatter")  # fmt: skip
+    parser.add_output(
+        "benchmarks/runs/throughput.json or cuda.json; of a part of the cases: none",
+        "README.md and benchmarks/README.md, and the pictures,",
+    )
+    add("--device", choices=("cpu", "cuda"), default="cpu", metavar="DEVICE",
+        help="measure on cpu or cuda (default: cpu)")  # fmt: skip
+    add("--sweep", action="store_true",
+        help="with --device cuda: measure the launch sizes instead of the cases")  # fmt: skip
     add("--seconds", type=float, metavar="S",
-        help="with --device cuda: no case begins after so many seconds (default: 450)")  # fmt: skip
+        help="with --device cuda: begin no case after S seconds (default: 450)")  # fmt: skip
     options = parser.parse_args(argv)
     if options.device == "cpu" and (options.sweep or options.seconds is not None):
         parser.error(f"{'--sweep' if options.sweep else '--seconds'} needs --device cuda")

@@ -1,12 +1,20 @@
-"""fusedce as an objective of gradient boosting: choice of the Hessian, accuracy, speed.
+"""Measure fusedce's objectives of gradient boosting: Hessians, accuracy and speed.
 
-python -m benchmarks.boosting                  all three, some seven minutes
-python -m benchmarks.boosting --surrogates     positive Hessians, compared by trained models
-python -m benchmarks.boosting --accuracy       errors relative to 50 digits, also of public recipes
-python -m benchmarks.boosting --speed          time of a call, and its share of a round of LightGBM
-python -m benchmarks.boosting --readme         no measurement: README from the last result
+Three parts: which positive Hessian trains the best models with LightGBM and
+XGBoost; the errors of gradient and Hessian relative to 50 digits, also of
+recipes that others published; the time of a call beside NumPy's, and its share
+of a round of LightGBM's training.
 
-Results are written into benchmarks/runs; those of fewer seeds, data sets or rows only with --out.
+Writes: benchmarks/runs/boosting.json. A run of fewer seeds, data sets or rows
+        writes only where --out says. --readme writes the tables of
+        benchmarks/README.md.
+Takes:  seven minutes on two cores; --accuracy alone half a minute.
+
+For example:
+  python -m benchmarks.boosting --speed
+      only the times; the other parts stay as they are in the last result
+  python -m benchmarks.boosting --surrogates --seeds 2 --data "wine (10%)"
+      the Hessians on one data set, drawn twice
 """
 
 import argparse
@@ -35,7 +43,11 @@ Calls = dict[str, Callable[[], Any]]
 
 DISTRIBUTIONS = ("fusedce", "numba", "numpy", "scikit-learn", "lightgbm", "xgboost-cpu", "xgboost")
 SEEDS = 10
-PART = "measure only the parts that are named; the others stay as they are in the last result"
+PARTS = {
+    "surrogates": "compare positive Hessians by the models that they train",
+    "accuracy": "compare gradient and Hessian with 50 digits",
+    "speed": "measure the time of a call, and its share of a round of LightGBM's training",
+}
 
 
 # --------------------------------------------------------------------- accuracy
@@ -199,15 +211,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = screen.Parser("python -m benchmarks.boosting", __doc__)
     add = parser.add_argument
-    for name in ("surrogates", "accuracy", "speed"):
-        add(f"--{name}", action="store_true", help=PART)
+    for name, text in PARTS.items():
+        add(f"--{name}", action="store_true", help=f"{text} (default: all three parts)")
     add("--seeds", type=screen.whole, default=SEEDS, metavar="N",
-        help=f"draws of each data set (default: {SEEDS})")  # fmt: skip
+        help=f"draw each data set N times (default: {SEEDS})")  # fmt: skip
+    named = ", ".join(surrogates.SOURCES).replace("%", "%%")
     add("--data", action="append", choices=surrogates.SOURCES, metavar="NAME",
-        help="only this data set (may be repeated), of: "
-        + ", ".join(surrogates.SOURCES).replace("%", "%%"))  # fmt: skip
-    add("--shrink", type=screen.whole, default=1, metavar="N", help="divide the timed rows by N")
-    parser.add_output()
+        help=f"train on this data set only: {named}; may be repeated (default: all)")  # fmt: skip
+    add("--shrink", type=screen.whole, default=1, metavar="N",
+        help="divide the rows that are timed by N (default: 1)")  # fmt: skip
+    parser.add_output("benchmarks/runs/boosting.json; of fewer seeds, data sets or rows: none")
     return parser.parse_args(argv)
 
 
@@ -244,7 +257,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = kept | results.origin(DISTRIBUTIONS) | measure(console, options)
     for grid in boosting_tables.tables(result):
         console.print(grid)
-        console.print()
     if path:
         results.write(result, path)
         say(console, f"result: {screen.place(path)}")

@@ -1,5 +1,6 @@
 """The tables of ``benchmarks.boosting``, the same for a terminal and for benchmarks/README.md."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from benchmarks import boosting_surrogates as surrogates
 from benchmarks import results
 from benchmarks.results import Record
-from benchmarks.tables import Cell, Column, Grid, judged
+from benchmarks.tables import MISSED, NOTES, Cell, Column, Grid, judged
 
 GAMMAS = (0.5, 1.0, 2.0, 3.7, 5.0)
 SCORES = np.linspace(-100, 100, 801)
@@ -38,8 +39,9 @@ def surrogate_table(records: list[Record]) -> Grid:
     sets = ", ".join(dict.fromkeys(r["data"] for r in records))
     notes = [compared(records, "bound", other) for other in ("clip", "slope")]
     title = (
-        "Held-out average precision / log loss of focal loss, means over "
-        f"{sets} positives and {seeds} seeds each; `psd` is bound. {'. '.join(notes)}."
+        "Average precision / log loss of focal loss on held-out rows: means over the data sets "
+        f"{sets}, which are named with their share of positives, and {seeds} seeds each. "
+        f"{' '.join(notes)}"
     )
     rows: list[tuple[str, Any, list[Record]]] = [
         (library, gamma, [r for r in records if (r["library"], r["gamma"]) == (library, gamma)])
@@ -47,8 +49,7 @@ def surrogate_table(records: list[Record]) -> Grid:
     ]
     columns = [Column("library", lambda models: models[0]), Column("γ", gamma_of)]
     for name in surrogates.SURROGATES:
-        head = f"`{name}`" if name == "exact" else name
-        columns.append(Column(head, partial(precision_and_loss, name)))
+        columns.append(Column(name, partial(precision_and_loss, name)))
     return Grid(title, columns, [*rows, ("both", None, records)])
 
 
@@ -62,8 +63,11 @@ def compared(records: list[Record], one: str, other: str) -> str:
         differing = gain[gain != 0]
         error = differing.std(ddof=1) / np.sqrt(len(differing)) if len(differing) > 1 else 0.0
         some = differing.mean() if len(differing) else 0.0
-        words.append(f"{title} {some:+.4f} ± {error:.4f} ({len(differing)} of {len(gain)} models)")
-    return f"{one} − {other}, where they differ: {'; '.join(words)}"
+        words.append(
+            f"{title} {some:+.4f}, standard error {error:.4f} ({len(differing)} of {len(gain)} "
+            "models differ)"
+        )
+    return f"Mean of {one} − {other} over the models that differ: {'; '.join(words)}."
 
 
 def worst(key: str, record: Record) -> str:
@@ -81,7 +85,8 @@ def accuracy_table(records: list[Record]) -> Grid:
     """A row for each formula."""
     title = (
         f"Worst relative error for scores from −100 to 100, both labels, γ from "
-        f"{min(GAMMAS):g} to {max(GAMMAS):g}; of the Hessian relative to its two terms."
+        f"{min(GAMMAS):g} to {max(GAMMAS):g}; that of the Hessian is relative to the sum of the "
+        "absolute values of its two terms."
     )
     columns = (
         Column("formula", lambda record: str(record["formula"])),
@@ -92,27 +97,39 @@ def accuracy_table(records: list[Record]) -> Grid:
     return Grid(title, columns, records)
 
 
-def times(name: str, call: Record) -> Cell:
-    """The milliseconds of a call, and their ratio to those of fusedce's call."""
+def takes(name: str, call: Record) -> Cell:
+    """How many times as long NumPy takes, and the bar."""
     ratio = call["ratios"][name]
-    met = ratio >= SPEED_BAR if name == WHOLE else None
-    return judged(f"{call['ms'][name]:g} ({ratio:g}×)", "", met)
+    if name != WHOLE:
+        return f"{ratio:g}×", None
+    return judged(f"{ratio:g}×", f"≥ {SPEED_BAR:g}", bool(ratio >= SPEED_BAR))
 
 
 def speed_table(calls: list[Record]) -> Grid:
     """A row for each call."""
+
+    def milliseconds(name: str) -> Callable[[Record], str]:
+        return lambda call: f"{call['ms'][name]:g}"
+
     columns = (
         Column("call", lambda call: str(call["case"])),
-        Column("fusedce, ms", lambda call: f"{call['ms'][OURS]:g}"),
-        Column(f"NumPy, ms (≥ {SPEED_BAR:g}×)", partial(times, WHOLE)),
-        Column("NumPy in blocks, ms", partial(times, BLOCKS)),
+        Column("fusedce,\nms", milliseconds(OURS)),
+        Column("NumPy,\nms", milliseconds(WHOLE)),
+        Column("NumPy takes\nN × as long", partial(takes, WHOLE), right=False),
+        Column("in blocks,\nms", milliseconds(BLOCKS)),
+        Column("in blocks takes\nN × as long", partial(takes, BLOCKS), right=False),
     )
-    return Grid("Gradient and Hessian of focal loss, γ = 2, medians.", columns, calls)
+    title = (
+        "Gradient and Hessian of focal loss, γ = 2: medians; NumPy on whole arrays, and in blocks "
+        "that fit into the cache."
+    )
+    return Grid(title, columns, calls)
 
 
 def share(record: Record) -> Cell:
-    """The objective's share of the time of a round."""
-    return judged(f"{record['share']:.1%}", "", record["share"] < SHARE_BAR)
+    """The objective's share of the time of a round, and the bar."""
+    text = f"{record['share']:.1%}"
+    return judged(text, f"≤ {SHARE_BAR:.0%}", record["share"] <= SHARE_BAR)
 
 
 def share_table(rounds: list[Record]) -> Grid:
@@ -121,9 +138,10 @@ def share_table(rounds: list[Record]) -> Grid:
         Column("training", lambda record: str(record["case"])),
         Column("call, ms", lambda record: f"{record['call_ms']:g}"),
         Column("round, ms", lambda record: f"{record['round_ms']:g}"),
-        Column(f"share < {SHARE_BAR:.0%}", share),
+        Column("call / round", share, right=False),
     )
-    return Grid("A round of LightGBM's with that objective.", columns, rounds)
+    title = "A call of that objective within a round of LightGBM's training."
+    return Grid(title, columns, rounds, [f"{MISSED}: {NOTES[MISSED]}"])
 
 
 def tables(result: Record) -> list[Grid]:

@@ -1,17 +1,24 @@
-"""Time of the adapters and of what their users would call otherwise: forward and backward pass.
+"""Measure forward and backward pass of fusedce's adapters for PyTorch and JAX.
 
-python -m benchmarks.frameworks             every case, some four minutes
-python -m benchmarks.frameworks --quick     a sixteenth of the rows, no torch.compile, no memory
-python -m benchmarks.frameworks --case focal
-python -m benchmarks.frameworks --readme    no measurement: the pages' table from the last result
+They are compared with torch's own losses, with torch.compile and with optax
+under jax.jit. No call is timed before its results agree with NumPy's in
+float64. The logits are the output of another layer: a view of a leaf, whose
+gradient torch.autograd.grad returns. Each call has its results in new memory,
+as users have it. The first write into new memory can take longer than the
+arithmetic: NumPy asks Linux for huge pages, XLA does not, torch only with
+THP_MEM_ALLOC_ENABLE=1. "new copy" is NumPy's copy of the logits into new
+memory.
 
-Every case writes a result into benchmarks/runs; a part of the cases only with --out.
+Writes: benchmarks/runs/frameworks.json. A run of a part (--quick, --case,
+        --shrink) writes only where --out says. --readme writes the tables of
+        benchmarks/README.md.
+Takes:  four minutes on two cores, with --quick half a minute.
 
-The logits are the output of another layer: a view of a leaf, and ``torch.autograd.grad`` asks for
-their gradient, so it is not copied into ``.grad``, which torch may do for a leaf. Each call has its
-results in new memory, as users have it. The first write into new memory can take longer than the
-arithmetic: NumPy asks Linux for huge pages, XLA does not, torch only with THP_MEM_ALLOC_ENABLE=1.
-"new copy" is NumPy's copy of the logits into new memory.
+For example:
+  python -m benchmarks.frameworks --quick
+      a sixteenth of the rows, without torch.compile and without memory
+  python -m benchmarks.frameworks --case focal
+      the cases with "focal" in their name
 """
 
 import argparse
@@ -290,11 +297,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = screen.Parser("python -m benchmarks.frameworks", __doc__)
     add, names = parser.add_argument, [case.name for case in CASES]
-    add("--quick", action="store_true", help="fewer rows and rounds, no compilers, no memory")
+    add("--quick", action="store_true",
+        help="measure a sixteenth of the rows in fewer rounds, without torch.compile and without "
+        "memory")  # fmt: skip
     add("--case", action="append", default=[], metavar="NAME",
-        help=f"only these: a name, part of it, or glob; of {', '.join(names)}")  # fmt: skip
-    add("--shrink", type=screen.whole, metavar="N", help="divide the rows of every case by N")
-    parser.add_output()
+        help="measure only the cases of this name: a whole name, a part of one, or a glob pattern, "
+        f"of {', '.join(names)}; may be repeated (default: all)")  # fmt: skip
+    add("--shrink", type=screen.whole, metavar="N",
+        help="divide the rows of every case by N (default: 1, with --quick 16)")  # fmt: skip
+    parser.add_output("benchmarks/runs/frameworks.json; of a part of the cases: none")
     add("--peak", choices=[way.name for way in WAYS], help=argparse.SUPPRESS)
     absent: dict[str, Any] = {"rival": [], "shape": [], "dtype": [], "loss": []}
     parser.set_defaults(list=False, all=False, against=None, **absent)

@@ -1,35 +1,54 @@
 """The columns of ``benchmarks.frameworks``, for a terminal and for benchmarks/README.md."""
 
+from dataclasses import replace
 from functools import partial
 
 from benchmarks.results import Record
-from benchmarks.tables import CASE, Cell, Column, Grid, judged, number, of_cases, spread
+from benchmarks.tables import (
+    CASE,
+    Cell,
+    Column,
+    Grid,
+    explain,
+    judged,
+    number,
+    of_cases,
+    of_copy,
+    spread,
+    times_as_long,
+)
 
 OURS, OURS_COMPILED, OURS_JAX = "fusedce.torch", "fusedce.torch, compiled", "fusedce.jax"
 COPY = "new copy"
 COMPARED = (  # ours, theirs, the heading
-    (OURS, COPY, "new copy"),
-    (OURS, "torch", "eager"),
-    (OURS, "torch.compile", "compile"),
-    (OURS_COMPILED, "torch.compile", "both compiled"),
-    (OURS_JAX, "optax", "optax"),
+    (OURS, COPY, "of a\nnew copy"),
+    (OURS, "torch", "torch\ntakes"),
+    (OURS, "torch.compile", "torch.compile\ntakes"),
+    (OURS_COMPILED, "torch.compile", "torch.compile\ntakes,\nboth compiled"),
+    (OURS_JAX, "optax", "optax\ntakes"),
 )
 WEIGHED = OURS, "torch"  # whose memory is measured
 SLACK = 0.02  # of the logits: memory that the kernel counts with a delay
-TITLE = "Forward and backward pass: our time, and how many times as long others take"
-NOTE = (
-    "ms: the time of ours, ± half the width of the range with three fifths of the rounds. "
-    "×: the other's time divided by ours; both compiled: with ours under torch.compile too. "
-    "memory: of ours, in multiples of the logits, and of torch. ✗ (red): the bar is missed."
-)
+TITLES = {
+    "torch": "Forward and backward pass in PyTorch",
+    "jax": "Forward and backward pass in JAX",
+}
+EXPLAINED = {
+    "of a new copy": "the time of a copy of the logits into new memory, in percent of that of "
+    "fusedce.",
+    "takes": "N times as long as fusedce.",
+    "both compiled": "torch.compile of torch's loss takes N times as long as that of fusedce's.",
+    "memory": "the most that fusedce holds above its inputs, in multiples of the logits; the bar "
+    "is what torch holds.",
+}
 
 
-def times_cell(ours: str, theirs: str, record: Record) -> Cell:
+def ratio_cell(ours: str, theirs: str, record: Record) -> Cell:
     """The ratio of their time to ours with its bar, and whether that is met."""
     for line in record["ratios"]:
         if (line["ours"], line["theirs"]) == (ours, theirs):
-            bar = "" if line["bar"] is None else f"≥{line['bar']:g}"
-            return judged(f"{line['value']:.2f}×", bar, line["met"])
+            write = of_copy if theirs == COPY else times_as_long
+            return write(line["value"], line["bar"], line["met"])
     return "-", None
 
 
@@ -39,11 +58,11 @@ def memory_cell(record: Record) -> Cell:
     if set(held) != set(WEIGHED):
         return "-", None
     mine, theirs = (held[name] for name in WEIGHED)
-    return judged(f"{mine:.2f}", f"≤{theirs:.2f}", bool(mine <= theirs + SLACK))
+    return judged(f"{mine:.2f}", f"≤ {theirs:.2f}", bool(mine <= theirs + SLACK))
 
 
 def ms_cell(name: str, wide: bool, record: Record) -> str:
-    """The median, and the range with three fifths of the rounds, or half the width of that."""
+    """The median, and the middle 60% of the rounds or half the width of that."""
     ms = record["ms"].get(name)
     if ms is None:
         return "-"
@@ -51,26 +70,32 @@ def ms_cell(name: str, wide: bool, record: Record) -> str:
     return f"{median} ({low}–{high})" if wide else f"{median} ±{spread(ms)}"
 
 
-def columns(page: bool) -> list[Column]:
-    """The columns of the page, or those of a terminal, whose headings have more lines."""
+def columns(page: bool) -> dict[str, list[Column]]:
+    """The columns of each table; the page's have the rounds, a terminal's their spread."""
     *torch, optax = (
-        Column(head, partial(times_cell, ours, theirs), int(head == COPY))
+        Column(head, partial(ratio_cell, ours, theirs), int(theirs == COPY), right=False)
         for ours, theirs, head in COMPARED
     )
-    found = [
-        CASE, Column("torch, ms", partial(ms_cell, OURS, page)), *torch,
-        Column("JAX, ms", partial(ms_cell, OURS_JAX, page)), optax, Column("memory", memory_cell),
-    ]  # fmt: skip
-    if page:
-        return found
-    return [Column(c.head.replace(" ", "\n"), c.cell, c.rank, right=False) for c in found]
+    head = "ms (middle 60%)" if page else "ms ±"
+    mine = {name: Column(head, partial(ms_cell, name, page)) for name in (OURS, OURS_JAX)}
+    memory = Column("memory", memory_cell, rank=1, right=False)
+    return {"torch": [CASE, mine[OURS], *torch, memory], "jax": [CASE, mine[OURS_JAX], optax]}
+
+
+def grids(records: list[Record], page: bool, shrink: int) -> list[Grid]:
+    """A table for each framework."""
+    shown = columns(page)
+    return [of_cases(TITLES[name], shown[name], records, shrink) for name in shown]
 
 
 def tables(records: list[Record], shrink: int) -> list[Grid]:
-    """The table for a terminal."""
-    return [of_cases(TITLE, columns(page=False), records, shrink, NOTE)]
+    """The tables for a terminal."""
+    found = grids(records, page=False, shrink=shrink)
+    explain(found, EXPLAINED)
+    return found
 
 
 def page_tables(result: Record) -> list[Grid]:
-    """The table for benchmarks/README.md, without a title."""
-    return [Grid("", columns(page=True), result["cases"])]
+    """The tables for benchmarks/README.md, which explains the columns."""
+    found = grids(result["cases"], page=True, shrink=result["settings"]["shrink"])
+    return [replace(grid, title=f"{grid.title}:") for grid in found]

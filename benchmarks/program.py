@@ -16,11 +16,11 @@ from rich.console import Console, Group
 
 from benchmarks import results, rivals, screen
 from benchmarks.cases import ALL, QUICK, USUAL, chosen, picked
-from benchmarks.measure import Effort
+from benchmarks.measure import OURS, Effort
 from benchmarks.results import Record
 from benchmarks.rivals import Rival
 from benchmarks.screen import Tell, say
-from benchmarks.tables import Grid, replace_section
+from benchmarks.tables import MISSED, Grid, of_copy, replace_section
 
 WRONG = "fusedce is wrong"
 LEVELS = {QUICK: "quick", USUAL: "usual", ALL: "all"}
@@ -182,7 +182,7 @@ def run(suite: Suite, console: Console) -> int:
     for line in screen.skipped(missing, records):
         say(console, f"skipped: {line}")
     wrong = [r for r in records if r.get("left_out", "").startswith(WRONG)]
-    verdicts = [(f"{r['title']}: {r['left_out']}", False) for r in wrong]
+    verdicts = [(f"{MISSED} {r['title']}: {r['left_out']}", False) for r in wrong]
     for line, met in [*verdicts, *suite.verdicts(records)]:
         say(console, line, STYLES[met])
     say(console, suite.caption(result), "dim")
@@ -200,6 +200,15 @@ def main(suite: Suite, console: Console) -> int:
     return renew(suite, console) if suite.options.readme else run(suite, console)
 
 
+def relative(record: Record) -> str:
+    """How fast a case was, relative to a copy or to another call of the same run."""
+    ratio = record["ratio"]
+    if ratio["of"] != "copy":
+        return f"{ratio['value']:.2f} × {ratio['of']}"
+    share = record["of_copy"][OURS] if "of_copy" in record else 1 / ratio["value"]
+    return f"{of_copy(share)[0]} of copy"
+
+
 def tell_regressions(console: Console, old: Record, new: Record) -> int:
     """Print what became slower; returns the exit status."""
     pairs, others = results.comparable(old, new)
@@ -211,8 +220,13 @@ def tell_regressions(console: Console, old: Record, new: Record) -> int:
     if old["machine"] != new["machine"]:
         say(console, "the other result is from another machine, or other threads", "yellow")
     found = results.regressions(old, new)
+    records = [{record["case"]: record for record in result["cases"]} for result in (old, new)]
     for line in found:
-        change = f"{line['before']:.2f} -> {line['now']:.2f} times {line['of']}"
-        say(console, f"slower: {line['title']}, {change}", "red")
-    say(console, f"{len(found)} of {len(pairs)} cases slower than before, beyond the noise")
+        before, now = (relative(by_name[line["case"]]) for by_name in records)
+        say(console, f"{MISSED} slower: {line['title']}, {before} before, {now} now", "red")
+    say(
+        console,
+        f"{len(found)} of {len(pairs)} cases slower than before by more than "
+        "the rounds of both runs scatter",
+    )
     return 1 if found else 0

@@ -1,20 +1,38 @@
 """The columns of the CPU's throughput, for a terminal and for benchmarks/README.md."""
 
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
 from benchmarks import results
 from benchmarks.results import Record
-from benchmarks.tables import CASE, Cell, Column, Grid, judged, number, of_cases, spread
+from benchmarks.tables import (
+    CASE,
+    Cell,
+    Column,
+    Grid,
+    explain,
+    judged,
+    number,
+    of_cases,
+    of_copy,
+    spread,
+    times_as_long,
+)
 
 TITLE = "Mean loss and gradient, float32 unless said"
+OTHER_TITLE = "Mean loss and gradient, compared with another call instead of a copy"
 PICTURES = (
     ("classes.png", "Throughput against the number of classes"),
     ("rivals.png", "How many times longer the others take"),
 )
 CURVES = "classes", "rows"
-NOTE = (
-    "÷ copy: divided by the time of a loop that moves the same bytes, or by that of the call that "
-    "the cell names. ±: half the width of the range with three fifths of the rounds. ✗ (red): the "
-    "bar is missed."
-)
+TAKES = "the fastest other\ntakes N × as long"
+EXPLAINED = {
+    "of copy": "the speed, in percent of that of a loop that moves the same bytes.",
+    "time / other call": "the time of fusedce divided by that of the call that the cell names.",
+}
 
 
 def measured(result: Record) -> list[Record]:
@@ -32,64 +50,109 @@ def gb_per_s(record: Record) -> str:
     return number(record["gb_per_s"])
 
 
-def percentiles(record: Record) -> str:
-    """The range with three fifths of the rounds, in milliseconds."""
+def middle(record: Record) -> str:
+    """The middle 60% of the rounds, in milliseconds."""
     return "–".join(number(record["ms"]["fusedce"][key]) for key in ("p20", "p80"))
 
 
-def ratio(record: Record) -> Cell:
-    """The ratio of times with its bar, and whether that is met."""
+def to_a_copy(record: Record) -> bool:
+    """Whether the time is compared with that of a copy, or with nothing."""
+    ratio = record.get("ratio")
+    return ratio is None or ratio["of"] == "copy"
+
+
+def share(record: Record) -> Cell:
+    """The speed in percent of that of a copy, and its bar; results hold the ratio of the times."""
     found = record["ratio"]
-    if found is None:
+    if found is None or not to_a_copy(record):
         return "-", None
-    of = "" if found["of"] == "copy" else f" {found['of']}"
+    bar = None if found["bar"] is None else 1 / found["bar"]
+    return of_copy(1 / found["value"], bar, found["met"])
+
+
+def to_other(record: Record) -> Cell:
+    """The time divided by that of another call, and its bar."""
+    found = record["ratio"]
+    if to_a_copy(record):
+        return "-", None
     bar = "" if found["bar"] is None else f"≤ {found['bar']:.2f}"
-    return judged(f"{found['value']:.2f}{'' if bar else of}", bar and bar + of, found["met"])
+    return judged(f"{found['value']:.2f} × {found['of']}", bar, found["met"])
 
 
 def best_rival(record: Record) -> Cell:
-    """The ratio of the fastest rival's time to ours with its bar, and whether that is met."""
+    """How many times as long the fastest rival takes, and its bar."""
     best = record.get("best_rival")
     if best is None:
         return "-", None
-    times = f"{best['times']:.2f}" if best["times"] < 10 else f"{best['times']:.0f}"
-    bar, met = best["bar"], best["met"]
-    asked = "" if bar is None else f"≥ {bar:.0f}"
-    return judged(f"{times}× {best['name']}", asked, None if bar is None else met)
+    met = None if best["bar"] is None else best["met"]
+    return times_as_long(best["times"], best["bar"], met, best["name"])
 
 
-JUDGED = (
-    Column("time ÷ copy\nand its bar", ratio, right=False),
-    Column("the fastest other takes\nN × as long", best_rival, right=False),
-)
-COLUMNS = (
+def without_bar(column: Column, record: Record) -> Cell:
+    """A cell without the bar; a sign still says that it is missed."""
+    text, met = column.of(record)
+    return re.sub(r" [≤≥<>] \S+", "", text), met
+
+
+def torch_takes(record: Record) -> str:
+    """How many times as long torch takes."""
+    times = record["times_faster"].get("torch")
+    return "-" if times is None else times_as_long(times)[0]
+
+
+OF_COPY = Column("of copy", share, right=False)
+OTHER_CALL = Column("time / other call", to_other, right=False)
+BEST = Column(TAKES, best_rival, right=False)
+FIGURES = (
     CASE, Column("ms", ms), Column("±", lambda r: spread(r["ms"]["fusedce"]), rank=2),
-    Column("GB/s", gb_per_s, rank=1), *JUDGED,
+    Column("GB/s", gb_per_s, rank=1),
 )  # fmt: skip
-PAGE_COLUMNS = (
-    CASE, Column("ms", ms), Column("p20–p80", percentiles),
-    Column("new output", lambda r: ms(r, "fusedce, new output")), Column("GB/s", gb_per_s), *JUDGED,
+PAGE_FIGURES = (
+    CASE, Column("ms", ms), Column("middle 60%", middle),
+    Column("new output", lambda r: ms(r, "fusedce, new output")), Column("GB/s", gb_per_s),
 )  # fmt: skip
 SUMMARY = (
     "softmax-4096x32000", "softmax-65536x1000", "softmax-2000000x10", "segmentation",
     "sigmoid-focal", "small-32x10",
 )  # fmt: skip
-SUMMARY_COLUMNS = CASE, Column("ms", ms), Column("GB/s", gb_per_s), *JUDGED
+SUMMARY_COLUMNS = (
+    CASE, Column("ms", ms),
+    *(replace(column, cell=partial(without_bar, column)) for column in (OF_COPY, BEST)),
+    Column("torch takes\nN × as long", torch_takes),
+)  # fmt: skip
+SUMMARY_NOTE = (
+    "**of copy**: the speed, in percent of that of a loop that moves the same bytes. **✗**: a bar "
+    "of [benchmarks/README.md](benchmarks/README.md) is missed."
+)
+
+
+def both(records: list[Record], figures: Sequence[Column], shrink: int) -> list[Grid]:
+    """The cases that are compared with a copy, then those compared with another call."""
+    kinds = (TITLE, OF_COPY, True), (OTHER_TITLE, OTHER_CALL, False)
+    found = []
+    for title, column, copied in kinds:
+        some = [record for record in records if to_a_copy(record) == copied]
+        if some or (copied and not records):
+            found.append(of_cases(title, [*figures, column, BEST], some, shrink))
+    return found
 
 
 def tables(records: list[Record], shrink: int = 1) -> list[Grid]:
-    """The table for a terminal."""
-    return [of_cases(TITLE, COLUMNS, records, shrink, NOTE)]
+    """The tables for a terminal."""
+    grids = both(records, FIGURES, shrink)
+    explain(grids, EXPLAINED)
+    return grids
 
 
 def page_tables(result: Record) -> list[Grid]:
-    """The table for benchmarks/README.md."""
-    title = f"{TITLE}:"
-    return [of_cases(title, PAGE_COLUMNS, measured(result), result["settings"]["shrink"])]
+    """The tables for benchmarks/README.md, which explains the columns."""
+    grids = both(measured(result), PAGE_FIGURES, result["settings"]["shrink"])
+    return [replace(grid, title=f"{grid.title}:") for grid in grids]
 
 
 def summary(result: Record) -> list[str]:
     """The paragraphs of README.md: a few of the cases, and where they are from."""
     by_name = {record["case"]: record for record in measured(result)}
     records = [by_name[name] for name in SUMMARY if name in by_name]
-    return [Grid("", SUMMARY_COLUMNS, records).markdown(), f"{results.caption(result)}."]
+    table = Grid("", SUMMARY_COLUMNS, records).markdown()
+    return [table, SUMMARY_NOTE, f"{results.caption(result)}."]

@@ -23,15 +23,18 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, description: str | None) -> None:
         as_written = argparse.RawDescriptionHelpFormatter
-        super().__init__(prog=prog, description=description, formatter_class=as_written)
+        usage = f"{prog} [options]"
+        super().__init__(
+            prog=prog, usage=usage, description=description, formatter_class=as_written
+        )
 
-    def add_output(self, pictures: str = "") -> None:
+    def add_output(self, default: str, pages: str = "benchmarks/README.md") -> None:
         """The options of every program that writes a result and a part of the pages."""
-        self.add_argument("--out", type=Path, metavar="FILE", help="where to write the result"
-                          " (JSON)")  # fmt: skip
+        text = f"write the result into this JSON file (default: {default})"
+        self.add_argument("--out", type=Path, metavar="FILE", help=text)
         self.add_argument(
-            "--readme", action="store_true", help="measure nothing; write the tables of README.md"
-            f" and benchmarks/README.md{pictures} from the last result, or from that of --out",
+            "--readme", action="store_true", help=f"measure nothing; write the tables of {pages} "
+            "from the result of the last run, or from the file that --out names",
         )  # fmt: skip
 
     def error(self, message: str) -> NoReturn:

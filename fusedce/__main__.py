@@ -3,17 +3,55 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from fusedce import __version__
 from fusedce.tools import doctor, warmup, warmup_cuda
 
+ABOUT = """Compile fusedce's kernels in advance, or examine an installation of fusedce.
+
+Writes: warmup writes compiled kernels into the cache folder, doctor nothing.
+Takes:  warmup under two minutes on two cores, doctor a second.
+
+For example:
+  python -m fusedce warmup --loss focal
+  python -m fusedce doctor
+"""
+WARMUP = """Compile the usual kernels now, so that later processes do not compile them.
+
+Kernels that are in the cache folder already are skipped.
+
+Writes: compiled kernels into the cache folder, which doctor prints.
+Takes:  under two minutes on two cores; of one loss and dtype half a minute;
+        --cuda of one loss and dtype about a minute, of all some half an hour.
+
+For example:
+  python -m fusedce warmup --loss focal --dtype float32
+      the kernels of one loss and dtype for this CPU
+  python -m fusedce warmup --cuda sm_90
+      all kernels for GPUs of compute capability 9.0; needs numba-cuda, no GPU
+"""
+DOCTOR = """Print versions, threads, vector width, cache and GPUs, and what is missing.
+
+For what is missing it says how to get it. The exit status is always 0.
+
+Writes: nothing; the cache folder is made if there is none.
+Takes:  a second.
+
+For example:
+  python -m fusedce doctor
+      one screen; wrapped to the width of the terminal or to COLUMNS
+"""
+
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
+    """A parser whose help text keeps its line breaks, and whose errors are one line."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, f"{self.prog}: {message}; --help says more\n")
 
 
 def _architecture(given: str) -> str:
@@ -24,27 +62,35 @@ def _architecture(given: str) -> str:
     return given
 
 
+def _parser() -> argparse.ArgumentParser:
+    """The command line: two commands, and the options of warmup."""
+    prog = "python -m fusedce"
+    parser = _Parser(prog=prog, usage=f"{prog} COMMAND [options]", description=ABOUT)
+    text = "print the version of fusedce and exit"
+    parser.add_argument("--version", action="version", version=f"fusedce {__version__}", help=text)
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", title="commands",
+        description="COMMAND --help describes one of them.",
+    )  # fmt: skip
+    warm, _ = (
+        commands.add_parser(
+            name, help=f"{about[0].lower()}{about.splitlines()[0][1:-1]}", description=about,
+            usage=f"{prog} {name} [options]",
+        )
+        for name, about in (("warmup", WARMUP), ("doctor", DOCTOR))
+    )  # fmt: skip
+    text = f"compile for this loss or activation only: {', '.join(warmup.LOSSES)} (default: all)"
+    warm.add_argument("--loss", choices=warmup.LOSSES, metavar="NAME", help=text)
+    text = f"compile for logits of this dtype only: {', '.join(warmup.DTYPES)} (default: all)"
+    warm.add_argument("--dtype", choices=warmup.DTYPES, metavar="NAME", help=text)
+    text = "compile for GPUs of this compute capability: sm_90 for 9.0 (default: for this CPU)"
+    warm.add_argument("--cuda", type=_architecture, metavar="sm_XX", help=text)
+    return parser
+
+
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    about = "Commands of fusedce; COMMAND --help describes one of them."
-    parser = _Parser(prog="python -m fusedce", description=about)
-    parser.add_argument("--version", action="version", version=f"fusedce {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    summary = "compile the usual calls now, so that later processes do not compile them"
-    detail = (
-        f"{summary[0].upper()}{summary[1:]}. All of them take minutes; calls that are compiled "
-        "already are skipped. The code is stored in the cache folder that doctor prints."
-    )
-    warm = commands.add_parser("warmup", help=summary, description=detail)
-    names = f"only this function: {', '.join(warmup.LOSSES)}"
-    warm.add_argument("--loss", choices=warmup.LOSSES, metavar="NAME", help=names)
-    names = f"only logits of this dtype: {', '.join(warmup.DTYPES)}"
-    warm.add_argument("--dtype", choices=warmup.DTYPES, metavar="NAME", help=names)
-    names = "for a GPU instead of this CPU, by its compute capability: sm_90 for 9.0; no GPU needed"
-    warm.add_argument("--cuda", type=_architecture, metavar="sm_XX", help=names)
-    summary = "show versions, threads, vector width, cache folder and GPUs, and what is missing"
-    commands.add_parser("doctor", help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
-    return parser.parse_args(arguments)
+    return _parser().parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

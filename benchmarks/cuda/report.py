@@ -7,7 +7,18 @@ from benchmarks.cuda.cases import GRADIENT, MODES
 from benchmarks.measure import OURS
 from benchmarks.report import gb_per_s, ms
 from benchmarks.results import Record
-from benchmarks.tables import CASE, Cell, Column, Grid, judged, of_cases, spread
+from benchmarks.tables import (
+    CASE,
+    MISSED,
+    Cell,
+    Column,
+    Grid,
+    explain,
+    of_cases,
+    of_copy,
+    spread,
+    times_as_long,
+)
 
 OTHERS = "torch", "torch.compile", "Liger-Kernel", "CuPy", "quack"
 NAMES = ("python", "cupy-cuda13x", "cupy-cuda12x", "numba-cuda", "torch", "triton", "liger-kernel",
@@ -16,10 +27,10 @@ PICTURES = (
     ("cuda-copy.png", "Bandwidth on a GPU, in parts of a copy's"),
     ("cuda-rivals.png", "How many times longer the others take on a GPU"),
 )
-NOTE = (
-    "of copy: GB/s, in parts of those of a copy; ×: the ratio of the other's time to fusedce's. "
-    "✗ (red): the bar is missed."
-)
+EXPLAINED = {
+    "of copy": "the speed (GB/s), in percent of that of a copy of the logits.",
+    "takes": "N times as long as fusedce.",
+}
 
 
 def measured(records: list[Record], mode: str) -> list[Record]:
@@ -27,42 +38,37 @@ def measured(records: list[Record], mode: str) -> list[Record]:
     return [r for r in records if r["group"] == mode and "ms" in r]
 
 
-def share(record: Record, name: str = OURS) -> str:
-    """The throughput in percent of that of the copy."""
-    return f"{100 * record['of_copy'][name]:.0f}%" if name in record["of_copy"] else "-"
+def share(record: Record) -> Cell:
+    """The speed in percent of that of the copy, and its bar."""
+    bar = record["bars"].get("copy", {})
+    return of_copy(record["of_copy"][OURS], bar.get("bar"), bar.get("met"))
 
 
-def faster(record: Record, name: str) -> str:
-    """The ratio of a rival's time to ours."""
-    times = record["times_faster"].get(name)
-    return "-" if times is None else f"{times:.2f}×"
+def takes(name: str, record: Record) -> Cell:
+    """How many times as long a rival takes, and the bar."""
+    times, bar = record["times_faster"].get(name), record["bars"].get(name, {})
+    return ("-", None) if times is None else times_as_long(times, bar.get("bar"), bar.get("met"))
 
 
-def judge(of: str, record: Record) -> Cell:
-    """The share of the copy, or the ratio of a rival's time to ours; and whether it is enough."""
-    text = share(record) if of == "copy" else faster(record, of)
-    return judged(text, "", record["bars"].get(of, {}).get("met"))
-
-
-HEADS = ("torch", 0), ("compile", 0), ("Liger", 0), ("CuPy", 2), ("quack", 1)
+RANKS = {"CuPy": 2, "quack": 1}
+JUDGED = (
+    Column("of copy", share, right=False),
+    *(Column(f"{name}\ntakes", partial(takes, name), RANKS.get(name, 0), right=False)
+      for name in OTHERS),
+)  # fmt: skip
 COLUMNS = (
     CASE, Column("ms", ms), Column("±", lambda r: spread(r["ms"][OURS]), rank=4),
-    Column("GB/s", gb_per_s, rank=3), Column("of copy", partial(judge, "copy")),
-    *(Column(head, partial(judge, name), rank)
-      for name, (head, rank) in zip(OTHERS, HEADS, strict=True)),
+    Column("GB/s", gb_per_s, rank=3), *JUDGED,
 )  # fmt: skip
-PAGE_COLUMNS = (
-    CASE, Column("ms", ms), Column("GB/s", gb_per_s), Column("of copy", share),
-    *(Column(f"÷ {name}", partial(faster, name=name)) for name in OTHERS),
-)  # fmt: skip
+PAGE_COLUMNS = CASE, Column("ms", ms), Column("GB/s", gb_per_s), *JUDGED
 
 
 def tables(records: list[Record], shrink: int = 1) -> list[Grid]:
     """A table for each question, for a terminal."""
-    found = {mode: [r for r in records if r["group"] == mode] for mode in MODES}
-    return [
-        of_cases(MODES[mode], COLUMNS, rows, shrink, NOTE) for mode, rows in found.items() if rows
-    ]
+    by_mode = {mode: [r for r in records if r["group"] == mode] for mode in MODES}
+    found = [of_cases(MODES[mode], COLUMNS, rows, shrink) for mode, rows in by_mode.items() if rows]
+    explain(found[-1:], EXPLAINED)
+    return found
 
 
 def page_tables(result: Record) -> list[Grid]:
@@ -70,16 +76,17 @@ def page_tables(result: Record) -> list[Grid]:
     return [Grid(f"{MODES[GRADIENT]}:", PAGE_COLUMNS, measured(result["cases"], GRADIENT))]
 
 
-def words(of: str, bar: float) -> str:
+def demand(of: str, bar: float) -> str:
     """The demand of a bar in words."""
     if of == "copy":
-        return f"at least {100 * bar:.0f}% of the bandwidth of a copy"
-    return f"never slower than {of}" if bar == 1 else f"{bar} times as fast as {of}"
+        return f"at least {100 * bar:.0f}% of copy"
+    return f"{of} takes at least {bar:g} × as long"
 
 
-def value(of: str, figure: float) -> str:
-    """A figure in the unit of its bar."""
-    return f"{100 * figure:.0f}%" if of == "copy" else f"{figure:.2f}×"
+def value(of: str, figure: float, bar: float, met: bool) -> str:
+    """A figure in the unit of its bar, without the bar."""
+    text, _ = of_copy(figure, bar, met) if of == "copy" else times_as_long(figure, bar, met)
+    return text.split()[0]
 
 
 def verdicts(records: list[Record]) -> list[tuple[str, bool | None]]:
@@ -93,12 +100,12 @@ def verdicts(records: list[Record]) -> list[tuple[str, bool | None]]:
         seen = [(r, b["value"], b["met"]) for r, b in rows if b["value"] is not None]
         missed = [(r, v) for r, v, fine in seen if not fine]
         if not seen:
-            found.append((f"not measured: {words(of, bar)}", None))
+            found.append((f"not measured: {demand(of, bar)}", None))
             continue
-        least = value(of, min(v for _, v, _ in seen))
-        text = f"{len(seen) - len(missed)} of {len(seen)}: {words(of, bar)}, least {least}"
-        places = [f"{r['title']} ({r['group']}) {value(of, v)}" for r, v in missed]
-        verdict = "missed" if missed else "met"
+        least = value(of, min(v for _, v, _ in seen), bar, not missed)
+        text = f"{len(seen) - len(missed)} of {len(seen)} cases: {demand(of, bar)}; least {least}"
+        places = [f"{r['title']} ({r['group']}) {value(of, v, bar, False)}" for r, v in missed]
+        verdict = f"{MISSED} missed" if missed else "met"
         found.append((f"{verdict}, {'; '.join([text, *places])}", not missed))
     return found
 
@@ -107,10 +114,9 @@ def line(record: Record) -> str:
     """The figures of a record in one line of a log."""
     if "ms" not in record:
         return f"{record['title']}: {record['left_out']}"
-    best = record.get("best_rival")
-    others = f"; {best['name']}, the fastest other, takes {best['times']}× as long" if best else ""
-    figure = f"{ms(record)} ms, {share(record)} of copy"
-    return f"{record['title']} {record['group']}: {figure}{others}"
+    figures = [f"{ms(record)} ms", f"{share(record)[0]} of copy"]
+    figures += [f"{name} takes {takes(name, record)[0]}" for name in record["times_faster"]]
+    return f"{record['title']} {record['group']}: {', '.join(figures)}"
 
 
 def caption(result: Record) -> str:

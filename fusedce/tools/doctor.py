@@ -42,17 +42,19 @@ def versions() -> Facts:
 def cpu() -> Facts:
     """The processor and the vector width that kernels use."""
     llvm = importlib.import_module("llvmlite.binding")
-    yield "CPU", f"{_cpu_name()} ({llvm.get_host_cpu_name()})"
+    yield "CPU", f"{_cpu_name()}; the compiler's name for it: {llvm.get_host_cpu_name()}"
     try:
         features = llvm.get_host_cpu_features()
     except RuntimeError:
         features = {}
     name = next((f for f in WIDTHS if features.get(f)), None)
-    width = f"{WIDTHS[name]} bits ({name}), {WIDTHS[name] // 32} float32" if name else "unknown"
+    width = "of unknown width"
+    if name:
+        width = f"{WIDTHS[name]} bits ({name}): {WIDTHS[name] // 32} float32 numbers at a time"
     yield "vectors", width
     affinity = getattr(os, "sched_getaffinity", None)  # not on every platform
     usable = len(affinity(0)) if affinity else os.cpu_count()
-    yield "cores", f"{os.cpu_count()}, {usable} of them for this process"
+    yield "cores", f"{os.cpu_count()}, of which this process may use {usable}"
 
 
 def _cpu_name() -> str:
@@ -70,14 +72,16 @@ def layers() -> Facts:
     numba = importlib.import_module("numba")
     try:
         number = numba.get_num_threads()  # this starts the threads
-        yield "threads", f"{number}, of the layer {numba.threading_layer()}"
+        yield "threads", f"{number}, started by Numba's threading layer {numba.threading_layer()}"
     except ValueError as error:  # NUMBA_THREADING_LAYER names a layer that cannot be loaded
         yield "threads", f"none: {' '.join(str(error).split())}"
+        yield "", "set NUMBA_THREADING_LAYER to a layer that can be loaded, or unset it"
     lacks = {name: _lack(name) for name in LAYERS}
-    yield "layers", ", ".join(name for name, lack in lacks.items() if lack is None)
+    there = ", ".join(name for name, lack in lacks.items() if lack is None)
+    yield "layers", f"{there} can be loaded; one is enough"
     for name, lack in lacks.items():
         if lack is not None:
-            yield "", f"not {name}: {lack}"
+            yield "", f"{name} cannot be loaded and is not needed: {lack}"
 
 
 def _lack(layer: str) -> str | None:
@@ -99,7 +103,8 @@ def cache() -> Facts:
         sizes = [status.st_size for status in files.values()]
         for_gpus = sum(name.startswith("cuda-") for name in files)
         yield "cache", glued(folder)
-        yield "", f"{len(files)} files ({for_gpus} for GPUs), {sum(sizes) / 1e6:.1f} MB"
+        size = f"{sum(sizes) / 1e6:.1f} MB"
+        yield "", f"{len(files)} files of compiled kernels ({for_gpus} for GPUs), {size}"
         if refused := sum(not trusted(status) for status in files.values()):
             yield "", f"{refused} of them are not read, since other users own or can write them"
     if why is not None:
@@ -110,14 +115,20 @@ def gpu() -> Facts:
     """GPUs, and the packages that are missing to use them."""
     found, version = _devices()
     if not found:
-        yield "GPU", f"none: {version}"
+        yield "GPU", f"none: {version}; only arrays on a GPU need one"
         return
     for k, name in enumerate(found):
         yield "GPU" if k == 0 else "", name
     extra = "cuda13" if int(version.split(".")[0]) >= 13 else "cuda12"
+    yield "CUDA driver", version
     missing = [name for name in ("numba_cuda", "cupy") if importlib.util.find_spec(name) is None]
-    lack = f"; {' and '.join(missing)} missing: pip install 'fusedce[{extra}]'" if missing else ""
-    yield "CUDA driver", f"{version}{lack}"
+    if missing:
+        yield "", f"{' and '.join(missing)} missing: {install(extra)}"
+
+
+def install(extra: str) -> str:
+    """The command that installs what GPUs need."""
+    return f"pip{GLUE}install{GLUE}'fusedce[{extra}]'"
 
 
 GPU_PACKAGES = ("numba-cuda", "cuda-bindings", "cuda-core", "cupy-cuda12x", "cupy-cuda13x")
@@ -130,20 +141,26 @@ def gpu_compiler() -> Facts:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     if "numba-cuda" not in found:
-        yield "GPU compiler", "none: numba-cuda is not installed"
+        either = f"{install('cuda13')}, for a driver older than CUDA 13 {install('cuda12')}"
+        yield "GPU compiler", f"none, since numba-cuda is missing; only GPUs need it: {either}"
         return
     yield "GPU compiler", ", ".join(" ".join(pair) for pair in found.items())
     for library, name in {"nvvm": "NVVM", "nvJitLink": "nvJitLink"}.items():
-        yield "", f"{name}: {_place(library)}"
+        place = _place(library)
+        if place is None:
+            extra = "cuda12" if "cupy-cuda12x" in found else "cuda13"
+            yield "", f"{name} is missing: {install(extra)}"
+        else:
+            yield "", f"{name}: {glued(place)}"
 
 
-def _place(library: str) -> str:
-    """The path of a CUDA library."""
+def _place(library: str) -> str | None:
+    """The path of a CUDA library; None where it is not found."""
     try:
         pathfinder = importlib.import_module("cuda.pathfinder")
-        return glued(pathfinder.load_nvidia_dynamic_lib(library).abs_path)
+        return str(pathfinder.load_nvidia_dynamic_lib(library).abs_path)
     except (ImportError, RuntimeError):
-        return "not found"
+        return None
 
 
 def _devices() -> tuple[list[str], str]:
@@ -152,9 +169,9 @@ def _devices() -> tuple[list[str], str]:
     try:
         driver = ctypes.CDLL(library)
     except OSError:
-        return [], f"no NVIDIA driver ({library} is not there)"
+        return [], f"NVIDIA's driver is not installed ({library} is missing)"
     if code := driver.cuInit(0):
-        return [], f"the NVIDIA driver finds no device (cuInit: error {code})"
+        return [], f"NVIDIA's driver finds no GPU (cuInit returns error {code})"
     number, name = ctypes.c_int(), ctypes.create_string_buffer(100)
     driver.cuDriverGetVersion(ctypes.byref(number))
     version = f"{number.value // 1000}.{number.value % 1000 // 10}"

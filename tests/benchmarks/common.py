@@ -1,5 +1,7 @@
 """Helpers of the benchmark tests: a temporary folder, a screen of any width, README.md."""
 
+from collections import Counter
+
 import pytest
 
 from benchmarks import results, screen
@@ -20,6 +22,24 @@ def printed(width, *what):
         text = console.export_text()
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= width
+    return text
+
+
+def fits(width, *grids):
+    """Print tables on a screen of this width; every heading and cell must be there. The text."""
+    text = printed(width, *grids)
+    joined = "".join(text.split())
+    for grid in grids:
+        assert grid.rows()
+        for row in grid.rows():
+            assert all(part in joined for part in row[0][0].split()), (width, row[0][0])
+            for column, (cell, _) in zip(grid.columns[1:], row[1:], strict=True):
+                assert all(part in joined for part in cell.split()), (width, cell)
+                assert all(part in joined for part in column.line.split()), (width, column.line)
+        # Numbers are counted too, since one may be a part of another.
+        cells = Counter(part for row in grid.rows() for cell, _ in row for part in cell.split())
+        shown = Counter(text.split())
+        assert all(shown[part] >= n for part, n in cells.items() if part[-1].isdigit())
     return text
 
 

@@ -34,7 +34,7 @@ from benchmarks import program as shared
 from benchmarks.frameworks import Frameworks
 from benchmarks.frameworks import parse as frameworks_options
 from benchmarks.measure import Contender, Effort
-from tests.benchmarks.common import printed, write_into, written
+from tests.benchmarks.common import fits, printed, write_into, written
 
 FEW = Effort(rounds=3, budget=0.01, least=1, shrink=1 << 14)
 TINY = ["--quick", "--shrink", "65536", "--rival", "numpy"]
@@ -289,37 +289,30 @@ def test_the_missing_are_named(run):
     assert results.read(path)["missing_rivals"] == {"ghost": missing}
 
 
-def table(records):
-    (found,) = report.tables(records)
-    return found
-
-
 def markdown(result):
-    (found,) = report.page_tables(result)
-    return found.markdown()
+    return "\n".join(grid.markdown() for grid in report.page_tables(result))
 
 
-@pytest.mark.parametrize("width", [30, 40, 60, 72, 80, 100, 200])
+@pytest.mark.parametrize("width", [30, 40, 60, 72, 80, 100, 160, 200])
 def test_table_fits_a_screen(width):
-    """Figures are never cut: columns are left out and named, or each row takes several lines."""
-    records = report.measured(synthetic())
-    text = printed(width, table(records))
-    words = "".join(text.split())
-    hidden = re.search("Not shown, for lack of width: ([^.]*)", text)
-    for record in records:
-        shown = [record["title"], tables.number(record["ms"]["fusedce"]["p50"])]
-        shown += [report.ratio(record)[0], report.best_rival(record)[0]]
-        if hidden is None:
-            shown += [tables.number(record["gb_per_s"])]
-        missing = [part for cell in shown for part in cell.split() if part not in words]
-        assert not missing
-    assert (hidden is not None) == (width == 80)
+    """No figure is cut or left out: columns move to a second table, or each row is a list."""
+    text = fits(width, *report.tables(report.measured(synthetic())))
+    assert ("More columns of the same table" in text) == (width in (60, 72))
+    assert ("  ms: " in text) == (width < 72)
+
+
+def test_every_sign_and_heading_is_explained():
+    text = printed(100, *report.tables(report.measured(synthetic())))
+    for head in ("of copy", "time / other call", "ms", "±", "✗"):
+        assert text.count(f"\n{head}: ") == 1
+    assert "middle 60% of the rounds (20th to 80th percentile)" in " ".join(text.split())
 
 
 def test_what_is_left_out_is_named():
     records = report.measured(synthetic())[:2]
     records.append({"title": "2 threads", "group": "threads", "left_out": "there is one thread"})
-    assert "Left out: 2 threads, there is one thread." in printed(100, table(records))
+    shown = printed(100, *report.tables(records))
+    assert "Left out: 2 threads, there is one thread." in shown
 
 
 def test_a_missed_bar_is_told_in_words():
@@ -329,26 +322,46 @@ def test_a_missed_bar_is_told_in_words():
     ratio, best = record["ratio"], record["best_rival"]
     ratio |= {"value": 1.5, "bar": 1.25, "of": "copy", "met": False}
     best |= {"times": 4.4, "bar": 5, "met": False, "name": "torch"}
-    assert report.ratio(record) == ("1.50 > 1.25 ✗", False)
-    assert report.best_rival(record) == ("4.40× torch < 5 ✗", False)
-    for text in (printed(100, table([record])), markdown(result)):
-        assert "1.50 > 1.25 ✗" in text
-        assert "4.40× torch < 5 ✗" in text
+    assert report.share(record) == ("67% < 80% ✗", False)
+    assert report.to_other(record) == ("-", None)
+    assert report.best_rival(record) == ("torch 4.40× < 5 ✗", False)
+    for text in (printed(100, *report.tables([record])), markdown(result)):
+        assert "67% < 80% ✗" in text
+        assert "torch 4.40× < 5 ✗" in text
+    assert record["case"] in report.SUMMARY
+    assert "| 67% ✗ | torch 4.40× ✗ | " in report.summary(result)[0]
     ratio |= {"value": 1.1, "met": True, "of": "float32"}
     best |= {"times": 14.4, "met": True}
-    assert report.ratio(record) == ("1.10 ≤ 1.25 float32", True)
-    assert report.best_rival(record) == ("14× torch ≥ 5", True)
+    assert report.share(record) == ("-", None)
+    assert report.to_other(record) == ("1.10 × float32 ≤ 1.25", True)
+    assert report.best_rival(record) == ("torch 14.4× ≥ 5", True)
+    ratio |= {"value": 1.3, "met": False}
+    assert report.to_other(record) == ("1.30 × float32 > 1.25 ✗", False)
     best["bar"] = None
-    assert report.best_rival(record) == ("14× torch", None)
-    assert report.ratio(record | {"ratio": ratio | {"bar": None, "met": None}})[1] is None
+    assert report.best_rival(record) == ("torch 14.4×", None)
+    assert report.to_other(record | {"ratio": ratio | {"bar": None, "met": None}})[1] is None
 
 
-def test_one_fact_is_said_once():
-    """There is no column for GB/s relative to a copy: the time relative to a copy implies it."""
+def test_rounding_never_hides_that_a_bar_is_missed():
+    assert tables.of_copy(0.831, 1 / 1.2, False)[0] == "83.1% < 83.3% ✗"
+    assert tables.of_copy(0.8, 0.8, True)[0] == "80% ≥ 80%"
+    assert tables.times_as_long(2.499, 2.5, False)[0] == "2.499× < 2.5 ✗"
+    assert tables.times_as_long(2.5, 2.5, True, "torch")[0] == "torch 2.50× ≥ 2.5"
+
+
+def test_one_column_has_one_meaning():
+    """Figures relative to a copy are in one table, those relative to another call in another."""
     result = synthetic()
-    for text in (printed(200, table(report.measured(result))), markdown(result)):
-        assert "of copy" not in text
-        assert "the fastest other takes" in text
+    for copied, other in (report.tables(report.measured(result)), report.page_tables(result)):
+        heads = [{column.line for column in grid.columns} for grid in (copied, other)]
+        assert heads[0] ^ heads[1] == {"of copy", "time / other call"}
+        assert {r["ratio"]["of"] for r in copied.records} == {"copy"}
+        assert "copy" not in {r["ratio"]["of"] for r in other.records}
+        assert len(copied.records) + len(other.records) == len(report.measured(result))
+    for text in (printed(200, *report.tables(report.measured(result))), markdown(result)):
+        assert "the fastest other" in text
+        assert "÷" not in text
+        assert "faster" not in text
 
 
 def test_nothing_is_written_unasked(tmp_path, monkeypatch):
@@ -388,7 +401,7 @@ def test_against(tmp_path, capsys):
     old = results.read(path)
     results.write(shifted(old, 1e-3), path)
     assert program.main([*ONE, "--against", str(path)]) == 1
-    assert "slower: softmax 32 × 10" in capsys.readouterr().out
+    assert "✗ slower: softmax 32 × 10, 0.00 × NumPy before, " in capsys.readouterr().out
     results.write(shifted(old, 1e3), path)
     assert program.main([*ONE, "--against", str(path)]) == 0
     results.write(old | {"cases": []}, path)
@@ -396,6 +409,14 @@ def test_against(tmp_path, capsys):
     path.write_text('{"schema": 0}')
     with pytest.raises(SystemExit, match=r"old\.json is no result of this benchmark"):
         program.main([*ONE, "--against", str(path)])
+
+
+def test_how_fast_a_case_was():
+    """A change is told in the unit of the tables."""
+    ratio = {"of": "copy", "value": 1.25}
+    assert shared.relative({"ratio": ratio}) == "80% of copy"
+    assert shared.relative({"ratio": ratio, "of_copy": {"fusedce": 0.9}}) == "90% of copy"
+    assert shared.relative({"ratio": {"of": "float32", "value": 0.5}}) == "0.50 × float32"
 
 
 def test_names_that_nobody_has(capsys):

@@ -14,7 +14,7 @@ pytest.importorskip("sklearn")
 from benchmarks import boosting, boosting_surrogates, boosting_tables, program, results
 from benchmarks import boosting_formulas as formulas
 from fusedce.adapters.boosting import SigmoidFocal, SoftmaxFocal
-from tests.benchmarks.common import write_into, written
+from tests.benchmarks.common import fits, write_into, written
 
 GAMMAS = (0.5, 1.0, 2.0, 3.7, 5.0)
 gammas = pytest.mark.parametrize("gamma", GAMMAS)
@@ -142,11 +142,17 @@ def test_a_missed_bar_is_told_in_words():
     call |= {"ratios": {boosting.WHOLE: 4.0, boosting.BLOCKS: 2.0}}
     part = {"case": "r", "call_ms": 2, "round_ms": 10, "share": 0.2}
     for table, want in (
-        (boosting_tables.speed_table([call]), ["c", "1", "4 (4×) ✗", "2 (2×)"]),
-        (boosting_tables.share_table([part]), ["r", "2", "10", "20.0% ✗"]),
+        (boosting_tables.speed_table([call]), ["c", "1", "4", "4× < 5 ✗", "2", "2×"]),
+        (boosting_tables.share_table([part]), ["r", "2", "10", "20.0% > 10% ✗"]),
     ):
         assert [text for text, _ in table.rows()[0]] == want
         assert f"| {' | '.join(want)} |" in table.markdown()
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 160])
+def test_tables_fit_a_screen(width):
+    """No figure is cut or left out."""
+    fits(width, *boosting_tables.tables(results.read(results.FOLDER / "boosting.json")))
 
 
 def test_a_part_leaves_no_result_unasked(tmp_path, monkeypatch, capsys):

@@ -202,9 +202,9 @@ def test_doctor_in_a_file(monkeypatch, capsys):
 def test_help_reads_as_sentences(capsys):
     """--help describes each command and its options in sentences, without lists of choices."""
     for words, says in (
-        (["--help"], "compile the usual calls now"),
-        (["warmup", "--help"], "--loss NAME only this function: cross_entropy"),
-        (["doctor", "--help"], "Show versions, threads"),
+        (["--help"], "compile the usual kernels now"),
+        (["warmup", "--help"], "compile for this loss or activation only: cross_entropy"),
+        (["doctor", "--help"], "Print versions, threads"),
     ):
         with pytest.raises(SystemExit) as stopped:
             __main__.main(words)
@@ -227,6 +227,11 @@ def test_doctor_of_a_cache_that_cannot_be_written(tmp_path):
     done = run("doctor", NUMBA_CACHE_DIR=str(tmp_path / "file"))
     assert done.returncode == 0
     assert "cannot be written" in " ".join(done.stdout.replace("│", " ").split())
+
+
+def plain(facts):
+    """Facts with ordinary spaces."""
+    return [(name, text.replace("\xa0", " ")) for name, text in facts]
 
 
 class Driver:
@@ -256,9 +261,11 @@ def test_doctor_of_gpus(version, extra, monkeypatch):
     facts = list(doctor.gpu())
     assert facts[:2] == [("GPU", "GPU number 0"), ("", "GPU number 1")]
     shown = f"{version // 1000}.{version % 1000 // 10}"
-    assert facts[2][1] == (f"{shown}; numba_cuda and cupy missing: pip install 'fusedce[{extra}]'")
+    assert facts[2] == ("CUDA driver", shown)
+    command = f"pip install 'fusedce[{extra}]'"
+    assert plain(facts[3:]) == [("", f"numba_cuda and cupy missing: {command}")]
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    assert list(doctor.gpu())[2] == ("CUDA driver", shown)
+    assert list(doctor.gpu())[2:] == [("CUDA driver", shown)]
 
 
 def test_doctor_of_gpu_compilers(monkeypatch):
@@ -272,24 +279,25 @@ def test_doctor_of_gpu_compilers(monkeypatch):
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     monkeypatch.setitem(sys.modules, "cuda.pathfinder", None)
-    assert list(doctor.gpu_compiler()) == [
+    assert plain(doctor.gpu_compiler()) == [
         ("GPU compiler", "numba-cuda 0.30.4, cupy-cuda13x 14.2.0"),
-        ("", "NVVM: not found"),
-        ("", "nvJitLink: not found"),
+        ("", "NVVM is missing: pip install 'fusedce[cuda13]'"),
+        ("", "nvJitLink is missing: pip install 'fusedce[cuda13]'"),
     ]
     del versions["numba-cuda"]
-    assert list(doctor.gpu_compiler()) == [("GPU compiler", "none: numba-cuda is not installed")]
+    ((name, said),) = plain(doctor.gpu_compiler())
+    assert name == "GPU compiler"
+    assert said.startswith("none, since numba-cuda is missing; only GPUs need it: pip install ")
 
 
 def test_doctor_without_gpus(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver(code=100))
-    assert list(doctor.gpu()) == [
-        ("GPU", "none: the NVIDIA driver finds no device (cuInit: error 100)")
-    ]
+    found = "none: NVIDIA's driver finds no GPU (cuInit returns error 100)"
+    assert list(doctor.gpu()) == [("GPU", f"{found}; only arrays on a GPU need one")]
 
     def absent(name):
         raise OSError(name)
 
     monkeypatch.setattr(ctypes, "CDLL", absent)
     ((_, said),) = doctor.gpu()
-    assert said.startswith("none: no NVIDIA driver (")
+    assert said.startswith("none: NVIDIA's driver is not installed (")

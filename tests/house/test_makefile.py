@@ -1,4 +1,4 @@
-"""`make` installs a CPU build of torch or none, never PyPI's with 6.5 GB of CUDA libraries."""
+"""`make`: every target has its line of help; torch is installed as a CPU build or not at all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,25 @@ esac
 """
 
 
-@pytest.mark.skipif(not shutil.which("make"), reason="there is no make")
+needs_make = pytest.mark.skipif(not shutil.which("make"), reason="there is no make")
+
+
+@needs_make
+@pytest.mark.parametrize("words", [["make"], ["make", "help"]], ids=" ".join)
+def test_help(words):
+    """A line for each target: what it does, what it writes, how long it takes."""
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    (phony,) = re.findall(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    lines = {line.split()[1]: line for line in done.stdout.splitlines()}
+    assert list(lines) == phony.split()
+    for line in lines.values():
+        does, writes, takes = line.split("; ")
+        assert re.match(r"make [a-z-]+ +[A-Z]", does), line
+        assert writes.startswith("writes "), line
+        assert re.search("second|minute|hour|no time", takes), line
+
+
+@needs_make
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere PyPI's torch is for the CPU")
 @pytest.mark.parametrize(("local", "index"), [(0, 1), (1, 0), (1, 1)])
 def test_torch(local, index, tmp_path):
