@@ -77,10 +77,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--against", type=Path, metavar="FILE",
         help="compare with this earlier result; the exit status is 1 if a case is slower by more "
         "than the rounds of both runs scatter")  # fmt: skip
-    parser.add_output(
-        "benchmarks/runs/throughput.json or cuda.json; of a part of the cases: none",
-        "README.md and benchmarks/README.md, and the pictures,",
-    )
+    parser.add_output(" and their pictures", "throughput.json or cuda.json")
     add("--device", choices=("cpu", "cuda"), default="cpu", metavar="DEVICE",
         help="measure on cpu or cuda (default: cpu)")  # fmt: skip
     add("--sweep", action="store_true",

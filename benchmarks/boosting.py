@@ -220,7 +220,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help=f"train on this data set only: {named}; may be repeated (default: all)")  # fmt: skip
     add("--shrink", type=screen.whole, default=1, metavar="N",
         help="divide the rows that are timed by N (default: 1)")  # fmt: skip
-    parser.add_output("benchmarks/runs/boosting.json; of fewer seeds, data sets or rows: none")
+    parser.add_output()
     return parser.parse_args(argv)
 
 

@@ -12,7 +12,7 @@ memory.
 Writes: benchmarks/runs/frameworks.json. A run of a part (--quick, --case,
         --shrink) writes only where --out says. --readme writes the tables of
         benchmarks/README.md.
-Takes:  four minutes on two cores, with --quick half a minute.
+Takes:  four minutes on two cores, with --quick under a minute.
 
 For example:
   python -m benchmarks.frameworks --quick
@@ -305,7 +305,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         f"of {', '.join(names)}; may be repeated (default: all)")  # fmt: skip
     add("--shrink", type=screen.whole, metavar="N",
         help="divide the rows of every case by N (default: 1, with --quick 16)")  # fmt: skip
-    parser.add_output("benchmarks/runs/frameworks.json; of a part of the cases: none")
+    parser.add_output()
     add("--peak", choices=[way.name for way in WAYS], help=argparse.SUPPRESS)
     absent: dict[str, Any] = {"rival": [], "shape": [], "dtype": [], "loss": []}
     parser.set_defaults(list=False, all=False, against=None, **absent)

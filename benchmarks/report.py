@@ -121,8 +121,8 @@ SUMMARY_COLUMNS = (
     Column("torch takes\nN × as long", torch_takes),
 )  # fmt: skip
 SUMMARY_NOTE = (
-    "**of copy**: the speed, in percent of that of a loop that moves the same bytes. **✗**: a bar "
-    "of [benchmarks/README.md](benchmarks/README.md) is missed."
+    "**of copy**: the speed, in percent of that of a loop that moves the same bytes. **-**: not "
+    "measured. **✗**: a bar of [benchmarks/README.md](benchmarks/README.md) is missed."
 )
 
 

@@ -28,13 +28,16 @@ class Parser(argparse.ArgumentParser):
             prog=prog, usage=usage, description=description, formatter_class=as_written
         )
 
-    def add_output(self, default: str, pages: str = "benchmarks/README.md") -> None:
+    def add_output(self, pictures: str = "", result: str = "") -> None:
         """The options of every program that writes a result and a part of the pages."""
-        text = f"write the result into this JSON file (default: {default})"
-        self.add_argument("--out", type=Path, metavar="FILE", help=text)
+        name = result or f"{self.prog.rpartition('.')[2]}.json"
         self.add_argument(
-            "--readme", action="store_true", help=f"measure nothing; write the tables of {pages} "
-            "from the result of the last run, or from the file that --out names",
+            "--out", type=Path, metavar="FILE", help="write the result into this JSON file "
+            f"(default: benchmarks/runs/{name}; a run of a part writes none)",
+        )  # fmt: skip
+        self.add_argument(
+            "--readme", action="store_true", help="measure nothing; write the tables of the "
+            f"pages{pictures} from the last result, or from that of --out",
         )  # fmt: skip
 
     def error(self, message: str) -> NoReturn:
