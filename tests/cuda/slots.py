@@ -1,24 +1,35 @@
-"""Issue slots per logit, counted in sm_90 machine code: ``python -m tests.cuda.slots``.
+"""Count the issue slots per logit in the machine code of GPU kernels for sm_90.
 
-``issued``: the instructions of one thread divided by its logits, on the shortest path from the
-entry of its kernel to the end that does all loads, reads of shared memory, exponentials and stores
-of a thread (``machine_code.shortest``). Work that a thread does once per row is included, divided
-by its logits; rare branches (soft labels, exact division of very large numbers) are not. An
+issued: the instructions of one thread divided by its logits, on the shortest
+path from the entry of its kernel to the end that does all loads, reads of
+shared memory, exponentials and stores of a thread (machine_code.shortest).
+Work that a thread does once per row is included, divided by its logits; rare
+branches (soft labels, exact division of very large numbers) are not. An
 instruction whose predicate is false is issued, and counts.
 
-``slots``: the same, but an instruction of the special-function unit counts as 4. Bounds are given
-in this number: a scheduler issues one instruction of a warp per cycle, and a warp keeps that unit
-busy for 8 cycles, half of which are assumed to be filled by other instructions.
+slots: the same, but an instruction of the special-function unit counts as 4.
+Bounds are given in this number: a scheduler issues one instruction of a warp
+per cycle, and a warp keeps that unit busy for 8 cycles, half of which are
+assumed to be filled by other instructions.
 
-Two more columns are for units of sm_90, in cycles of a scheduler per logit, from the table of
-throughputs in the CUDA programming guide (results per cycle of a multiprocessor, which has four
-schedulers):
+Two more columns are for units of sm_90, in cycles of a scheduler per logit,
+from the table of throughputs in the CUDA programming guide (results per cycle
+of a multiprocessor, which has four schedulers):
 
-- ``alu``: integers, logic, comparisons, minima, selections, packed conversions: 64, so 2 cycles;
-- ``xu``: ex2, lg2, rcp, rsq, and conversions between integers and floats: 16, so 8 cycles.
+- alu: integers, logic, comparisons, minima, selections, packed conversions:
+  64, so 2 cycles;
+- xu: ex2, lg2, rcp, rsq, and conversions between integers and floats: 16, so 8
+  cycles.
 
-The largest of ``issued``, ``alu`` and ``xu`` is the least time of a kernel's arithmetic.
-``--json FILE`` saves the table, ``--against FILE`` shows it beside an earlier one.
+The largest of issued, alu and xu is the least time of a kernel's arithmetic.
+
+Writes: nothing but what --json names.
+Takes:  a second for each kernel that is compiled already, else some ten
+
+For example:
+  python -m tests.cuda.slots --json before.json
+  python -m tests.cuda.slots --against before.json
+      after a change: the table beside the earlier one
 """
 
 from __future__ import annotations
@@ -171,13 +182,24 @@ def table(found: dict[str, Counted], before: dict[str, list[float]]) -> str:
     return "\n".join(lines)
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    name = "python -m tests.cuda.slots"
+    found = argparse.ArgumentParser(
+        prog=name, usage=f"{name} [options] [WORD ...]", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    text = "count only calls whose name contains all of the words (default: all calls)"
+    found.add_argument("words", nargs="*", metavar="WORD", help=text)
+    found.add_argument("--json", metavar="FILE", help="write the table into this file")
+    text = "show an earlier table, which --json wrote, beside this one"
+    found.add_argument("--against", metavar="FILE", help=text)
+    return found
+
+
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("words", nargs="*", help="only calls whose name has all of these")
-    parser.add_argument("--json", help="keep the table in this file")
-    parser.add_argument("--against", help="an earlier table to show beside this one")
-    given = parser.parse_args()
+    given = parser().parse_args()
     before: dict[str, list[float]] = {}
     if given.against:
         with open(given.against) as file:

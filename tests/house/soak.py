@@ -1,7 +1,15 @@
-"""Soak test: repeated random calls give the same bits, and the memory does not grow.
+"""Make random calls for ten minutes: results and memory must stay the same.
 
-``make soak``, or ``python -m tests.house.soak --seconds 60``. Loss, shape, dtype, layout, targets
-and option of a call are drawn at random, and one call in eight has something wrong with it.
+Loss, shape, dtype, layout, targets and option of a call are drawn at random. A
+call that is repeated must give the same bits. One call in eight has something
+wrong with it and must raise an error. The exit status is 1 if the memory grows
+by more than 32 MiB.
+
+Writes: nothing.
+Takes:  ten minutes, or what --seconds says, and the first compilation.
+
+For example:
+  python -m tests.house.soak --seconds 60
 """
 
 from __future__ import annotations
@@ -148,11 +156,21 @@ class Soak:
         return now - first
 
 
+def parser():
+    name = "python -m tests.house.soak"
+    found = argparse.ArgumentParser(
+        prog=name, usage=f"{name} [options]", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    text = "make calls for S seconds (default: 600)"
+    found.add_argument("--seconds", type=float, default=600.0, metavar="S", help=text)
+    text = "call from N threads at the same time (default: 2)"
+    found.add_argument("--threads", type=int, default=2, metavar="N", help=text)
+    return found
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=600.0)
-    parser.add_argument("--threads", type=int, default=2)
-    given = parser.parse_args()
+    given = parser().parse_args()
     growth = Soak().run(given.seconds, given.threads)
     print(f"memory grew by {growth / 1e6:.1f} MB; up to {LIMIT / 1e6:.0f} MB are allowed")
     return int(growth > LIMIT)

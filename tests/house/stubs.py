@@ -1,13 +1,21 @@
-"""``python -m tests.house.stubs`` writes two files that follow from the public functions.
+"""Write the two files that follow from the list of losses.
 
-* fusedce/__init__.pyi, which type checkers read: the types of every option, from the signatures
-  that ``help`` shows, and the return types for ``return_grad`` and ``return_hessian``.
-  test_typing.py checks that it is up to date.
-* The table of losses in fusedce/README.md, from the list of losses. test_pages.py checks it.
+fusedce/__init__.pyi is what type checkers read: the types of every option,
+from the signatures that help shows, and the return types for return_grad and
+return_hessian; test_typing.py checks that it is up to date. The other is the
+table of losses in fusedce/README.md; test_pages.py checks that.
+
+Writes: fusedce/__init__.pyi, and the table in fusedce/README.md.
+Takes:  a second.
+
+For example:
+  python -m tests.house.stubs
+      after a change of a loss or of an option
 """
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import re
 from pathlib import Path
@@ -129,6 +137,16 @@ def with_table(page: str) -> str:
     return page[:start] + TABLE + table + page[end:]
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line, which has no options."""
+    name = "python -m tests.house.stubs"
+    return argparse.ArgumentParser(
+        prog=name, usage=name, description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+
+
 if __name__ == "__main__":
+    parser().parse_args()
     PATH.write_text(stubs())
     PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

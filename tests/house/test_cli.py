@@ -6,8 +6,10 @@ import ctypes
 import importlib.metadata
 import importlib.util
 import os
+import re
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
@@ -15,6 +17,9 @@ from fusedce import __main__, __version__
 from fusedce.tools import doctor, warmup
 from tests.cpu.test_cache import run as run_script
 from tests.cpu.test_threads import LIMIT, ROOT
+from tests.cuda import sanitized, slots
+from tests.house import mutation, same_code, soak, stubs
+from tests.house.test_pages import PARSERS
 
 
 def run(*arguments, **variables):
@@ -210,6 +215,43 @@ def test_help_reads_as_sentences(capsys):
             __main__.main(words)
         assert stopped.value.code == 0
         assert says in " ".join(capsys.readouterr().out.split())
+
+
+PROGRAMS = {
+    **{f"fusedce {word}".strip(): partial(__main__.main, [*word.split(), "--help"])
+       for word in ("", "warmup", "doctor")},
+    **{name: partial(parse, ["--help"]) for name, parse in PARSERS.items() if name != "fusedce"},
+    **{f"tests.{name}": partial(module.parser().parse_args, ["--help"]) for name, module in {
+        "cuda.sanitized": sanitized, "cuda.slots": slots, "house.mutation": mutation,
+        "house.same_code": same_code, "house.soak": soak, "house.stubs": stubs,
+    }.items()},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_help_has_one_form(name, monkeypatch, capsys):
+    """What a program does, what it writes, how long it takes, an example, every option."""
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as stopped:
+        PROGRAMS[name]()
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    usage, first, *rest = text.split("\n\n")
+    assert usage.startswith(f"usage: python -m {name}")
+    assert re.fullmatch(r"[A-Z].*[.]", first)
+    assert all(len(line) <= 80 for line in text.splitlines())
+    about = "\n".join(rest)
+    parts = "Writes: ", "Takes:  ", "For example:"
+    writes, takes, example = map(about.index, parts)
+    assert writes < takes < example < about.index("\noptions:")
+    assert re.search("second|minute|hour|measured", about[takes:example])
+    assert f"python -m {name}" in about[example:]
+    options = re.split(r"\n  (?=-)", about[about.index("\noptions:") :].partition("\ncommands:")[0])
+    for option in options[1:]:
+        words = option.split("  ", 1)
+        assert len(words) == 2, f"{option} is not explained"
+        help_text = " ".join(words[1].split())
+        assert re.match(r"[a-z].*[^.]$", help_text), help_text
 
 
 def test_doctor_imports_nothing_heavy():
