@@ -24,7 +24,7 @@ of a multiprocessor, which has four schedulers):
 The largest of issued, alu and xu is the least time of a kernel's arithmetic.
 
 Writes: nothing but what --json names.
-Takes:  a second for each kernel that is compiled already, else some ten
+Takes:  about a minute, longer if the kernels are not in the cache folder yet
 
 For example:
   python -m tests.cuda.slots --json before.json

@@ -8,7 +8,7 @@ by their values; other data is not compared. On the GPU: of the cubins for
 sm_90, byte by byte; no GPU is needed. The exit status is 1 if a call differs.
 
 Writes: nothing but what --json names.
-Takes:  minutes on two cores for each half and revision; fewer with words
+Takes:  about a minute for the CPU of each revision, several for the GPU
 
 For example:
   python -m tests.house.same_code --against HEAD~1
