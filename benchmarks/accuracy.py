@@ -1,12 +1,15 @@
-"""Measure the worst relative error of a gradient component: fusedce and other libraries.
+"""Measure the worst relative error of a gradient component, in fusedce and elsewhere.
 
-Writes: benchmarks/runs/accuracy.json; --quick writes only where --out says. --readme writes
-        benchmarks/results/accuracy.json and the tables of README.md and benchmarks/README.md.
+Writes: benchmarks/runs/accuracy.json; --quick writes only where --out says.
+        --readme writes benchmarks/results/accuracy.json and the tables of
+        README.md and benchmarks/README.md.
 Takes:  half a minute, most of it for compilation by JAX; --quick ten seconds.
 
-python -m benchmarks.accuracy             float32, bfloat16 and float64
-python -m benchmarks.accuracy --quick     float32 alone
-python -m benchmarks.accuracy --readme    no measurement: the tables from the last result
+For example:
+  python -m benchmarks.accuracy
+      float32, bfloat16 and float64
+  python -m benchmarks.accuracy --quick
+      float32 alone
 """
 
 import argparse
@@ -245,7 +248,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = screen.Parser("python -m benchmarks.accuracy", __doc__)
     parser.add_argument("--quick", action="store_true",
-        help=f"{MEASURED[0]} alone (default: {', '.join(MEASURED)})")  # fmt: skip
+        help=f"measure {MEASURED[0]} alone (default: {', '.join(MEASURED)})")  # fmt: skip
     parser.add_output()
     return parser.parse_args(argv)
 
@@ -269,7 +272,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     result["cases"] = cases
     for grid in accuracy_tables.tables(result):
         console.print(grid)
-        console.print()
     for line in screen.skipped(missing, cases):
         say(console, f"skipped: {line}")
     missed = [case["case"] for case in cases if not accuracy_tables.met(case)]

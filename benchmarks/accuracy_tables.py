@@ -5,7 +5,7 @@ from functools import partial
 from benchmarks import results, screen
 from benchmarks.accuracy_contenders import CONTENDERS, OURS
 from benchmarks.results import Record
-from benchmarks.tables import Cell, Column, Grid, judged
+from benchmarks.tables import MISSED, NOTES, Cell, Column, Grid, judged
 
 INPUTS = {
     "ordinary": "ordinary",
@@ -70,7 +70,7 @@ def grid(cases: list[Record], title: str) -> Grid:
     columns = [column for column in COLUMNS if column.head not in absent]
     losses = [case["loss"] for case in cases]
     sections = [k for k in range(len(cases) - 1) if losses[k] != losses[k + 1]]
-    return Grid(title, columns, cases, sections=sections)
+    return Grid(title, columns, cases, (f"{MISSED}: {NOTES[MISSED]}",), sections)
 
 
 def by_dtype(result: Record, title: str) -> list[Grid]:
