@@ -1,4 +1,4 @@
-"""Measure the worst relative error of a gradient component, in fusedce and elsewhere.
+"""Measure the worst relative error of a gradient component beside other libraries.
 
 Writes: benchmarks/runs/accuracy.json; --quick writes only where --out says.
         --readme writes benchmarks/results/accuracy.json and the tables of
@@ -31,6 +31,7 @@ from benchmarks.frameworks import FOCAL
 from benchmarks.results import Record
 from benchmarks.rivals import Rival
 from benchmarks.screen import Tell, say
+from benchmarks.tables import MISSED
 
 DISTRIBUTIONS = "fusedce", "numba", "numpy", "scikit-learn", "torch", "jax", "optax", "mpmath"
 DIGITS = 50
@@ -276,7 +277,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(console, f"skipped: {line}")
     missed = [case["case"] for case in cases if not accuracy_tables.met(case)]
     for name in missed:
-        say(console, f"{OURS} misses its bar: {name}", "red")
+        say(console, f"{MISSED} {OURS} misses its bar: {name}", "red")
     if path:
         results.write(result, path)
         say(console, f"result: {screen.place(path)}, {settings['seconds']} s")

@@ -320,7 +320,7 @@ def test_a_missed_bar_is_told(few, monkeypatch, capsys):
     monkeypatch.setattr(accuracy, "CONTENDERS", accuracy.CONTENDERS[:1])
     monkeypatch.setattr(accuracy, "bar", lambda loss, dtype: 1e-12)
     assert accuracy.main(["--quick"]) == 1
-    told = "fusedce misses its bar: softmax cross-entropy, ordinary, float32"
+    told = "✗ fusedce misses its bar: softmax cross-entropy, ordinary, float32"
     assert told in capsys.readouterr().out
 
 
@@ -352,5 +352,5 @@ def test_help(capsys):
         accuracy.main(["--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    for part in ("Writes: ", "Takes:  ", "python -m benchmarks.accuracy --readme", "--out FILE"):
+    for part in ("Writes: ", "Takes:  ", "--readme", "--out FILE"):
         assert part in text
