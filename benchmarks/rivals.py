@@ -10,7 +10,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -192,8 +192,14 @@ def no_compiler() -> str | None:
 
 
 def refused_by_compiled(case: Case) -> str | None:
-    """Curves and dtypes are too many shapes to compile for."""
-    return SELDOM if case.curve or case.group == "dtype" else None
+    """Half precision and float64 are too many more shapes to compile for."""
+    return SELDOM if case.group == "dtype" else None
+
+
+def only_if_asked(rival: Rival) -> Rival:
+    """On a curve, a rival that compiles for every shape waits for --all or for its own name."""
+    why = f"{SELDOM}; on curves with --all or --rival"
+    return replace(rival, refuses=lambda case: why) if rival.compiles else rival
 
 
 # --------------------------------------------------------------------- jax

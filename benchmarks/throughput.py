@@ -170,8 +170,10 @@ class Throughput(Suite):
         self, wanted: list[Case], others: list[Rival], effort: Effort, tell: Tell
     ) -> Iterator[Record]:
         """A record for each case; a wrong result of fusedce ends the run."""
+        asked = self.options.all or self.options.rival
+        on_curves = others if asked else list(map(rivals.only_if_asked, others))
         for case in wanted:
             try:
-                yield measured(case, others, effort, tell)
+                yield measured(case, on_curves if case.curve else others, effort, tell)
             except oracle.Disagreement as wrong:
                 raise SystemExit(f"{WRONG}, {case.name}: {wrong}") from wrong
