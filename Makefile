@@ -20,7 +20,7 @@ RUN = $(if $(BIN),$(BIN)/python,$(PYTHON))
 help: ## Prints these lines; writes nothing; takes no time
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' Makefile
 
-demo: .venv/.bench ## Trains on scanned digits, measures a few cases; writes benchmarks/runs/digits.png; a minute
+demo: .venv/.bench ## Trains on scanned digits, measures a few cases; writes benchmarks/runs/digits.*; a minute
 	$(BIN)/python -m benchmarks.digits
 	$(BIN)/python -m benchmarks --quick
 
@@ -35,7 +35,7 @@ bench-frameworks: .venv/.test ## Measures speed and accuracy beside torch and JA
 # `make demo` and `make bench` write into benchmarks/runs, which git ignores; this target alone changes
 # files that git keeps.
 readme: .venv/.test ## Renews the pages from the last results; writes their tables and pictures; a minute
-	$(BIN)/python -m benchmarks.digits --out benchmarks/results/digits.png
+	$(BIN)/python -m benchmarks.digits --readme
 	$(BIN)/python -m benchmarks --readme
 	$(BIN)/python -m benchmarks.frameworks --readme
 	$(BIN)/python -m benchmarks.boosting --readme

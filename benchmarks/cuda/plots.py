@@ -1,15 +1,30 @@
 """Two pictures of a result on a GPU, in the style of the CPU's."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.patches import Patch
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from benchmarks.cuda.cases import GRADIENT
-from benchmarks.cuda.report import OTHERS, caption, measured
-from benchmarks.plots import COLOURS, OURS, Plot, draw_all, finish, times_longer
+from benchmarks.cuda.report import OTHERS, measured
+from benchmarks.plots import (
+    COLOURS,
+    COPY,
+    MARKS,
+    OURS,
+    Plot,
+    draw_all,
+    head,
+    place,
+    save,
+    span,
+    times_longer,
+)
 from benchmarks.results import Record
 
 DTYPES = "bfloat16", "float32", "float16"
@@ -21,9 +36,15 @@ def of_dtype(result: Record, dtype: str) -> list[Record]:
 
 
 def shape(record: Record) -> str:
-    """The name of a cluster of bars, in two lines."""
-    words = record["title"].removesuffix(record["dtype"]).split()
-    return "\n".join((" ".join(words[:2]), " ".join(words[2:]))).strip()
+    """The name of a row: the case without its dtype."""
+    return str(record["title"]).removesuffix(record["dtype"]).strip()
+
+
+def copy_title(records: Sequence[Record]) -> str:
+    """The share of the bandwidth of a copy in everything that is drawn."""
+    ours = [100 * r["of_copy"][OURS] for r in records]
+    share = span(ours, "{:.0f}".format)
+    return f"Loss and gradient: fusedce reaches {share}% of the bandwidth of a copy"
 
 
 def plot_copy(result: Record, path: Path) -> bool:
@@ -32,38 +53,38 @@ def plot_copy(result: Record, path: Path) -> bool:
     if not panels:
         return False
     names = [n for n in (OURS, *OTHERS) if any(n in r["of_copy"] for _, p in panels for r in p)]
-    ours = [100 * r["of_copy"][OURS] for _, records in panels for r in records]
+    shapes = list(dict.fromkeys(shape(r) for _, records in panels for r in records))
     figure, axes = plt.subplots(
-        len(panels), 1, figsize=(14, 1.2 + 3.1 * len(panels)), layout="constrained", squeeze=False,
-        sharey=True,
+        1, len(panels), figsize=(12, 3.6 + 0.5 * len(shapes)), squeeze=False, sharex=True,
+        sharey=True, layout=ConstrainedLayoutEngine(wspace=0.08),
     )  # fmt: skip
-    for axis, (dtype, records) in zip(axes[:, 0], panels, strict=True):
-        at = np.arange(len(records))
-        for k, name in enumerate(names):
-            heights = [r["of_copy"].get(name, np.nan) for r in records]
-            offset = 0.86 * ((k + 0.5) / len(names) - 0.5)
-            axis.bar(at + offset, heights, 0.8 / len(names), color=COLOURS[name])
-        axis.axhline(1, color=COLOURS["copy"], lw=2.5, ls=(0, (4, 2)))
-        axis.set(xticks=at, ylabel=dtype)
-        axis.set_xticklabels([shape(r) for r in records], fontsize=12)
-        axis.yaxis.set_major_formatter(PercentFormatter(1))
-        axis.grid(axis="y", alpha=0.25)
-        axis.set_axisbelow(True)
-    axes[0, 0].legend(
-        [Patch(color=COLOURS[n]) for n in names], names, frameon=False, loc="lower left",
-        bbox_to_anchor=(-0.01, 1), ncols=len(names),
-    )  # fmt: skip
-    title = f"Loss and gradient: {min(ours):.0f}–{max(ours):.0f}% of the bandwidth of a copy"
-    figure.suptitle(title, weight="bold", fontsize=19)
-    finish(figure, caption(result), path)
+    dashes: Any = {"color": COLOURS[COPY], "lw": 3, "ls": (0, (3, 1.5))}
+    looks: Any = {name: {"ls": "", "marker": MARKS[name], "color": COLOURS[name], "ms": 9}
+                  for name in names}  # fmt: skip
+    looks[OURS]["ms"] = 14
+    for axis, (dtype, records) in zip(axes[0], panels, strict=True):
+        rows = [shapes.index(shape(r)) for r in records]
+        for name in names:
+            axis.plot([r["of_copy"].get(name, np.nan) for r in records], rows, **looks[name])
+        axis.axvline(1, **dashes)
+        axis.set(title=dtype)
+        axis.xaxis.set_major_formatter(PercentFormatter(1))
+        axis.grid(alpha=0.25)
+    axes[0, 0].set_xlim(left=0)
+    axes[0, 0].set_ylim(len(shapes) - 0.5, -0.5)
+    axes[0, 0].set_yticks(range(len(shapes)), shapes)
+    handles = [Line2D([], [], **dashes), *(Line2D([], [], **look) for look in looks.values())]
+    figure.legend(handles, [COPY, *names], frameon=False, loc="outside lower center", ncols=4)
+    head(figure, copy_title([r for _, records in panels for r in records]), place(result))
+    save(figure, path)
     return True
 
 
 def plot_rivals(result: Record, path: Path) -> bool:
-    """The ratio of each rival's time to ours in bfloat16."""
+    """How many times as long the fastest other and torch take in bfloat16."""
     records = [r for r in of_dtype(result, DTYPES[0]) if r["times_faster"]]
     if records:
-        times_longer(records, caption(result), path)
+        times_longer(records, place(result), path)
     return bool(records)
 
 

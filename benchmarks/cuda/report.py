@@ -24,8 +24,8 @@ OTHERS = "torch", "torch.compile", "Liger-Kernel", "CuPy", "quack"
 NAMES = ("python", "cupy-cuda13x", "cupy-cuda12x", "numba-cuda", "torch", "triton", "liger-kernel",
          "quack-kernels")  # fmt: skip
 PICTURES = (
-    ("cuda-copy.png", "Bandwidth on a GPU, in parts of a copy's"),
-    ("cuda-rivals.png", "How many times longer the others take on a GPU"),
+    ("cuda-copy.png", "Bandwidth on a GPU, in percent of that of a copy"),
+    ("cuda-rivals.png", "Time of the fastest other and of torch on a GPU, relative to fusedce's"),
 )
 EXPLAINED = {
     "of copy": "the speed (GB/s), in percent of that of a copy of the logits.",
