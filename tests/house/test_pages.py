@@ -64,6 +64,8 @@ def test_table_of_options(option):
     )
 
 
+# torch raises this warning itself when its transforms are first imported.
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.parametrize(("page", "heading"), list(pages.examples()))
 def test_examples(page, heading):
     if absent := pages.lacking(page, heading):
