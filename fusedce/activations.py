@@ -30,21 +30,32 @@ def _activate(name: str, logits: Any, out: Any, axis: int) -> Any:
 
 
 def softmax(logits: Any, *, axis: int = -1, out: Any = None) -> Any:
-    """Softmax exp(z_j) / sum_k exp(z_k) along an axis; each p accurate relative to its own size.
+    """Softmax of logits along an axis; each probability is accurate relative to its own size.
+
+    For the logits z along the axis::
+
+        p_j = exp(z_j) / sum_k exp(z_k)
 
     Parameters
     ----------
     logits : array of float64, float32, float16 or bfloat16
-        -inf gives 0; a row that is all -inf, or has a NaN, gives NaN.
-    axis : int
+        A logit -inf gives 0. If all logits of a row are -inf, or one of them is NaN, the row
+        of the result is NaN.
+    axis : int, default -1
         The class axis.
-    out : array of the shape and dtype of ``logits``, optional
-        Filled and returned; may be ``logits`` itself.
+    out : array of the shape and dtype of the logits, optional
+        Array to write the result to. It is returned, and may be ``logits`` itself.
+
+    Returns
+    -------
+    array of the shape and dtype of the logits
 
     Raises
     ------
-    TypeError, ValueError
-        For integer logits, a wrong axis or a wrong ``out``.
+    TypeError
+        For logits of another dtype, such as integers.
+    ValueError
+        For an axis that the logits do not have, or an ``out`` of another shape or dtype.
 
     Examples
     --------
@@ -56,9 +67,32 @@ def softmax(logits: Any, *, axis: int = -1, out: Any = None) -> Any:
 
 
 def log_softmax(logits: Any, *, axis: int = -1, out: Any = None) -> Any:
-    """Logarithm of the softmax, z_j - log(sum_k exp(z_k)), without computing the softmax first.
+    """Logarithm of the softmax of logits along an axis, computed without the softmax.
 
-    Parameters, results and errors as in ``softmax``.
+    For the logits z along the axis::
+
+        out_j = z_j - log(sum_k exp(z_k))
+
+    Parameters
+    ----------
+    logits : array of float64, float32, float16 or bfloat16
+        A logit -inf gives -inf. If all logits of a row are -inf, or one of them is NaN, the row
+        of the result is NaN.
+    axis : int, default -1
+        The class axis.
+    out : array of the shape and dtype of the logits, optional
+        Array to write the result to. It is returned, and may be ``logits`` itself.
+
+    Returns
+    -------
+    array of the shape and dtype of the logits
+
+    Raises
+    ------
+    TypeError
+        For logits of another dtype, such as integers.
+    ValueError
+        For an axis that the logits do not have, or an ``out`` of another shape or dtype.
 
     Examples
     --------
@@ -70,18 +104,29 @@ def log_softmax(logits: Any, *, axis: int = -1, out: Any = None) -> Any:
 
 
 def sigmoid(logits: Any, *, out: Any = None) -> Any:
-    """Sigmoid 1 / (1 + exp(-z)) of each element, accurate relative to its own size at both ends.
+    """Sigmoid of each element, accurate relative to its own size.
+
+    For a logit z::
+
+        p = 1 / (1 + exp(-z))
 
     Parameters
     ----------
     logits : array of float64, float32, float16 or bfloat16
-    out : array of the shape and dtype of ``logits``, optional
-        Filled and returned; may be ``logits`` itself.
+        Of any shape.
+    out : array of the shape and dtype of the logits, optional
+        Array to write the result to. It is returned, and may be ``logits`` itself.
+
+    Returns
+    -------
+    array of the shape and dtype of the logits
 
     Raises
     ------
-    TypeError, ValueError
-        For integer logits or a wrong ``out``.
+    TypeError
+        For logits of another dtype, such as integers.
+    ValueError
+        For an ``out`` of another shape or dtype.
 
     Examples
     --------
@@ -93,9 +138,29 @@ def sigmoid(logits: Any, *, out: Any = None) -> Any:
 
 
 def log_sigmoid(logits: Any, *, out: Any = None) -> Any:
-    """Logarithm of the sigmoid, -log(1 + exp(-z)).
+    """Logarithm of the sigmoid of each element, accurate relative to its own size.
 
-    Parameters, results and errors as in ``sigmoid``.
+    For a logit z::
+
+        out = -log(1 + exp(-z))
+
+    Parameters
+    ----------
+    logits : array of float64, float32, float16 or bfloat16
+        Of any shape.
+    out : array of the shape and dtype of the logits, optional
+        Array to write the result to. It is returned, and may be ``logits`` itself.
+
+    Returns
+    -------
+    array of the shape and dtype of the logits
+
+    Raises
+    ------
+    TypeError
+        For logits of another dtype, such as integers.
+    ValueError
+        For an ``out`` of another shape or dtype.
 
     Examples
     --------
@@ -107,21 +172,31 @@ def log_sigmoid(logits: Any, *, out: Any = None) -> Any:
 
 
 def prior_bias(pi: float) -> float:
-    """Bias -log((1 - pi) / pi) of a last layer whose sigmoid starts at probability pi.
+    """Bias of a last layer with which an untrained model predicts the probability pi.
+
+    The sigmoid of the bias is pi::
+
+        bias = -log((1 - pi) / pi)
 
     Parameters
     ----------
     pi : float in (0, 1)
-        Share of positives the untrained model shall predict; RetinaNet takes 0.01.
+        The share of positive labels, for example. RetinaNet uses 0.01.
+
+    Returns
+    -------
+    float
 
     Raises
     ------
+    TypeError
+        If pi is no number.
     ValueError
-        For pi outside (0, 1).
+        If pi is not in (0, 1).
 
     References
     ----------
-    Lin et al. 2017, arXiv:1708.02002, section 4.1.
+    Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, arXiv:1708.02002, section 4.1.
 
     Examples
     --------

@@ -6,7 +6,7 @@ import textwrap
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -21,8 +21,8 @@ IGNORE_INDEX = -100  # the default; without effect where targets cannot hold it
 class Option(NamedTuple):
     """What is declared of an option in addition to its type and its default."""
 
-    values: str  # what may be passed, as in the docstring of ``fusedce.apply``
-    text: str  # what it does, in the same place
+    values: str  # what may be passed, as in docstrings
+    text: str  # what it does, as in docstrings
     check: Callable[[str, Any], Any] | None = None  # (name, value) -> value; None: see ``call``
     activations: tuple[str | None, ...] = checks.ACTIVATIONS  # that it has a meaning with
     index_activations: tuple[str | None, ...] = checks.ACTIVATIONS  # the same for class indices
@@ -33,24 +33,27 @@ class Option(NamedTuple):
 class Options(NamedTuple):
     """The keyword arguments of every loss.
 
-    This is their one declaration. The signatures and the docstring that ``help`` shows, the checks
+    This is their one declaration. The signatures and the docstrings that ``help`` shows, the checks
     of a call, what is passed to the kernels, and ``fusedce/__init__.pyi`` follow from it.
     """
 
     activation: Annotated[
         Activation,
         Option(
-            '{"softmax", "sigmoid", None}',
-            "How logits become probabilities; None: they are probabilities.",
+            '{"softmax", "sigmoid", None}, default "softmax"',
+            'How logits become probabilities. "softmax": over the class axis. "sigmoid": each '
+            "element on its own. None: the logits are probabilities already.",
             partial(checks.choice, allowed=checks.ACTIVATIONS),
         ),
     ] = "softmax"
-    weight: Annotated[Any, Option("array (C,), optional", "Weight of each class.")] = None
+    weight: Annotated[
+        Any, Option("array (C,), optional", "Weight of each class: any finite numbers.")
+    ] = None
     pos_weight: Annotated[
         Any,
         Option(
             "float or array (C,), optional",
-            "Weight of positive labels (sigmoid).",
+            "Weight of positive labels, for all classes or for each class. Not with softmax.",
             activations=("sigmoid", None),
             index_activations=("sigmoid",),
         ),
@@ -59,17 +62,19 @@ class Options(NamedTuple):
         Any,
         Option(
             "array (N,) or of the shape of the unreduced loss, optional",
-            "Any finite numbers. They are not part of the denominator of the mean.",
+            "Weight of each sample, row or element: any finite numbers. The mean does not divide "
+            "by their sum.",
         ),
     ] = None
     ignore_index: Annotated[
         int,
         Option(
             "int, default -100",
-            "Target that is ignored: loss and gradient are 0 and the mean does not count it. It is "
-            "a class index; the label of an element, also a float; or every target of a row of a "
-            "distribution. A ValueError if it is passed and targets of this dtype cannot hold it, "
-            "or if only some targets of a distribution are equal to it.",
+            "Target that is ignored: its loss and its gradient are 0, and the mean does not count "
+            "it. The target is a class index, the label of an element, or a row of a distribution "
+            "in which every number is equal to ``ignore_index``. A ValueError is raised if it is "
+            "passed and targets of this dtype cannot hold it, or if only some numbers of a row of "
+            "a distribution are equal to it.",
             checks.whole,
         ),
     ] = IGNORE_INDEX
@@ -77,7 +82,8 @@ class Options(NamedTuple):
         float,
         Option(
             "float in [0, 1], default 0",
-            "softmax: (1 - eps) y + eps / C; sigmoid: (1 - eps) y + eps / 2.",
+            "With eps = label_smoothing a target y becomes (1 - eps) y + eps / C if each row has "
+            "one loss, and (1 - eps) y + eps / 2 if each element has its own.",
             partial(checks.number, low=0, high=1, allowed="in [0, 1]"),
         ),
     ] = 0.0
@@ -85,7 +91,8 @@ class Options(NamedTuple):
         bool,
         Option(
             "bool, default False",
-            "Divide a distribution by its number of nonzero entries (softmax).",
+            "Divide each distribution by the number of its entries that are not 0. The mean does "
+            "not count a row that has none. Only with softmax.",
             checks.flag,
             activations=("softmax",),
             index_activations=(),
@@ -94,8 +101,8 @@ class Options(NamedTuple):
     neg_label: Annotated[
         Literal[0, -1],
         Option(
-            "{0, -1}",
-            "The negative label where each element has its own label.",
+            "{0, -1}, default 0",
+            "The negative label if each element has its own label. The positive label is 1.",
             partial(checks.choice, allowed=(0, -1)),
             activations=("sigmoid", None),
             index_activations=(),
@@ -105,8 +112,9 @@ class Options(NamedTuple):
         float,
         Option(
             "float, default 0",
-            "Adds z_loss * logsumexp(z)**2 (softmax). Class weights do not multiply it: its mean "
-            "is over the rows that are not ignored, unless ``denominator`` is given.",
+            "Adds z_loss * log(sum_j exp(z_j))**2 to the loss of each row. Only with softmax. "
+            "Class weights do not multiply it: its mean is over the rows that are not ignored, "
+            "unless ``denominator`` is given.",
             checks.number,
             activations=("softmax",),
             kernel=True,
@@ -116,7 +124,8 @@ class Options(NamedTuple):
         float | None,
         Option(
             "float > 0, optional",
-            "logits <- softcap * tanh(logit_scale * z / softcap).",
+            "Replaces a logit z by softcap * tanh(logit_scale * z / softcap). The gradient is the "
+            "derivative by z. Not with ``activation=None``.",
             checks.positive,
             activations=("softmax", "sigmoid"),
             kernel=True,
@@ -127,7 +136,7 @@ class Options(NamedTuple):
         float,
         Option(
             "float, default 1",
-            "Multiplies the logits first.",
+            "Multiplies the logits before everything else. Not with ``activation=None``.",
             checks.number,
             activations=("softmax", "sigmoid"),
             kernel=True,
@@ -137,8 +146,11 @@ class Options(NamedTuple):
     reduction: Annotated[
         Reduction,
         Option(
-            '{"mean", "sum", "none"}',
-            '"none": the unreduced loss; each gradient is that of its own loss.',
+            '{"mean", "sum", "none"}, default "mean"',
+            'How losses become one number. "mean": their sum, divided by the number of rows or '
+            "elements that are not ignored; with class indices and softmax, or class indices and "
+            '``activation=None``, by the sum of the class weights of those rows. "none": the '
+            "unreduced loss is returned, and each gradient is that of its own loss.",
             partial(checks.choice, allowed=checks.REDUCTIONS),
         ),
     ] = "mean"
@@ -146,7 +158,8 @@ class Options(NamedTuple):
         Any,
         Option(
             "float > 0, optional",
-            "Replaces what the mean divides by; on a GPU also an array of one number.",
+            "Number by which the mean divides instead. On a GPU it may also be an array of one "
+            "number.",
         ),
     ] = None
     axis: Annotated[int, Option("int, default -1", "The class axis.")] = -1
@@ -160,26 +173,37 @@ class Options(NamedTuple):
             checks.flag,
         ),
     ] = False  # fmt: skip
-    loss_out: Annotated[Any, Option("array, optional", "Filled with the loss and returned.")] = None
-    grad_out: Annotated[
+    loss_out: Annotated[
         Any,
         Option(
             "array, optional",
-            "Filled with the gradient and returned. ``grad_out=logits`` computes in place. If a "
-            "call raises an error, the three outputs are unchanged. One exception: after an error "
-            "about a float label they may hold any numbers, unless they are the logits.",
+            "Array to write the loss to, of its shape and dtype. It is returned as the loss.",
+        ),
+    ] = None
+    grad_out: Annotated[
+        Any,
+        Option(
+            "array of the shape and dtype of the logits, optional",
+            "Array to write the gradient to. It is returned as the gradient. ``grad_out=logits`` "
+            "overwrites the logits. If a call raises an error, the three output arrays are "
+            "unchanged, with one exception: after an error about a float label, an output array "
+            "that is not also the logits may hold any numbers.",
         ),
     ] = None
     hess_out: Annotated[
-        Any, Option("array, optional", "Filled with the Hessian and returned.")
-    ] = None  # fmt: skip
+        Any,
+        Option(
+            "array of the shape and dtype of the logits, optional",
+            "Array to write the diagonal of the Hessian to. It is returned as the Hessian.",
+        ),
+    ] = None
     validate: Annotated[
         bool | None,
         Option(
             "bool, optional",
-            "On the CPU labels are always checked. On a GPU they are checked with True only, which "
-            "waits for the GPU; otherwise loss and gradient of a row or element with a label out "
-            "of range are NaN.",
+            "On the CPU labels are always checked. On a GPU they are checked only with "
+            "``validate=True``, which waits for the GPU. Without it, loss and gradient of a row or "
+            "element whose label is out of range are NaN.",
             checks.optional_flag,
         ),
     ] = None
@@ -212,15 +236,21 @@ def transforms_logits(options: Options) -> bool:
     return any(getattr(options, name) != DEFAULTS[name] for name in names)
 
 
-def _documentation(width: int = 100) -> str:
-    """The options as a section of a docstring."""
+def _documentation(width: int, without: str) -> list[str]:
+    """The options as lines of a section, except for those described in a docstring."""
     lines = []
     for name, option in OPTIONS.items():
-        lines += [f"{name} : {option.values}", *textwrap.wrap(option.text, width - 8, **_INDENT)]
-    return "\n".join(lines)
+        if not re.search(rf"^ *{name} :", without, flags=re.MULTILINE):
+            lines += [f"{name} : {option.values}", *_wrapped(option.text, width)]
+    return lines
 
 
-_INDENT: Any = {"initial_indent": " " * 4, "subsequent_indent": " " * 4, "break_on_hyphens": False}
+@cache
+def _wrapped(text: str, width: int) -> list[str]:
+    lines = textwrap.wrap(text, width, break_on_hyphens=False)
+    return [f"    {line}" for line in lines]
+
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 _PARAMETERS = [
     inspect.Parameter(
@@ -234,18 +264,19 @@ def with_options(function: Function) -> Function:
     """Let the signature of a public function name the options that ``**options`` stands for.
 
     A parameter of the function itself, such as ``activation``, replaces the option of that name. A
-    line ``{options}`` of the docstring is replaced by the documentation of all options.
+    line ``{options}`` of the docstring is replaced by the options that it does not describe.
     """
     signature = inspect.signature(function)
     own = signature.parameters
     named = [p for p in own.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     named += [p for p in _PARAMETERS if p.name not in own]
     function.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]
-    if function.__doc__:
-        function.__doc__ = re.sub(
-            r"^( *)\{options\}$", lambda line: textwrap.indent(_documentation(), line[1]),
-            function.__doc__, flags=re.MULTILINE,
-        )  # fmt: skip
+    text = function.__doc__ or ""
+    place = re.search(r"^( *)\{options\}$", text, flags=re.MULTILINE)
+    if place:
+        lines = _documentation(92 - len(place[1]), text)
+        found = "\n".join(place[1] + line for line in lines)
+        function.__doc__ = text[: place.start()] + found + text[place.end() :]
     return function
 
 

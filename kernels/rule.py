@@ -50,12 +50,58 @@ def rule(
     negative: Callable[..., Any] | None = None,
     soft: Callable[..., Any] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a loss: ``params`` is a NamedTuple of floats, the function its rule.
+    """Register a loss function of your own; ``fusedce.apply`` computes it.
 
-    The function takes ``(logp, logq, p, q, params)`` with q = 1 - p and logq = log q, all to
-    full relative precision, and returns f, df/dlogp and d2f/dlogp2. ``negative`` replaces it for
-    the negative outcome of a sigmoid; ``soft`` replaces the mixture y f(log p) +
-    (1-y) f(log(1-p)).
+    The decorated function is the rule: the loss f of an outcome with probability p, as a function
+    of log(p), with its two derivatives by log(p)::
+
+        @fusedce.rule(Params)
+        def name(logp, logq, p, q, params):
+            return f, df/dlogp, d2f/dlogp2
+
+    Its arguments are scalars of one float dtype: logp = log(p), logq = log(q), p, q = 1 - p, each
+    accurate relative to its own size. ``params`` is the instance of the class that was passed to
+    ``fusedce.apply``. The function is compiled by Numba. It keeps the dtype of its arguments if
+    constants are written as ``type(p)(2)`` instead of ``2.0``.
+
+    Parameters
+    ----------
+    params : NamedTuple class
+        The parameters of the loss: at most 8 fields, which are floats.
+    negative : function, optional
+        Rule for the negative outcome of a sigmoid, with the same arguments; there p is the
+        probability of the negative outcome. Without it the rule is the same for both outcomes. A
+        loss that has it cannot be computed with softmax.
+    soft : function, optional
+        Loss of a label y between 0 and 1 (sigmoid). It takes ``(logp, logq, p, q, y, params)`` and
+        returns the loss and its two derivatives by the logit. Without it the loss is
+        y * f(log(p)) + (1 - y) * f(log(1 - p)).
+
+    Returns
+    -------
+    function
+        A decorator, which returns the function unchanged.
+
+    Raises
+    ------
+    TypeError
+        If ``params`` is no NamedTuple class, or has more than 8 fields.
+
+    Examples
+    --------
+    The Brier score (1 - p)**2 of the true outcome:
+
+    >>> from typing import NamedTuple
+    >>> import numpy as np, fusedce
+    >>> class Brier(NamedTuple):
+    ...     scale: float = 1.0
+    >>> @fusedce.rule(Brier)
+    ... def brier(logp, logq, p, q, params):
+    ...     a = type(p)(2) * params.scale
+    ...     return params.scale * q * q, -a * p * q, a * p * (p - q)
+    >>> loss, grad = fusedce.apply(Brier(), np.zeros((1, 2)), np.array([1]))
+    >>> print(f"{loss:.4f}", grad)
+    0.2500 [[ 0.25 -0.25]]
     """
     fields = getattr(params, "_fields", None)
     if fields is None or not isinstance(params, type):

@@ -1,30 +1,34 @@
-"""Objectives for XGBoost, LightGBM and CatBoost, with init scores, probabilities and metrics.
+"""XGBoost, LightGBM and CatBoost: the losses as objectives, with initial scores and metrics.
 
-An objective is one object that all three libraries accept: ``objective=`` of the scikit-learn
-classes of XGBoost and LightGBM, ``obj=`` of ``xgboost.train``, ``params["objective"]`` of
-``lightgbm.train``, ``loss_function=`` of CatBoost, which needs an ``eval_metric=`` with it. None of
-them is imported here.
+All three libraries accept the same object, ``objective``, and this module imports none of them:
 
-With f the rule, l = log p of the label's class t and u_j = [j = t] - p_j, a row has the loss f(l),
-the gradient f' u_j and the Hessian f'' u_j**2 - f' p_j (1 - p_j), each times its weights and not
-divided by the number of rows. Where f'' < 0, which for focal loss is the case of confident wrong
-predictions, the Hessian is negative, and the libraries divide by sums of it:
+- XGBoost: ``XGBClassifier(objective=objective)`` or ``xgboost.train(..., obj=objective)``;
+- LightGBM: ``LGBMClassifier(objective=objective)`` or ``params["objective"] = objective`` for
+  ``lightgbm.train``;
+- CatBoost: ``loss_function=objective``, together with an ``eval_metric``, which CatBoost requires.
 
-- ``hessian="psd"``, the default, replaces f'' by max(f'', 0). Every term is then >= 0, and the
-  Hessian is never smaller than the exact one and equal to it where f is convex.
-  ``benchmarks/boosting.py`` compares it with two others.
-- ``hessian="exact"`` does not replace it.
+A rule f is a function of log(p_t), with t the class of the label. A row has::
 
-Under softmax the Hessian is multiplied as the library's own objective does: by 2 in XGBoost, by
-C / (C - 1) in LightGBM, by 1 in CatBoost. Raw scores tell the first two apart: float32 is XGBoost,
-float64 LightGBM. ``hessian_factor`` replaces the number.
+    loss   = f(log(p_t))
+    grad_j = f' * ([j == t] - p_j)
+    hess_j = f'' * ([j == t] - p_j)**2 - f' * p_j * (1 - p_j)
 
-The libraries ignore ``scale_pos_weight`` and ``is_unbalance`` for a custom objective, and some of
-their metrics compute with raw scores as if they were probabilities: an objective warns if it finds
-such parameters in the call that uses it.
+each times the weights of the row, and not divided by the number of rows. The Hessian can be
+negative where f'' < 0, which for focal loss is the case for confident wrong predictions. The
+libraries divide by sums of Hessians, so there are two forms of it:
 
-The libraries compute no initial score for a custom objective: it is 0, in ``xgboost.train`` 0.5,
-unless the result of ``Objective.init_score`` is passed.
+- ``hessian="psd"``, the default: f'' is replaced by max(f'', 0). The Hessian is then never
+  negative, never smaller than the exact one, and equal to it where f'' >= 0.
+- ``hessian="exact"``: the formula above.
+
+With softmax the Hessian is multiplied by a factor, which is that of the library's own objective: 2
+in XGBoost, C / (C - 1) in LightGBM, 1 in CatBoost. The dtype of the raw scores tells XGBoost, which
+has float32, from LightGBM, which has float64. ``hessian_factor`` replaces the factor.
+
+For a custom objective the libraries ignore ``scale_pos_weight`` and ``is_unbalance``, and some of
+their metrics use raw scores as if they were probabilities. An objective warns if it finds such
+parameters in the call that uses it. The libraries compute no initial score for a custom objective
+either: it is 0, in ``xgboost.train`` 0.5, unless the result of ``Objective.init_score`` is passed.
 """
 
 from typing import Any
@@ -38,10 +42,20 @@ __all__ = ["BinaryCrossEntropy", "CrossEntropy", "Objective", "SigmoidFocal", "S
 
 
 class BinaryCrossEntropy(Objective):
-    """Binary cross-entropy, -log p of the label: ``binary:logistic``, ``binary``, ``Logloss``.
+    """Binary cross-entropy: the objective ``binary:logistic``, ``binary`` or ``Logloss``.
 
-    Unlike the libraries' own objective it has the weights, metrics and init score of this module.
-    Parameters as in ``Objective``; the Hessian p (1 - p) is never negative.
+    With p = 1 / (1 + exp(-z)) for the raw score z, and a label y of 0 or 1::
+
+        loss = -y * log(p) - (1 - y) * log(1 - p)
+        grad = p - y
+        hess = p * (1 - p)
+
+    The methods are those of ``Objective``.
+
+    Parameters
+    ----------
+    pos_weight, hessian_factor
+        As in ``Objective``.
 
     Examples
     --------
@@ -68,9 +82,20 @@ class BinaryCrossEntropy(Objective):
 
 
 class CrossEntropy(Objective):
-    """Softmax cross-entropy, -log p of the label: ``multi:softprob``, ``multiclass``.
+    """Softmax cross-entropy: the objective ``multi:softprob``, ``multiclass`` or ``MultiClass``.
 
-    Parameters as in ``Objective``.
+    With p = softmax(z) for the raw scores z of a row, and the class t of its label::
+
+        loss   = -log(p_t)
+        grad_j = p_j - [j == t]
+        hess_j = p_j * (1 - p_j), times the factor of the library
+
+    The methods are those of ``Objective``.
+
+    Parameters
+    ----------
+    n_classes, hessian_factor
+        As in ``Objective``.
 
     Examples
     --------
@@ -97,14 +122,21 @@ class CrossEntropy(Objective):
 
 
 class SigmoidFocal(Objective):
-    """Focal loss of binary labels, -(1 - p)**gamma log p of the label.
+    """Focal loss of binary labels.
+
+    With p = 1 / (1 + exp(-z)) for the raw score z::
+
+        label 1:  loss = -(1 - p)**gamma * log(p)
+        label 0:  loss = -p**gamma * log(1 - p)
+
+    The methods are those of ``Objective``.
 
     Parameters
     ----------
-    gamma : float >= 0
-        0 is ``BinaryCrossEntropy``.
+    gamma : float >= 0, default 2
+        Exponent. With 0 it is ``BinaryCrossEntropy``.
     alpha : float in [0, 1], optional
-        Weight of positive labels, 1 - alpha of negative ones.
+        Weight of positive labels; that of negative labels is 1 - alpha.
     pos_weight, hessian, hessian_factor
         As in ``Objective``.
 
@@ -116,7 +148,8 @@ class SigmoidFocal(Objective):
     --------
     >>> import numpy as np
     >>> from fusedce.adapters.boosting import SigmoidFocal
-    >>> grad, hess = SigmoidFocal(gamma=2.0)(np.array([1, 0, 1]), np.array([0.0, 0.0, -5.0]))
+    >>> objective = SigmoidFocal(gamma=2.0)
+    >>> grad, hess = objective(np.array([1, 0, 1]), np.array([0.0, 0.0, -5.0]))
     >>> print(grad.round(4), hess.round(4))
     [-0.2983  0.2983 -1.0462] [0.3991 0.3991 0.007 ]
     """
@@ -150,21 +183,32 @@ class SigmoidFocal(Objective):
 
 
 class SoftmaxFocal(Objective):
-    """Focal loss of one of C classes, -(1 - p)**gamma log p of the label.
+    """Focal loss of one of C classes.
+
+    With p = softmax(z) for the raw scores z of a row, and the class t of its label::
+
+        loss = -(1 - p_t)**gamma * log(p_t)
+
+    The methods are those of ``Objective``.
 
     Parameters
     ----------
-    gamma : float >= 0
-        0 is ``CrossEntropy``.
+    gamma : float >= 0, default 2
+        Exponent. With 0 it is ``CrossEntropy``.
     n_classes, hessian, hessian_factor
         As in ``Objective``.
+
+    References
+    ----------
+    Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, arXiv:1708.02002.
 
     Examples
     --------
     >>> import numpy as np
     >>> from fusedce.adapters.boosting import SoftmaxFocal
-    >>> grad, hess = SoftmaxFocal(gamma=2.0)(np.array([0]), np.zeros((1, 2), np.float32))
-    >>> print(grad.round(4), hess.round(4))  # twice that of the sigmoid, as XGBoost's own
+    >>> raw = np.zeros((1, 2), np.float32)  # float32: the Hessian has XGBoost's factor 2
+    >>> grad, hess = SoftmaxFocal(gamma=2.0)(np.array([0]), raw)
+    >>> print(grad.round(4), hess.round(4))
     [[-0.2983  0.2983]] [[0.7983 0.7983]]
     """
 

@@ -29,34 +29,37 @@ from fusedce.options import Traits
 
 
 class Objective:
-    """Any rule as an objective of XGBoost, LightGBM and CatBoost.
+    """A rule of your own as an objective of XGBoost, LightGBM and CatBoost.
+
+    The formulas of gradient and Hessian are in ``fusedce.adapters.boosting``.
 
     Parameters
     ----------
     rule : NamedTuple of a class registered with ``fusedce.rule``
-        f with its parameters; one of the package or of your own.
-    activation : {"sigmoid", "softmax"}
-        sigmoid: labels 0 and 1, raw scores (n,). softmax: labels 0 to C - 1, raw scores (n, C).
+        The parameters of the rule f.
+    activation : {"sigmoid", "softmax"}, default "sigmoid"
+        "sigmoid": labels 0 and 1, raw scores (n,). "softmax": labels 0 to C - 1, raw scores (n, C).
     n_classes : int >= 2, optional
-        C (softmax); by default that of the raw scores. The library has its own parameter for it:
-        ``num_class`` of ``train`` (XGBoost, LightGBM), ``classes_count`` of CatBoost.
+        C, only with softmax; by default that of the raw scores. The library has its own parameter
+        for it: ``num_class`` of ``train`` (XGBoost, LightGBM) or ``classes_count`` (CatBoost).
     pos_weight : float > 0, optional
-        Weight of positive labels (sigmoid), as ``scale_pos_weight``, which the libraries apply to
-        their own objectives only.
-    hessian : {"psd", "exact"}
-        "psd": f'' is replaced by max(f'', 0), so that no Hessian is negative; "exact": f''.
+        Weight of positive labels, only with sigmoid. It is what ``scale_pos_weight`` is for the
+        libraries' own objectives.
+    hessian : {"psd", "exact"}, default "psd"
+        "psd": f'' is replaced by max(f'', 0), so that no Hessian is negative. "exact": f''.
     hessian_factor : float > 0, optional
-        Factor of the Hessian, instead of that of the calling library's own objective.
+        Factor of the Hessian, instead of that of the library's own objective.
 
     Notes
     -----
-    A deep copy is the objective itself, as CatBoost needs it; ``sklearn.base.clone`` copies it.
+    ``copy.deepcopy`` returns the same object, which CatBoost needs. ``sklearn.base.clone`` makes a
+    copy.
 
     Raises
     ------
     TypeError, ValueError
         For invalid parameters; in a call for labels that are no integers or no classes, and for
-        wrong shapes. The message has the argument, its value and what is allowed.
+        wrong shapes. The message contains the argument, its value and what is allowed.
 
     Examples
     --------
@@ -70,7 +73,8 @@ class Objective:
     ...     a = params.scale * type(p)(2)
     ...     return params.scale * q * q, -a * p * q, a * p * (p - q)
     >>> objective = Objective(Brier(), "sigmoid", hessian="exact")
-    >>> grad, hess = objective(np.array([1, 0]), np.array([0.0, -2.0], dtype=np.float32))
+    >>> raw = np.array([0.0, -2.0], dtype=np.float32)
+    >>> grad, hess = objective(np.array([1, 0]), raw)
     >>> print(grad.round(4), hess.round(4))
     [-0.25   0.025] [0.125  0.0411]
     """
@@ -163,15 +167,17 @@ class Objective:
         Parameters
         ----------
         y_true : array (n,)
-            Labels, integers of any dtype.
-        y_pred : array (n,) or (n, C), float32 or float64
-            Raw scores, in any memory order; never modified. They may be CuPy arrays; labels are
-            copied to where they are. Also accepted: (raw scores, ``DMatrix`` or ``Dataset``).
+            Labels: integers of any dtype.
+        y_pred : array (n,) or (n, C) of float32 or float64
+            Raw scores, in any memory order; they are not modified. If they are CuPy arrays, labels
+            are copied to the same device. ``xgboost.train`` and ``lightgbm.train`` pass the raw
+            scores first and a ``DMatrix`` or ``Dataset`` second, which is accepted too.
         sample_weight : array (n,), optional
+            Weight of each row.
 
         Returns
         -------
-        grad, hess : arrays like ``y_pred``, in its dtype and order
+        grad, hess : arrays of the shape, dtype and memory order of ``y_pred``
         """
         warn_of_ignored(self)
         y, raw, weight = unpack(y_true, y_pred, sample_weight)
@@ -206,7 +212,7 @@ class Objective:
     # ------------------------------------------------------------------ CatBoost
 
     def calc_ders_range(self, approxes: Any, targets: Any, weights: Any = None) -> Any:
-        """CatBoost's form for one raw score per row: (n, 2), the derivatives of minus the loss."""
+        """For CatBoost, one raw score per row: (n, 2), both derivatives of minus the loss."""
         warn_of_ignored(self)
         raw = np.asarray(approxes, dtype=np.float64)
         labels = self._labels(np.asarray(targets), raw)
@@ -221,7 +227,7 @@ class Objective:
         return out
 
     def calc_ders_multi(self, approxes: Any, target: Any, weight: Any = 1.0) -> tuple[Any, Any]:
-        """CatBoost's form for one row of C raw scores: derivatives (C,), (C, C) of minus the loss.
+        """For CatBoost, one row of C raw scores: derivatives (C,), (C, C) of minus the loss.
 
         The Hessian of f is f'' u u^T - f' (diag(p) - p p^T) with u = onehot - p. The kernels'
         gradient of f is f' u, that of a rule with slope f'' is f'' u, and that of cross-entropy is
@@ -244,27 +250,29 @@ class Objective:
     # ------------------------------------------------------------------ before and after
 
     def init_score(self, y: Any, sample_weight: Any = None) -> Any:
-        """The initial raw score: the constant with the smallest weighted loss.
+        """The initial raw score s: the constant with the smallest weighted loss.
 
-        For cross-entropy the log-odds, or the logarithms of the shares of the classes; for other
-        rules found numerically in float64, with softmax shifted so that sum(exp) = 1. The share of
-        a class is taken as at least 1e-15, so that scores are within 34.6.
+        For cross-entropy it is log(p / (1 - p)) with p the share of positive labels, or the
+        logarithms of the shares of the classes. For other rules it is computed numerically in
+        float64, and with softmax it is shifted so that sum(exp(s)) = 1. Shares below 1e-15 are
+        replaced by 1e-15, so no score is larger than 34.6 in size.
 
-        How to pass the score s:
+        How to pass s:
 
         - LightGBM: ``init_score=np.full(n, s)``, for C classes ``np.tile(s, (n, 1))``, to ``fit``
-          or ``Dataset``, also for each validation set. Add it to ``predict(raw_score=True)``.
-        - XGBoost: the same arrays as ``base_margin=`` to ``fit`` or ``DMatrix``, also at
-          prediction. Or once a number as ``base_score=``: s for ``train``, 1 / (1 + exp(-s)) for
-          ``XGBClassifier``.
-        - CatBoost: ``Pool(..., baseline=np.full((n, 1), s))``, for C classes an array (n, C); also
-          at prediction, or add it to the predicted raw scores.
+          or ``Dataset``, also for each validation set. Add s to ``predict(raw_score=True)``.
+        - XGBoost: the same arrays as ``base_margin=`` to ``fit`` or ``DMatrix``, also for
+          predictions. Or a number as ``base_score=``: s for ``xgboost.train``, 1 / (1 + exp(-s))
+          for ``XGBClassifier``.
+        - CatBoost: ``Pool(..., baseline=np.full((n, 1), s))``, for C classes an array (n, C). For
+          predictions pass it too, or add s to the predicted raw scores.
 
         Parameters
         ----------
         y : array (n,)
             Labels as in a call.
         sample_weight : array (n,), optional
+            Weight of each row.
 
         Returns
         -------
@@ -273,7 +281,7 @@ class Objective:
         Raises
         ------
         TypeError, ValueError
-            For labels as in a call, and for weights that do not add up to more than 0.
+            For labels as in a call, and for weights whose sum is not above 0.
 
         Examples
         --------
@@ -297,10 +305,10 @@ class Objective:
         return best_row(self, mass) if softmax else best_score(self, mass)
 
     def predict_proba(self, raw: Any) -> Any:
-        """Probabilities (n, 2) or (n, C) of raw scores (n,) or (n, C), init score included.
+        """Probabilities (n, 2) or (n, C) of raw scores (n,) or (n, C).
 
-        As scikit-learn's ``predict_proba``: column j is class j. LightGBM applies no activation
-        for a custom objective: its ``predict_proba`` returns raw scores.
+        Column j is the probability of class j, as in scikit-learn. The raw scores include the
+        initial score. LightGBM's own ``predict_proba`` returns raw scores for a custom objective.
 
         Examples
         --------
@@ -324,15 +332,15 @@ class Objective:
 
     @property
     def xgboost_metric(self) -> Metric:
-        """The mean loss, for ``eval_metric=`` of XGBoost's classes, ``custom_metric=`` of train."""
+        """The mean loss: ``eval_metric=`` of XGBoost's classes, ``custom_metric=`` of ``train``."""
         return XGBoostMetric(self)
 
     @property
     def lightgbm_metric(self) -> Metric:
-        """The mean loss, for ``eval_metric=`` of ``fit``, ``feval=`` of train."""
+        """The mean loss: ``eval_metric=`` of LightGBM's classes, ``feval=`` of ``train``."""
         return LightGBMMetric(self)
 
     @property
     def catboost_metric(self) -> Metric:
-        """The mean loss, for ``eval_metric=``."""
+        """The mean loss: ``eval_metric=`` of CatBoost."""
         return catboost_metric(self)

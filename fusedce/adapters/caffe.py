@@ -1,8 +1,13 @@
-"""Two loss layers for Caffe, as layers of ``type: "Python"``.
+"""Caffe: two loss layers of ``type: "Python"``.
 
-In the prototxt ``python_param { module: "fusedce.adapters.caffe" layer: "FocalLossLayer" }`` and
-``loss_weight: 1``. Without Caffe they are ordinary classes: a blob is any object with ``data``,
-``diff`` and ``reshape``.
+The prototxt of such a layer contains::
+
+    type: "Python"
+    python_param { module: "fusedce.adapters.caffe" layer: "FocalLossLayer" }
+    loss_weight: 1
+
+Without Caffe the layers are ordinary classes. A blob is then any object with ``data``, ``diff`` and
+``reshape``.
 """
 
 import ast
@@ -44,11 +49,11 @@ class _LossLayer(Layer):
         top[0].reshape(1)
 
     def forward(self, bottom: Any, top: Any) -> None:
-        """Write the loss alone, because testing needs no gradient."""
+        """Write the loss to the top, without computing the gradient."""
         top[0].data[...] = self._call(bottom, return_grad=False)
 
     def backward(self, top: Any, propagate_down: Any, bottom: Any) -> None:
-        """Write the gradient times the loss weight, which Caffe keeps in the top's ``diff``."""
+        """Write the gradient times the loss weight, which Caffe stores in ``diff`` of the top."""
         if len(propagate_down) > 1 and propagate_down[1]:
             raise ValueError(f"{type(self).__name__} has no gradient by the labels")
         if propagate_down[0]:
@@ -61,17 +66,28 @@ class _LossLayer(Layer):
 
 
 class MultiLabelSoftmaxLossLayer(_LossLayer):
-    """Softmax loss of M labels per sample, each with weight 1 / M.
+    """Softmax loss of samples with several labels, each with the weight 1 / (number of labels).
 
-    loss = -(1/N) sum_n (1/M_n) sum_j y_nj log p_nj with p the softmax of the scores and M_n the
-    number of labels of sample n that are not 0; gradient by a score (p_j sum_k y_k - y_j) / (M N).
+    With p = softmax(z) of the scores z of a sample n, labels y, and M the number of labels that are
+    not 0, for N samples::
 
-    Bottoms: scores and labels, float32 or float64, both (N, C) or (N, C, ...); labels are any real
-    numbers. Top: the loss, (1,). A sample without a label has loss 0 and gradient 0 and counts in
-    N. The gradient is multiplied by the loss weight before it is rounded. A ValueError is raised
-    for another number or other shapes of blobs, and where a gradient by the labels is asked for.
-    For the loss see Mahajan et al., Exploring the Limits of Weakly Supervised Pretraining, ECCV
-    2018, arXiv:1805.00932.
+        loss   = -1/N * sum_n 1/M * sum_j y_j * log(p_j)
+        grad_j = (p_j * sum_k y_k - y_j) / (M * N)
+
+    The bottoms are scores and labels, both (N, C) or (N, C, ...), of float32 or float64; labels are
+    any real numbers. The top is the loss, (1,). A sample without a label has loss 0 and gradient 0,
+    and N counts it. The gradient is multiplied by the loss weight before it is rounded.
+
+    Raises
+    ------
+    ValueError
+        For another number of blobs, for other shapes, and if the gradient by the labels is asked
+        for.
+
+    References
+    ----------
+    Mahajan et al., Exploring the Limits of Weakly Supervised Pretraining, ECCV 2018,
+    arXiv:1805.00932.
 
     Examples
     --------
@@ -95,17 +111,32 @@ class MultiLabelSoftmaxLossLayer(_LossLayer):
 
 
 class FocalLossLayer(_LossLayer):
-    """Sigmoid focal loss with a weight, the balance b_j, of each class.
+    """Sigmoid focal loss, with a weight for each class, its balance.
 
-    loss = -(1/N) sum_nj b_j (1 - p_nj)**gamma log p_nj with p the sigmoid of the score where the
-    label is not 0, of minus the score where it is 0; gradient by the score, or by minus the score,
-    b_j (1 - p)**gamma (gamma p log p + p - 1) / N.
+    For N samples, an element with the score z whose class has the balance b gives::
 
-    Blobs and their errors as for ``MultiLabelSoftmaxLossLayer``; a label is positive where it is
-    not 0, whatever its size. ``param_str`` is a dict in JSON or as a Python literal, which is
-    parsed and never evaluated: ``focusing_parameter``, gamma >= 0, is 2 by default;
-    ``class_balances`` maps the strings "1" to "C" to finite numbers, all 1 by default. A ValueError
-    or TypeError is raised for any other dict, and for a class without a balance. For the loss see
+        p = 1 / (1 + exp(-z))
+        label not 0:  loss = -b * (1 - p)**gamma * log(p) / N
+                      grad = b * (1 - p)**gamma * (gamma * p * log(p) + p - 1) / N
+        label 0:      loss = -b * p**gamma * log(1 - p) / N
+                      grad = b * p**gamma * (p - gamma * (1 - p) * log(1 - p)) / N
+
+    The top is the sum of the losses. Blobs are as in ``MultiLabelSoftmaxLossLayer``.
+
+    ``param_str`` is a dict, in JSON or as a Python literal; it is parsed, not evaluated. Its
+    entries, both optional:
+
+    - ``focusing_parameter``: gamma >= 0, by default 2;
+    - ``class_balances``: a dict from the strings "1" to "C" to finite numbers, by default all 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For any other ``param_str``, for a class without a balance, and for blobs as in
+        ``MultiLabelSoftmaxLossLayer``.
+
+    References
+    ----------
     Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, arXiv:1708.02002.
 
     Examples

@@ -1,15 +1,18 @@
-"""optax's classification losses, computed by fusedce under ``jax.jit``, ``grad`` and ``vmap``.
+"""JAX: the classification losses of optax, for ``jax.jit``, ``jax.grad`` and ``jax.vmap``.
 
-XLA calls fusedce on its own buffers, without a copy. The loss reads the logits once. The gradient
-is computed from the logits again, multiplied by the upstream gradient before it is rounded: a
-second read and one write. It is computed only if it is needed.
+XLA passes its own buffers to fusedce, without a copy. The loss reads the logits once. The gradient
+is computed from the logits again, which is a second read and one write, and only if it is needed.
+It is multiplied by the upstream gradient before it is rounded.
 
-The first derivative in reverse mode with respect to the logits is supported: Hessians, forward
-mode and derivatives with respect to labels raise NotImplementedError. Inside ``jax.jit`` the
-losses are computed on the CPU; on a GPU a call outside of jit is computed there, through CuPy and
-DLPack, and one inside raises. ``jax.jit`` gathers sharded arrays for the call; ``jax.shard_map``
-computes each shard on its own. Under ``vmap`` over labels alone the logits are read once for each
-member. ``jax.export`` needs ``DisabledSafetyCheck.custom_call("fusedce")``.
+What is supported:
+
+- The first derivative in reverse mode with respect to the logits. Hessians, forward mode and
+  derivatives with respect to labels raise NotImplementedError.
+- Inside of ``jax.jit`` the losses are computed on the CPU; on a GPU such a call raises an error.
+  Outside of ``jax.jit`` a call on a GPU is computed there, through CuPy and DLPack.
+- ``jax.jit`` gathers sharded arrays for the call. ``jax.shard_map`` computes each shard on its own.
+- ``jax.vmap`` over labels alone reads the logits once for each member of the batch.
+- ``jax.export`` needs ``DisabledSafetyCheck.custom_call("fusedce")``.
 """
 
 from typing import Any
@@ -19,6 +22,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from fusedce import checks
+from fusedce.adapters.jax_arguments import (
+    as_array,
+    axes_of,
+    cast,
+    included,
+    masked,
+    one_class_axis,
+    spread_labels,
+    without_axis,
+)
 from fusedce.adapters.jax_operators import loss, text
 from fusedce.options import IGNORE_INDEX
 
@@ -33,17 +46,8 @@ __all__ = [
 _IGNORED = IGNORE_INDEX
 
 
-def _array(x: Any) -> Any:
-    """A JAX array. Outside of jit ``jnp.asarray`` would copy one that is differentiated."""
-    return x if isinstance(x, jax.Array) else jnp.asarray(x)
-
-
-def _cast(x: Any, dtype: Any) -> Any:
-    return x if x.dtype == dtype else x.astype(dtype)
-
-
 def _floats(logits: Any) -> Any:
-    logits = _array(logits)
+    logits = as_array(logits)
     checks.logits(np.empty(0, logits.dtype))
     return logits
 
@@ -55,86 +59,21 @@ def _number(name: str, value: Any, high: float = float("inf")) -> float:
     return checks.number(name, float(value), 0, high, allowed=allowed)
 
 
-def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    return tuple(n for k, n in enumerate(shape) if k != axis % len(shape))
-
-
-def _one_axis(array: Any, axes: tuple[int, ...]) -> Any:
-    """The array with some axes merged into one, the last."""
-    rest = tuple(k for k in range(array.ndim) if k not in axes)
-    array = array.transpose(rest + axes)
-    return array.reshape((*array.shape[: len(rest)], -1))
-
-
-def _axes(axis: Any, ndim: int) -> tuple[int, ...]:
-    """The axes as a tuple of numbers counted from 0."""
-    if axis is None:
-        return tuple(range(ndim))
-    return tuple(checks.axis(k, ndim) for k in (axis if isinstance(axis, tuple) else (axis,)))
-
-
-def _included(where: Any, axis: Any, ndim: int) -> Any:
-    """``where`` as booleans with as many axes as the logits."""
-    where = _cast(_array(where), bool)
-    if where.ndim > ndim:
-        raise ValueError(f"where has {where.ndim} dimensions and logits have {ndim}")
-    if where.ndim != ndim:
-        where = jnp.expand_dims(where, _axes(axis, ndim) if where.ndim else tuple(range(ndim)))
-    return where
-
-
-def _spread(logits: Any, labels: Any, axis: Any) -> tuple[Any, Any]:
-    """Logits and labels of one shape.
-
-    The loss is linear in the labels. On a class axis that only the labels have, all of them
-    multiply the same log-probability, so they are summed.
-    """
-    shape = jnp.broadcast_shapes(logits.shape, labels.shape)
-    axes = axis if isinstance(axis, tuple) else (axis,)
-    if axis is not None and logits.ndim < len(shape) and max(axes) >= 0:
-        raise ValueError(
-            f"axis must be negative where labels have more dimensions than logits, got axis={axis} "
-            f"with logits {logits.shape} and labels {labels.shape}"
-        )
-    own = (1,) * (len(shape) - logits.ndim) + logits.shape
-    more = tuple(k for k in _axes(axis, len(shape)) if own[k] == 1 and shape[k] > 1)
-    if more:
-        labels = jnp.broadcast_to(labels, shape).sum(more, keepdims=True)
-        shape = jnp.broadcast_shapes(own, labels.shape)
-    return jnp.broadcast_to(logits, shape), jnp.broadcast_to(labels, shape)
-
-
-def _classes(logits: Any, axis: Any, where: Any, *labels: Any) -> Any:
-    """(logits, class axis counted from the end, where, labels), each with one class axis."""
-    axes = _axes(axis, logits.ndim)
-    if isinstance(axis, int):
-        return (logits, axes[0] - logits.ndim, where, *labels)
-    spread = where if where is None else jnp.broadcast_to(where, logits.shape)
-    there = [None if x is None else _one_axis(x, axes) for x in (logits, spread, *labels)]
-    return there[0], -1, *there[1:]
-
-
-def _mask(logits: Any, where: Any, axis: int) -> Any:
-    """The logits with -inf for classes that are not included, and 0 in rows without any."""
-    empty = ~jnp.any(where, axis, keepdims=True)
-    return jnp.where(where, logits, jnp.where(empty, 0, -jnp.inf).astype(logits.dtype))
-
-
 def _by_index(name: str, logits: Any, labels: Any, axis: Any, where: Any, **options: Any) -> Any:
-    logits, labels = _floats(logits), _array(labels)
+    logits, labels = _floats(logits), as_array(labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"labels must be integers, got {labels.dtype}")
     if where is not None:
-        where = _included(where, axis, logits.ndim)
-    logits, axis, where = _classes(logits, axis, where)
-    rows = _without(logits.shape, axis)
+        where = included(where, axis, logits.ndim)
+    logits, axis, where = one_class_axis(logits, axis, where)
+    rows = without_axis(logits.shape, axis)
     if labels.ndim != len(rows):
         raise ValueError(f"labels must have shape {rows}, got {labels.shape}")
     if where is not None:
         signed = not jnp.issubdtype(labels.dtype, jnp.unsignedinteger)
         labels = labels if signed else labels.astype(jnp.int32)
         labels = jnp.where(jnp.any(where, axis), labels, _IGNORED)
-        logits = logits if where.shape[axis] == 1 else _mask(logits, where, axis)
+        logits = logits if where.shape[axis] == 1 else masked(logits, where, axis)
     shape = rows
     if labels.shape != rows:
         shape = jnp.broadcast_shapes(rows, labels.shape)
@@ -145,63 +84,67 @@ def _by_index(name: str, logits: Any, labels: Any, axis: Any, where: Any, **opti
         at = len(shape) + 1 + axis
         logits = jnp.broadcast_to(logits, (*shape[:at], logits.shape[axis], *shape[at:]))
     labels = jnp.broadcast_to(labels, shape)
-    return _cast(loss(text(name, axis=axis, **options), logits, labels), logits.dtype)
+    return cast(loss(text(name, axis=axis, **options), logits, labels), logits.dtype)
 
 
 def _by_element(name: str, logits: Any, labels: Any, **options: Any) -> Any:
-    logits, labels = _floats(logits), _array(labels)
+    logits, labels = _floats(logits), as_array(labels)
     if jnp.issubdtype(labels.dtype, jnp.inexact):
-        labels = _cast(labels, logits.dtype)
+        labels = cast(labels, logits.dtype)
     if logits.shape != labels.shape:
         logits, labels = jnp.broadcast_arrays(logits, labels)
     call = text(name, activation="sigmoid", **options)
-    return _cast(loss(call, logits, labels), logits.dtype)
+    return cast(loss(call, logits, labels), logits.dtype)
 
 
 def softmax_cross_entropy_with_integer_labels(
     logits: Any, labels: Any, axis: int | tuple[int, ...] = -1, where: Any = None
 ) -> Any:
-    """Softmax cross-entropy of class indices, unreduced.
+    """Softmax cross-entropy of class indices, without reduction.
 
-    loss = log(sum_j exp z_j) - z_t for the label t, gradient p - onehot(t).
+    With p = softmax(z) along the class axis, for the label t of a row::
+
+        loss   = log(sum_j exp(z_j)) - z_t = -log(p_t)
+        grad_j = p_j - [j == t]
 
     Parameters
     ----------
-    logits : array (..., C, ...), float64, float32, float16 or bfloat16
-        -inf masks a class.
-    labels : array of integers in [0, C), of the logits' shape without ``axis``
-        -100 ignores a row: its loss and its gradient are 0.
+    logits : array (..., C, ...) of float64, float32, float16 or bfloat16
+        A logit -inf masks a class.
+    labels : array of integers, of the shape of the logits without ``axis``
+        Class indices from 0 to C - 1. A row with label -100 is ignored: its loss and its gradient
+        are 0.
     axis : int or tuple of ints, default -1
-        The axis of the classes; with several, labels are flat indices into them.
-    where : array of bool, of the labels' or the logits' shape, optional
-        What to include: rows, or classes. A row without an included class has loss 0. Where the
-        class of the label is not included the loss is inf (optax still subtracts its logit). With
-        a class axis of extent 0 the loss is -inf, as in optax.
+        The class axis. If there are several, labels are flat indices into them.
+    where : array of bool, of the shape of the labels or the logits, optional
+        The rows or the classes to include. A row without an included class has loss 0. If the class
+        of the label is not included, the loss is inf; optax subtracts the logit of that class
+        nevertheless. If the class axis has extent 0, the loss is -inf, as in optax.
 
     Returns
     -------
-    array of the labels' shape and the logits' dtype
+    array of the shape of the labels and the dtype of the logits
         Computed in float32, for float64 in float64, and rounded once.
 
     Raises
     ------
     TypeError, ValueError
-        When the function is traced, naming the argument.
+        When the function is traced, with a message that contains the name of the argument.
     ValueError or jax.errors.JaxRuntimeError
-        When it runs: a label out of range, with its position (optax: NaN, and negative labels
-        count from the end).
+        When the function runs, for a label out of range, with its position. In optax the loss of
+        such a label is NaN, and negative labels count from the end.
 
     See Also
     --------
     optax.softmax_cross_entropy_with_integer_labels : the same function
-    fusedce.cross_entropy : what computes it
+    fusedce.cross_entropy : the function that computes it
 
     Examples
     --------
     >>> import jax.numpy as jnp, numpy as np
     >>> from fusedce.adapters.jax import softmax_cross_entropy_with_integer_labels
-    >>> logits, labels = jnp.array([[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]]), jnp.array([0, 1])
-    >>> loss = softmax_cross_entropy_with_integer_labels(logits, labels)
+    >>> logits = jnp.array([[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]])
+    >>> loss = softmax_cross_entropy_with_integer_labels(logits, jnp.array([0, 1]))
     >>> print(np.asarray(loss).round(4))
     [0.2761 2.9518]
     """
@@ -211,23 +154,40 @@ def softmax_cross_entropy_with_integer_labels(
 def softmax_focal_loss(
     logits: Any, labels: Any, gamma: Any = 2.0, axis: int | tuple[int, ...] = -1, where: Any = None
 ) -> Any:
-    """Softmax focal loss, unreduced.
+    """Softmax focal loss of class indices, without reduction. optax has no such function.
 
-    loss = -(1 - p)**gamma log p, p the softmax probability of the label (Lin et al., ICCV 2017,
-    arXiv:1708.02002, equation 4). optax has no such function. Arguments, results and errors are
-    those of ``softmax_cross_entropy_with_integer_labels``; ``gamma=0`` gives its results.
+    With p = softmax(z) along the class axis, for the label t of a row::
+
+        loss = -(1 - p_t)**gamma * log(p_t)
 
     Parameters
     ----------
+    logits, labels, axis, where
+        As in ``softmax_cross_entropy_with_integer_labels``.
     gamma : float >= 0, default 2
-        Exponent that reduces the loss of easy examples; a number when the function is traced.
+        Exponent. With 0 the results are those of ``softmax_cross_entropy_with_integer_labels``. It
+        must be a number, not a tracer, when the function is traced.
+
+    Returns
+    -------
+    array of the shape of the labels and the dtype of the logits
+        As in ``softmax_cross_entropy_with_integer_labels``.
+
+    Raises
+    ------
+    TypeError, ValueError, jax.errors.JaxRuntimeError
+        As in ``softmax_cross_entropy_with_integer_labels``.
+
+    References
+    ----------
+    Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, arXiv:1708.02002, equation 4.
 
     Examples
     --------
     >>> import jax.numpy as jnp, numpy as np
     >>> from fusedce.adapters.jax import softmax_focal_loss
-    >>> logits, labels = jnp.array([[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]]), jnp.array([0, 1])
-    >>> print(np.asarray(softmax_focal_loss(logits, labels)).round(4))
+    >>> logits = jnp.array([[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]])
+    >>> print(np.asarray(softmax_focal_loss(logits, jnp.array([0, 1]))).round(4))
     [0.0161 2.6514]
     """
     options = {"activation": "softmax", "gamma": _number("gamma", gamma)}
@@ -237,21 +197,25 @@ def softmax_focal_loss(
 def softmax_cross_entropy(
     logits: Any, labels: Any, axis: int | tuple[int, ...] | None = -1, where: Any = None
 ) -> Any:
-    """Softmax cross-entropy of distributions over classes, unreduced.
+    """Softmax cross-entropy of distributions over classes, without reduction.
 
-    loss = -sum_k y_k log p_k, gradient p sum(y) - y: labels need not sum to 1.
+    With p = softmax(z) along the class axis, for the labels y of a row, which need not sum to 1::
+
+        loss   = -sum_j y_j * log(p_j)
+        grad_j = p_j * sum_k y_k - y_j
 
     Parameters
     ----------
-    logits : array (..., C, ...), float64, float32, float16 or bfloat16
-        -inf masks a class whose label is 0.
+    logits : array (..., C, ...) of float64, float32, float16 or bfloat16
+        A logit -inf masks a class whose label is 0.
     labels : array that broadcasts with the logits
-        Not differentiated: pass ``jax.lax.stop_gradient(labels)`` where they are computed. With
-        more dimensions than the logits, ``axis`` is negative.
+        Derivatives by them are not supported: if labels depend on what is differentiated by, pass
+        ``jax.lax.stop_gradient(labels)``. If labels have more axes than the logits, ``axis`` must
+        be negative.
     axis : int, tuple of ints or None, default -1
-        The axes of the classes; None: all.
-    where : array of bool, of the loss's or the logits' shape, optional
-        What to include: rows, or classes with their labels. A row without an included class has
+        The class axis, or several. None: all axes.
+    where : array of bool, of the shape of the loss or the logits, optional
+        The rows, or the classes with their labels, to include. A row without an included class has
         loss 0.
 
     Returns
@@ -262,7 +226,7 @@ def softmax_cross_entropy(
     Raises
     ------
     TypeError, ValueError, NotImplementedError
-        When the function is traced, naming the argument.
+        When the function is traced, with a message that contains the name of the argument.
 
     See Also
     --------
@@ -276,47 +240,53 @@ def softmax_cross_entropy(
     >>> print(f"{softmax_cross_entropy(logits, labels):.4f}")
     0.4761
     """
-    logits, labels = _floats(logits), _array(labels)
+    logits, labels = _floats(logits), as_array(labels)
     dtype = jnp.result_type(logits, labels)
-    _axes(axis, logits.ndim)
+    axes_of(axis, logits.ndim)
     if where is not None:
-        where = _included(where, axis, logits.ndim)
+        where = included(where, axis, logits.ndim)
         logits = jnp.broadcast_to(logits, jnp.broadcast_shapes(logits.shape, where.shape))
     if logits.shape != labels.shape:
-        logits, labels = _spread(logits, labels, axis)
-    logits, k, where, labels = _classes(logits, axis, where, labels)
+        logits, labels = spread_labels(logits, labels, axis)
+    logits, k, where, labels = one_class_axis(logits, axis, where, labels)
     if logits.shape[k] == 0:
-        return jnp.full(_without(logits.shape, k), -0.0, dtype)
+        return jnp.full(without_axis(logits.shape, k), -0.0, dtype)
     if where is not None:
         where = where.reshape((1,) * (logits.ndim - where.ndim) + where.shape)
         labels = jnp.where(where, labels, 0)
-        logits = _mask(logits, where, k)
-    return _cast(loss(text("cross_entropy", axis=k), logits, labels), dtype)
+        logits = masked(logits, where, k)
+    return cast(loss(text("cross_entropy", axis=k), logits, labels), dtype)
 
 
 def sigmoid_binary_cross_entropy(logits: Any, labels: Any) -> Any:
-    """Sigmoid cross-entropy of each element, unreduced.
+    """Sigmoid cross-entropy of each element, without reduction.
 
-    loss = -y log p - (1 - y) log(1 - p), gradient p - y.
+    For the label y of an element::
+
+        p    = 1 / (1 + exp(-z))
+        loss = -y * log(p) - (1 - y) * log(1 - p)
+        grad = p - y
 
     Parameters
     ----------
-    logits : array, float64, float32, float16 or bfloat16
+    logits : array of float64, float32, float16 or bfloat16
+        Of any shape.
     labels : array that broadcasts with the logits
-        Floats (of any value: the formula is computed for it), bools, or integers 0 and 1 (-100
-        ignores an element). Not differentiated.
+        Floats of any value, for which the formula is computed, bools, or integers 0 and 1. An
+        element with the integer label -100 is ignored: its loss and its gradient are 0. Derivatives
+        by labels are not supported.
 
     Returns
     -------
-    array of the logits' dtype
+    array of the shape to which both broadcast, and the dtype of the logits
         Computed in float32, for float64 in float64, and rounded once.
 
     Raises
     ------
     TypeError, ValueError, NotImplementedError
-        When the function is traced, naming the argument.
+        When the function is traced, with a message that contains the name of the argument.
     ValueError or jax.errors.JaxRuntimeError
-        When it runs: an integer label that is neither 0 nor 1, with its position.
+        When the function runs, for an integer label that is neither 0 nor 1, with its position.
 
     See Also
     --------
@@ -326,7 +296,8 @@ def sigmoid_binary_cross_entropy(logits: Any, labels: Any) -> Any:
     --------
     >>> import jax, jax.numpy as jnp, numpy as np
     >>> from fusedce.adapters.jax import sigmoid_binary_cross_entropy
-    >>> loss = lambda logits: sigmoid_binary_cross_entropy(logits, jnp.array([1, 0])).sum()
+    >>> labels = jnp.array([1, 0])
+    >>> loss = lambda logits: sigmoid_binary_cross_entropy(logits, labels).sum()
     >>> print(np.asarray(jax.grad(loss)(jnp.array([0.0, 4.0]))).round(4))
     [-0.5    0.982]
     """
@@ -334,26 +305,41 @@ def sigmoid_binary_cross_entropy(logits: Any, labels: Any) -> Any:
 
 
 def sigmoid_focal_loss(logits: Any, labels: Any, *, alpha: Any = None, gamma: Any = 2.0) -> Any:
-    """Sigmoid focal loss of each element, unreduced.
+    """Sigmoid focal loss of each element, without reduction.
 
-    loss = -(1 - p_t)**gamma log p_t, p_t = p for a label 1 and 1 - p for 0 (Lin et al., ICCV 2017,
-    arXiv:1708.02002). A label y between them: (1 - p_t)**gamma times the cross-entropy, with
-    p_t = p y + (1 - p)(1 - y). Results and errors are those of ``sigmoid_binary_cross_entropy``;
-    ``gamma=0`` gives its results.
+    For the label y of an element::
+
+        p    = 1 / (1 + exp(-z))
+        p_t  = p * y + (1 - p) * (1 - y)
+        loss = (1 - p_t)**gamma * (-y * log(p) - (1 - y) * log(1 - p))
 
     Parameters
     ----------
     logits, labels
-        As for that function; labels in [0, 1].
+        As in ``sigmoid_binary_cross_entropy``; float labels must be in [0, 1].
     alpha : float in [0, 1], optional
-        Weight of positive labels, 1 - alpha of negative ones.
+        Weight of positive labels; that of negative labels is 1 - alpha.
     gamma : float >= 0, default 2
-        Exponent that reduces the loss of easy examples. Both are numbers when the function is
-        traced.
+        Exponent. With 0 the results are those of ``sigmoid_binary_cross_entropy``. ``alpha`` and
+        ``gamma`` must be numbers, not tracers, when the function is traced.
+
+    Returns
+    -------
+    array of the shape to which both broadcast, and the dtype of the logits
+        As in ``sigmoid_binary_cross_entropy``.
+
+    Raises
+    ------
+    TypeError, ValueError, NotImplementedError, jax.errors.JaxRuntimeError
+        As in ``sigmoid_binary_cross_entropy``.
 
     See Also
     --------
     optax.sigmoid_focal_loss : the same function
+
+    References
+    ----------
+    Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, arXiv:1708.02002.
 
     Examples
     --------

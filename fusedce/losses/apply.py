@@ -10,34 +10,40 @@ from fusedce.options import Traits, with_options
 
 @with_options
 def apply(rule: Any, logits: Any, targets: Any, **options: Any) -> Any:
-    """Loss and gradient of any rule.
+    """Loss and gradient of a rule, such as one registered with ``fusedce.rule``.
 
-    loss of a row or element = sum over outcomes of mass * f(log p), f being the rule's function.
+    A rule is a function f of log(p), the logarithm of the probability of an outcome. With softmax a
+    row with class index t, or with a distribution y over the classes, has::
+
+        loss = f(log(p_t))
+        loss = sum_j y_j * f(log(p_j))
+
+    With sigmoid an element with label y in [0, 1] has the loss below, in which a rule with another
+    function for the negative outcome uses that function in the second term::
+
+        loss = y * f(log(p)) + (1 - y) * f(log(1 - p))
 
     Parameters
     ----------
     rule : NamedTuple of a class registered with ``fusedce.rule``
-        The loss with its parameters.
+        The parameters of the rule: finite numbers. Its class determines f.
     logits, targets
         As in ``cross_entropy``.
-    {options}
 
     Returns
     -------
-    loss, grad[, hess]
-        ``grad`` and ``hess`` have the shape and dtype of the logits. For logits on a GPU all
-        results, also the reduced loss, are arrays of the same library on the same device, and the
-        call returns before they are computed.
+    loss, grad, hess
+        As in ``cross_entropy``. For arrays on a GPU all of them, also the reduced loss, are arrays
+        of the same library on the same device, and the call returns before they are computed.
+
+    Other Parameters
+    ----------------
+    {options}
 
     Raises
     ------
-    TypeError, ValueError
-        Before any computation, naming the argument, its value and what is allowed.
-    IndexError
-        An integer label out of range, with its position.
-    ValueError
-        A float label of an element outside [0, 1] (with ``neg_label=-1``: other than -1 and 1),
-        with its position.
+    TypeError, ValueError, IndexError
+        As in ``cross_entropy``. A TypeError also for a class that is not registered.
 
     Examples
     --------

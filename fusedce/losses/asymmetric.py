@@ -110,25 +110,38 @@ def asymmetric(
     activation: Activation = "sigmoid",
     **options: Any,
 ) -> Any:
-    """Asymmetric loss of logits for labels with few positives, with its gradient.
+    """Asymmetric loss of logits, with its gradient: for labels of which few are positive.
 
-    loss = -(1 - p)**gamma_pos log p for a label 1, and -s**gamma_neg log(1 - s) with the shifted
-    probability s = max(p - clip, 0) for a label 0.
+    An element has, with the shifted probability s::
+
+        p = 1 / (1 + exp(-z))
+        s = max(p - clip, 0)
+        label 1:  loss = -(1 - p)**gamma_pos * log(p)
+                  grad = (1 - p)**gamma_pos * (gamma_pos * p * log(p) + p - 1)
+        label 0:  loss = -s**gamma_neg * log(1 - s)
+                  grad = p * (1 - p) * s**gamma_neg * (1 / (1 - s) - gamma_neg * log(1 - s) / s)
+
+    Loss and gradient of a label 0 are 0 if s = 0.
 
     Parameters
     ----------
     logits, targets
-        As in ``binary_cross_entropy``; ``activation`` is "sigmoid" or None.
-    gamma_pos, gamma_neg : float >= 0
-        Focusing exponents of positive and of negative labels.
-    clip : float in [0, 1)
-        Negative labels with a probability below it have no loss.
-    **options
-        As in ``fusedce.apply``.
+        As in ``binary_cross_entropy``.
+    gamma_pos, gamma_neg : float >= 0, default 0 and 4
+        Exponents for positive and for negative labels.
+    clip : float in [0, 1), default 0.05
+        Negative labels whose p is not above it have loss 0 and gradient 0.
+    activation : {"sigmoid", None}, default "sigmoid"
+        None: the logits are probabilities already. Softmax is a ValueError.
 
     Returns
     -------
-    loss, grad : as in ``cross_entropy``
+    loss, grad, hess
+        As in ``cross_entropy``.
+
+    Other Parameters
+    ----------------
+    {options}
 
     Raises
     ------

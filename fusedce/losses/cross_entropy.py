@@ -31,36 +31,67 @@ _TRAITS, _BINARY = Traits("cross_entropy"), Traits("binary_cross_entropy")
 def cross_entropy(logits: Any, targets: Any, **options: Any) -> Any:
     """Cross-entropy of logits, with its gradient.
 
-    softmax: loss = log(sum_j exp z_j) - z_t, gradient p - onehot(t). sigmoid: loss =
-    log(1 + exp(-z)) for a label 1 and log(1 + exp(z)) for 0, gradient p - y.
+    Softmax, the default: a row, which is the C logits along the class axis, has one loss. For the
+    class index t::
+
+        p      = softmax(z)
+        loss   = log(sum_j exp(z_j)) - z_t = -log(p_t)
+        grad_j = p_j - [j == t]
+
+    For a distribution y over the classes, which need not sum to 1::
+
+        loss   = -sum_j y_j * log(p_j)
+        grad_j = p_j * sum_k y_k - y_j
+
+    Sigmoid: each element has its own loss. For its label y in [0, 1]::
+
+        p    = 1 / (1 + exp(-z))
+        loss = -y * log(p) - (1 - y) * log(1 - p)
+        grad = p - y
+
+    The returned gradient is the derivative of the returned loss: if that is a mean over n losses,
+    the gradients above are divided by n.
 
     Parameters
     ----------
-    logits : array (..., C, ...), float64, float32, float16 or bfloat16
-        Any finite or infinite numbers; -inf masks a class. With ``activation=None``
-        probabilities in [0, 1].
-    targets : array of integers (...) or of the logits' shape
-        Class indices in [0, C), or a distribution over classes (softmax) or a label in [0, 1] for
-        each element (sigmoid, None). Heads of one unit, (N, 1), have labels of shape (N, 1).
-    **options
-        ``activation="softmax"`` and the options every loss shares, see ``fusedce.apply``.
+    logits : array (..., C, ...) of float64, float32, float16 or bfloat16
+        Finite or infinite numbers; -inf masks a class. With ``activation=None`` probabilities in
+        [0, 1].
+    targets : array of integers (...), or array of the shape of the logits
+        Integers with one axis fewer than the logits are class indices from 0 to C - 1. With
+        sigmoid they are labels too: 1 for the class of the index and 0 for all others, and index
+        C, the background, is label 0 for all classes. Targets of the shape of the logits are
+        distributions (softmax), or labels of the elements: floats in [0, 1], integers or bools.
+        Logits (N, 1) of a single class take labels of shape (N, 1).
 
     Returns
     -------
-    loss, grad : the reduced loss and its derivative by each logit
-        With ``return_hessian=True`` also ``hess``; with ``return_grad=False`` the loss alone.
+    loss : number, or array with ``reduction="none"``
+        float64 for float64 logits, otherwise float32. Unreduced it has the shape of the logits,
+        without the class axis if each row has one loss.
+    grad : array of the shape and dtype of the logits
+        Not returned with ``return_grad=False``.
+    hess : array of the shape and dtype of the logits
+        The diagonal of the Hessian. Returned only with ``return_hessian=True``.
+
+    Other Parameters
+    ----------------
+    {options}
 
     Raises
     ------
     TypeError, ValueError
-        Before any computation, naming the argument, its value and what is allowed.
-    IndexError, ValueError
-        A label out of range, with its position: an integer, a float.
+        For an invalid argument, before anything is computed. The message contains the argument,
+        its value and what is allowed.
+    IndexError
+        For an integer target out of range. The message contains its position.
+    ValueError
+        For a float label of an element out of range. The message contains its position.
 
     Notes
     -----
-    Also known as softmax loss, categorical or multinomial cross-entropy and multinomial logistic
-    loss; the definition is that of ``torch.nn.CrossEntropyLoss``.
+    Also called softmax loss, categorical or multinomial cross-entropy, and multinomial logistic
+    loss. The definition is that of ``torch.nn.CrossEntropyLoss``.
 
     Examples
     --------
@@ -80,10 +111,41 @@ def cross_entropy(logits: Any, targets: Any, **options: Any) -> Any:
 def binary_cross_entropy(
     logits: Any, targets: Any, *, activation: Activation = "sigmoid", **options: Any
 ) -> Any:
-    """Binary (sigmoid) cross-entropy of logits, with its gradient p - y.
+    """Binary cross-entropy of logits, with its gradient: a sigmoid and a label for each element.
 
-    The same as ``cross_entropy(logits, targets, activation="sigmoid")``, with the same arguments,
-    results and errors. Also known as logistic loss; ``torch.nn.BCEWithLogitsLoss``.
+    For the label y in [0, 1] of an element::
+
+        p    = 1 / (1 + exp(-z))
+        loss = -y * log(p) - (1 - y) * log(1 - p)
+        grad = p - y
+
+    The same as ``cross_entropy`` with ``activation="sigmoid"``.
+
+    Parameters
+    ----------
+    logits, targets
+        As in ``cross_entropy``. Usually both have the same shape.
+    activation : {"sigmoid", "softmax", None}, default "sigmoid"
+        How logits become probabilities, as in ``cross_entropy``.
+
+    Returns
+    -------
+    loss, grad, hess
+        As in ``cross_entropy``.
+
+    Other Parameters
+    ----------------
+    {options}
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        As in ``cross_entropy``.
+
+    Notes
+    -----
+    Also called sigmoid cross-entropy and logistic loss. The definition is that of
+    ``torch.nn.BCEWithLogitsLoss``.
 
     Examples
     --------

@@ -200,28 +200,47 @@ def focal(
     activation: Activation = "sigmoid",
     **options: Any,
 ) -> Any:
-    """Focal loss of logits, with its gradient.
+    """Focal loss of logits, with its gradient: cross-entropy times (1 - p)**gamma.
 
-    loss = -(1 - p)**gamma log p with p the probability of the true outcome; gradient by the logit
-    of a positive label (1 - p)**gamma (gamma p log p + p - 1).
+    Here p is the probability of the true outcome, so an outcome that is predicted with a high
+    probability has a small weight. With sigmoid, the default, an element has::
+
+        p = 1 / (1 + exp(-z))
+        label 1:  loss = -(1 - p)**gamma * log(p)
+                  grad = (1 - p)**gamma * (gamma * p * log(p) + p - 1)
+        label 0:  loss = -p**gamma * log(1 - p)
+                  grad = p**gamma * (p - gamma * (1 - p) * log(1 - p))
+
+    With softmax, a row with class index t has::
+
+        loss   = -(1 - p_t)**gamma * log(p_t)
+        grad_j = (1 - p_t)**(gamma - 1) * (1 - p_t - gamma * p_t * log(p_t)) * (p_j - [j == t])
 
     Parameters
     ----------
     logits, targets
-        As in ``cross_entropy``; ``activation`` is "sigmoid" unless given.
-    gamma : float >= 0
-        How strongly confident predictions are down-weighted; 0 is cross-entropy, bit for bit.
+        As in ``cross_entropy``.
+    gamma : float >= 0, default 2
+        Exponent. With 0 the result is that of cross-entropy, bit for bit.
     alpha : float in [0, 1], optional
-        Weight of positive labels, 1 - alpha of negative ones (sigmoid only).
-    soft_labels : {"split", "torchvision"}
-        The loss of labels strictly between 0 and 1: y f(log p) + (1 - y) f(log(1 - p)), or
-        torchvision's with p_t = p y + (1 - p)(1 - y). For labels 0 and 1 both are the same.
-    **options
-        As in ``fusedce.apply``.
+        Weight of positive labels; that of negative labels is 1 - alpha. Only with sigmoid, or with
+        labels of elements and ``activation=None``.
+    soft_labels : {"split", "torchvision"}, default "split"
+        The loss of a label y between 0 and 1. "split": y times the loss of label 1, plus 1 - y
+        times the loss of label 0. "torchvision", only with sigmoid: (1 - p_t)**gamma times the
+        binary cross-entropy, with p_t = p y + (1 - p)(1 - y), as in
+        ``torchvision.ops.sigmoid_focal_loss``. For labels 0 and 1 both give the same result.
+    activation : {"sigmoid", "softmax", None}, default "sigmoid"
+        How logits become probabilities, as in ``cross_entropy``.
 
     Returns
     -------
-    loss, grad : as in ``cross_entropy``
+    loss, grad, hess
+        As in ``cross_entropy``.
+
+    Other Parameters
+    ----------------
+    {options}
 
     Raises
     ------
@@ -230,12 +249,14 @@ def focal(
 
     References
     ----------
-    Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, arXiv:1708.02002, equations 4, 5.
+    Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, arXiv:1708.02002, equations 4
+    and 5.
 
     Examples
     --------
     >>> import numpy as np, fusedce
-    >>> loss, grad = fusedce.focal(np.array([3.0, -1.0, 0.0]), np.array([1, 0, 1]), alpha=0.25)
+    >>> logits, labels = np.array([3.0, -1.0, 0.0]), np.array([1, 0, 1])
+    >>> loss, grad = fusedce.focal(logits, labels, alpha=0.25)
     >>> print(f"{loss:.5f}", grad.round(4))
     0.02011 [-0.      0.0131 -0.0249]
     """

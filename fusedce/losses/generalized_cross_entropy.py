@@ -26,24 +26,31 @@ def _generalized(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
 
 @with_options
 def generalized_cross_entropy(logits: Any, targets: Any, *, q: float = 0.7, **options: Any) -> Any:
-    """Generalized cross-entropy of logits, with its gradient.
+    """Generalized cross-entropy of logits, with its gradient: for labels of which some are wrong.
 
-    loss = (1 - p**q) / q with p the probability of the true outcome: between cross-entropy (q to 0)
-    and the mean absolute error (q = 1), to be robust to wrong labels. Gradient by the true class's
-    logit (softmax): -p**q (1 - p).
+    With p_t the softmax probability of the class index t::
+
+        loss   = (1 - p_t**q) / q
+        grad_j = p_t**q * (p_j - [j == t])
+
+    For q near 0 it is close to cross-entropy. For q = 1 it is 1 - p_t, which is proportional to the
+    mean absolute error. With sigmoid, p_t is the probability of the label of an element.
 
     Parameters
     ----------
     logits, targets
         As in ``cross_entropy``.
-    q : float in (0, 1]
+    q : float in (0, 1], default 0.7
         The exponent.
-    **options
-        As in ``fusedce.apply``.
 
     Returns
     -------
-    loss, grad : as in ``cross_entropy``
+    loss, grad, hess
+        As in ``cross_entropy``.
+
+    Other Parameters
+    ----------------
+    {options}
 
     Raises
     ------
@@ -58,7 +65,8 @@ def generalized_cross_entropy(logits: Any, targets: Any, *, q: float = 0.7, **op
     Examples
     --------
     >>> import numpy as np, fusedce
-    >>> loss, grad = fusedce.generalized_cross_entropy(np.array([[2.0, 0.0]]), np.array([0]))
+    >>> logits, targets = np.array([[2.0, 0.0]]), np.array([0])
+    >>> loss, grad = fusedce.generalized_cross_entropy(logits, targets)
     >>> print(f"{loss:.4f}", grad.round(4))
     0.1215 [[-0.1091  0.1091]]
     """

@@ -24,24 +24,31 @@ def _poly1(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
 
 @with_options
 def poly1(logits: Any, targets: Any, *, epsilon: float = 1.0, **options: Any) -> Any:
-    """Poly-1 loss of logits, with its gradient.
+    """Poly-1 loss of logits, with its gradient: cross-entropy plus epsilon * (1 - p).
 
-    loss = -log p + epsilon (1 - p) with p the probability of the true outcome: cross-entropy with
-    the first coefficient of its expansion in 1 - p changed. Gradient by the true class's logit
-    (softmax): -(1 + epsilon p)(1 - p).
+    With p_t the softmax probability of the class index t::
+
+        loss   = -log(p_t) + epsilon * (1 - p_t)
+        grad_j = (1 + epsilon * p_t) * (p_j - [j == t])
+
+    The expansion of cross-entropy in powers of 1 - p_t has the first coefficient 1; here it is
+    1 + epsilon. With sigmoid, p_t is the probability of the label of an element.
 
     Parameters
     ----------
     logits, targets
         As in ``cross_entropy``.
-    epsilon : float >= -1
-        What is added to the first coefficient, which is 1.
-    **options
-        As in ``fusedce.apply``.
+    epsilon : float >= -1, default 1
+        What is added to the first coefficient.
 
     Returns
     -------
-    loss, grad : as in ``cross_entropy``
+    loss, grad, hess
+        As in ``cross_entropy``.
+
+    Other Parameters
+    ----------------
+    {options}
 
     Raises
     ------
@@ -50,12 +57,14 @@ def poly1(logits: Any, targets: Any, *, epsilon: float = 1.0, **options: Any) ->
 
     References
     ----------
-    Leng et al., PolyLoss, ICLR 2022, arXiv:2204.12511, equation 6.
+    Leng et al., PolyLoss: A Polynomial Expansion Perspective of Classification Loss Functions, ICLR
+    2022, arXiv:2204.12511, equation 6.
 
     Examples
     --------
     >>> import numpy as np, fusedce
-    >>> loss, grad = fusedce.poly1(np.array([[2.0, 0.0]]), np.array([0]), epsilon=2.0)
+    >>> logits, targets = np.array([[2.0, 0.0]]), np.array([0])
+    >>> loss, grad = fusedce.poly1(logits, targets, epsilon=2.0)
     >>> print(f"{loss:.4f}", grad.round(4))
     0.3653 [[-0.3292  0.3292]]
     """
