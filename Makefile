@@ -12,7 +12,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 CUDA ?= cuda13
 RUN = $(if $(BIN),$(BIN)/python,$(PYTHON))
 
-.PHONY: help demo bench bench-frameworks readme test emulate gpu gpu-kit soak check wheel-test clean
+.PHONY: help demo bench bench-frameworks readme docs test emulate gpu gpu-kit soak check wheel-test clean
 .DELETE_ON_ERROR:
 
 # A target's line in `make help` is the text behind the ## of its rule: what it does; what it writes;
@@ -40,6 +40,9 @@ readme: .venv/.test ## Renews the pages from the last results; writes their tabl
 	$(BIN)/python -m benchmarks.frameworks --readme
 	$(BIN)/python -m benchmarks.boosting --readme
 	$(BIN)/python -m benchmarks.accuracy --readme
+
+docs: .venv/.test ## Builds a web site of the public functions from their docstrings; writes build/docs; 10 seconds
+	$(BIN)/python -m tests.house.docs $(ARGS)
 
 test: .venv/.test ## Runs the tests on the CPU (ARGS: options of pytest); writes caches of compiled kernels; 15 minutes
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
@@ -72,7 +75,7 @@ check: .venv/.dev ## Runs lint, format and type checks; writes caches; a minute
 	$(BIN)/basedpyright tests/house/typed_calls.py
 
 wheel-test: .venv/.pip ## Builds the wheel and calls it from a clean environment; writes dist and .venv/wheel; a minute
-	rm -rf build dist .venv/wheel && $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	rm -rf build/lib build/bdist* dist .venv/wheel && $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 	$(PYTHON) -m venv .venv/wheel && .venv/wheel/bin/python -m pip install --quiet dist/*.whl
 	cd / && $(CURDIR)/.venv/wheel/bin/python -c "$$WHEEL_CALL"
 

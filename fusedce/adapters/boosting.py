@@ -13,12 +13,12 @@ A rule f is a function of log(p_t), with t the class of the label. A row has::
     grad_j = f' * ([j == t] - p_j)
     hess_j = f'' * ([j == t] - p_j)**2 - f' * p_j * (1 - p_j)
 
-each times the weights of the row, and not divided by the number of rows. The Hessian can be
-negative where f'' < 0, which for focal loss is the case for confident wrong predictions. The
+Each is multiplied by the weights of the row, and not divided by the number of rows. The Hessian can
+be negative where ``f'' < 0``, which for focal loss is the case for confident wrong predictions. The
 libraries divide by sums of Hessians, so there are two forms of it:
 
-- ``hessian="psd"``, the default: f'' is replaced by max(f'', 0). The Hessian is then never
-  negative, never smaller than the exact one, and equal to it where f'' >= 0.
+- ``hessian="psd"``, the default: ``f''`` is replaced by ``max(f'', 0)``. The Hessian is then never
+  negative, never smaller than the exact one, and equal to it where ``f'' >= 0``.
 - ``hessian="exact"``: the formula above.
 
 With softmax the Hessian is multiplied by a factor, which is that of the library's own objective: 2

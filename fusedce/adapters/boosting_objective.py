@@ -46,7 +46,8 @@ class Objective:
         Weight of positive labels, only with sigmoid. It is what ``scale_pos_weight`` is for the
         libraries' own objectives.
     hessian : {"psd", "exact"}, default "psd"
-        "psd": f'' is replaced by max(f'', 0), so that no Hessian is negative. "exact": f''.
+        "psd": ``f''`` is replaced by ``max(f'', 0)``, so that no Hessian is negative. "exact": it
+        is not replaced.
     hessian_factor : float > 0, optional
         Factor of the Hessian, instead of that of the library's own objective.
 
@@ -227,12 +228,10 @@ class Objective:
         return out
 
     def calc_ders_multi(self, approxes: Any, target: Any, weight: Any = 1.0) -> tuple[Any, Any]:
-        """For CatBoost, one row of C raw scores: derivatives (C,), (C, C) of minus the loss.
-
-        The Hessian of f is f'' u u^T - f' (diag(p) - p p^T) with u = onehot - p. The kernels'
-        gradient of f is f' u, that of a rule with slope f'' is f'' u, and that of cross-entropy is
-        -u: outside of the target, where f' p_j is -f' u_j, nothing is subtracted or divided.
-        """
+        """For CatBoost, one row of C raw scores: derivatives (C,), (C, C) of minus the loss."""
+        # The Hessian of f is f'' u u^T - f' (diag(p) - p p^T) with u = onehot - p. The kernels'
+        # gradient of f is f' u, that of a rule with slope f'' is f'' u, and that of cross-entropy
+        # is -u: outside of the target, where f' p_j is -f' u_j, nothing is subtracted or divided.
         raw = np.array([approxes], dtype=np.float64)
         labels = self._labels(np.array([target]), raw)
         rule, t = self._curved(), int(labels[0])
@@ -288,8 +287,10 @@ class Objective:
         >>> import numpy as np
         >>> from fusedce.adapters.boosting import BinaryCrossEntropy, SigmoidFocal
         >>> y = np.array([1, 0, 0, 0])
-        >>> print(f"{BinaryCrossEntropy().init_score(y):.4f} {SigmoidFocal().init_score(y):.4f}")
-        -1.0986 -0.4104
+        >>> print(f"{BinaryCrossEntropy().init_score(y):.4f}")
+        -1.0986
+        >>> print(f"{SigmoidFocal().init_score(y):.4f}")
+        -0.4104
         """
         y = to_device_of(y, None)
         one_label_a_row(y, len(y) if y.ndim else 1)
@@ -308,7 +309,7 @@ class Objective:
         """Probabilities (n, 2) or (n, C) of raw scores (n,) or (n, C).
 
         Column j is the probability of class j, as in scikit-learn. The raw scores include the
-        initial score. LightGBM's own ``predict_proba`` returns raw scores for a custom objective.
+        initial score. ``LGBMClassifier.predict_proba`` returns raw scores for a custom objective.
 
         Examples
         --------

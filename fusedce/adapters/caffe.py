@@ -93,10 +93,12 @@ class MultiLabelSoftmaxLossLayer(_LossLayer):
     --------
     >>> import numpy as np
     >>> from types import SimpleNamespace
+    >>> from fusedce.adapters.caffe import MultiLabelSoftmaxLossLayer
     >>> def blob(*values):
     ...     data = np.array(values, np.float32)
-    ...     return SimpleNamespace(data=data, diff=np.ones_like(data), reshape=data.reshape)
-    >>> bottom, top = [blob([2, 1, -1]), blob([1, 1, 0])], [blob(0)]  # a loss weight of 1
+    ...     diff = np.ones_like(data)  # of the top: a loss weight of 1
+    ...     return SimpleNamespace(data=data, diff=diff, reshape=data.reshape)
+    >>> bottom, top = [blob([2, 1, -1]), blob([1, 1, 0])], [blob(0)]
     >>> layer = MultiLabelSoftmaxLossLayer()
     >>> layer.setup(bottom, top)
     >>> layer.reshape(bottom, top)
@@ -143,12 +145,14 @@ class FocalLossLayer(_LossLayer):
     --------
     >>> import numpy as np
     >>> from types import SimpleNamespace
+    >>> from fusedce.adapters.caffe import FocalLossLayer
     >>> def blob(*values):
     ...     data = np.array(values, np.float32)
-    ...     return SimpleNamespace(data=data, diff=np.ones_like(data), reshape=data.reshape)
-    >>> bottom, top = [blob([2, 1, -1]), blob([1, 0, 0])], [blob(0)]  # a loss weight of 1
+    ...     diff = np.ones_like(data)  # of the top: a loss weight of 1
+    ...     return SimpleNamespace(data=data, diff=diff, reshape=data.reshape)
+    >>> bottom, top = [blob([2, 1, -1]), blob([1, 0, 0])], [blob(0)]
     >>> layer = FocalLossLayer()
-    >>> layer.param_str = "{'focusing_parameter': 2, 'class_balances': {'1': 3, '2': 1, '3': 1}}"
+    >>> layer.param_str = "{'class_balances': {'1': 3, '2': 1, '3': 1}}"
     >>> layer.setup(bottom, top)
     >>> layer.reshape(bottom, top)
     >>> layer.forward(bottom, top)

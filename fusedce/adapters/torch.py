@@ -10,9 +10,9 @@ The gradient is multiplied by the upstream gradient before it is rounded, so it 
 - In eager mode on the CPU with ``reduction="mean"`` or ``"sum"`` the forward pass computes the
   gradient with the loss and saves it with the logits: two arrays of their size until the backward
   pass. If the upstream gradient is 1, the saved gradient is returned. For any other it is computed
-  again from the logits: a product with the saved gradient would be inexact where that was rounded
-  to half precision or is subnormal, and would read and write as much memory.
-  The next forward pass then computes the loss alone, until an upstream gradient is 1 again.
+  again from the logits: a product with the saved gradient would be less accurate if the saved one
+  was rounded to half precision or is subnormal, and would read and write as much memory. The next
+  forward pass then computes the loss alone, until an upstream gradient is 1 again.
 - Otherwise the forward pass computes the loss alone and saves its inputs, and the backward pass
   reads the logits again: with ``reduction="none"``, with hooks on saved tensors (activation
   checkpointing), on a GPU (where reading the upstream gradient would wait for the GPU) and in

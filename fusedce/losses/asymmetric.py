@@ -116,10 +116,11 @@ def asymmetric(
 
         p = 1 / (1 + exp(-z))
         s = max(p - clip, 0)
+        w = s**gamma_neg
         label 1:  loss = -(1 - p)**gamma_pos * log(p)
                   grad = (1 - p)**gamma_pos * (gamma_pos * p * log(p) + p - 1)
-        label 0:  loss = -s**gamma_neg * log(1 - s)
-                  grad = p * (1 - p) * s**gamma_neg * (1 / (1 - s) - gamma_neg * log(1 - s) / s)
+        label 0:  loss = -w * log(1 - s)
+                  grad = p * (1 - p) * w * (1 / (1 - s) - gamma_neg * log(1 - s) / s)
 
     Loss and gradient of a label 0 are 0 if s = 0.
 

@@ -111,9 +111,9 @@ def cross_entropy(logits: Any, targets: Any, **options: Any) -> Any:
 def binary_cross_entropy(
     logits: Any, targets: Any, *, activation: Activation = "sigmoid", **options: Any
 ) -> Any:
-    """Binary cross-entropy of logits, with its gradient: a sigmoid and a label for each element.
+    """Binary cross-entropy of logits, with its gradient.
 
-    For the label y in [0, 1] of an element::
+    Each element has its own label y in [0, 1] and its own loss::
 
         p    = 1 / (1 + exp(-z))
         loss = -y * log(p) - (1 - y) * log(1 - p)

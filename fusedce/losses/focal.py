@@ -200,10 +200,10 @@ def focal(
     activation: Activation = "sigmoid",
     **options: Any,
 ) -> Any:
-    """Focal loss of logits, with its gradient: cross-entropy times (1 - p)**gamma.
+    """Focal loss of logits, with its gradient: confident predictions have a small weight.
 
-    Here p is the probability of the true outcome, so an outcome that is predicted with a high
-    probability has a small weight. With sigmoid, the default, an element has::
+    The loss is cross-entropy times (1 - p)**gamma, where p is the probability of the true outcome.
+    With sigmoid, the default, an element has::
 
         p = 1 / (1 + exp(-z))
         label 1:  loss = -(1 - p)**gamma * log(p)
@@ -213,8 +213,10 @@ def focal(
 
     With softmax, a row with class index t has::
 
+        p      = softmax(z)
         loss   = -(1 - p_t)**gamma * log(p_t)
-        grad_j = (1 - p_t)**(gamma - 1) * (1 - p_t - gamma * p_t * log(p_t)) * (p_j - [j == t])
+        factor = (1 - p_t)**(gamma - 1) * (1 - p_t - gamma * p_t * log(p_t))
+        grad_j = factor * (p_j - [j == t])
 
     Parameters
     ----------

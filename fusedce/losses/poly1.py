@@ -24,7 +24,7 @@ def _poly1(logp, logq, p, q, params):  # type: ignore[no-untyped-def]
 
 @with_options
 def poly1(logits: Any, targets: Any, *, epsilon: float = 1.0, **options: Any) -> Any:
-    """Poly-1 loss of logits, with its gradient: cross-entropy plus epsilon * (1 - p).
+    """Poly-1 loss of logits, with its gradient: cross-entropy plus a linear term.
 
     With p_t the softmax probability of the class index t::
 

@@ -95,7 +95,17 @@ def test_metadata(built):
     core = {n.split(">")[0] for n in needs if "extra" not in n}
     assert core == {"numba", "numpy", "ml-dtypes"}
     extras = {line.split(": ")[1] for line in lines if line.startswith("Provides-Extra")}
-    assert extras >= {"cuda12", "cuda13", "torch", "jax", "boosting", "bench", "test", "dev"}
+    assert extras >= {
+        "cuda12",
+        "cuda13",
+        "torch",
+        "jax",
+        "boosting",
+        "bench",
+        "docs",
+        "test",
+        "dev",
+    }
 
 
 def test_the_wheel_works_where_the_checkout_is_not(built, tmp_path):

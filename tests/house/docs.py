@@ -1,0 +1,41 @@
+"""``python -m tests.house.docs`` builds the pages of the public functions (`make docs`).
+
+Sphinx makes them from the docstrings and the signatures; the settings and the pages that list the
+functions are in tests/house/pages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+from sphinx.cmd.build import build_main
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = Path(__file__).with_name("pages")
+
+
+def build(out: Path, *options: str) -> int:
+    """Write the pages to a folder; the exit status of Sphinx, which counts warnings as errors.
+
+    autosummary writes a page for each function into the folder of the sources, hence the copy.
+    """
+    with tempfile.TemporaryDirectory() as work:
+        source = shutil.copytree(PAGES, Path(work, "source"))
+        where = ["-d", str(Path(work, "doctrees")), str(source), str(out)]
+        return build_main(["--fail-on-warning", "--keep-going", "--fresh-env", *options, *where])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser("python -m tests.house.docs", description=__doc__)
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "build" / "docs", help="default: %(default)s"
+    )
+    out = parser.parse_args().out
+    shutil.rmtree(out, ignore_errors=True)
+    status = build(out, "--quiet")
+    if status == 0:
+        print(f"The pages of the public functions: {out / 'index.html'}")
+    raise SystemExit(status)
