@@ -12,16 +12,14 @@ from fusedce.options import Traits, with_options
 def apply(rule: Any, logits: Any, targets: Any, **options: Any) -> Any:
     """Loss and gradient of a rule, such as one registered with ``fusedce.rule``.
 
-    A rule is a function f of log(p), the logarithm of the probability of an outcome. With softmax a
-    row with class index t, or with a distribution y over the classes, has::
+    A rule is a function f of log(p), the logarithm of the probability p of an outcome. The loss of
+    a row (softmax) or of an element (sigmoid) is::
 
-        loss = f(log(p_t))
-        loss = sum_j y_j * f(log(p_j))
+        class index t:    loss = f(log(p_t))
+        distribution y:   loss = sum_j y_j * f(log(p_j))
+        label y, sigmoid: loss = y * f(log(p)) + (1 - y) * f(log(1 - p))
 
-    With sigmoid an element with label y in [0, 1] has the loss below, in which a rule with another
-    function for the negative outcome uses that function in the second term::
-
-        loss = y * f(log(p)) + (1 - y) * f(log(1 - p))
+    If the rule has another function for the negative outcome, it replaces f in the last term.
 
     Parameters
     ----------
@@ -33,8 +31,7 @@ def apply(rule: Any, logits: Any, targets: Any, **options: Any) -> Any:
     Returns
     -------
     loss, grad, hess
-        As in ``cross_entropy``. For arrays on a GPU all of them, also the reduced loss, are arrays
-        of the same library on the same device, and the call returns before they are computed.
+        As in ``cross_entropy``.
 
     Other Parameters
     ----------------

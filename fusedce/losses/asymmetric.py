@@ -112,7 +112,7 @@ def asymmetric(
 ) -> Any:
     """Asymmetric loss of logits, with its gradient: for labels of which few are positive.
 
-    An element has, with the shifted probability s::
+    For each element, with its probability p and the shifted probability s::
 
         p = 1 / (1 + exp(-z))
         s = max(p - clip, 0)
@@ -131,9 +131,9 @@ def asymmetric(
     gamma_pos, gamma_neg : float >= 0, default 0 and 4
         Exponents for positive and for negative labels.
     clip : float in [0, 1), default 0.05
-        Negative labels whose p is not above it have loss 0 and gradient 0.
+        A negative label with p <= clip has loss 0 and gradient 0.
     activation : {"sigmoid", None}, default "sigmoid"
-        None: the logits are probabilities already. Softmax is a ValueError.
+        None: the logits are probabilities already. Softmax raises a ValueError.
 
     Returns
     -------

@@ -93,6 +93,11 @@ def cross_entropy(logits: Any, targets: Any, **options: Any) -> Any:
     Also called softmax loss, categorical or multinomial cross-entropy, and multinomial logistic
     loss. The definition is that of ``torch.nn.CrossEntropyLoss``.
 
+    Arrays are NumPy arrays, or on a GPU CuPy arrays, torch tensors, Numba device arrays or other
+    objects with ``__cuda_array_interface__``. On a GPU the results, also the reduced loss, are
+    arrays of the same library on the same device (for other objects CuPy arrays), and the call
+    returns before they are computed.
+
     Examples
     --------
     >>> import numpy as np, fusedce

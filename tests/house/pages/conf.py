@@ -17,6 +17,7 @@ extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "numpydoc"]
 templates_path = ["templates"]
 
 html_theme = "furo"
+pygments_dark_style = "monokai"  # that of Furo underlines the names of modules
 html_title = f"fusedce {version}"
 html_static_path = ["static"]
 html_css_files = ["style.css"]
