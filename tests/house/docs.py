@@ -1,7 +1,7 @@
 """``python -m tests.house.docs`` builds the pages of the public functions (`make docs`).
 
 Sphinx makes them from the docstrings and the signatures; the settings and the pages that list the
-functions are in tests/house/pages.
+functions are in tests/house/docs_source.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from sphinx.cmd.build import build_main
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = Path(__file__).with_name("pages")
+SOURCE = Path(__file__).with_name("docs_source")
 
 
 def build(out: Path, *options: str) -> int:
@@ -23,7 +23,7 @@ def build(out: Path, *options: str) -> int:
     autosummary writes a page for each function into the folder of the sources, hence the copy.
     """
     with tempfile.TemporaryDirectory() as work:
-        source = shutil.copytree(PAGES, Path(work, "source"))
+        source = shutil.copytree(SOURCE, Path(work, "source"))
         where = ["-d", str(Path(work, "doctrees")), str(source), str(out)]
         return build_main(["--fail-on-warning", "--keep-going", "--fresh-env", *options, *where])
 

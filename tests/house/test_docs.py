@@ -142,6 +142,6 @@ def test_links_stay_in_their_module(pages):
 
 
 def test_example_of_the_first_page():
-    failed, tried = doctest.testfile(str(ROOT / "tests/house/pages/index.rst"), False)
+    failed, tried = doctest.testfile(str(ROOT / "tests/house/docs_source/index.rst"), False)
     assert not failed
     assert tried >= 4
