@@ -121,8 +121,9 @@ SUMMARY_COLUMNS = (
     Column("torch takes\nN × as long", torch_takes),
 )  # fmt: skip
 SUMMARY_NOTE = (
-    "**of copy**: the speed, in percent of that of a loop that moves the same bytes. **-**: not "
-    "measured. **✗**: a bar of [benchmarks/README.md](benchmarks/README.md) is missed."
+    "Loss and gradient in float32, the gradient written into a given array. **of copy**: the "
+    "speed, in percent of that of a loop that moves the same bytes. **-**: not measured. **✗**: a "
+    "bar of [benchmarks/README.md](benchmarks/README.md) is missed."
 )
 
 

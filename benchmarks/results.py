@@ -74,14 +74,14 @@ def versions(names: tuple[str, ...] = DISTRIBUTIONS) -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit, marked if fusedce/ or kernels/ differ from it; None without git."""
+    """The commit, marked if the code of fusedce/ or kernels/ differs from it; None without git."""
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--", "fusedce", "kernels")
+        changed = git("status", "--porcelain", "--", "fusedce", "kernels", ":!*.md")
         return git("rev-parse", "--short", "HEAD") + (" with changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None

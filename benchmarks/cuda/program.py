@@ -38,6 +38,7 @@ class CudaThroughput(Suite):
     line = staticmethod(report.line)
     tables = staticmethod(report.tables)
     page_tables = staticmethod(report.page_tables)
+    summary = staticmethod(report.summary)
     verdicts = staticmethod(report.verdicts)
     caption = staticmethod(report.caption)
     gpu: Any = None

@@ -76,6 +76,18 @@ def page_tables(result: Record) -> list[Grid]:
     return [Grid(f"{MODES[GRADIENT]}:", PAGE_COLUMNS, measured(result["cases"], GRADIENT))]
 
 
+def summary(result: Record) -> list[str]:
+    """The paragraph of README.md: the ranges over all cases of loss and gradient."""
+    records = measured(result["cases"], GRADIENT)
+    shares = [100 * record["of_copy"][OURS] for record in records]
+    text = f"On an {result['machine']['gpu']}: loss and gradient at {min(shares):.0f}% to"
+    text += f" {max(shares):.0f}% of the speed of a copy"
+    fastest = [min(r["times_faster"].values()) for r in records if r["times_faster"]]
+    if fastest:
+        text += f"; the fastest other takes {min(fastest):.2f}× to {max(fastest):.2f}× as long"
+    return [f"{text} ([all cases](benchmarks/README.md#on-a-gpu))."]
+
+
 def demand(of: str, bar: float) -> str:
     """The demand of a bar in words."""
     if of == "copy":

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import sys
 import types
 from fnmatch import fnmatch
@@ -232,6 +233,11 @@ def test_readme(tmp_path, monkeypatch):
     results.write(invented(), tmp_path / "cuda.json")
     text = written(program.main, ["--device", "cuda"], tmp_path, "cuda")
     assert "| 8,192 × 128,256 bfloat16 | " in text
+    assert re.search(
+        r"\n<!-- cuda -->\nOn an .*: loss and gradient at \d+% to \d+% of the speed of a copy; "
+        r"the fastest other takes 1\.\d+× to \d+\.\d+× as long \(",
+        (tmp_path / "README.md").read_text().replace("# before", "\n"),
+    )
     for name in plots.PLOTS:
         assert tmp_path.joinpath(name).stat().st_size > 20_000
         assert f"(results/{name})" in text

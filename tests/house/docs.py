@@ -13,6 +13,8 @@ from pathlib import Path
 
 from sphinx.cmd.build import build_main
 
+from fusedce.losses import LOSSES
+
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = Path(__file__).with_name("docs_source")
 
@@ -20,10 +22,13 @@ SOURCE = Path(__file__).with_name("docs_source")
 def build(out: Path, *options: str) -> int:
     """Write the pages to a folder; the exit status of Sphinx, which counts warnings as errors.
 
-    autosummary writes a page for each function into the folder of the sources, hence the copy.
+    The sources are copied, because the list of losses is written into the first page, and because
+    autosummary writes a page for each function into the folder of the sources.
     """
     with tempfile.TemporaryDirectory() as work:
         source = shutil.copytree(SOURCE, Path(work, "source"))
+        index = source / "index.rst"
+        index.write_text(index.read_text().replace("{losses}", "\n   ".join(LOSSES)))
         where = ["-d", str(Path(work, "doctrees")), str(source), str(out)]
         return build_main(["--fail-on-warning", "--keep-going", "--fresh-env", *options, *where])
 
