@@ -40,6 +40,7 @@ readme: .venv/.test ## Renews the pages from the last results; writes their tabl
 	$(BIN)/python -m benchmarks.frameworks --readme
 	$(BIN)/python -m benchmarks.boosting --readme
 	$(BIN)/python -m benchmarks.accuracy --readme
+	test ! -e benchmarks/runs/cuda.json || $(BIN)/python -m benchmarks --device cuda --readme
 
 docs: .venv/.test ## Builds a web site of the public functions from their docstrings; writes build/docs; 10 seconds
 	$(BIN)/python -m tests.house.docs $(ARGS)

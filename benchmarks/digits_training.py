@@ -16,7 +16,6 @@ Loss = Callable[..., Any]  # loss(logits, targets, grad_out=) -> (mean loss, its
 
 DIGIT = 8  # the digit of the detector; the one that is confused most often
 PREVALENCE = 0.01
-SEEDS = range(5)
 EPOCHS_TEN, EPOCHS_ONE = 40, 60
 HIDDEN = 64
 BATCH = 32

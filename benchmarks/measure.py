@@ -173,9 +173,6 @@ def summarize(case: Case, contenders: list[Contender], rivals: set[str]) -> Reco
         "ms": {c.name: c.summary() for c in contenders},
         "gb_per_s": float(f"{speed / 1e9:.3g}"),
     }  # fmt: skip
-    if "copy" in medians:
-        copied = 2 * case.arrays.logits_bytes / medians["copy"]
-        record["percent_of_copy"] = round(100 * speed / copied)
     record["ratio"] = ratio(case, {c.name: c.times for c in contenders})
     found = {name: median for name, median in medians.items() if name in rivals}
     record["times_faster"] = {n: float(f"{t / medians[OURS]:.3g}") for n, t in found.items()}

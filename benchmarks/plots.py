@@ -27,6 +27,7 @@ Plot = Callable[[Record, Path], bool]  # draws into a file; False: the result la
 Points = dict[str, tuple[list[float], list[float]]]  # name -> x, y
 
 OURS, COPY, TORCH = "fusedce", "copy", "torch"
+GIVEN = "fusedce writes the gradient into a given array"
 COLOURS = {
     OURS: "#0072B2", COPY: "#000000", "NumPy": "#E69F00", "scikit-learn": "#009E73",
     TORCH: "#D55E00", "torch.compile": "#CC79A7", "jax.jit": "#56B4E9",
@@ -233,7 +234,7 @@ def plot_hero(result: Record, path: Path, theme: Theme = LIGHT) -> bool:
         layout = ConstrainedLayoutEngine(w_pad=0.12)
         figure, axis = plt.subplots(figsize=(12, 8), layout=layout)
         classes = records[0]["shape"][1]
-        what = f"Softmax cross-entropy and its gradient, rows of {classes:,} float32 logits"
+        what = f"Softmax cross-entropy, rows of {classes:,} float32 logits;\n{GIVEN}"
         axis.set(xscale="log", yscale="log", title=what)
         axis.set(xlabel="size of the logits", ylabel="time, logarithmic")
         axis.set_xlim(sizes[0] / 1.4, sizes[-1] * 1.2)
@@ -340,7 +341,7 @@ def times_longer(records: Sequence[Record], where: str, path: Path) -> None:
     axis.set_yticks(range(len(records)), [r["title"] for r in records])
     axis.tick_params(axis="y", length=0)
     axis.axvline(1, color=COLOURS[OURS], lw=5, zorder=1)
-    axis.set(xlabel="time relative to fusedce's (logarithmic scale)")
+    axis.set(xlabel=f"time relative to fusedce's (logarithmic scale);\n{GIVEN}")
     axis.xaxis.set_major_locator(FixedLocator([0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 1000]))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(FuncFormatter(lambda times, _: f"{times:g}×"))

@@ -28,6 +28,7 @@ PICTURES = (
     ("rivals.png", "Time of the fastest other and of torch, relative to fusedce's"),
 )
 CURVES = "classes", "rows"
+FRESH = "fusedce, new output"
 TAKES = "the fastest other\ntakes N × as long"
 EXPLAINED = {
     "of copy": "the speed, in percent of that of a loop that moves the same bytes.",
@@ -94,6 +95,12 @@ def without_bar(column: Column, record: Record) -> Cell:
     return re.sub(r" [≤≥<>] \S+", "", text), met
 
 
+def beside_new_output(record: Record) -> str:
+    """How many times as long the fastest rival takes as fusedce with a new gradient array."""
+    times = record.get("times_faster_new_output")
+    return times_as_long(min(times.values()))[0] if times and FRESH in record["ms"] else "-"
+
+
 def torch_takes(record: Record) -> str:
     """How many times as long torch takes."""
     times = record["times_faster"].get("torch")
@@ -103,13 +110,14 @@ def torch_takes(record: Record) -> str:
 OF_COPY = Column("of copy", share, right=False)
 OTHER_CALL = Column("time / other call", to_other, right=False)
 BEST = Column(TAKES, best_rival, right=False)
+BESIDE_NEW = Column("N × as long as\nwith new output", beside_new_output)
 FIGURES = (
     CASE, Column("ms", ms), Column("±", lambda r: spread(r["ms"]["fusedce"]), rank=2),
     Column("GB/s", gb_per_s, rank=1),
 )  # fmt: skip
 PAGE_FIGURES = (
     CASE, Column("ms", ms), Column("middle 60%", middle),
-    Column("new output", lambda r: ms(r, "fusedce, new output")), Column("GB/s", gb_per_s),
+    Column("new output", lambda r: ms(r, FRESH)), Column("GB/s", gb_per_s),
 )  # fmt: skip
 SUMMARY = (
     "softmax-4096x32000", "softmax-65536x1000", "softmax-2000000x10", "segmentation",
@@ -118,23 +126,27 @@ SUMMARY = (
 SUMMARY_COLUMNS = (
     CASE, Column("ms", ms),
     *(replace(column, cell=partial(without_bar, column)) for column in (OF_COPY, BEST)),
-    Column("torch takes\nN × as long", torch_takes),
+    BESIDE_NEW, Column("torch takes\nN × as long", torch_takes),
 )  # fmt: skip
 SUMMARY_NOTE = (
-    "Loss and gradient in float32, the gradient written into a given array. **of copy**: the "
-    "speed, in percent of that of a loop that moves the same bytes. **-**: not measured. **✗**: a "
-    "bar of [benchmarks/README.md](benchmarks/README.md) is missed."
+    "Loss and gradient of NumPy arrays in float32. fusedce, NumPy and scikit-learn write the "
+    "gradient into a given array; torch, torch.compile and jax.jit make a new one, as fusedce does "
+    "in the column **with new output**. **of copy**: the speed, in percent of that of a loop that "
+    "moves the same bytes; **-**: not measured. **✗**: a bar of "
+    "[benchmarks/README.md](benchmarks/README.md) is missed."
 )
 
 
-def both(records: list[Record], figures: Sequence[Column], shrink: int) -> list[Grid]:
+def both(
+    records: list[Record], figures: Sequence[Column], shrink: int, more: Sequence[Column] = ()
+) -> list[Grid]:
     """The cases that are compared with a copy, then those compared with another call."""
     kinds = (TITLE, OF_COPY, True), (OTHER_TITLE, OTHER_CALL, False)
     found = []
     for title, column, copied in kinds:
         some = [record for record in records if to_a_copy(record) == copied]
         if some or (copied and not records):
-            found.append(of_cases(title, [*figures, column, BEST], some, shrink))
+            found.append(of_cases(title, [*figures, column, BEST, *more], some, shrink))
     return found
 
 
@@ -147,7 +159,7 @@ def tables(records: list[Record], shrink: int = 1) -> list[Grid]:
 
 def page_tables(result: Record) -> list[Grid]:
     """The tables for benchmarks/README.md, which explains the columns."""
-    grids = both(measured(result), PAGE_FIGURES, result["settings"]["shrink"])
+    grids = both(measured(result), PAGE_FIGURES, result["settings"]["shrink"], (BESIDE_NEW,))
     return [replace(grid, title=f"{grid.title}:") for grid in grids]
 
 

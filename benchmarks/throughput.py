@@ -15,6 +15,7 @@ from benchmarks.cases import OWN, Case
 from benchmarks.data import Problem
 from benchmarks.measure import NUMPY, OURS, Contender, Effort, enter, fastest, left_out
 from benchmarks.program import WRONG, Suite
+from benchmarks.report import FRESH
 from benchmarks.results import Record
 from benchmarks.rivals import Call, Read, Rival
 from benchmarks.screen import Tell
@@ -22,7 +23,6 @@ from benchmarks.screen import Tell
 MEMORY = 5e9  # bytes that a rival may hold beside the arrays of the case
 PATIENCE = 5.0  # seconds for one call of a rival
 LOGITS_ARRAYS = 3  # arrays of the size of the logits: they, a gradient to write into, a new one
-FRESH = "fusedce, new output"
 
 
 def with_threads(threads: int, call: Call) -> Call:

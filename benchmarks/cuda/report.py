@@ -79,8 +79,10 @@ def page_tables(result: Record) -> list[Grid]:
 def summary(result: Record) -> list[str]:
     """The paragraph of README.md: the ranges over all cases of loss and gradient."""
     records = measured(result["cases"], GRADIENT)
+    if not records:
+        return ["The last result has no case of loss and gradient."]
     shares = [100 * record["of_copy"][OURS] for record in records]
-    text = f"On an {result['machine']['gpu']}: loss and gradient at {min(shares):.0f}% to"
+    text = f"{result['machine']['gpu']}: loss and gradient at {min(shares):.0f}% to"
     text += f" {max(shares):.0f}% of the speed of a copy"
     fastest = [min(r["times_faster"].values()) for r in records if r["times_faster"]]
     if fastest:

@@ -123,12 +123,12 @@ def gpu() -> Facts:
     yield "CUDA driver", version
     missing = [name for name in ("numba_cuda", "cupy") if importlib.util.find_spec(name) is None]
     if missing:
-        yield "", f"{' and '.join(missing)} missing: {install(extra)}"
+        yield "", f"{' and '.join(missing)} missing: {install_command(extra)}"
 
 
-def install(extra: str) -> str:
+def install_command(extra: str) -> str:
     """The command that installs what GPUs need."""
-    return f"pip{GLUE}install{GLUE}'fusedce[{extra}]'"
+    return f"pip{GLUE}install{GLUE}'.[{extra}]'{GLUE}in{GLUE}a{GLUE}checkout"
 
 
 GPU_PACKAGES = ("numba-cuda", "cuda-bindings", "cuda-core", "cupy-cuda12x", "cupy-cuda13x")
@@ -141,7 +141,8 @@ def gpu_compiler() -> Facts:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     if "numba-cuda" not in found:
-        either = f"{install('cuda13')}, for a driver older than CUDA 13 {install('cuda12')}"
+        new, old = install_command("cuda13"), install_command("cuda12")
+        either = f"{new}, for a driver older than CUDA 13 {old}"
         yield "GPU compiler", f"none, since numba-cuda is missing; only GPUs need it: {either}"
         return
     yield "GPU compiler", ", ".join(" ".join(pair) for pair in found.items())
@@ -149,7 +150,7 @@ def gpu_compiler() -> Facts:
         place = _place(library)
         if place is None:
             extra = "cuda12" if "cupy-cuda12x" in found else "cuda13"
-            yield "", f"{name} is missing: {install(extra)}"
+            yield "", f"{name} is missing: {install_command(extra)}"
         else:
             yield "", f"{name}: {glued(place)}"
 

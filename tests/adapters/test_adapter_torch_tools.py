@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -181,6 +182,15 @@ def test_gradcheck(name, reduction):
     assert torch.autograd.gradcheck(
         lambda z: LOSSES[name](z, reduction=reduction), leaf(Z.double() / 4)
     )
+
+
+@pytest.mark.parametrize("name", ["CrossEntropyLoss", "FocalLoss"])
+def test_pickles(name):
+    """A saved model that contains a loss loads with the class that the adapter exports."""
+    module = getattr(fused, name)(reduction="sum")
+    copy = pickle.loads(pickle.dumps(module))
+    assert type(copy) is getattr(fused, name)
+    assert copy.reduction == "sum"
 
 
 @each_loss

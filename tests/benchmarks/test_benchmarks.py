@@ -611,6 +611,14 @@ def test_readme_of_the_repository():
             assert (results.ROOT / page).read_text() == text
 
 
+def test_the_kept_result_has_all_cases():
+    """The curves include torch.compile, which takes part with --all only."""
+    kept = results.read(results.FOLDER / RESULT)["cases"]
+    assert {r["case"] for r in kept} == {c.name for c in cases.CASES}
+    for record in kept:
+        assert record["group"] not in ("classes", "rows") or "torch.compile" in record["ms"]
+
+
 def test_only_the_readme_changes_what_git_keeps(tmp_path, monkeypatch, capsys):
     """A full run writes into a folder that git ignores; --readme reads from there."""
     monkeypatch.setattr(results, "ROOT", tmp_path)

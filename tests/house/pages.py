@@ -23,7 +23,11 @@ def sections(page):
     """
     text = re.sub(r"^```python\n# fusedce/.*?^```", "", PAGES[page], flags=re.M | re.S)
     top, *parts = re.split(r"^(?=##+ )", text, flags=re.MULTILINE)
-    return top, {part.splitlines()[0].lstrip("# "): part for part in parts}
+    found = {}
+    for part in parts:
+        heading = part.splitlines()[0].lstrip("# ")
+        found[heading] = found.get(heading, "") + part  # CHANGELOG.md repeats its headings
+    return top, found
 
 
 def examples():
@@ -58,7 +62,8 @@ def lacking(page, heading):
 
 def on_a_gpu(page, heading):
     """Whether the examples of a section need a GPU: they import CuPy, or name the device "cuda"."""
-    named = any('"cuda"' in text for text in texts(page, heading))
+    sources = [e.source for text in texts(page, heading) for e in PARSER.get_examples(text)]
+    named = any('"cuda"' in source for source in sources)
     return named or "cupy" in packages(page, heading)
 
 

@@ -18,7 +18,7 @@ from fusedce.tools import doctor, warmup
 from tests.cpu.test_cache import run as run_script
 from tests.cpu.test_threads import LIMIT, ROOT
 from tests.cuda import sanitized, slots
-from tests.house import mutation, same_code, soak, stubs
+from tests.house import docs, mutation, same_code, soak, stubs
 from tests.house.test_pages import PARSERS
 
 
@@ -223,7 +223,7 @@ PROGRAMS = {
     **{name: partial(parse, ["--help"]) for name, parse in PARSERS.items() if name != "fusedce"},
     **{f"tests.{name}": partial(module.parser().parse_args, ["--help"]) for name, module in {
         "cuda.sanitized": sanitized, "cuda.slots": slots, "house.mutation": mutation,
-        "house.same_code": same_code, "house.soak": soak, "house.stubs": stubs,
+        "house.docs": docs, "house.same_code": same_code, "house.soak": soak, "house.stubs": stubs,
     }.items()},
 }  # fmt: skip
 
@@ -304,7 +304,7 @@ def test_doctor_of_gpus(version, extra, monkeypatch):
     assert facts[:2] == [("GPU", "GPU number 0"), ("", "GPU number 1")]
     shown = f"{version // 1000}.{version % 1000 // 10}"
     assert facts[2] == ("CUDA driver", shown)
-    command = f"pip install 'fusedce[{extra}]'"
+    command = f"pip install '.[{extra}]' in a checkout"
     assert plain(facts[3:]) == [("", f"numba_cuda and cupy missing: {command}")]
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     assert list(doctor.gpu())[2:] == [("CUDA driver", shown)]
@@ -323,8 +323,8 @@ def test_doctor_of_gpu_compilers(monkeypatch):
     monkeypatch.setitem(sys.modules, "cuda.pathfinder", None)
     assert plain(doctor.gpu_compiler()) == [
         ("GPU compiler", "numba-cuda 0.30.4, cupy-cuda13x 14.2.0"),
-        ("", "NVVM is missing: pip install 'fusedce[cuda13]'"),
-        ("", "nvJitLink is missing: pip install 'fusedce[cuda13]'"),
+        ("", "NVVM is missing: pip install '.[cuda13]' in a checkout"),
+        ("", "nvJitLink is missing: pip install '.[cuda13]' in a checkout"),
     ]
     del versions["numba-cuda"]
     ((name, said),) = plain(doctor.gpu_compiler())

@@ -16,6 +16,7 @@ import pytest
 
 from fusedce.options import OPTIONS
 
+bs4 = pytest.importorskip("bs4")  # Furo needs it
 for package in ("sphinx", "furo", "numpydoc", "torch", "jax"):
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed", allow_module_level=True)
@@ -35,26 +36,22 @@ def public():
     return {name: x for name, x in found.items() if x.__module__.startswith("fusedce.")}
 
 
-@pytest.fixture(scope="module")
-def pages(tmp_path_factory):
-    """The pages by their paths; Sphinx counts warnings as errors."""
-    out = tmp_path_factory.mktemp("docs") / "html"
+def built(out):
+    """The pages by their paths, and their folder; Sphinx counts warnings as errors."""
     command = [sys.executable, "-m", "tests.house.docs", "--out", out]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith(f"{out / 'index.html'}\n")
-    import bs4  # Furo needs it
-
     found = {p: bs4.BeautifulSoup(p.read_text(), "html.parser") for p in out.rglob("*.html")}
     return {path.relative_to(out).as_posix(): page for path, page in found.items()}, out
 
 
-def test_every_public_name_has_a_page(pages):
+def check_every_public_name_has_a_page(pages):
     found = {Path(path).stem for path in pages[0] if path.startswith("api/")}
     assert found == public().keys()
 
 
-def test_pages_are_reached_from_the_first(pages):
+def check_pages_are_reached_from_the_first(pages):
     """From the tables of functions, without the bar at the side."""
     reached, waiting = set(), ["index.html"]
     while waiting:
@@ -67,7 +64,7 @@ def test_pages_are_reached_from_the_first(pages):
     assert {path for path in pages[0] if path.startswith("api/")} <= reached
 
 
-def test_links_resolve(pages):
+def check_links_resolve(pages):
     """Links and what a page loads are files of the folder, and anchors exist."""
     found, out = pages
     lost, number = [], 0
@@ -88,7 +85,7 @@ def test_links_resolve(pages):
     assert number > 100
 
 
-def test_parameters(pages):
+def check_parameters(pages):
     """A page has each parameter of a signature, with its default, and a description of it."""
     number = 0
     for name, function in public().items():
@@ -115,11 +112,11 @@ def test_parameters(pages):
     assert number > 7 * len(OPTIONS)
 
 
-def test_no_page_refers_to_options_it_does_not_name(pages):
+def check_no_page_refers_to_options_it_does_not_name(pages):
     assert not [path for path, page in pages[0].items() if "**options" in page.get_text()]
 
 
-def test_names_in_backticks_are_links(pages):
+def check_names_in_backticks_are_links(pages):
     """Names of the package, and short names of what is on the same page or in the same module."""
     plain, number = [], 0
     short = {name.rpartition(".")[2] for name in public()}
@@ -134,11 +131,35 @@ def test_names_in_backticks_are_links(pages):
     assert number > 100
 
 
-def test_links_stay_in_their_module(pages):
+def check_links_stay_in_their_module(pages):
     """``cross_entropy`` on a page of the adapter for torch is that adapter's."""
     links = pages[0]["api/fusedce.adapters.torch.softmax_focal_loss.html"].select("article code")
     (target,) = {code.parent["href"] for code in links if code.get_text() == "cross_entropy"}
     assert target.endswith("#fusedce.adapters.torch.cross_entropy")
+
+
+@pytest.mark.slow(reason="Sphinx builds the pages once, for all checks")
+def test_pages(tmp_path):
+    pages = built(tmp_path / "html")
+    for check in (
+        check_every_public_name_has_a_page,
+        check_pages_are_reached_from_the_first,
+        check_links_resolve,
+        check_parameters,
+        check_no_page_refers_to_options_it_does_not_name,
+        check_names_in_backticks_are_links,
+        check_links_stay_in_their_module,
+    ):
+        check(pages)
+
+
+def test_a_folder_that_is_not_empty(tmp_path):
+    """Only the default folder is emptied."""
+    (tmp_path / "kept").touch()
+    command = [sys.executable, "-m", "tests.house.docs", "--out", tmp_path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, f"{tmp_path} is not empty\n")
+    assert (tmp_path / "kept").exists()
 
 
 def test_example_of_the_first_page():

@@ -155,7 +155,7 @@ def test_example_of_a_loss(page, head, text, tmp_path):
     def run(*command):
         command = [sys.executable, "-m", *command]
         done = subprocess.run(
-            command, cwd=tree, env=env, capture_output=True, text=True, check=False, timeout=300
+            command, cwd=tree, env=env, capture_output=True, text=True, check=False, timeout=1800
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
