@@ -99,7 +99,7 @@ def check_command(words):
     if "pip" in words:
         extras = re.findall(r"\.\[([\w,]+)\]", " ".join(words))
         assert {name for found in extras for name in found.split(",")} <= set(EXTRAS), words
-    for path in (word for word in words if re.match(r"\S*results/\S+\.json", word)):
+    for path in (word for word in words if re.match(r"\S*results/[a-z]+\.json", word)):
         assert (ROOT / path).exists(), words
     if "-m" in words and (name := words[words.index("-m") + 1]) in PARSERS:
         PARSERS[name](words[words.index("-m") + 2 :])
