@@ -67,7 +67,8 @@ def test_table_of_options(option):
 # torch raises this warning itself when its transforms are first imported.
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.parametrize(("page", "heading"), list(pages.examples()))
-def test_examples(page, heading):
+def test_examples(page, heading, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # some libraries write files into the current folder
     if absent := pages.lacking(page, heading):
         pytest.skip(f"{', '.join(absent)} is not installed")
     if pages.on_a_gpu(page, heading) and (why := gpu.missing()):
