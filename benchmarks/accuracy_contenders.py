@@ -5,7 +5,6 @@ has no such loss or dtype. The libraries are called as their documentation says.
 """
 
 import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -40,32 +39,16 @@ def by_fusedce(problem: Problem) -> Array | None:
     return np.asarray(found[1])
 
 
-def torch_loss(loss: Loss) -> Callable[[Any, Any], Any]:
-    """torch's function; torchvision's formula of sigmoid focal loss; else 1 - p with p = exp(-l).
-
-    The last one is softmax focal loss, with l from ``cross_entropy``.
-    """
-    torch: Any = importlib.import_module("torch")
-    functional = torch.nn.functional
-    if loss.gamma and loss.activation == "sigmoid":
-        return frameworks.torch_focal(loss, "sum")
-    if loss.gamma:
-
-        def focal(z: Any, t: Any) -> Any:
-            values = functional.cross_entropy(z, t, reduction="none")
-            return ((1 - torch.exp(-values)) ** loss.gamma * values).sum()
-
-        return focal
-    if loss.activation == "sigmoid":
-        return partial(functional.binary_cross_entropy_with_logits, reduction="sum")
-    return partial(functional.cross_entropy, reduction="sum")
-
-
 def by_torch(problem: Problem) -> Array | None:
-    """Autograd of ``torch_loss``."""
+    """Autograd of torch's losses; of torchvision's formula for sigmoid focal loss."""
     torch: Any = importlib.import_module("torch")
+    loss, softmax = problem.loss, problem.loss.activation == "softmax"
+    if loss.gamma and not softmax:
+        function = frameworks.torch_focal(loss, "sum")
+    else:
+        function = rivals.torch_loss(loss, softmax, None, "sum")
     z = rivals.as_torch(problem.logits).requires_grad_()
-    value = torch_loss(problem.loss)(z, rivals.as_torch(problem.targets))
+    value = function(z, rivals.as_torch(problem.targets))
     return np.asarray(torch.autograd.grad(value, z)[0].double().numpy())
 
 

@@ -101,29 +101,31 @@ def refused_by_sklearn(case: Case) -> str | None:
 # --------------------------------------------------------------------- torch
 
 
-def torch_loss(loss: Loss, index: bool, weight: Any) -> Callable[[Any, Any], Any]:
-    """The mean loss as a user of torch writes it."""
+def torch_loss(
+    loss: Loss, index: bool, weight: Any, reduction: str = "mean"
+) -> Callable[[Any, Any], Any]:
+    """The reduced loss as a user of torch writes it."""
     torch: Any = importlib.import_module("torch")
     functional = torch.nn.functional
 
     def softmax(z: Any, t: Any) -> Any:
         if not loss.gamma:
             options = {"weight": weight, "label_smoothing": loss.smoothing}
-            return functional.cross_entropy(z, t, **options)
+            return functional.cross_entropy(z, t, reduction=reduction, **options)
         logp = -functional.cross_entropy(z, t, reduction="none")
-        return -((1 - logp.exp()) ** loss.gamma * logp).mean()
+        return getattr(-((1 - logp.exp()) ** loss.gamma * logp), reduction)()
 
     def sigmoid(z: Any, t: Any) -> Any:
         if index:
             t = t[:, None] == torch.arange(z.shape[1])
         t = t.to(z.dtype)
         if not loss.gamma:
-            return functional.binary_cross_entropy_with_logits(z, t)
+            return functional.binary_cross_entropy_with_logits(z, t, reduction=reduction)
         x = z * (2 * t - 1)  # the logit of the true outcome
         values = -((1 - torch.sigmoid(x)) ** loss.gamma) * functional.logsigmoid(x)
         if loss.alpha is not None:
             values = values * ((2 * loss.alpha - 1) * t + (1 - loss.alpha))
-        return values.mean()
+        return getattr(values, reduction)()
 
     return softmax if loss.activation == "softmax" else sigmoid
 

@@ -6,27 +6,20 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.results import Record
+from fusedce.tools import command_line
 
 Tell = Callable[[str], None]  # called with what happens next
 FILE_WIDTH = 160  # columns of an output that is no terminal, where COLUMNS is not set
 
 
-class Parser(argparse.ArgumentParser):
-    """A command line whose help text keeps its line breaks, and whose errors are one line."""
-
-    def __init__(self, prog: str, description: str | None) -> None:
-        as_written = argparse.RawDescriptionHelpFormatter
-        usage = f"{prog} [options]"
-        super().__init__(
-            prog=prog, usage=usage, description=description, formatter_class=as_written
-        )
+class Parser(command_line.Parser):
+    """The command line of a benchmark."""
 
     def add_output(self, pictures: str = "", result: str = "") -> None:
         """The options of every program that writes a result and a part of the pages."""
@@ -39,10 +32,6 @@ class Parser(argparse.ArgumentParser):
             "--readme", action="store_true", help="measure nothing; write the tables of the "
             f"pages{pictures} from the last result, or from that of --out",
         )  # fmt: skip
-
-    def error(self, message: str) -> NoReturn:
-        """End with an error of one line, without the usage."""
-        self.exit(2, f"{self.prog}: {message}; --help says more\n")
 
 
 def whole(given: str) -> int:

@@ -3,10 +3,10 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
 
 from fusedce import __version__
 from fusedce.tools import doctor, warmup, warmup_cuda
+from fusedce.tools.command_line import Parser
 
 ABOUT = """Compile fusedce's kernels in advance, or examine an installation of fusedce.
 
@@ -44,16 +44,6 @@ For example:
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose help text keeps its line breaks, and whose errors are one line."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; --help says more\n")
-
-
 def _architecture(given: str) -> str:
     try:
         warmup_cuda.capability(given)
@@ -65,7 +55,7 @@ def _architecture(given: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     """The command line: two commands, and the options of warmup."""
     prog = "python -m fusedce"
-    parser = _Parser(prog=prog, usage=f"{prog} COMMAND [options]", description=ABOUT)
+    parser = Parser(prog, ABOUT, "COMMAND [options]")
     text = "print the version of fusedce and exit"
     parser.add_argument("--version", action="version", version=f"fusedce {__version__}", help=text)
     commands = parser.add_subparsers(
@@ -74,8 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     warm, _ = (
         commands.add_parser(
-            name, help=f"{about[0].lower()}{about.splitlines()[0][1:-1]}", description=about,
-            usage=f"{prog} {name} [options]",
+            name, prog=f"{prog} {name}", description=about,
+            help=f"{about[0].lower()}{about.splitlines()[0][1:-1]}",
         )
         for name, about in (("warmup", WARMUP), ("doctor", DOCTOR))
     )  # fmt: skip

@@ -236,13 +236,26 @@ def transforms_logits(options: Options) -> bool:
     return any(getattr(options, name) != DEFAULTS[name] for name in names)
 
 
+_RETURNS = """Returns
+-------
+loss, grad, hess
+    As in ``cross_entropy``.
+"""
+_RAISES = """Raises
+------
+TypeError, ValueError, IndexError
+    As in ``cross_entropy``.
+"""
+
+
 def _documentation(width: int, without: str) -> list[str]:
-    """The options as lines of a section, except for those described in a docstring."""
-    lines = []
+    """The lines of the sections that all losses have, except for what a docstring describes."""
+    lines = [] if "Returns\n" in without else _RETURNS.split("\n")
+    lines += ["Other Parameters", "----------------"]
     for name, option in OPTIONS.items():
         if not re.search(rf"^ *{name} :", without, flags=re.MULTILINE):
             lines += [f"{name} : {option.values}", *_wrapped(option.text, width)]
-    return lines
+    return lines if "Raises\n" in without else [*lines, "", *_RAISES.rstrip().split("\n")]
 
 
 @cache
@@ -264,7 +277,8 @@ def with_options(function: Function) -> Function:
     """Let the signature of a public function name the options that ``**options`` stands for.
 
     A parameter of the function itself, such as ``activation``, replaces the option of that name. A
-    line ``{options}`` of the docstring is replaced by the options that it does not describe.
+    line ``{options}`` of the docstring is replaced by a section of the options that it does not
+    describe, and by the sections Returns and Raises if it has none.
     """
     signature = inspect.signature(function)
     own = signature.parameters
@@ -275,7 +289,7 @@ def with_options(function: Function) -> Function:
     place = re.search(r"^( *)\{options\}$", text, flags=re.MULTILINE)
     if place:
         lines = _documentation(92 - len(place[1]), text)
-        found = "\n".join(place[1] + line for line in lines)
+        found = "\n".join((place[1] + line).rstrip() for line in lines)
         function.__doc__ = text[: place.start()] + found + text[place.end() :]
     return function
 

@@ -28,13 +28,6 @@ def apply(rule: Any, logits: Any, targets: Any, **options: Any) -> Any:
     logits, targets
         As in ``cross_entropy``.
 
-    Returns
-    -------
-    loss, grad, hess
-        As in ``cross_entropy``.
-
-    Other Parameters
-    ----------------
     {options}
 
     Raises

@@ -135,19 +135,7 @@ def asymmetric(
     activation : {"sigmoid", None}, default "sigmoid"
         None: the logits are probabilities already. Softmax raises a ValueError.
 
-    Returns
-    -------
-    loss, grad, hess
-        As in ``cross_entropy``.
-
-    Other Parameters
-    ----------------
     {options}
-
-    Raises
-    ------
-    TypeError, ValueError, IndexError
-        As in ``cross_entropy``.
 
     References
     ----------

@@ -74,8 +74,6 @@ def cross_entropy(logits: Any, targets: Any, **options: Any) -> Any:
     hess : array of the shape and dtype of the logits
         The diagonal of the Hessian. Returned only with ``return_hessian=True``.
 
-    Other Parameters
-    ----------------
     {options}
 
     Raises
@@ -133,19 +131,7 @@ def binary_cross_entropy(
     activation : {"sigmoid", "softmax", None}, default "sigmoid"
         How logits become probabilities, as in ``cross_entropy``.
 
-    Returns
-    -------
-    loss, grad, hess
-        As in ``cross_entropy``.
-
-    Other Parameters
-    ----------------
     {options}
-
-    Raises
-    ------
-    TypeError, ValueError, IndexError
-        As in ``cross_entropy``.
 
     Notes
     -----

@@ -235,19 +235,7 @@ def focal(
     activation : {"sigmoid", "softmax", None}, default "sigmoid"
         How logits become probabilities, as in ``cross_entropy``.
 
-    Returns
-    -------
-    loss, grad, hess
-        As in ``cross_entropy``.
-
-    Other Parameters
-    ----------------
     {options}
-
-    Raises
-    ------
-    TypeError, ValueError, IndexError
-        As in ``cross_entropy``.
 
     References
     ----------

@@ -43,19 +43,7 @@ def generalized_cross_entropy(logits: Any, targets: Any, *, q: float = 0.7, **op
     q : float in (0, 1], default 0.7
         The exponent.
 
-    Returns
-    -------
-    loss, grad, hess
-        As in ``cross_entropy``.
-
-    Other Parameters
-    ----------------
     {options}
-
-    Raises
-    ------
-    TypeError, ValueError, IndexError
-        As in ``cross_entropy``.
 
     References
     ----------

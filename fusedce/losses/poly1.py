@@ -41,19 +41,7 @@ def poly1(logits: Any, targets: Any, *, epsilon: float = 1.0, **options: Any) ->
     epsilon : float >= -1, default 1
         What is added to the first coefficient.
 
-    Returns
-    -------
-    loss, grad, hess
-        As in ``cross_entropy``.
-
-    Other Parameters
-    ----------------
     {options}
-
-    Raises
-    ------
-    TypeError, ValueError, IndexError
-        As in ``cross_entropy``.
 
     References
     ----------

@@ -195,12 +195,8 @@ def distribution_gradients(tags, N, args, params, reduced, sums, factors):
 def distribution_columns(*types: Any) -> Any:
     """The kernel of distributions, a row for each thread; ``types``: DistributionColumnTypes.
 
-    Reads logits (outer, classes, inner) of ``dtype``, targets (outer, classes, inner) of
-    ``target_dtype`` or smoothed class indices (outer, inner) of any integer dtype, and if given
-    sample_weight (outer, inner), weight (classes,) of ``weight_dtype`` and label_stats
-    (1 / denominator). Writes, if wanted, loss (outer, inner), the blocks' sums of it ``partial``
-    (blocks,) of T, and grad and hess (outer, classes, inner) of ``dtype``. All arithmetic is of T,
-    ``compute``.
+    The arrays that it reads and writes, their shapes and dtypes are those of ``distribution_rows``
+    in distribution_rows.py.
     """
     t = DistributionColumnTypes(*types)
     Params, T, Lanes, tags = t.params, t.compute, t.lanes, tags_of(DistributionColumnTags, t)

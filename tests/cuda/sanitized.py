@@ -14,13 +14,13 @@ For example:
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import sys
 
 import numpy as np
 
 import fusedce
+from fusedce.tools.command_line import Parser
 from tests.core.test_losses import DTYPES, make
 from tests.cuda.gpu import OnGpu, missing
 
@@ -63,11 +63,7 @@ def on_the_host():
 
 
 def parser():
-    name = "python -m tests.cuda.sanitized"
-    found = argparse.ArgumentParser(
-        prog=name, usage=f"{name} [options]", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    found = Parser("python -m tests.cuda.sanitized", __doc__)
     text = "compute the CPU's results only, which compiles the CPU kernels (default: on the GPU)"
     found.add_argument("--host", action="store_true", help=text)
     return found

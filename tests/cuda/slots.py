@@ -34,7 +34,6 @@ For example:
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from typing import NamedTuple
@@ -47,6 +46,7 @@ from fusedce.kernels.cuda.kernel_args import SLOT, Launch
 from fusedce.kernels.cuda.row_cache import Reload, Smem, SmemAsync
 from fusedce.kernels.rule import RULES
 from fusedce.kernels.tuning import GPU_SPAN
+from fusedce.tools.command_line import Parser
 from tests.cuda import machine_code
 from tests.cuda.calls import DTYPES, HALVES, Array, Call, launched
 
@@ -182,13 +182,9 @@ def table(found: dict[str, Counted], before: dict[str, list[float]]) -> str:
     return "\n".join(lines)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line."""
-    name = "python -m tests.cuda.slots"
-    found = argparse.ArgumentParser(
-        prog=name, usage=f"{name} [options] [WORD ...]", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    found = Parser("python -m tests.cuda.slots", __doc__, "[options] [WORD ...]")
     text = "count only calls whose name contains all of the words (default: all calls)"
     found.add_argument("words", nargs="*", metavar="WORD", help=text)
     found.add_argument("--json", metavar="FILE", help="write the table into this file")

@@ -13,12 +13,12 @@ For example:
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import tempfile
 from pathlib import Path
 
 from fusedce.losses import LOSSES
+from fusedce.tools.command_line import Parser
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT = ROOT / "build" / "docs"
@@ -41,12 +41,9 @@ def build(out: Path, *options: str) -> int:
         return build_main(["--fail-on-warning", "--keep-going", "--fresh-env", *options, *where])
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line."""
-    found = argparse.ArgumentParser(
-        "python -m tests.house.docs", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    found = Parser("python -m tests.house.docs", __doc__)
     found.add_argument(
         "--out", type=Path, default=DEFAULT, metavar="FOLDER",
         help="write the pages into this folder (default: build/docs)",

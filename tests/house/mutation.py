@@ -16,7 +16,6 @@ For example:
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -29,6 +28,8 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+
+from fusedce.tools.command_line import Parser
 
 ROOT = Path(__file__).resolve().parents[2]
 LOSSES, TRAPS = "tests/core/test_losses.py::", "tests/core/test_traps"
@@ -251,11 +252,7 @@ def mutated(tree, mutation, cache=None):
 
 
 def parser():
-    name = "python -m tests.house.mutation"
-    found = argparse.ArgumentParser(
-        prog=name, usage=f"{name} [WORD ...]", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    found = Parser("python -m tests.house.mutation", __doc__, "[WORD ...]")
     text = "try only mutations whose name contains one of the words (default: all)"
     found.add_argument("words", nargs="*", metavar="WORD", help=text)
     return found

@@ -14,7 +14,6 @@ For example:
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import random
 import sys
@@ -26,6 +25,7 @@ import ml_dtypes
 import numpy as np
 
 import fusedce
+from fusedce.tools.command_line import Parser
 
 LIMIT = 32 << 20  # bytes that allocators may keep; a leak of 1 KB per call is 50 MB in a minute
 SHAPES = ((1, 2), (32, 10), (3, 1000), (200, 80), (2, 3, 40, 40), (4000, 7), (2, 70_000))
@@ -157,11 +157,7 @@ class Soak:
 
 
 def parser():
-    name = "python -m tests.house.soak"
-    found = argparse.ArgumentParser(
-        prog=name, usage=f"{name} [options]", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    found = Parser("python -m tests.house.soak", __doc__)
     text = "make calls for S seconds (default: 600)"
     found.add_argument("--seconds", type=float, default=600.0, metavar="S", help=text)
     text = "call from N threads at the same time (default: 2)"

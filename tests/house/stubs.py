@@ -15,7 +15,6 @@ For example:
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import re
 from pathlib import Path
@@ -25,6 +24,7 @@ import fusedce
 from fusedce.losses import LOSSES
 from fusedce.losses.declaration import Loss
 from fusedce.options import TYPES, Activation, Reduction
+from fusedce.tools.command_line import Parser
 
 PATH = Path(fusedce.__file__).with_name("__init__.pyi")
 PAGE = Path(__file__).resolve().parents[2] / "fusedce" / "README.md"
@@ -137,13 +137,9 @@ def with_table(page: str) -> str:
     return page[:start] + TABLE + table + page[end:]
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line, which has no options."""
-    name = "python -m tests.house.stubs"
-    return argparse.ArgumentParser(
-        prog=name, usage=name, description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    return Parser("python -m tests.house.stubs", __doc__, "")
 
 
 if __name__ == "__main__":
