@@ -135,6 +135,8 @@ def _check_meaning(traits: Traits, call: Call) -> None:
     _refuse({n: values[n] for n in refused}, where)
     if activation != "sigmoid":
         _refuse({"soft_labels": traits.mixed}, where)
+    if activation is None and traits.soft and not call.sparse_targets:
+        raise errors.useless(f"{traits.name} of a rule registered with soft=", where)
     if call.sparse_targets:
         where = "class indices" + (" and activation=None" if activation is None else "")
         refused = [n for n, o in OPTIONS.items() if activation not in o.index_activations]

@@ -300,6 +300,7 @@ class Traits(NamedTuple):
     name: str  # of the public function, for messages
     alpha: float | None = None
     sigmoid_only: bool = False  # the rule has another formula for negative outcomes
+    soft: bool = False  # the rule has another formula for labels between 0 and 1, by the logit
     mixed: str | None = None  # value of the option that makes a loss a function of both outcomes
     # Targets that are floats or bools may be any number: none is ignored, none is out of range.
     any_label: bool = False

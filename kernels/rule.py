@@ -75,8 +75,8 @@ def rule(
     soft : function, optional
         Loss of a label y between 0 and 1 (sigmoid). It takes ``(logp, logq, p, q, y, params)`` and
         returns the loss and its two derivatives by the logit. Without it the loss is
-        y * f(log(p)) + (1 - y) * f(log(1 - p)). A loss that has it cannot be computed with
-        ``activation=None``.
+        y * f(log(p)) + (1 - y) * f(log(1 - p)). A loss that has it cannot be computed from
+        probabilities and labels of elements (``activation=None``).
 
     Returns
     -------

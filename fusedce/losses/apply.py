@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fusedce import checks, errors
+from fusedce import checks
 from fusedce.call import run
 from fusedce.kernels.rule import RULES
 from fusedce.options import Traits, with_options
@@ -49,7 +49,8 @@ def apply(rule: Any, logits: Any, targets: Any, **options: Any) -> Any:
         )
     for name, value in zip(rule._fields, rule, strict=True):
         checks.number(f"{type(rule).__name__}.{name}", value)
-    if RULES[type(rule)].soft is not None and options.get("activation", "") is None:
-        raise errors.useless("apply of a rule registered with soft=", "activation=None")
-    traits = Traits("apply", sigmoid_only=RULES[type(rule)].negative is not None)
+    registered = RULES[type(rule)]
+    traits = Traits(
+        "apply", sigmoid_only=registered.negative is not None, soft=registered.soft is not None
+    )
     return run(rule, traits, logits, targets, **options)

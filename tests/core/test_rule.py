@@ -223,10 +223,14 @@ def test_errors_of_apply():
         ValueError, match=r"^apply has no meaning with class indices and activation=N"
     ):
         fusedce.apply(Lopsided(), abs(z) / 9, t, activation=None)
-    with pytest.raises(ValueError, match=r"^apply of a rule registered with soft= has no meaning"):
+    softened = r"^apply of a rule registered with soft= has no meaning with activation=None$"
+    with pytest.raises(ValueError, match=softened):
         fusedce.apply(
             MixedFocal(2.0, 1.0), np.full((2, 2), 0.5), np.full((2, 2), 0.5), activation=None
         )
+    p = np.array([[0.25, 0.75]])  # class indices are not between 0 and 1
+    loss = fusedce.apply(MixedFocal(2.0, 1.0), p, np.array([1]), activation=None, return_grad=False)
+    np.testing.assert_allclose(loss, -(0.25**2) * np.log(0.75))
 
 
 def test_errors_of_rule():
